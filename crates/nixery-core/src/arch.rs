@@ -1,0 +1,1 @@
+//! Architectures an image can be built for.

@@ -1,0 +1,1 @@
+//! The original's cache keys, for migration and comparison.

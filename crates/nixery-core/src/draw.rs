@@ -1,0 +1,1 @@
+//! Layer plans as pictures and tables.

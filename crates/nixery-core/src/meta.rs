@@ -1,0 +1,1 @@
+//! Meta-packages: leading name components that expand or change a build.

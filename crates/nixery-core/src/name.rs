@@ -1,0 +1,1 @@
+//! Image names: which packages a repository name asks for.

@@ -1,0 +1,1 @@
+//! Popularity of store paths.

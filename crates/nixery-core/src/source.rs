@@ -1,0 +1,1 @@
+//! Package sources: where the package set comes from.

@@ -1,0 +1,1 @@
+//! Nix store paths and NAR hashes.
