@@ -1,0 +1,285 @@
+//! SHA-256 digests of content, as registries write them.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+
+/// Number of hexadecimal characters of a SHA-256 digest.
+const HEX_LEN: usize = 64;
+
+/// The algorithm this crate computes and accepts, as the OCI image specification registers it.
+const ALGORITHM: &str = "sha256";
+
+/// Longest part of a rejected input that an error repeats, in characters.
+const SHOWN_INPUT: usize = 80;
+
+/// A SHA-256 digest of some bytes.
+///
+/// Its text form is `sha256:` and 64 lower-case hexadecimal characters (OCI image specification,
+/// "Digests"). Parsing accepts exactly that: two spellings of one digest would be two keys of
+/// one blob. The order is that of the text form.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+impl Digest {
+    /// Digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest whose 32 raw bytes are these.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The 64 lower-case hexadecimal characters, without the algorithm.
+    pub fn hex(&self) -> String {
+        let mut text = String::with_capacity(HEX_LEN);
+        for byte in self.0 {
+            text.push(hex_char(byte >> 4));
+            text.push(hex_char(byte & 0xf));
+        }
+        text
+    }
+
+    /// Parses 64 lower-case hexadecimal characters.
+    ///
+    /// # Errors
+    /// [`DigestError::Malformed`] for any other input.
+    pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
+        parse_hex(hex).map_err(|rule| malformed(hex, rule))
+    }
+
+    /// Checks that this is the digest of `bytes`.
+    ///
+    /// # Errors
+    /// [`DigestError::Mismatch`] if it is not.
+    pub fn verify(&self, bytes: &[u8]) -> Result<(), DigestError> {
+        let actual = Self::of(bytes);
+        if actual == *self {
+            Ok(())
+        } else {
+            Err(DigestError::Mismatch {
+                expected: *self,
+                actual,
+            })
+        }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{ALGORITHM}:{}", self.hex())
+    }
+}
+
+/// The same as `Display`: a digest is read in logs far more often than its bytes are.
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        let Some((algorithm, hex)) = text.split_once(':') else {
+            return Err(malformed(text, DigestRule::NoAlgorithm));
+        };
+        if algorithm != ALGORITHM {
+            return Err(if is_algorithm(algorithm) {
+                DigestError::UnsupportedAlgorithm {
+                    algorithm: algorithm.to_owned(),
+                }
+            } else {
+                malformed(text, DigestRule::BadAlgorithm)
+            });
+        }
+        parse_hex(hex).map_err(|rule| malformed(text, rule))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct DigestVisitor;
+
+        impl Visitor<'_> for DigestVisitor {
+            type Value = Digest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a digest: sha256: and 64 lower-case hexadecimal characters")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(DigestVisitor)
+    }
+}
+
+/// Computes a [`Digest`] of bytes that come in pieces, and counts them.
+#[derive(Clone, Debug, Default)]
+pub struct Digester {
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Digester {
+    /// A digester that has seen no bytes yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `bytes` to what is hashed.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
+    /// Number of bytes hashed so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Digest of everything that was added.
+    pub fn finish(self) -> Digest {
+        Digest(self.hash.finalize().into())
+    }
+}
+
+impl io::Write for Digester {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Why a digest was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// The text is not a digest.
+    #[error("`{input}` is not a digest: {rule}")]
+    Malformed {
+        /// The text, cut to a readable length and with control characters escaped.
+        input: String,
+        /// The rule it broke.
+        rule: DigestRule,
+    },
+    /// The text is a digest, but not a SHA-256 one.
+    #[error("digest algorithm `{algorithm}` is not supported: use sha256")]
+    UnsupportedAlgorithm {
+        /// The algorithm that was asked for.
+        algorithm: String,
+    },
+    /// The content does not have the digest it should have.
+    #[error("content has digest {actual}, but {expected} was expected")]
+    Mismatch {
+        /// What the content should have hashed to.
+        expected: Digest,
+        /// What it hashed to.
+        actual: Digest,
+    },
+}
+
+/// The rule of the digest grammar that a text broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DigestRule {
+    /// There is no `:`.
+    #[error("the algorithm is missing, write it as sha256:<64 hexadecimal characters>")]
+    NoAlgorithm,
+    /// The part before the `:` cannot be an algorithm.
+    #[error("the part before the colon is not an algorithm, write sha256")]
+    BadAlgorithm,
+    /// The encoded part is too short or too long.
+    #[error("{found} characters instead of 64 hexadecimal ones")]
+    Length {
+        /// Characters found.
+        found: usize,
+    },
+    /// A character other than `0`–`9` and `a`–`f`.
+    #[error("character {found:?} at offset {offset} of the hexadecimal part is not one of 0-9 a-f")]
+    NotHex {
+        /// The character.
+        found: char,
+        /// Its byte offset in the encoded part.
+        offset: usize,
+    },
+}
+
+fn malformed(input: &str, rule: DigestRule) -> DigestError {
+    let mut shown: String = input
+        .chars()
+        .take(SHOWN_INPUT)
+        .flat_map(char::escape_debug)
+        .collect();
+    if input.chars().nth(SHOWN_INPUT).is_some() {
+        shown.push('…');
+    }
+    DigestError::Malformed { input: shown, rule }
+}
+
+fn parse_hex(hex: &str) -> Result<Digest, DigestRule> {
+    // The character is the more helpful news, where a wrong one also makes the length wrong.
+    if let Some((offset, found)) = hex
+        .char_indices()
+        .find(|(_, c)| !matches!(c, '0'..='9' | 'a'..='f'))
+    {
+        return Err(DigestRule::NotHex { found, offset });
+    }
+    if hex.len() != HEX_LEN {
+        return Err(DigestRule::Length { found: hex.len() });
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        *byte = hex_value(pair[0]) << 4 | hex_value(pair[1]);
+    }
+    Ok(Digest(bytes))
+}
+
+/// The OCI grammar of an algorithm: components of `[a-z0-9]+`, joined by one of `+ . _ -`.
+fn is_algorithm(text: &str) -> bool {
+    text.split(['+', '.', '_', '-']).all(|component| {
+        !component.is_empty()
+            && component
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    })
+}
+
+fn hex_char(nibble: u8) -> char {
+    char::from(if nibble < 10 {
+        b'0' + nibble
+    } else {
+        b'a' + nibble - 10
+    })
+}
+
+/// Value of a character that `parse_hex` has already found to be one of 0-9 a-f.
+fn hex_value(character: u8) -> u8 {
+    match character {
+        b'0'..=b'9' => character - b'0',
+        _ => character.wrapping_sub(b'a').wrapping_add(10),
+    }
+}

@@ -1,0 +1,262 @@
+//! Media types of images, and the two families they belong to.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// The family of formats an image is written in; one manifest never mixes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Docker image manifest version 2, schema 2.
+    Docker,
+    /// OCI image format 1.
+    Oci,
+}
+
+impl Family {
+    /// Media type of an image manifest of this family.
+    pub const fn manifest(self) -> MediaType {
+        match self {
+            Self::Docker => MediaType::DockerManifest,
+            Self::Oci => MediaType::OciManifest,
+        }
+    }
+
+    /// Media type of an index (Docker: "manifest list") of this family.
+    pub const fn index(self) -> MediaType {
+        match self {
+            Self::Docker => MediaType::DockerManifestList,
+            Self::Oci => MediaType::OciIndex,
+        }
+    }
+
+    /// Media type of an image config of this family.
+    pub const fn config(self) -> MediaType {
+        match self {
+            Self::Docker => MediaType::DockerConfig,
+            Self::Oci => MediaType::OciConfig,
+        }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Docker => "docker",
+            Self::Oci => "oci",
+        })
+    }
+}
+
+/// A media type, known or not; an unknown one is kept as it was written.
+///
+/// Make one from text with `From`, never with [`MediaType::Other`]: only then do equal texts
+/// compare equal. Known names come from the OCI image specification ("Media Types") and the
+/// Docker "Image Manifest Version 2, Schema 2" specification.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MediaType {
+    /// Docker image manifest.
+    DockerManifest,
+    /// Docker manifest list.
+    DockerManifestList,
+    /// Docker image config.
+    DockerConfig,
+    /// Docker layer, gzip.
+    DockerLayerGzip,
+    /// OCI image manifest.
+    OciManifest,
+    /// OCI image index.
+    OciIndex,
+    /// OCI image config.
+    OciConfig,
+    /// OCI layer, not compressed.
+    OciLayer,
+    /// OCI layer, gzip.
+    OciLayerGzip,
+    /// OCI layer, zstd.
+    OciLayerZstd,
+    /// The OCI empty descriptor's `{}`.
+    OciEmpty,
+    /// Any other.
+    Other(String),
+}
+
+/// Every known media type with its text.
+const KNOWN: [(MediaType, &str); 11] = [
+    (
+        MediaType::DockerManifest,
+        "application/vnd.docker.distribution.manifest.v2+json",
+    ),
+    (
+        MediaType::DockerManifestList,
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    ),
+    (
+        MediaType::DockerConfig,
+        "application/vnd.docker.container.image.v1+json",
+    ),
+    (
+        MediaType::DockerLayerGzip,
+        "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    ),
+    (
+        MediaType::OciManifest,
+        "application/vnd.oci.image.manifest.v1+json",
+    ),
+    (
+        MediaType::OciIndex,
+        "application/vnd.oci.image.index.v1+json",
+    ),
+    (
+        MediaType::OciConfig,
+        "application/vnd.oci.image.config.v1+json",
+    ),
+    (
+        MediaType::OciLayer,
+        "application/vnd.oci.image.layer.v1.tar",
+    ),
+    (
+        MediaType::OciLayerGzip,
+        "application/vnd.oci.image.layer.v1.tar+gzip",
+    ),
+    (
+        MediaType::OciLayerZstd,
+        "application/vnd.oci.image.layer.v1.tar+zstd",
+    ),
+    (MediaType::OciEmpty, "application/vnd.oci.empty.v1+json"),
+];
+
+impl MediaType {
+    /// The media type as text.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Other(text) => text,
+            known => KNOWN
+                .iter()
+                .find(|(media_type, _)| media_type == known)
+                .map_or("", |(_, text)| text),
+        }
+    }
+
+    /// The family it belongs to; none for an unknown one.
+    pub const fn family(&self) -> Option<Family> {
+        match self {
+            Self::DockerManifest
+            | Self::DockerManifestList
+            | Self::DockerConfig
+            | Self::DockerLayerGzip => Some(Family::Docker),
+            Self::OciManifest
+            | Self::OciIndex
+            | Self::OciConfig
+            | Self::OciLayer
+            | Self::OciLayerGzip
+            | Self::OciLayerZstd
+            | Self::OciEmpty => Some(Family::Oci),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Is it an image manifest of either family?
+    pub const fn is_manifest(&self) -> bool {
+        matches!(self, Self::DockerManifest | Self::OciManifest)
+    }
+
+    /// Is it an image index or a manifest list?
+    pub const fn is_index(&self) -> bool {
+        matches!(self, Self::DockerManifestList | Self::OciIndex)
+    }
+
+    fn known(text: &str) -> Option<Self> {
+        KNOWN
+            .iter()
+            .find(|(_, known)| *known == text)
+            .map(|(media_type, _)| media_type.clone())
+    }
+}
+
+impl From<&str> for MediaType {
+    fn from(text: &str) -> Self {
+        Self::known(text).unwrap_or_else(|| Self::Other(text.to_owned()))
+    }
+}
+
+impl From<String> for MediaType {
+    fn from(text: String) -> Self {
+        Self::known(&text).unwrap_or(Self::Other(text))
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for MediaType {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for MediaType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// How a layer is compressed.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// gzip (RFC 1952): every client reads it.
+    #[default]
+    Gzip,
+    /// Zstandard (RFC 8878): smaller and faster; OCI images only.
+    Zstd,
+}
+
+impl Compression {
+    /// Its name: `gzip` or `zstd`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        }
+    }
+
+    /// Media type of a layer compressed so; none where the family has no such layers.
+    pub const fn layer_media_type(self, family: Family) -> Option<MediaType> {
+        match (family, self) {
+            (Family::Docker, Self::Gzip) => Some(MediaType::DockerLayerGzip),
+            (Family::Docker, Self::Zstd) => None,
+            (Family::Oci, Self::Gzip) => Some(MediaType::OciLayerGzip),
+            (Family::Oci, Self::Zstd) => Some(MediaType::OciLayerZstd),
+        }
+    }
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no [`Compression`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a compression: use gzip or zstd")]
+pub struct UnknownCompression(pub String);
+
+impl FromStr for Compression {
+    type Err = UnknownCompression;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCompression> {
+        match text {
+            "gzip" => Ok(Self::Gzip),
+            "zstd" => Ok(Self::Zstd),
+            _ => Err(UnknownCompression(text.to_owned())),
+        }
+    }
+}
