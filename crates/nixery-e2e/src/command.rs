@@ -1,0 +1,71 @@
+//! Running programs and judging how they ended.
+
+use std::process::{Command, Output};
+
+/// What a program printed and whether it succeeded.
+#[derive(Debug)]
+pub struct Ran {
+    /// The command line, for messages.
+    pub line: String,
+    /// Whether the exit status was 0.
+    pub ok: bool,
+    /// Standard output, lossily decoded.
+    pub stdout: String,
+    /// Standard error, lossily decoded.
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Standard output of a program that must have succeeded.
+    ///
+    /// # Panics
+    /// Where it failed, with all it printed.
+    #[track_caller]
+    pub fn success(self) -> String {
+        assert!(
+            self.ok,
+            "`{}` failed\n--- stdout\n{}\n--- stderr\n{}",
+            self.line, self.stdout, self.stderr
+        );
+        self.stdout
+    }
+
+    /// Both streams of a program that must have failed.
+    ///
+    /// # Panics
+    /// Where it succeeded.
+    #[track_caller]
+    pub fn failure(self) -> String {
+        assert!(
+            !self.ok,
+            "`{}` succeeded\n--- stdout\n{}",
+            self.line, self.stdout
+        );
+        format!("{}\n{}", self.stdout, self.stderr)
+    }
+}
+
+/// Runs the command to its end.
+///
+/// # Panics
+/// Where the program cannot be started, which means that the tests' set-up was skipped.
+#[track_caller]
+pub fn run(command: &mut Command) -> Ran {
+    let line = format!("{command:?}");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap_or_else(|error| {
+            panic!("`{line}` does not start: {error}; run `scripts/setup test`")
+        });
+    Ran {
+        line,
+        ok: status.success(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}

@@ -1,0 +1,239 @@
+//! A registry process of its own for each test.
+
+use crate::{command, demo_set, free_port, http, program, test_set};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How a registry is to be started.
+#[derive(Debug, Clone)]
+pub struct RegistryOptions {
+    /// The package set, as `NIXERY_PKGS_PATH`.
+    pub packages: PathBuf,
+    /// More environment variables.
+    pub environment: Vec<(String, String)>,
+}
+
+impl RegistryOptions {
+    /// The plain demo set, nothing else.
+    pub fn demo() -> Self {
+        Self {
+            packages: demo_set(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The demo set with the awkward packages.
+    pub fn awkward() -> Self {
+        Self {
+            packages: test_set(),
+            environment: Vec::new(),
+        }
+    }
+
+    /// The awkward packages in a copy of the set with a salt of its own, so that nothing salted was ever built before.
+    ///
+    /// The folder must live as long as the registry.
+    ///
+    /// # Panics
+    /// Where the set cannot be copied.
+    pub fn salted(folder: &TempDir) -> Self {
+        let set = folder.path().join("set");
+        command::run(
+            Command::new("cp")
+                .args(["-r", "--reflink=auto"])
+                .arg(test_set())
+                .arg(&set),
+        )
+        .success();
+        let salt = format!("{:?}-{}", std::time::SystemTime::now(), std::process::id());
+        std::fs::write(set.join("salt"), salt).expect("the copied set is writable");
+        Self {
+            packages: set,
+            environment: Vec::new(),
+        }
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// A running registry on a scratch store, killed when dropped.
+#[derive(Debug)]
+pub struct Registry {
+    options: RegistryOptions,
+    port: u16,
+    folder: TempDir,
+    child: Child,
+}
+
+impl Registry {
+    /// A registry of the plain demo set.
+    pub fn on_demo_set() -> Self {
+        Self::start(RegistryOptions::demo())
+    }
+
+    /// Starts a registry on a new, empty store and waits until it answers.
+    ///
+    /// # Panics
+    /// Where it does not answer within a minute; its log is in the message.
+    pub fn start(options: RegistryOptions) -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        let port = free_port();
+        let child = spawn(&options, port, folder.path());
+        let mut registry = Self {
+            options,
+            port,
+            folder,
+            child,
+        };
+        registry.wait_until_ready();
+        registry
+    }
+
+    /// Ends the process as `kill -9` does and starts another on the same store.
+    pub fn kill_and_restart(&mut self) {
+        self.kill();
+        self.child = spawn(&self.options, self.port, self.folder.path());
+        self.wait_until_ready();
+    }
+
+    /// Ends the process as `kill -9` does.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// The absolute URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// The URL of an image's manifest by tag `latest`.
+    pub fn manifest_url(&self, image: &str) -> String {
+        self.url(&format!("/v2/{image}/manifests/latest"))
+    }
+
+    /// The reference of an image, without a tag.
+    pub fn reference(&self, image: &str) -> String {
+        format!("127.0.0.1:{}/{image}", self.port)
+    }
+
+    /// The port it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The process ID of the registry.
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The folder of its blob store.
+    pub fn storage(&self) -> PathBuf {
+        self.folder.path().join("storage")
+    }
+
+    /// What the registry logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read(self.folder.path().join("log"))
+            .map(|log| String::from_utf8_lossy(&log).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// How often a line of the log holds the text.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log()
+            .lines()
+            .filter(|line| line.contains(text))
+            .count()
+    }
+
+    /// Runs `nixery verify` over the store, which must find nothing wrong.
+    #[track_caller]
+    pub fn verify(&self) {
+        command::run(
+            Command::new(program("nixery"))
+                .arg("verify")
+                .arg("--storage-path")
+                .arg(self.storage()),
+        )
+        .success();
+    }
+
+    fn wait_until_ready(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                panic!("the registry ended at start ({status}):\n{}", self.log());
+            }
+            let probe = command::run(Command::new("curl").args([
+                "-fsS",
+                "-o",
+                "/dev/null",
+                "--max-time",
+                "5",
+                &self.url("/v2/"),
+            ]));
+            if probe.ok {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the registry does not answer: {}\n{}",
+                probe.stderr,
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The answer to a manifest request, redirects followed.
+    #[track_caller]
+    pub fn manifest(&self, image: &str) -> http::Response {
+        http::get_following(&self.manifest_url(image))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<_> = log.lines().rev().take(60).collect();
+            eprintln!(
+                "--- the registry's log, last lines\n{}",
+                tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+            );
+        }
+    }
+}
+
+fn spawn(options: &RegistryOptions, port: u16, folder: &Path) -> Child {
+    let log = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("the log can be opened");
+    Command::new(program("nixery-server"))
+        .env("PORT", port.to_string())
+        .env("NIXERY_PKGS_PATH", &options.packages)
+        .env("NIXERY_STORAGE_BACKEND", "filesystem")
+        .env("STORAGE_PATH", folder.join("storage"))
+        .envs(
+            options
+                .environment
+                .iter()
+                .map(|(name, value)| (name, value)),
+        )
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the registry starts")
+}
