@@ -7,6 +7,7 @@ pub mod graph;
 pub mod key;
 pub mod meta;
 pub mod name;
+pub mod nar_hash;
 pub mod pack;
 pub mod plan;
 pub mod popularity;
@@ -24,6 +25,7 @@ mod reexports {
     pub use crate::key::*;
     pub use crate::meta::*;
     pub use crate::name::*;
+    pub use crate::nar_hash::*;
     pub use crate::pack::*;
     pub use crate::plan::*;
     pub use crate::popularity::*;
