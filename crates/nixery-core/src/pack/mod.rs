@@ -1,1 +1,178 @@
-//! Layer packing.
+//! Deterministic layer packing: store paths, or the root of an image, as a compressed tar.
+//!
+//! The bytes of a layer depend on what Nix's own archive format (NAR) keeps of a store path, and
+//! on nothing else of the host: the type of each file, its contents, whether its owner may execute
+//! it, the target of a link. Two stores that hold the same paths give the same layers, whoever
+//! owns the files, whenever they were made, and however many threads are at work.
+//!
+//! # The format
+//!
+//! | entry | mode |
+//! |---|---|
+//! | the directories above the store paths, `nix/` and `nix/store/` | 0755 |
+//! | directories, empty ones too | 0555 |
+//! | files the owner may execute | 0555 |
+//! | other files | 0444 |
+//! | symbolic links | 0777 |
+//!
+//! - Owner and group 0 without names, modification time 1 s, no extended attributes, no hard
+//!   links (a file that has several names is written as often).
+//! - Names are relative (`nix/store/…`), those of directories end in `/`, and the entries of a
+//!   layer are sorted bytewise by these names; none comes twice. So a directory comes before what
+//!   it holds, and `lib-x` before `lib/`.
+//! - GNU tar headers; names and targets over 100 bytes as GNU long names, which hold any bytes;
+//!   sizes over 8 GiB in base 256.
+//! - gzip at level 6, with a header that names no file, time or system; or zstd at level 3.
+//!   Compressors get the tar in blocks of 128 KiB, since their output depends on how their input
+//!   is cut.
+//!
+//! Refused, with the path: names that start with `.wh.` (an unpacker would delete files), sockets,
+//! pipes and devices, files that change while they are read. Paths longer than the system's limit
+//! (4,096 bytes on Linux) cannot be read, by Nix neither.
+//!
+//! Any change to the bytes has to raise [`PACKER_VERSION`], which is part of every cache key.
+//!
+//! # Example
+//!
+//! ```
+//! use std::os::unix::fs::symlink;
+//!
+//! use nixery_core::{StorePath, StoreRoot, pack_layer};
+//! use nixery_manifest::{Compression, Digest};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A store at another place than `/nix/store`: below the prefix `root`.
+//! let root = tempfile::tempdir()?;
+//! let store = StoreRoot::new(root.path());
+//! let path = StorePath::parse("/nix/store/0c5qsh4h6sjn5qlkjw2yzwiqpqc2sywc-hello-2.12")?;
+//! std::fs::create_dir_all(store.locate(&path).join("bin"))?;
+//! symlink("hello", store.locate(&path).join("bin/hi"))?;
+//!
+//! let (layer, bytes) = pack_layer(&[path], &store, Compression::Gzip, Vec::new())?;
+//! assert_eq!(layer.size, bytes.len() as u64);
+//! assert_eq!(layer.digest, Digest::of(&bytes));
+//! # Ok(())
+//! # }
+//! ```
+
+mod blocks;
+mod compress;
+mod error;
+mod root;
+mod tar;
+mod walk;
+mod writer;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use nixery_manifest::{Compression, Digest};
+
+pub use self::error::PackError;
+pub use self::root::{RootLayer, pack_root_layer};
+
+use self::tar::TarWriter;
+use self::writer::LayerWriter;
+use crate::StorePath;
+
+/// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
+/// with any change to the tar, to the compressors or to their settings (the tests that pin digests
+/// tell when).
+pub const PACKER_VERSION: u32 = 1;
+
+/// Where a Nix store physically is: the directory that stands for `/`.
+///
+/// Paths are logical (`/nix/store/…`) everywhere else. The prefix differs from `/` for a store in
+/// a chroot or at a mount point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreRoot(PathBuf);
+
+impl StoreRoot {
+    /// A store whose `/` is `prefix`.
+    pub fn new(prefix: impl Into<PathBuf>) -> Self {
+        Self(prefix.into())
+    }
+
+    /// The store of this host.
+    pub fn host() -> Self {
+        Self::new("/")
+    }
+
+    /// The directory that stands for `/`.
+    pub fn prefix(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where on this host a store path is.
+    pub fn locate(&self, path: &StorePath) -> PathBuf {
+        self.physical(Path::new(path.as_str()))
+    }
+
+    /// Where on this host a logical path, absolute, is.
+    fn physical(&self, logical: &Path) -> PathBuf {
+        self.0.join(logical.strip_prefix("/").unwrap_or(logical))
+    }
+}
+
+/// The facts about a packed layer, known to the pass that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackedLayer {
+    /// SHA-256 of the compressed bytes: the layer's name in a manifest and in the blob store.
+    pub digest: Digest,
+    /// SHA-256 of the tar: the layer's name in an image's configuration.
+    pub diff_id: Digest,
+    /// Compressed size in bytes.
+    pub size: u64,
+    /// Size of the tar in bytes.
+    pub tar_size: u64,
+    /// How the tar is compressed.
+    pub compression: Compression,
+}
+
+/// Packs store paths into a compressed layer, written to `out` in the one pass over the files that
+/// also hashes it, and in constant memory (a few blocks and one listing per open directory).
+///
+/// Order and repetition of `paths` do not matter. No path at all gives an empty tar. Returns the
+/// layer's facts and `out`, flushed.
+///
+/// # Errors
+/// [`PackError`], if a path is missing, cannot be read, holds what no layer may, or changes
+/// meanwhile, or if `out` fails. What `out` has received then is no layer.
+pub fn pack_layer<W: Write>(
+    paths: &[StorePath],
+    store: &StoreRoot,
+    compression: Compression,
+    out: W,
+) -> Result<(PackedLayer, W), PackError> {
+    pack(compression, out, |tar| {
+        walk::write_store_paths(tar, paths, store)
+    })
+}
+
+/// Writes the tar of a layer, not compressed, to `out` in blocks of 128 KiB.
+///
+/// # Errors
+/// As [`pack_layer`].
+pub fn write_layer_tar<W: Write>(
+    paths: &[StorePath],
+    store: &StoreRoot,
+    out: W,
+) -> Result<W, PackError> {
+    let mut tar = TarWriter::new(out);
+    walk::write_store_paths(&mut tar, paths, store)?;
+    let mut out = tar.finish().map_err(|source| PackError::Write { source })?;
+    out.flush().map_err(|source| PackError::Write { source })?;
+    Ok(out)
+}
+
+/// Packs the entries that `write` gives.
+fn pack<W: Write>(
+    compression: Compression,
+    out: W,
+    write: impl FnOnce(&mut TarWriter<LayerWriter<W>>) -> Result<(), PackError>,
+) -> Result<(PackedLayer, W), PackError> {
+    let failed = |source| PackError::Write { source };
+    let mut tar = TarWriter::new(LayerWriter::new(compression, out).map_err(failed)?);
+    write(&mut tar)?;
+    tar.finish().and_then(LayerWriter::finish).map_err(failed)
+}

@@ -1,0 +1,181 @@
+//! The tar dialect of a layer.
+//!
+//! GNU headers throughout. Names and link targets that do not fit (over 100 bytes) go before
+//! their entry as GNU long names (`L`, `K`): those carry raw bytes, where a PAX record is defined
+//! to be UTF-8. Sizes over 8 GiB use GNU's base-256 numbers. Go's `archive/tar`, which unpacks
+//! images in Docker, containerd, podman, skopeo and umoci, reads all of these, as do GNU tar and
+//! libarchive.
+
+use std::io::{self, Read, Write};
+
+use tar::{EntryType, Header};
+
+use super::blocks::{BLOCK, Blocks};
+
+/// Seconds since 1970 of every entry: what Nix sets in its store, where 0 means "not set".
+const MTIME: u64 = 1;
+
+/// Bytes of a tar record; headers are one, contents are padded to whole ones.
+const RECORD: usize = 512;
+
+/// What a long name's own entry is called, by convention of GNU tar.
+const LONG_NAME: &[u8] = b"././@LongLink";
+
+/// A failed entry: the reader of a file's contents or the writer of the tar.
+#[derive(Debug)]
+pub(super) enum TarError {
+    Read(io::Error),
+    /// The contents ended before, or went on after, the announced number of bytes.
+    Length {
+        announced: u64,
+        /// `None`: there was more.
+        found: Option<u64>,
+    },
+    Write(io::Error),
+}
+
+/// Writes entries with nothing of the host in them: owner 0:0, no owner names, one time stamp.
+pub(super) struct TarWriter<W> {
+    out: Blocks<W>,
+    buffer: Box<[u8]>,
+}
+
+impl<W: Write> TarWriter<W> {
+    pub(super) fn new(out: W) -> Self {
+        Self {
+            out: Blocks::new(out),
+            buffer: vec![0; BLOCK].into_boxed_slice(),
+        }
+    }
+
+    /// Writes a directory; `name` ends in `/`.
+    pub(super) fn directory(&mut self, name: &[u8], mode: u32) -> Result<(), TarError> {
+        debug_assert!(name.ends_with(b"/"));
+        self.header(name, EntryType::Directory, mode, 0, b"")
+    }
+
+    /// Writes a symbolic link, mode 0777 as every system shows them.
+    pub(super) fn link(&mut self, name: &[u8], target: &[u8]) -> Result<(), TarError> {
+        self.header(name, EntryType::Symlink, 0o777, 0, target)
+    }
+
+    /// Writes a file of `size` bytes, which `contents` has to have exactly.
+    pub(super) fn file(
+        &mut self,
+        name: &[u8],
+        mode: u32,
+        size: u64,
+        mut contents: impl Read,
+    ) -> Result<(), TarError> {
+        self.header(name, EntryType::Regular, mode, size, b"")?;
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
+            let read = read(&mut contents, &mut self.buffer[..most])?;
+            if read == 0 {
+                return Err(TarError::Length {
+                    announced: size,
+                    found: Some(size - left),
+                });
+            }
+            self.out
+                .write_all(&self.buffer[..read])
+                .map_err(TarError::Write)?;
+            left -= read as u64;
+        }
+        if read(&mut contents, &mut self.buffer[..1])? > 0 {
+            return Err(TarError::Length {
+                announced: size,
+                found: None,
+            });
+        }
+        self.pad(size)
+    }
+
+    /// Ends the archive with its two empty records.
+    pub(super) fn finish(mut self) -> io::Result<W> {
+        self.out.write_all(&[0; 2 * RECORD])?;
+        self.out.finish()
+    }
+
+    fn header(
+        &mut self,
+        name: &[u8],
+        kind: EntryType,
+        mode: u32,
+        size: u64,
+        target: &[u8],
+    ) -> Result<(), TarError> {
+        let mut header = Header::new_gnu();
+        // Link before name, as GNU tar has it. A cut name stays in the header for readers that do
+        // not know long names.
+        if let Some(gnu) = header.as_gnu_mut() {
+            fill(&mut gnu.linkname, target);
+            fill(&mut gnu.name, name);
+        }
+        if target.len() > header.as_old().linkname.len() {
+            self.long(EntryType::GNULongLink, target)?;
+        }
+        if name.len() > header.as_old().name.len() {
+            self.long(EntryType::GNULongName, name)?;
+        }
+        self.record(header, kind, mode, size)
+    }
+
+    fn long(&mut self, kind: EntryType, name: &[u8]) -> Result<(), TarError> {
+        let size = name.len() as u64 + 1;
+        let mut header = Header::new_gnu();
+        if let Some(gnu) = header.as_gnu_mut() {
+            fill(&mut gnu.name, LONG_NAME);
+        }
+        self.record(header, kind, 0o644, size)?;
+        self.out.write_all(name).map_err(TarError::Write)?;
+        self.out.write_all(&[0]).map_err(TarError::Write)?;
+        self.pad(size)
+    }
+
+    fn record(
+        &mut self,
+        mut header: Header,
+        kind: EntryType,
+        mode: u32,
+        size: u64,
+    ) -> Result<(), TarError> {
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(MTIME);
+        header.set_size(size);
+        header.set_cksum();
+        self.out
+            .write_all(header.as_bytes())
+            .map_err(TarError::Write)
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), TarError> {
+        // The remainder is below 512.
+        let over = (size % RECORD as u64) as usize;
+        if over > 0 {
+            self.out
+                .write_all(&[0; RECORD][over..])
+                .map_err(TarError::Write)?;
+        }
+        Ok(())
+    }
+}
+
+/// Copies what fits of `bytes` to a header's field.
+fn fill(field: &mut [u8], bytes: &[u8]) {
+    let fits = bytes.len().min(field.len());
+    field[..fits].copy_from_slice(&bytes[..fits]);
+}
+
+fn read(contents: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TarError> {
+    loop {
+        match contents.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result.map_err(TarError::Read),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! Walks store paths in the order of a layer and writes them to its tar.
+
+use std::cmp::Ordering;
+use std::ffi::OsString;
+use std::fs::{self, File, FileType};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::tar::{TarError, TarWriter};
+use super::{PackError, StoreRoot};
+use crate::StorePath;
+
+/// The prefix of names that are commands to an unpacker (OCI image specification, `layer.md`).
+const WHITEOUT: &[u8] = b".wh.";
+
+/// The bit that makes a file executable to Nix, whatever the group and the others may do
+/// (Nix, `nix-store --dump`: the owner's bit).
+const OWNER_EXECUTES: u32 = 0o100;
+
+/// Mode of the directories above the store paths.
+pub(super) const PARENT_MODE: u32 = 0o755;
+
+/// What a name in the store is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Directory,
+    File,
+    Link,
+}
+
+/// One name of a directory.
+#[derive(Debug)]
+pub(super) struct Child {
+    pub(super) name: OsString,
+    pub(super) kind: Kind,
+}
+
+impl Child {
+    /// The order of a layer: bytewise by the names of the entries, in which directories end in
+    /// `/`. Sorted so, a walk that enters each directory where it stands gives a list that is
+    /// bytewise sorted as a whole.
+    fn order(&self, other: &Self) -> Ordering {
+        fn key(child: &Child) -> impl Iterator<Item = u8> {
+            let slash = (child.kind == Kind::Directory).then_some(b'/');
+            child.name.as_bytes().iter().copied().chain(slash)
+        }
+        key(self).cmp(key(other))
+    }
+}
+
+/// The names in a directory in the order of a layer. Holds no file descriptor when it returns.
+///
+/// # Errors
+/// If the directory cannot be listed, or holds what no layer may.
+pub(super) fn list(store: &StoreRoot, directory: &Path) -> Result<Vec<Child>, PackError> {
+    let failed = |source| PackError::List {
+        path: directory.to_owned(),
+        source,
+    };
+    let mut children = Vec::new();
+    for entry in fs::read_dir(store.physical(directory)).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if name.as_bytes().starts_with(WHITEOUT) {
+            return Err(PackError::Whiteout {
+                path: directory.join(name),
+            });
+        }
+        let kind = entry.file_type().map_err(|source| PackError::Inspect {
+            path: directory.join(&name),
+            source,
+        })?;
+        let kind = classify(kind, || directory.join(&name))?;
+        children.push(Child { name, kind });
+    }
+    children.sort_unstable_by(Child::order);
+    Ok(children)
+}
+
+/// What a store path itself is.
+///
+/// # Errors
+/// [`PackError::Missing`] if it does not exist.
+pub(super) fn inspect(store: &StoreRoot, path: &Path) -> Result<Kind, PackError> {
+    match fs::symlink_metadata(store.physical(path)) {
+        Ok(metadata) => classify(metadata.file_type(), || path.to_owned()),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Err(PackError::Missing {
+            path: path.to_owned(),
+        }),
+        Err(source) => Err(PackError::Inspect {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+/// Whether Nix takes a file with these permissions for executable.
+pub(super) fn executable(permissions: &fs::Permissions) -> bool {
+    permissions.mode() & OWNER_EXECUTES != 0
+}
+
+fn classify(kind: FileType, path: impl FnOnce() -> PathBuf) -> Result<Kind, PackError> {
+    if kind.is_dir() {
+        return Ok(Kind::Directory);
+    }
+    if kind.is_file() {
+        return Ok(Kind::File);
+    }
+    if kind.is_symlink() {
+        return Ok(Kind::Link);
+    }
+    Err(PackError::Unsupported {
+        path: path(),
+        kind: if kind.is_socket() {
+            "a socket"
+        } else if kind.is_fifo() {
+            "a named pipe"
+        } else if kind.is_block_device() {
+            "a block device"
+        } else if kind.is_char_device() {
+            "a character device"
+        } else {
+            "of an unknown type"
+        },
+    })
+}
+
+/// Writes the store paths and all below them to `tar`, after the directories above them.
+pub(super) fn write_store_paths<W: Write>(
+    tar: &mut TarWriter<W>,
+    paths: &[StorePath],
+    store: &StoreRoot,
+) -> Result<(), PackError> {
+    let mut walk = Walk { tar, store };
+    for (path, kind) in top(paths, store)? {
+        match kind {
+            Top::Parent => walk.directory(&path, PARENT_MODE)?,
+            Top::Path(kind) => walk.tree(&path, kind)?,
+        }
+    }
+    Ok(())
+}
+
+enum Top {
+    Parent,
+    Path(Kind),
+}
+
+/// The store paths, each once, and the directories above them, in the order of the layer.
+fn top(paths: &[StorePath], store: &StoreRoot) -> Result<Vec<(PathBuf, Top)>, PackError> {
+    let mut top: Vec<(PathBuf, Top)> = Vec::with_capacity(paths.len() + 2);
+    let Some(first) = paths.first().map(|path| Path::new(path.as_str())) else {
+        return Ok(top);
+    };
+    for parent in store_parents(first) {
+        top.push((parent, Top::Parent));
+    }
+    let mut paths: Vec<&Path> = paths.iter().map(|path| Path::new(path.as_str())).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    for path in paths {
+        if path.parent() != first.parent() {
+            return Err(PackError::MixedStores {
+                first: first.to_owned(),
+                second: path.to_owned(),
+            });
+        }
+        top.push((path.to_owned(), Top::Path(inspect(store, path)?)));
+    }
+    let name = |(path, kind): &(PathBuf, Top)| {
+        let directory = matches!(kind, Top::Parent | Top::Path(Kind::Directory));
+        entry_name(path, directory)
+    };
+    top.sort_by_cached_key(name);
+    Ok(top)
+}
+
+/// The directories above a store path, `/nix` and `/nix/store`, outermost first.
+pub(super) fn store_parents(path: &Path) -> Vec<PathBuf> {
+    let mut parents: Vec<PathBuf> = path
+        .ancestors()
+        .skip(1)
+        .filter(|parent| parent.parent().is_some())
+        .map(Path::to_owned)
+        .collect();
+    parents.reverse();
+    parents
+}
+
+/// The name of a tar entry for an absolute path: without the slash in front, with one at the end
+/// of a directory.
+pub(super) fn entry_name(path: &Path, directory: bool) -> Vec<u8> {
+    let path = path.as_os_str().as_bytes();
+    let mut name = path.strip_prefix(b"/").unwrap_or(path).to_vec();
+    if directory {
+        name.push(b'/');
+    }
+    name
+}
+
+struct Walk<'a, W> {
+    tar: &'a mut TarWriter<W>,
+    store: &'a StoreRoot,
+}
+
+impl<W: Write> Walk<'_, W> {
+    /// Writes what is at `path` and below. Keeps its own stack (of listings, not of open
+    /// directories), so that neither depth nor open files are limited by the thread or the system.
+    fn tree(&mut self, path: &Path, kind: Kind) -> Result<(), PackError> {
+        let mut path = path.to_owned();
+        if kind != Kind::Directory {
+            return self.leaf(&path, kind);
+        }
+        self.directory(&path, 0o555)?;
+        let mut stack = vec![list(self.store, &path)?.into_iter()];
+        while let Some(children) = stack.last_mut() {
+            let Some(child) = children.next() else {
+                stack.pop();
+                path.pop();
+                continue;
+            };
+            path.push(&child.name);
+            if child.kind == Kind::Directory {
+                self.directory(&path, 0o555)?;
+                stack.push(list(self.store, &path)?.into_iter());
+            } else {
+                self.leaf(&path, child.kind)?;
+                path.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &Path, mode: u32) -> Result<(), PackError> {
+        self.tar
+            .directory(&entry_name(path, true), mode)
+            .map_err(|error| failed(path, error))
+    }
+
+    fn leaf(&mut self, path: &Path, kind: Kind) -> Result<(), PackError> {
+        if kind == Kind::Link {
+            self.link(path)
+        } else {
+            self.file(path)
+        }
+    }
+
+    fn link(&mut self, path: &Path) -> Result<(), PackError> {
+        let target = read_link(self.store, path)?;
+        self.tar
+            .link(&entry_name(path, false), target.as_os_str().as_bytes())
+            .map_err(|error| failed(path, error))
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), PackError> {
+        let unreadable = |source| PackError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let file = File::open(self.store.physical(path)).map_err(unreadable)?;
+        // Of the open file: what was listed may be gone.
+        let metadata = file.metadata().map_err(unreadable)?;
+        if !metadata.is_file() {
+            return Err(PackError::Changed {
+                path: path.to_owned(),
+                detail: "it is no longer a file".to_owned(),
+            });
+        }
+        let mode = if executable(&metadata.permissions()) {
+            0o555
+        } else {
+            0o444
+        };
+        self.tar
+            .file(&entry_name(path, false), mode, metadata.len(), file)
+            .map_err(|error| failed(path, error))
+    }
+}
+
+/// The target of a link in the store, as it is written there.
+pub(super) fn read_link(store: &StoreRoot, path: &Path) -> Result<PathBuf, PackError> {
+    fs::read_link(store.physical(path)).map_err(|source| PackError::ReadLink {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn failed(path: &Path, error: TarError) -> PackError {
+    let path = path.to_owned();
+    match error {
+        TarError::Read(source) => PackError::Read { path, source },
+        TarError::Write(source) => PackError::Write { source },
+        TarError::Length { announced, found } => PackError::Changed {
+            path,
+            detail: match found {
+                Some(found) => format!("it had {announced} bytes, but ended after {found}"),
+                None => format!("it had {announced} bytes, but goes on after them"),
+            },
+        },
+    }
+}
