@@ -1,4 +1,29 @@
 //! Image names, Nix reference graphs, layer planning and deterministic layer packing.
+//!
+//! The engine of Nixery without the machinery around it: synchronous, no async runtime, no
+//! network. Everything here is a function of its input; only [`pack`] reads files.
+//!
+//! | from | to | with |
+//! |---|---|---|
+//! | `shell/git/htop` | packages, architecture | [`ImageName`] |
+//! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
+//! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
+//! | a graph | layers | a [`LayerStrategy`], such as [`Dominator`] |
+//! | store paths | a layer's tar, compressed | [`pack_layer`] |
+//! | the packages themselves | the topmost layer | [`RootLayer`] |
+//! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
+//!
+//! ```
+//! use nixery_core::ImageName;
+//!
+//! // What does the name ask for?
+//! let name: ImageName = "shell/htop".parse()?;
+//! assert_eq!(
+//!     name.packages(),
+//!     ["bashInteractive", "cacert", "coreutils", "htop", "iana-etc", "moreutils", "nano"],
+//! );
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod arch;
 pub mod compat;
@@ -15,23 +40,18 @@ pub mod source;
 pub mod store_path;
 pub mod tag;
 
-// Every public type is also reachable from the crate's root.
-#[allow(unused_imports)]
-mod reexports {
-    pub use crate::arch::*;
-    pub use crate::compat::*;
-    pub use crate::draw::*;
-    pub use crate::graph::*;
-    pub use crate::key::*;
-    pub use crate::meta::*;
-    pub use crate::name::*;
-    pub use crate::nar_hash::*;
-    pub use crate::pack::*;
-    pub use crate::plan::*;
-    pub use crate::popularity::*;
-    pub use crate::source::*;
-    pub use crate::store_path::*;
-    pub use crate::tag::*;
-}
-#[allow(unused_imports)]
-pub use reexports::*;
+pub use arch::{Architecture, UnknownArchitecture};
+pub use graph::{GraphError, PathInfo, ReferenceGraph};
+pub use key::{ManifestKeyInputs, SourceIdentity, layer_key, manifest_key};
+pub use meta::{META_PACKAGES, MetaPackage, REQUIRED_PACKAGES};
+pub use name::{ComponentRule, ImageName, NameError};
+pub use nar_hash::{NarHash, NarHashError};
+pub use pack::{
+    PACKER_VERSION, PackError, PackedLayer, RootLayer, StoreRoot, pack_layer, pack_root_layer,
+    write_layer_tar,
+};
+pub use plan::{DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight};
+pub use popularity::{Popularity, PopularityCounter, PopularityError};
+pub use source::{PackageSource, ResolvedSource, SourceError};
+pub use store_path::{StorePath, StorePathError, StorePathRule};
+pub use tag::{Tag, TagError};
