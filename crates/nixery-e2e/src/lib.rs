@@ -11,12 +11,14 @@
 
 pub mod clients;
 pub mod command;
+mod count;
 pub mod http;
 mod image;
 mod proxy;
 mod registry;
 pub mod tree;
 
+pub use count::NixCalls;
 pub use image::Layout;
 pub use proxy::HeaderLimitProxy;
 pub use registry::{Registry, RegistryOptions};

@@ -1,0 +1,57 @@
+//! Counting how often the registry really asks Nix for something.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+/// A folder of wrappers that note each call of a Nix program before they become it.
+#[derive(Debug)]
+pub struct NixCalls {
+    folder: TempDir,
+}
+
+impl NixCalls {
+    /// Makes the wrappers.
+    ///
+    /// # Panics
+    /// Where a Nix program is not installed.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a scratch folder");
+        for program in ["nix", "nix-store", "nix-instantiate"] {
+            let real = which(program)
+                .unwrap_or_else(|| panic!("{program} is not installed; run `scripts/setup test`"));
+            let wrapper = folder.path().join(program);
+            let script = format!(
+                "#!/bin/sh\necho \"{program} $*\" >>'{}'\nexec '{}' \"$@\"\n",
+                folder.path().join("calls").display(),
+                real.display()
+            );
+            std::fs::write(&wrapper, script).expect("the scratch folder is writable");
+            std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))
+                .expect("our own file");
+        }
+        Self { folder }
+    }
+
+    /// The `PATH` that puts the wrappers first.
+    pub fn path(&self) -> String {
+        format!(
+            "{}:{}",
+            self.folder.path().display(),
+            std::env::var("PATH").unwrap_or_default()
+        )
+    }
+
+    /// How many calls so far hold the text.
+    pub fn count(&self, text: &str) -> usize {
+        let calls = std::fs::read_to_string(self.folder.path().join("calls")).unwrap_or_default();
+        calls.lines().filter(|call| call.contains(text)).count()
+    }
+}
+
+fn which(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(|path| path.is_file())
+}

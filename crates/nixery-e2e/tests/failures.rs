@@ -1,0 +1,135 @@
+//! Failures that people can read: over HTTP, in a client's output and on the page.
+
+use nixery_e2e::clients::skopeo_copy;
+use nixery_e2e::http::{self, Response};
+use nixery_e2e::{Registry, RegistryOptions};
+
+/// The code and the message of an error answer.
+#[track_caller]
+fn error(answer: &Response) -> (String, String) {
+    assert_eq!(answer.header("content-type"), Some("application/json"));
+    let error = &answer.json()["errors"][0];
+    (
+        error["code"].as_str().unwrap().to_owned(),
+        error["message"].as_str().unwrap().to_owned(),
+    )
+}
+
+/// What skopeo prints when it cannot pull the image.
+#[track_caller]
+fn skopeo_says(registry: &Registry, image: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    skopeo_copy(&registry.reference(image), folder.path())
+        .0
+        .failure()
+}
+
+/// A failed image answers with a redirect that says why in its URL, and that URL with 422 and the reason in words.
+#[track_caller]
+fn assert_fails(registry: &Registry, image: &str, slug: &str, words: &[&str]) {
+    let answer = http::get(&registry.manifest_url(image));
+    assert_eq!(answer.status, 307, "{image}: {}", answer.text());
+    let location = answer.header("location").unwrap().to_owned();
+    assert!(location.contains(&format!("failed={slug}")), "{location}");
+    assert!(location.contains("log=/builds/"), "{location}");
+
+    let answer = http::get(&registry.url(&location));
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let (_, message) = error(&answer);
+    let said = skopeo_says(registry, image);
+    for word in words {
+        assert!(message.contains(word), "{message:?} does not say {word:?}");
+        assert!(
+            said.contains(word),
+            "skopeo's output does not say {word:?}:\n{said}"
+        );
+    }
+
+    let log = location
+        .split("log=")
+        .nth(1)
+        .unwrap()
+        .split('&')
+        .next()
+        .unwrap();
+    let page = http::get(&registry.url(log));
+    assert_eq!(page.status, 200);
+    let start = http::get(&registry.url("/")).text();
+    assert!(
+        start.contains(log) && start.contains(image),
+        "the start page does not list the failure of {image}"
+    );
+}
+
+#[test]
+#[ignore = "needs Nix and skopeo: run make test"]
+fn missing_packages_are_all_named() {
+    let registry = Registry::on_demo_set();
+    let image = "hello/no-such-package/git/nor-this-one";
+    let answer = http::get(&registry.manifest_url(image));
+    assert_eq!(answer.status, 404);
+    let (code, message) = error(&answer);
+    assert_eq!(code, "MANIFEST_UNKNOWN");
+    let said = skopeo_says(&registry, image);
+    for name in ["no-such-package", "nor-this-one"] {
+        assert!(message.contains(name), "{message}");
+        assert!(said.contains(name), "{said}");
+    }
+    assert!(
+        !message.contains("hello") && !message.contains("git"),
+        "{message}"
+    );
+}
+
+#[test]
+#[ignore = "needs Nix and skopeo: run make test"]
+fn broken_packages_say_why() {
+    let registry = Registry::start(RegistryOptions::awkward().env("NIX_TIMEOUT", "4"));
+    assert_fails(
+        &registry,
+        "fails-to-build",
+        "fails-to-build",
+        &["fails-to-build", "exit code 1"],
+    );
+    assert_fails(
+        &registry,
+        "fails-to-evaluate",
+        "fails-to-evaluate",
+        &["fails-to-evaluate"],
+    );
+    assert_fails(
+        &registry,
+        "needs-a-failing-dependency",
+        "",
+        &["needs-a-failing-dependency"],
+    );
+    assert_fails(&registry, "ignores-sigterm", "", &["4 s"]);
+    for (image, kind) in [
+        ("a-function", "a function"),
+        ("a-set", "a set"),
+        ("a-string", "a string"),
+    ] {
+        assert_fails(&registry, image, image, &[image, kind]);
+    }
+}
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn no_answer_shows_a_path_of_the_server() {
+    let registry = Registry::start(RegistryOptions::awkward());
+    let storage = registry.storage();
+    let set = nixery_e2e::test_set();
+    for image in [
+        "fails-to-build",
+        "fails-to-evaluate",
+        "a-function",
+        "no-such-package",
+        "white-out",
+    ] {
+        let answer = registry.manifest(image);
+        assert!(answer.status >= 400, "{image}: {}", answer.status);
+        for path in [storage.to_str().unwrap(), set.to_str().unwrap()] {
+            assert!(!answer.text().contains(path), "{image}: {}", answer.text());
+        }
+    }
+}
