@@ -53,3 +53,6 @@ fn hex(hash: Sha1) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,3 +130,6 @@ fn key(document: &Document<'_>) -> Digest {
         .expect("a document of strings, integers and lists serialises to JSON");
     Digest::of(&json)
 }
+
+#[cfg(test)]
+mod tests;

@@ -276,3 +276,6 @@ fn check_component(component: &str) -> Result<(), ComponentRule> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -331,3 +331,6 @@ impl SourceError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
