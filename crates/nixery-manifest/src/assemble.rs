@@ -232,3 +232,6 @@ fn write_manifest(
     };
     Blob::new(media_type, manifest.to_bytes())
 }
+
+#[cfg(test)]
+mod tests;

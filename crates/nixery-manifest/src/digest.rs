@@ -99,7 +99,7 @@ impl FromStr for Digest {
         if algorithm != ALGORITHM {
             return Err(if is_algorithm(algorithm) {
                 DigestError::UnsupportedAlgorithm {
-                    algorithm: algorithm.to_owned(),
+                    algorithm: shown(algorithm),
                 }
             } else {
                 malformed(text, DigestRule::BadAlgorithm)
@@ -190,7 +190,7 @@ pub enum DigestError {
     /// The text is a digest, but not a SHA-256 one.
     #[error("digest algorithm `{algorithm}` is not supported: use sha256")]
     UnsupportedAlgorithm {
-        /// The algorithm that was asked for.
+        /// The algorithm that was asked for, cut to a readable length.
         algorithm: String,
     },
     /// The content does not have the digest it should have.
@@ -229,15 +229,18 @@ pub enum DigestRule {
 }
 
 fn malformed(input: &str, rule: DigestRule) -> DigestError {
-    let mut shown: String = input
-        .chars()
-        .take(SHOWN_INPUT)
-        .flat_map(char::escape_debug)
-        .collect();
+    let input = shown(input);
+    DigestError::Malformed { input, rule }
+}
+
+/// Input of a stranger as an error repeats it: short, and without control characters.
+fn shown(input: &str) -> String {
+    let start = input.chars().take(SHOWN_INPUT);
+    let mut shown: String = start.flat_map(char::escape_debug).collect();
     if input.chars().nth(SHOWN_INPUT).is_some() {
         shown.push('…');
     }
-    DigestError::Malformed { input: shown, rule }
+    shown
 }
 
 fn parse_hex(hex: &str) -> Result<Digest, DigestRule> {
@@ -283,3 +286,6 @@ fn hex_value(character: u8) -> u8 {
         _ => character.wrapping_sub(b'a').wrapping_add(10),
     }
 }
+
+#[cfg(test)]
+mod tests;

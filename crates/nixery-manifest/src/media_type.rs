@@ -260,3 +260,6 @@ impl FromStr for Compression {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
