@@ -1,1 +1,47 @@
-//! Placeholder.
+//! Blob storage for container images: the [`Storage`] trait, its backends, and the suite of
+//! contracts that every backend keeps.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use nixery_manifest::Digest;
+//! use nixery_storage::{ByteRange, FilesystemStorage, Key, PutMode, Storage};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let directory = tempfile::tempdir()?;
+//! let storage = FilesystemStorage::open(directory.path())?;
+//!
+//! // A blob is compressed into a spool file while it is hashed, then stored under its digest.
+//! let spool = directory.path().join("spool");
+//! std::fs::write(&spool, "a layer")?;
+//! let key = Key::Blob(Digest::of(b"a layer"));
+//! storage.put_file(&key, &spool).await?;
+//!
+//! let range = ByteRange::new(2, 1000);
+//! let reader = storage.get(&key, Some(range)).await?.expect("just stored");
+//! assert_eq!((reader.stat.size, reader.range), (7, ByteRange::new(2, 7)));
+//! assert_eq!(reader.bytes().await?, "layer");
+//!
+//! // Later: is everything still what it says it is?
+//! let report = nixery_storage::verify::verify(&storage, &Default::default(), |_| ()).await?;
+//! assert!(report.is_sound());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Layout, the same in every backend and compatible with the original's buckets: `layers/<sha256>`
+//! holds every blob, `manifests/<key>` and `builds/<key>` the caches. [`Key`] owns these names.
+
+pub mod conformance;
+mod error;
+mod filesystem;
+mod key;
+mod memory;
+mod storage;
+pub mod verify;
+
+pub use error::{Operation, StorageError};
+pub use filesystem::FilesystemStorage;
+pub use key::{Key, KeyKind, NotAKey};
+pub use memory::MemoryStorage;
+pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};

@@ -1,0 +1,249 @@
+//! [`StorageError`]: what can go wrong in a store, with backend, operation and object named.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What was being done to a store when it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// Writing an object.
+    Write,
+    /// Reading an object's bytes.
+    Read,
+    /// Asking for an object's size.
+    Stat,
+    /// Listing a folder.
+    List,
+    /// Deleting an object.
+    Delete,
+    /// Signing a URL.
+    Sign,
+    /// Testing that the store can be reached and written to.
+    Check,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Stat => "look up",
+            Self::List => "list",
+            Self::Delete => "delete",
+            Self::Sign => "sign a URL for",
+            Self::Check => "check",
+        })
+    }
+}
+
+/// A failed storage operation.
+///
+/// Messages name the backend, the operation and the object (`layers/<hex>`), but no path of the
+/// machine except in [`StorageError::Open`], which no client ever sees.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The store cannot be opened.
+    #[error("the {backend} store at {location} cannot be opened: {problem}")]
+    Open {
+        /// Name of the backend.
+        backend: &'static str,
+        /// Where the store should be.
+        location: String,
+        /// What is wrong and what to do about it.
+        problem: String,
+        /// The operating system's reason, where there is one.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// The store does not allow the operation: permissions, or a read-only file system.
+    #[error(
+        "the {backend} store refused to {operation} {target}: no permission, or it is read-only"
+    )]
+    Denied {
+        /// Name of the backend.
+        backend: &'static str,
+        /// What was tried.
+        operation: Operation,
+        /// The object or folder.
+        target: String,
+        /// The backend's reason.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The store is full. Nothing was stored under the object's name.
+    #[error(
+        "the {backend} store has no space left to {operation} {target}: free some and try again"
+    )]
+    NoSpace {
+        /// Name of the backend.
+        backend: &'static str,
+        /// What was tried.
+        operation: Operation,
+        /// The object or folder.
+        target: String,
+        /// The backend's reason.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The backend failed in any other way.
+    #[error("the {backend} store failed to {operation} {target}")]
+    Failed {
+        /// Name of the backend.
+        backend: &'static str,
+        /// What was tried.
+        operation: Operation,
+        /// The object or folder.
+        target: String,
+        /// Whether the same call may succeed later.
+        retryable: bool,
+        /// The backend's reason.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The caller's spool file cannot be read.
+    #[error("the spool file of {target} cannot be read")]
+    Spool {
+        /// The object that was to be stored.
+        target: String,
+        /// The spool file, for logs.
+        path: PathBuf,
+        /// The operating system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The object ended before the size that the store gave for it.
+    #[error("{target} in the {backend} store is truncated: {actual} of {expected} bytes")]
+    Truncated {
+        /// Name of the backend.
+        backend: &'static str,
+        /// The object.
+        target: String,
+        /// Bytes the reader promised.
+        expected: u64,
+        /// Bytes that came.
+        actual: u64,
+    },
+    /// The asked range holds no byte of the object.
+    #[error("bytes {start}..{end} of {target} do not exist: it has {size} bytes")]
+    RangeNotSatisfiable {
+        /// The object.
+        target: String,
+        /// First byte asked for.
+        start: u64,
+        /// First byte after the range.
+        end: u64,
+        /// The object's size.
+        size: u64,
+    },
+    /// The object is larger than the caller was ready to hold in memory.
+    #[error(
+        "{target} in the {backend} store has {size} bytes, more than the {limit} expected at most"
+    )]
+    TooLarge {
+        /// Name of the backend.
+        backend: &'static str,
+        /// The object.
+        target: String,
+        /// The object's size.
+        size: u64,
+        /// The caller's limit.
+        limit: u64,
+    },
+}
+
+impl StorageError {
+    /// Whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Failed { retryable, .. } => *retryable,
+            // Space comes back: garbage collection runs, logs rotate.
+            Self::NoSpace { .. } => true,
+            // Another writer may be replacing the truncated object.
+            Self::Truncated { .. } => true,
+            Self::Open { .. }
+            | Self::Denied { .. }
+            | Self::Spool { .. }
+            | Self::RangeNotSatisfiable { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
+
+    /// Sorts an operating system error into its variant.
+    pub(crate) fn io(
+        backend: &'static str,
+        operation: Operation,
+        target: impl fmt::Display,
+        source: io::Error,
+    ) -> Self {
+        let target = target.to_string();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                backend,
+                operation,
+                target,
+                source: source.into(),
+            },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied {
+                backend,
+                operation,
+                target,
+                source: source.into(),
+            },
+            kind => Self::Failed {
+                backend,
+                operation,
+                target,
+                retryable: matches!(
+                    kind,
+                    io::ErrorKind::Interrupted
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::WouldBlock
+                        | io::ErrorKind::ResourceBusy
+                        | io::ErrorKind::StaleNetworkFileHandle
+                ),
+                source: source.into(),
+            },
+        }
+    }
+
+    pub(crate) fn spool(target: impl fmt::Display, path: &Path, source: io::Error) -> Self {
+        Self::Spool {
+            target: target.to_string(),
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(io::ErrorKind::StorageFull, "no space left to write layers/x", true)]
+    #[case(io::ErrorKind::QuotaExceeded, "no space left to write layers/x", true)]
+    #[case(io::ErrorKind::PermissionDenied, "refused to write layers/x", false)]
+    #[case(io::ErrorKind::ReadOnlyFilesystem, "refused to write layers/x", false)]
+    #[case(io::ErrorKind::TimedOut, "failed to write layers/x", true)]
+    #[case(io::ErrorKind::InvalidInput, "failed to write layers/x", false)]
+    fn an_io_error_names_what_failed(
+        #[case] kind: io::ErrorKind,
+        #[case] message: &str,
+        #[case] retryable: bool,
+    ) {
+        let error = StorageError::io("filesystem", Operation::Write, "layers/x", kind.into());
+        assert!(error.to_string().contains(message), "{error}");
+        assert!(error.to_string().contains("filesystem"), "{error}");
+        assert_eq!(error.is_retryable(), retryable);
+        let cause = error.source().expect("the reason is kept").to_string();
+        assert!(
+            !error.to_string().contains(&cause),
+            "the source is not repeated"
+        );
+    }
+}

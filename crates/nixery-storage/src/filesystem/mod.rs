@@ -1,0 +1,270 @@
+//! [`FilesystemStorage`]: objects as files in a directory that servers may share.
+
+mod read;
+mod scratch;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
+    StorageError,
+};
+use scratch::Scratch;
+
+const BACKEND: &str = "filesystem";
+
+/// A store in a directory: `layers/<hex>`, `manifests/<hex>`, `builds/<hex>`, and `tmp/` for what
+/// is being written.
+///
+/// All four folders must be on one file system. Several processes may share the directory, over
+/// NFS as well. Cheap to clone; clones share the temporary folder, which goes with the last one.
+#[derive(Clone)]
+pub struct FilesystemStorage {
+    root: Arc<Root>,
+}
+
+/// What the blocking threads work on.
+struct Root {
+    path: PathBuf,
+    scratch: Scratch,
+}
+
+impl Root {
+    fn folder(&self, kind: KeyKind) -> PathBuf {
+        self.path.join(kind.folder())
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        let mut path = self.folder(key.kind());
+        path.push(key.name());
+        path
+    }
+}
+
+impl FilesystemStorage {
+    /// Opens the store at `root`, making what is missing, and proves that it can be written to.
+    ///
+    /// Temporary files that dead processes left are removed. Blocks shortly; call it at start.
+    ///
+    /// # Errors
+    /// [`StorageError::Open`] when `root` is not a directory, cannot be made, or cannot be written
+    /// to; the message says which and what to do.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let storage = Self::new(root.into());
+        let path = &storage.root.path;
+        let prepare = || {
+            fs::create_dir_all(path)?;
+            for kind in KeyKind::ALL {
+                fs::create_dir_all(storage.root.folder(kind))?;
+            }
+            storage.root.scratch.claim()?;
+            File::open(path)?.sync_all()
+        };
+        prepare().map_err(|error| cannot_open(path, error))?;
+        storage.root.probe().map_err(|error| match error {
+            StorageError::NoSpace { source, .. } => StorageError::Open {
+                backend: BACKEND,
+                location: path.display().to_string(),
+                problem: "no space is left there: free some, or choose another directory".into(),
+                source: source.downcast().ok().map(|source| *source),
+            },
+            StorageError::Denied { source, .. } | StorageError::Failed { source, .. } => {
+                match source.downcast::<io::Error>() {
+                    Ok(source) => cannot_open(path, *source),
+                    Err(source) => cannot_open(path, io::Error::other(source)),
+                }
+            }
+            other => other,
+        })?;
+        Ok(storage)
+    }
+
+    /// Opens a store that exists, writing nothing until something is stored: for looking at one
+    /// that is mounted read-only.
+    ///
+    /// # Errors
+    /// [`StorageError::Open`] when there is no directory at `root`, or none of a store's folders
+    /// in it.
+    pub fn open_existing(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
+        let storage = Self::new(root.into());
+        let path = &storage.root.path;
+        fs::read_dir(path).map_err(|error| cannot_open(path, error))?;
+        let is_store = KeyKind::ALL
+            .into_iter()
+            .any(|kind| storage.root.folder(kind).is_dir());
+        if !is_store {
+            return Err(StorageError::Open {
+                backend: BACKEND,
+                location: path.display().to_string(),
+                problem: "no store is there: it holds none of the directories layers, manifests and builds"
+                    .into(),
+                source: None,
+            });
+        }
+        Ok(storage)
+    }
+
+    fn new(path: PathBuf) -> Self {
+        let scratch = Scratch::new(&path);
+        Self {
+            root: Arc::new(Root { path, scratch }),
+        }
+    }
+
+    /// The directory that holds the store.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root.path
+    }
+
+    /// Runs `work` where blocking is allowed. It goes on to its end when the caller goes away.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: Operation,
+        target: impl fmt::Display,
+        work: impl FnOnce(&Arc<Root>) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let root = Arc::clone(&self.root);
+        tokio::task::spawn_blocking(move || work(&root))
+            .await
+            .unwrap_or_else(|error| Err(failed(operation, target)(join(error))))
+    }
+}
+
+impl fmt::Debug for FilesystemStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FilesystemStorage")
+            .field("root", &self.root.path)
+            .finish()
+    }
+}
+
+#[async_trait]
+impl Storage for FilesystemStorage {
+    fn backend(&self) -> &'static str {
+        BACKEND
+    }
+
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        let (key, spool) = (*key, spool.to_owned());
+        self.blocking(Operation::Write, key, move |root| {
+            root.put_file(&key, &spool)
+        })
+        .await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        let key = *key;
+        self.blocking(Operation::Write, key, move |root| {
+            root.put(&key, &bytes, mode)
+        })
+        .await
+    }
+
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        let key = *key;
+        let opened = self
+            .blocking(Operation::Read, key, move |root| root.open(&key, range))
+            .await?;
+        Ok(opened.map(read::Opened::reader))
+    }
+
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        let key = *key;
+        self.blocking(Operation::Stat, key, move |root| root.stat(&key))
+            .await
+    }
+
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        let listing = self
+            .blocking(Operation::List, kind, move |root| root.list(kind))
+            .await?;
+        Ok(read::entries(listing, kind))
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        let key = *key;
+        self.blocking(Operation::Delete, key, move |root| {
+            match fs::remove_file(root.path(&key)) {
+                Ok(()) => Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(failed(Operation::Delete, key)(error)),
+            }
+        })
+        .await
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        self.blocking(Operation::Check, "itself", |root| root.probe())
+            .await
+    }
+}
+
+/// For `map_err`: the error with what was done to what.
+fn failed(
+    operation: Operation,
+    target: impl fmt::Display,
+) -> impl FnOnce(io::Error) -> StorageError {
+    move |source| StorageError::io(BACKEND, operation, target, source)
+}
+
+/// A task on the blocking threads panicked, or the runtime is shutting down.
+fn join(error: tokio::task::JoinError) -> io::Error {
+    io::Error::other(error)
+}
+
+fn cannot_open(path: &Path, error: io::Error) -> StorageError {
+    let problem = match error.kind() {
+        io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+        // Making a directory where a file is says "already exists".
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "it, or something it should be in or hold, is a file and not a directory".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            "this user may not write there: change its owner, or choose another directory"
+                .to_owned()
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "the file system is read-only: mount it writable, or choose another directory"
+                .to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "no space is left there: free some, or choose another directory".to_owned()
+        }
+        io::ErrorKind::CrossesDevices => {
+            "its directories are on different file systems: keep tmp, layers, manifests and builds on one"
+                .to_owned()
+        }
+        _ => "it cannot be used".to_owned(),
+    };
+    StorageError::Open {
+        backend: BACKEND,
+        location: path.display().to_string(),
+        problem,
+        source: Some(error),
+    }
+}

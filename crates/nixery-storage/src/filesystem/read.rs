@@ -1,0 +1,228 @@
+//! Reading objects and listing folders.
+//!
+//! `tokio::fs` hops to a blocking thread for every call it makes; here one hop opens, measures and
+//! reads the first chunk, and each further chunk is read while the one before it is being sent.
+//! No thread waits for a slow reader.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::task::JoinHandle;
+
+use super::{BACKEND, Root, failed, join};
+use crate::{BlobReader, ByteRange, Entry, Key, KeyKind, Operation, Stat, StorageError};
+
+/// Bytes read at once. Larger reads were not faster; two of these per reader are in memory.
+const CHUNK_BYTES: u64 = 256 * 1024;
+/// Entries looked up per hop to the blocking threads.
+const LIST_BATCH: usize = 256;
+
+impl Root {
+    pub(super) fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        match fs::metadata(self.path(key)) {
+            Ok(metadata) if metadata.is_file() => Ok(Some(stat(&metadata))),
+            Ok(_) => Err(failed(Operation::Stat, key)(not_a_file())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(Operation::Stat, key)(error)),
+        }
+    }
+
+    /// Opens an object and reads its first chunk.
+    pub(super) fn open(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<Opened>, StorageError> {
+        let mut file = match File::open(self.path(key)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(Operation::Read, key)(error)),
+        };
+        let metadata = file.metadata().map_err(failed(Operation::Read, key))?;
+        if !metadata.is_file() {
+            return Err(failed(Operation::Read, key)(not_a_file()));
+        }
+        let stat = stat(&metadata);
+        let range = ByteRange::resolve(range, stat.size, key)?;
+        if range.start > 0 {
+            file.seek(SeekFrom::Start(range.start))
+                .map_err(failed(Operation::Read, key))?;
+        }
+        let mut source = Source {
+            file,
+            key: *key,
+            total: range.len(),
+            done: 0,
+        };
+        let first = source.chunk()?;
+        Ok(Some(Opened {
+            stat,
+            range,
+            first,
+            source,
+        }))
+    }
+
+    /// `None` where the folder is missing, as it may in a store of the original's.
+    pub(super) fn list(&self, kind: KeyKind) -> Result<Option<fs::ReadDir>, StorageError> {
+        match fs::read_dir(self.folder(kind)) {
+            Ok(listing) => Ok(Some(listing)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(Operation::List, kind)(error)),
+        }
+    }
+}
+
+/// An object whose first chunk has been read.
+pub(super) struct Opened {
+    stat: Stat,
+    range: ByteRange,
+    first: Bytes,
+    source: Source,
+}
+
+impl Opened {
+    pub(super) fn reader(self) -> BlobReader {
+        BlobReader {
+            stat: self.stat,
+            range: self.range,
+            body: body(self.first, self.source),
+        }
+    }
+}
+
+/// The rest of an object.
+struct Source {
+    file: File,
+    key: Key,
+    /// Bytes promised.
+    total: u64,
+    /// Bytes read so far.
+    done: u64,
+}
+
+impl Source {
+    /// The next chunk; empty at the end.
+    fn chunk(&mut self) -> Result<Bytes, StorageError> {
+        let want = CHUNK_BYTES.min(self.total - self.done);
+        let mut chunk = Vec::with_capacity(want as usize);
+        // Fills spare capacity: nothing is zeroed first.
+        (&mut self.file)
+            .take(want)
+            .read_to_end(&mut chunk)
+            .map_err(failed(Operation::Read, self.key))?;
+        self.done += chunk.len() as u64;
+        if (chunk.len() as u64) < want {
+            return Err(StorageError::Truncated {
+                backend: BACKEND,
+                target: self.key.to_string(),
+                expected: self.total,
+                actual: self.done,
+            });
+        }
+        Ok(chunk.into())
+    }
+}
+
+/// What the body yields next.
+enum Next {
+    Chunk(Bytes, Source),
+    Reading(JoinHandle<(Source, Result<Bytes, StorageError>)>),
+    End,
+}
+
+fn body(first: Bytes, source: Source) -> BoxStream<'static, Result<Bytes, StorageError>> {
+    stream::unfold(Next::Chunk(first, source), |next| async {
+        let (chunk, source) = match next {
+            Next::Chunk(chunk, source) => (chunk, source),
+            Next::Reading(handle) => match handle.await {
+                Ok((source, Ok(chunk))) => (chunk, source),
+                Ok((_, Err(error))) => return Some((Err(error), Next::End)),
+                Err(error) => {
+                    let error = failed(Operation::Read, "an object")(join(error));
+                    return Some((Err(error), Next::End));
+                }
+            },
+            Next::End => return None,
+        };
+        if chunk.is_empty() {
+            return None;
+        }
+        Some((Ok(chunk), read_ahead(source)))
+    })
+    .boxed()
+}
+
+fn read_ahead(mut source: Source) -> Next {
+    if source.done == source.total {
+        return Next::End;
+    }
+    Next::Reading(tokio::task::spawn_blocking(move || {
+        let chunk = source.chunk();
+        (source, chunk)
+    }))
+}
+
+/// Turns an open folder into a stream, a batch of entries per hop to the blocking threads.
+pub(super) fn entries(
+    listing: Option<fs::ReadDir>,
+    kind: KeyKind,
+) -> BoxStream<'static, Result<Entry, StorageError>> {
+    stream::unfold(listing, move |listing| async move {
+        let mut listing = listing?;
+        let read = tokio::task::spawn_blocking(move || {
+            let batch: Vec<_> = listing.by_ref().take(LIST_BATCH).collect();
+            let rest = (batch.len() == LIST_BATCH).then_some(listing);
+            let entries: Vec<_> = batch
+                .into_iter()
+                .filter_map(|item| entry(item, kind).transpose())
+                .collect();
+            (entries, rest)
+        });
+        Some(read.await.unwrap_or_else(|error| {
+            let error = failed(Operation::List, kind)(join(error));
+            (vec![Err(error)], None)
+        }))
+    })
+    .flat_map(stream::iter)
+    .boxed()
+}
+
+/// `None` for what vanished meanwhile and for our own probes.
+fn entry(item: io::Result<fs::DirEntry>, kind: KeyKind) -> Result<Option<Entry>, StorageError> {
+    let item = item.map_err(failed(Operation::List, kind))?;
+    let name = item.file_name();
+    if name.as_encoded_bytes().starts_with(b".") {
+        return Ok(None);
+    }
+    let metadata = match item.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(Operation::List, kind)(error)),
+    };
+    // A folder or a link under an object's name is as foreign as a file under another.
+    let key = Some(name.as_os_str())
+        .filter(|_| metadata.is_file())
+        .and_then(OsStr::to_str)
+        .and_then(|name| Key::from_name(kind, name));
+    Ok(Some(Entry {
+        path: format!("{}/{}", kind.folder(), name.to_string_lossy()),
+        key,
+        stat: stat(&metadata),
+    }))
+}
+
+fn stat(metadata: &fs::Metadata) -> Stat {
+    Stat {
+        size: metadata.len(),
+        modified: metadata.modified().ok(),
+    }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+}

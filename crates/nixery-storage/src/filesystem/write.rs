@@ -1,0 +1,125 @@
+//! Writing objects: a temporary file, fsync, rename, fsync of the folder.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::Path;
+
+use tempfile::TempPath;
+
+use super::{Root, failed};
+use crate::{Key, KeyKind, Operation, PutMode, PutOutcome, StorageError};
+
+/// Bytes written by [`Root::probe`]: a block, so that a full disk shows.
+const PROBE_BYTES: usize = 4096;
+
+impl Root {
+    pub(super) fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        let spooled = File::open(spool)
+            .and_then(|file| Ok((file.metadata()?, file)))
+            .map_err(|source| StorageError::spool(key, spool, source));
+        let (metadata, file) = spooled?;
+        if !metadata.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(StorageError::spool(key, spool, source));
+        }
+        if self.has(key, metadata.len()) {
+            return self
+                .sync_folder(key.kind())
+                .map_err(failed(Operation::Write, key));
+        }
+        let write = || {
+            // A second name costs nothing. Links to links would share a link, not the bytes.
+            if fs::symlink_metadata(spool).is_ok_and(|metadata| metadata.is_file())
+                && let Ok(linked) = self.scratch.link(spool)
+            {
+                linked.as_file().sync_all()?;
+                return self.publish(linked.into_temp_path(), key, PutMode::Replace);
+            }
+            let mut copy = self.scratch.file()?;
+            // Within the kernel, and without copying where the file system can share blocks.
+            io::copy(&mut &file, copy.as_file_mut())?;
+            copy.as_file().sync_all()?;
+            self.publish(copy.into_temp_path(), key, PutMode::Replace)
+        };
+        write().map(drop).map_err(failed(Operation::Write, key))
+    }
+
+    pub(super) fn put(
+        &self,
+        key: &Key,
+        bytes: &[u8],
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        let write = || {
+            if mode == PutMode::CreateNew && self.path(key).symlink_metadata().is_ok() {
+                return Ok(PutOutcome::AlreadyExists);
+            }
+            let mut file = self.scratch.file()?;
+            file.write_all(bytes)?;
+            file.as_file().sync_all()?;
+            self.publish(file.into_temp_path(), key, mode)
+        };
+        write().map_err(failed(Operation::Write, key))
+    }
+
+    /// Gives a finished file its name, durably. The temporary name is gone afterwards.
+    fn publish(&self, temp: TempPath, key: &Key, mode: PutMode) -> io::Result<PutOutcome> {
+        let target = self.path(key);
+        let rename = |temp: TempPath| match mode {
+            PutMode::Replace => temp.persist(&target),
+            PutMode::CreateNew => temp.persist_noclobber(&target),
+        };
+        let renamed = rename(temp).or_else(|error| {
+            if error.error.kind() != io::ErrorKind::NotFound {
+                return Err(error.error);
+            }
+            // Somebody cleared the root under a running server. Nothing is lost: start again.
+            fs::create_dir_all(self.folder(key.kind()))?;
+            rename(error.path).map_err(|error| error.error)
+        });
+        match renamed {
+            Ok(()) => {}
+            Err(error)
+                if mode == PutMode::CreateNew && error.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                return Ok(PutOutcome::AlreadyExists);
+            }
+            Err(error) => return Err(error),
+        }
+        self.sync_folder(key.kind())?;
+        Ok(PutOutcome::Stored)
+    }
+
+    /// Whether the object exists with this size. Files get their names whole, so one of another
+    /// size was damaged later.
+    fn has(&self, key: &Key, size: u64) -> bool {
+        fs::metadata(self.path(key))
+            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+    }
+
+    /// Makes renames within the folder survive a power failure.
+    pub(super) fn sync_folder(&self, kind: KeyKind) -> io::Result<()> {
+        File::open(self.folder(kind))?.sync_all()
+    }
+
+    /// Writes a block, moves it into each folder, and removes it: proves that objects can be stored.
+    pub(super) fn probe(&self) -> Result<(), StorageError> {
+        for kind in KeyKind::ALL {
+            let write = || {
+                let folder = self.folder(kind);
+                fs::create_dir_all(&folder)?;
+                let mut file = self.scratch.file()?;
+                file.write_all(&[0; PROBE_BYTES])?;
+                let temp = file.into_temp_path();
+                // Listings leave out names that begin with a dot.
+                let mut name = std::ffi::OsString::from(".probe-");
+                name.push(temp.file_name().unwrap_or_default());
+                let probe = folder.join(name);
+                temp.persist(&probe).map_err(|error| error.error)?;
+                fs::remove_file(&probe)
+            };
+            write().map_err(failed(Operation::Check, kind))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,249 @@
+//! The [`Storage`] trait and the values that go in and out of it.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{BoxStream, StreamExt};
+
+use crate::{Key, KeyKind, StorageError};
+
+/// A place for blobs and cache entries, shared by any number of servers.
+///
+/// Every backend keeps the contracts that [`conformance`](crate::conformance) tests: an object is
+/// seen whole or not at all, writers of one object never harm each other, and a reader yields
+/// exactly the bytes it promised or ends in an error.
+#[async_trait]
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// The backend's name, for messages and metrics: `filesystem`, `memory`.
+    fn backend(&self) -> &'static str;
+
+    /// Stores the contents of `spool` under `key`: atomic, idempotent and durable.
+    ///
+    /// The spool file stays the caller's to delete, but must not be written to any more, neither
+    /// during the call nor after it: a backend may share its disk blocks, and make it read-only
+    /// for that. An object of the same key and size is left as it is; one of another size
+    /// (truncated by an accident) is replaced.
+    ///
+    /// # Errors
+    /// [`StorageError::Spool`] when the spool cannot be read, else the backend's failure. Nothing
+    /// is left under the key's name that was not there before.
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError>;
+
+    /// Stores `bytes` under `key`: atomic and durable.
+    ///
+    /// [`PutMode::CreateNew`] never touches an existing object; of several callers that create one
+    /// key at once exactly one gets [`PutOutcome::Stored`].
+    ///
+    /// # Errors
+    /// The backend's failure. Nothing is left under the key's name that was not there before.
+    async fn put(&self, key: &Key, bytes: Bytes, mode: PutMode)
+    -> Result<PutOutcome, StorageError>;
+
+    /// Opens an object, or `None` where there is none. The range's end is clamped to the size.
+    ///
+    /// # Errors
+    /// [`StorageError::RangeNotSatisfiable`] when the range holds no byte of the object (an empty
+    /// range, or one that starts at or after the end), else the backend's failure.
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError>;
+
+    /// Reads a whole small object, or `None` where there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::TooLarge`] for an object of more than `limit` bytes, which is not read;
+    /// [`StorageError::Truncated`]; or the backend's failure.
+    async fn get_bytes(&self, key: &Key, limit: u64) -> Result<Option<Bytes>, StorageError> {
+        let Some(reader) = self.get(key, None).await? else {
+            return Ok(None);
+        };
+        if reader.stat.size > limit {
+            return Err(StorageError::TooLarge {
+                backend: self.backend(),
+                target: key.to_string(),
+                size: reader.stat.size,
+                limit,
+            });
+        }
+        reader.bytes().await.map(Some)
+    }
+
+    /// Size and age of an object, or `None` where there is none.
+    ///
+    /// # Errors
+    /// The backend's failure.
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError>;
+
+    /// Every entry of a folder, in no particular order, foreign names included.
+    ///
+    /// Entries written or deleted meanwhile may be listed or not. Half-written objects never are.
+    ///
+    /// # Errors
+    /// The backend's failure, at once or within the stream.
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError>;
+
+    /// Deletes an object; `false` where there was none.
+    ///
+    /// # Errors
+    /// The backend's failure.
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError>;
+
+    /// A URL from which anybody can read the object for `ttl`, or `None` where the backend cannot
+    /// sign. Whether the object exists is not checked.
+    ///
+    /// # Errors
+    /// The backend's failure.
+    async fn presign_get(
+        &self,
+        _key: &Key,
+        _ttl: Duration,
+    ) -> Result<Option<String>, StorageError> {
+        Ok(None)
+    }
+
+    /// Tests that the store can be reached and written to, for start-up and readiness probes.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    async fn check(&self) -> Result<(), StorageError>;
+}
+
+/// What [`Storage::put`] does where the object exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PutMode {
+    /// Replace it; readers of the old bytes keep them.
+    Replace,
+    /// Leave it as it is.
+    CreateNew,
+}
+
+/// What [`Storage::put`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use = "with PutMode::CreateNew this tells whether the bytes were stored"]
+pub enum PutOutcome {
+    /// The bytes are stored under the key.
+    Stored,
+    /// The key was taken: nothing was stored.
+    AlreadyExists,
+}
+
+/// Bytes `start..end` of an object, counted from 0, `end` not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ByteRange {
+    /// First byte.
+    pub start: u64,
+    /// First byte after the range.
+    pub end: u64,
+}
+
+impl ByteRange {
+    /// The range `start..end`.
+    #[must_use]
+    pub const fn new(start: u64, end: u64) -> Self {
+        Self { start, end }
+    }
+
+    /// Number of bytes; 0 for a reversed range.
+    #[must_use]
+    pub const fn len(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// Whether the range holds no byte.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The part of an object of `size` bytes that a request means: all of it without a range,
+    /// else the range with its end clamped to the size.
+    ///
+    /// # Errors
+    /// [`StorageError::RangeNotSatisfiable`] when that part is empty though a range was given.
+    pub fn resolve(range: Option<Self>, size: u64, key: &Key) -> Result<Self, StorageError> {
+        let Some(range) = range else {
+            return Ok(Self::new(0, size));
+        };
+        let clamped = Self::new(range.start, range.end.min(size));
+        if clamped.is_empty() {
+            return Err(StorageError::RangeNotSatisfiable {
+                target: key.to_string(),
+                start: range.start,
+                end: range.end,
+                size,
+            });
+        }
+        Ok(clamped)
+    }
+}
+
+/// Size and age of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Bytes.
+    pub size: u64,
+    /// When it was last written, where the backend knows.
+    pub modified: Option<SystemTime>,
+}
+
+/// One entry of a listed folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Path relative to the store's root, `layers/<name>`; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// The key, or `None` for a name that no Nixery wrote.
+    pub key: Option<Key>,
+    /// Size and age.
+    pub stat: Stat,
+}
+
+/// An opened object.
+pub struct BlobReader {
+    /// Size and age of the whole object.
+    pub stat: Stat,
+    /// The bytes that `body` yields.
+    pub range: ByteRange,
+    /// Exactly `range.len()` bytes, or an error at the end.
+    pub body: BoxStream<'static, Result<Bytes, StorageError>>,
+}
+
+impl BlobReader {
+    /// Reads the body into memory: only for objects whose size the caller has checked.
+    ///
+    /// # Errors
+    /// The first error of the body.
+    pub async fn bytes(mut self) -> Result<Bytes, StorageError> {
+        let Some(first) = self.body.next().await.transpose()? else {
+            return Ok(Bytes::new());
+        };
+        if first.len() as u64 == self.range.len() {
+            // The usual case, one chunk: no copy. An error may still follow.
+            return match self.body.next().await.transpose()? {
+                None => Ok(first),
+                Some(more) => Ok([first, more].concat().into()),
+            };
+        }
+        let mut bytes = BytesMut::from(first);
+        while let Some(chunk) = self.body.next().await.transpose()? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+impl fmt::Debug for BlobReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobReader")
+            .field("stat", &self.stat)
+            .field("range", &self.range)
+            .finish_non_exhaustive()
+    }
+}
