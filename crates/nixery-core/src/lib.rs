@@ -47,8 +47,8 @@ pub use meta::{META_PACKAGES, MetaPackage, REQUIRED_PACKAGES};
 pub use name::{ComponentRule, ImageName, NameError};
 pub use nar_hash::{NarHash, NarHashError};
 pub use pack::{
-    PACKER_VERSION, PackError, PackedLayer, RootLayer, StoreRoot, pack_layer, pack_root_layer,
-    write_layer_tar,
+    Conflict, ConflictKind, PACKER_VERSION, PackError, PackedLayer, RootEntry, RootEntryKind,
+    RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
 };
 pub use plan::{DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight};
 pub use popularity::{Popularity, PopularityCounter, PopularityError};

@@ -57,7 +57,10 @@
 
 mod blocks;
 mod compress;
+mod conflict;
 mod error;
+mod forest;
+mod resolve;
 mod root;
 mod tar;
 mod walk;
@@ -68,8 +71,9 @@ use std::path::{Path, PathBuf};
 
 use nixery_manifest::{Compression, Digest};
 
+pub use self::conflict::{Conflict, ConflictKind};
 pub use self::error::PackError;
-pub use self::root::{RootLayer, pack_root_layer};
+pub use self::root::{RootEntry, RootEntryKind, RootLayer, pack_root_layer};
 
 use self::tar::TarWriter;
 use self::writer::LayerWriter;

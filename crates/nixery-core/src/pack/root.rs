@@ -1,38 +1,270 @@
 //! The last layer of an image: a forest of symbolic links into its packages, and what programs
 //! expect at fixed places.
-#![allow(clippy::unimplemented)]
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use nixery_manifest::Compression;
 
+use super::conflict::Conflict;
+use super::forest::Forest;
+use super::resolve::{Resolver, Target};
+use super::walk::{self, PARENT_MODE, WHITEOUT, entry_name};
 use super::{PackError, PackedLayer, StoreRoot};
 use crate::StorePath;
 
-/// The entries of an image's root layer.
-#[derive(Clone, Debug)]
-pub struct RootLayer {}
+/// Where the store is if there is no package to tell.
+const DEFAULT_STORE: &str = "/nix/store";
+
+/// The image's own directories with their modes. Packages can put things into them, not replace
+/// them. The first three are where a container's kernel file systems go.
+const DIRECTORIES: &[(&str, u32)] = &[
+    ("dev", 0o755),
+    ("proc", 0o755),
+    ("sys", 0o755),
+    ("etc", 0o755),
+    ("root", 0o700),
+    ("tmp", 0o1777),
+    ("var", 0o755),
+    ("var/empty", 0o555),
+    ("var/tmp", 0o1777),
+];
+
+/// Mode of the files below.
+const FILE_MODE: u32 = 0o644;
+
+const SHELL: &str = "/bin/sh";
+/// Not there, and so no shell. What `nologin` is called on most systems.
+const NO_SHELL: &str = "/sbin/nologin";
+
+const GROUP: &str = "root:x:0:\nnobody:x:65534:\n";
+
+/// Files first, then DNS for host names: what glibc does without this file differs by version,
+/// and Go's resolver reads it too.
+const NSSWITCH: &str = "\
+passwd: files
+group: files
+shadow: files
+hosts: files dns
+networks: files
+protocols: files
+services: files
+";
+
+/// An image's root layer, planned: the entries, sorted as they go into the layer, and what was
+/// left out.
+///
+/// - Every directory of a package is a directory, 0755; everything else of a package is a link to
+///   its absolute store path. Directories of several packages merge. Where two packages have a
+///   file of one name the first wins, and so where a file meets a directory; each such
+///   [`Conflict`] is recorded.
+/// - A link to a directory stays a link until it meets another directory; then the two merge.
+///   Links are followed as the image will see them, inside of the store only.
+/// - A package that is one executable file becomes `/bin/NAME`, NAME being its own without the
+///   version; one that is another file, or a link to nothing, adds nothing (see
+///   [`unlinked`](Self::unlinked)); one that is a link to a directory is taken for that directory.
+/// - `nix-support` at the top of a package is left out: it speaks to builds of other packages.
+/// - The image's own: `/tmp` and `/var/tmp` 1777, `/root` 0700, `/var/empty` 0555, `/dev`,
+///   `/proc`, `/sys` and `/etc`; the store's directories with the modes of the other layers.
+/// - `/bin/sh` leads to `bash` if no package has a `sh`, `/usr/bin/env` to the packages' `env`,
+///   and `/etc/ssl/certs/ca-certificates.crt` (where most programs look) to `ca-bundle.crt` (what
+///   nixpkgs' `cacert` has): each only if that is there.
+/// - `/etc/passwd`, `/etc/group` (root and nobody) and `/etc/nsswitch.conf` are files, 0644,
+///   unless a package has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootLayer {
+    entries: Vec<RootEntry>,
+    conflicts: Vec<Conflict>,
+    unlinked: Vec<StorePath>,
+}
+
+/// An entry of a root layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootEntry {
+    /// The path in the image, without the slash in front.
+    pub path: PathBuf,
+    /// What is there.
+    pub kind: RootEntryKind,
+}
+
+/// What an entry of a root layer is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RootEntryKind {
+    /// A directory.
+    Directory {
+        /// Its permissions, the sticky bit included.
+        mode: u32,
+    },
+    /// A file of the image's own.
+    File {
+        /// Its permissions.
+        mode: u32,
+        /// What it holds.
+        contents: Vec<u8>,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it leads: an absolute path in the store.
+        target: PathBuf,
+    },
+}
 
 impl RootLayer {
-    /// Plans the root layer of the packages; the first one wins where two have the same name.
+    /// Plans the root layer of packages, given with their names (for the reader of a plan; they
+    /// do not matter) and in the order of their precedence.
+    ///
+    /// Reads directories and links of the packages, but no file. All packages have to be realised.
     ///
     /// # Errors
-    /// [`PackError`], if a package cannot be read.
+    /// [`PackError`], if a package is missing, cannot be listed, or has what no layer may hold, if
+    /// the packages are of different stores, or have more than a million files.
     pub fn plan(packages: &[(String, StorePath)], store: &StoreRoot) -> Result<Self, PackError> {
-        let _ = (packages, store);
-        unimplemented!("lands next")
+        let directory = packages
+            .first()
+            .map_or(Path::new(DEFAULT_STORE), |(_, path)| {
+                Path::new(path.store_dir())
+            });
+        let resolver = Resolver::new(store, directory.to_owned());
+        let mut forest = Forest::new(resolver);
+        for parent in directory.ancestors() {
+            if let Ok(parent) = parent.strip_prefix("/")
+                && let Some(parent) = parent.to_str().filter(|parent| !parent.is_empty())
+            {
+                forest.add_directory(parent, PARENT_MODE)?;
+            }
+        }
+        for &(path, mode) in DIRECTORIES {
+            forest.add_directory(path, mode)?;
+        }
+
+        let mut unlinked = Vec::new();
+        for (_, package) in packages {
+            if Path::new(package.store_dir()) != directory {
+                return Err(PackError::MixedStores {
+                    first: directory.to_owned(),
+                    second: package.as_str().into(),
+                });
+            }
+            if !add_package(&mut forest, package, store)? {
+                unlinked.push(package.clone());
+            }
+        }
+        add_fixed_places(&mut forest)?;
+
+        let (mut entries, conflicts) = forest.finish();
+        entries.sort_by_cached_key(RootEntry::name);
+        Ok(Self {
+            entries,
+            conflicts,
+            unlinked,
+        })
+    }
+
+    /// The entries, bytewise sorted by their names in the layer.
+    pub fn entries(&self) -> &[RootEntry] {
+        &self.entries
+    }
+
+    /// What of the packages is left out, in the order it was met.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    /// The packages that have nothing to link: single files that are not programs, dangling links.
+    /// They are in the image at their store paths only.
+    pub fn unlinked(&self) -> &[StorePath] {
+        &self.unlinked
     }
 }
 
-/// Packs a root layer, as [`pack_layer`](super::pack_layer) does.
+impl RootEntry {
+    /// The name of the entry in the layer.
+    fn name(&self) -> Vec<u8> {
+        let directory = matches!(self.kind, RootEntryKind::Directory { .. });
+        entry_name(&self.path, directory)
+    }
+}
+
+/// Packs a root layer into `out`, as [`pack_layer`](super::pack_layer) packs store paths.
 ///
 /// # Errors
-/// [`PackError`], if `out` fails.
+/// [`PackError::Write`], if `out` fails.
 pub fn pack_root_layer<W: Write>(
     root: &RootLayer,
     compression: Compression,
     out: W,
 ) -> Result<(PackedLayer, W), PackError> {
-    let _ = (root, compression, out);
-    unimplemented!("lands next")
+    super::pack(compression, out, |tar| {
+        for entry in &root.entries {
+            let name = entry.name();
+            match &entry.kind {
+                RootEntryKind::Directory { mode } => tar.directory(&name, *mode),
+                RootEntryKind::Link { target } => tar.link(&name, target.as_os_str().as_bytes()),
+                RootEntryKind::File { mode, contents } => {
+                    tar.file(&name, *mode, contents.len() as u64, contents.as_slice())
+                }
+            }
+            .map_err(|error| walk::failed(&entry.path, error))?;
+        }
+        Ok(())
+    })
+}
+
+/// Links a package into the forest; false if it has nothing to link.
+fn add_package(
+    forest: &mut Forest<'_>,
+    package: &StorePath,
+    store: &StoreRoot,
+) -> Result<bool, PackError> {
+    let path = Path::new(package.as_str());
+    walk::inspect(store, path)?;
+    match forest.resolve(path)? {
+        Target::Directory(directory) => forest.merge(&directory)?,
+        Target::File {
+            executable: true, ..
+        } => {
+            let name = match package.package_name() {
+                "" => package.name(),
+                name => name,
+            };
+            if name.as_bytes().starts_with(WHITEOUT) {
+                return Err(PackError::Whiteout {
+                    path: path.to_owned(),
+                });
+            }
+            forest.add_program(&format!("bin/{name}"), path)?;
+        }
+        Target::File { .. } | Target::Nowhere => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// Adds what programs expect at fixed places, where no package has it.
+fn add_fixed_places(forest: &mut Forest<'_>) -> Result<(), PackError> {
+    let program = |target: &Target| {
+        matches!(
+            target,
+            Target::File {
+                executable: true,
+                ..
+            }
+        )
+    };
+    let file = |target: &Target| matches!(target, Target::File { .. });
+    let shell = forest.add_alias("bin/sh", "bin/bash", program)?;
+    forest.add_alias("usr/bin/env", "bin/env", program)?;
+    forest.add_alias(
+        "etc/ssl/certs/ca-certificates.crt",
+        "etc/ssl/certs/ca-bundle.crt",
+        file,
+    )?;
+
+    let shell = if shell { SHELL } else { NO_SHELL };
+    let passwd = format!(
+        "root:x:0:0:root:/root:{shell}\nnobody:x:65534:65534:nobody:/var/empty:{NO_SHELL}\n"
+    );
+    forest.add_file("etc/passwd", FILE_MODE, passwd.into_bytes())?;
+    forest.add_file("etc/group", FILE_MODE, GROUP.into())?;
+    forest.add_file("etc/nsswitch.conf", FILE_MODE, NSSWITCH.into())
 }

@@ -179,3 +179,59 @@ fn read(contents: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TarError> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    /// Gives one byte at a time, after an interruption each.
+    struct Slow<'a>(&'a [u8], bool);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            let end = buffer.len().min(1);
+            self.0.read(&mut buffer[..end])
+        }
+    }
+
+    #[test]
+    fn how_a_file_is_read_does_not_show() {
+        let contents: Vec<u8> = (0..3 * BLOCK).map(|byte| byte as u8).collect();
+        let write = |reader: &mut dyn Read| {
+            let mut tar = TarWriter::new(Vec::new());
+            tar.file(b"file", 0o444, contents.len() as u64, reader)
+                .expect("the file");
+            tar.finish().expect("the end")
+        };
+        assert_eq!(
+            write(&mut Slow(&contents, false)),
+            write(&mut contents.as_slice())
+        );
+    }
+
+    #[rstest]
+    #[case::shorter(10, 7, Some(7))]
+    #[case::longer(10, 11, None)]
+    #[case::no_longer_empty(0, 1, None)]
+    #[case::now_empty(600, 0, Some(0))]
+    fn a_file_of_another_length_is_an_error(
+        #[case] announced: u64,
+        #[case] length: usize,
+        #[case] expected: Option<u64>,
+    ) {
+        let mut tar = TarWriter::new(Vec::new());
+        let error = tar
+            .file(b"file", 0o444, announced, vec![1; length].as_slice())
+            .expect_err("another length");
+        assert!(
+            matches!(error, TarError::Length { announced: size, found }
+                if size == announced && found == expected),
+            "{error:?}"
+        );
+    }
+}

@@ -13,7 +13,7 @@ use super::{PackError, StoreRoot};
 use crate::StorePath;
 
 /// The prefix of names that are commands to an unpacker (OCI image specification, `layer.md`).
-const WHITEOUT: &[u8] = b".wh.";
+pub(super) const WHITEOUT: &[u8] = b".wh.";
 
 /// The bit that makes a file executable to Nix, whatever the group and the others may do
 /// (Nix, `nix-store --dump`: the owner's bit).
@@ -287,7 +287,8 @@ pub(super) fn read_link(store: &StoreRoot, path: &Path) -> Result<PathBuf, PackE
     })
 }
 
-fn failed(path: &Path, error: TarError) -> PackError {
+/// The error of an entry that could not be written.
+pub(super) fn failed(path: &Path, error: TarError) -> PackError {
     let path = path.to_owned();
     match error {
         TarError::Read(source) => PackError::Read { path, source },

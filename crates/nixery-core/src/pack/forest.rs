@@ -1,0 +1,380 @@
+//! Merges the trees of packages into one of directories and symbolic links.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::vec;
+
+use super::conflict::{Conflict, ConflictKind};
+use super::resolve::{Resolver, Target};
+use super::walk::{Child, Kind, list};
+use super::{PackError, RootEntry, RootEntryKind};
+
+/// The greatest number of entries: several times what the largest packages have, and some hundred
+/// megabytes of memory. So links that multiply (`a/{x,y} -> b`, `b/{x,y} -> c`, …) end in an error.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// Mode of the directories that packages share.
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// What Nix's builders leave at the top of a package for other builds. It says something about
+/// one package only (what it propagates, its set-up hook), so merged by "the first wins" it would
+/// be wrong for all others; nixpkgs' own `buildEnv` leaves it out too.
+const BUILD_METADATA: &[u8] = b"nix-support";
+
+enum Node {
+    Directory {
+        mode: u32,
+        /// The first directory that is merged here; `None` for the image's own.
+        from: Option<PathBuf>,
+    },
+    File {
+        mode: u32,
+        contents: Vec<u8>,
+    },
+    Link {
+        target: PathBuf,
+    },
+}
+
+/// The tree so far. Paths in it are relative, without a slash at either end.
+pub(super) struct Forest<'a> {
+    resolver: Resolver<'a>,
+    nodes: HashMap<Vec<u8>, Node>,
+    conflicts: Vec<Conflict>,
+    limit: usize,
+}
+
+/// A directory that is being merged.
+struct Frame {
+    /// Where in the forest.
+    at: Vec<u8>,
+    /// Which directory of the store, without links in its path.
+    directory: PathBuf,
+    children: vec::IntoIter<Child>,
+}
+
+impl<'a> Forest<'a> {
+    pub(super) fn new(resolver: Resolver<'a>) -> Self {
+        Self {
+            resolver,
+            nodes: HashMap::new(),
+            conflicts: Vec::new(),
+            limit: MAX_ENTRIES,
+        }
+    }
+
+    /// Where a path of the store leads to.
+    pub(super) fn resolve(&self, path: &Path) -> Result<Target, PackError> {
+        self.resolver.resolve(path)
+    }
+
+    /// Adds a directory of the image's own, which no package can replace.
+    pub(super) fn add_directory(&mut self, at: &str, mode: u32) -> Result<(), PackError> {
+        self.insert(at.as_bytes(), Node::Directory { mode, from: None })
+    }
+
+    /// Merges what a directory of the store holds into the root.
+    pub(super) fn merge(&mut self, directory: &Path) -> Result<(), PackError> {
+        let mut stack = vec![self.frame(Vec::new(), directory.to_owned())?];
+        while let Some(frame) = stack.last_mut() {
+            let Some(child) = frame.children.next() else {
+                stack.pop();
+                continue;
+            };
+            let at = join(&frame.at, &child.name);
+            if at == BUILD_METADATA {
+                continue;
+            }
+            let path = frame.directory.join(&child.name);
+            let is_open = |directory: &Path| stack.iter().any(|open| open.directory == directory);
+            if let Some(directory) = self.place(&at, path, child.kind, is_open)? {
+                stack.push(self.frame(at, directory)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a link to a file of the store, if a directory can be above it.
+    pub(super) fn add_program(&mut self, at: &str, file: &Path) -> Result<(), PackError> {
+        if self.make_parents(at)? {
+            self.place(at.as_bytes(), file.to_owned(), Kind::Link, |_| false)?;
+        } else {
+            self.conflict(at.as_bytes(), file, ConflictKind::FileAndDirectory);
+        }
+        Ok(())
+    }
+
+    /// Adds a link to what another path of the forest leads to, as far as nothing is there and
+    /// that is a file. Whether it was, or already led to a file, is the answer.
+    pub(super) fn add_alias(
+        &mut self,
+        at: &str,
+        of: &str,
+        accept: impl Fn(&Target) -> bool,
+    ) -> Result<bool, PackError> {
+        if let Some((_, target)) = self.look_up(at)? {
+            return Ok(accept(&target));
+        }
+        let Some((target, end)) = self.look_up(of)? else {
+            return Ok(false);
+        };
+        if !accept(&end) || !self.make_parents(at)? {
+            return Ok(false);
+        }
+        self.insert(at.as_bytes(), Node::Link { target })?;
+        Ok(true)
+    }
+
+    /// Adds a file, as far as nothing is there.
+    pub(super) fn add_file(
+        &mut self,
+        at: &str,
+        mode: u32,
+        contents: Vec<u8>,
+    ) -> Result<(), PackError> {
+        if self.look_up(at)?.is_none() && self.make_parents(at)? {
+            self.insert(at.as_bytes(), Node::File { mode, contents })?;
+        }
+        Ok(())
+    }
+
+    /// The entries, in no order, and what was left out.
+    pub(super) fn finish(self) -> (Vec<RootEntry>, Vec<Conflict>) {
+        let entry = |(path, node): (Vec<u8>, Node)| RootEntry {
+            path: OsStr::from_bytes(&path).into(),
+            kind: match node {
+                Node::Directory { mode, .. } => RootEntryKind::Directory { mode },
+                Node::File { mode, contents } => RootEntryKind::File { mode, contents },
+                Node::Link { target } => RootEntryKind::Link { target },
+            },
+        };
+        (self.nodes.into_iter().map(entry).collect(), self.conflicts)
+    }
+
+    /// Puts what a package has at `path` at its place. Gives the directory to merge there, if it
+    /// is one.
+    fn place(
+        &mut self,
+        at: &[u8],
+        path: PathBuf,
+        kind: Kind,
+        is_open: impl Fn(&Path) -> bool,
+    ) -> Result<Option<PathBuf>, PackError> {
+        if absolute(at) == self.resolver.directory() {
+            self.conflict(at, &path, ConflictKind::Reserved);
+            return Ok(None);
+        }
+        let old = match self.nodes.get(at) {
+            None if kind == Kind::Directory => {
+                self.insert(
+                    at,
+                    Node::Directory {
+                        mode: DIRECTORY_MODE,
+                        from: Some(path.clone()),
+                    },
+                )?;
+                return Ok(Some(path));
+            }
+            None => {
+                self.insert(at, Node::Link { target: path })?;
+                return Ok(None);
+            }
+            Some(Node::Directory { .. }) => None,
+            Some(Node::Link { target }) => Some(self.resolver.resolve(target)?),
+            Some(Node::File { .. }) => Some(Target::Nowhere),
+        };
+        let new = match kind {
+            Kind::Directory => Target::Directory(path.clone()),
+            Kind::File | Kind::Link => self.resolver.resolve(&path)?,
+        };
+        let kind = match (old, new) {
+            (Some(old), new) if old == new && old != Target::Nowhere => return Ok(None),
+            (None | Some(Target::Directory(_)), Target::Directory(new)) if is_open(&new) => {
+                ConflictKind::Loop
+            }
+            (None, Target::Directory(new)) => return Ok(Some(new)),
+            (Some(Target::Directory(old)), Target::Directory(new)) => {
+                self.open_link(at, old)?;
+                return Ok(Some(new));
+            }
+            (None, _) | (_, Target::Directory(_)) => ConflictKind::FileAndDirectory,
+            _ => ConflictKind::SameName,
+        };
+        self.conflict(at, &path, kind);
+        Ok(None)
+    }
+
+    /// Replaces a link to a directory by a directory with the same things in it, so that others
+    /// can join them.
+    fn open_link(&mut self, at: &[u8], directory: PathBuf) -> Result<(), PackError> {
+        self.nodes.insert(
+            at.to_vec(),
+            Node::Directory {
+                mode: DIRECTORY_MODE,
+                from: Some(directory.clone()),
+            },
+        );
+        let mut stack = vec![self.frame(at.to_vec(), directory)?];
+        while let Some(frame) = stack.last_mut() {
+            let Some(child) = frame.children.next() else {
+                stack.pop();
+                continue;
+            };
+            let at = join(&frame.at, &child.name);
+            let path = frame.directory.join(&child.name);
+            // Nothing can be there yet: it was below a link.
+            if child.kind == Kind::Directory {
+                self.insert(
+                    &at,
+                    Node::Directory {
+                        mode: DIRECTORY_MODE,
+                        from: Some(path.clone()),
+                    },
+                )?;
+                stack.push(self.frame(at, path)?);
+            } else {
+                self.insert(&at, Node::Link { target: path })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the directories above `at`; false if something else is in the way.
+    fn make_parents(&mut self, at: &str) -> Result<bool, PackError> {
+        for (slash, _) in at.match_indices('/') {
+            let parent = &at.as_bytes()[..slash];
+            let target = match self.nodes.get(parent) {
+                Some(Node::Directory { .. }) => continue,
+                Some(Node::File { .. }) => return Ok(false),
+                Some(Node::Link { target }) => self.resolver.resolve(target)?,
+                None => {
+                    self.insert(
+                        parent,
+                        Node::Directory {
+                            mode: DIRECTORY_MODE,
+                            from: None,
+                        },
+                    )?;
+                    continue;
+                }
+            };
+            let Target::Directory(directory) = target else {
+                return Ok(false);
+            };
+            self.open_link(parent, directory)?;
+        }
+        Ok(true)
+    }
+
+    /// What is at `at` in the image: the path in the store that a link there would name, and where
+    /// that leads to. `None` if nothing is there. The image's own files and directories lead
+    /// nowhere.
+    fn look_up(&self, at: &str) -> Result<Option<(PathBuf, Target)>, PackError> {
+        let ends = at.match_indices('/').map(|(slash, _)| slash);
+        for end in ends.chain([at.len()]) {
+            match self.nodes.get(&at.as_bytes()[..end]) {
+                None => return Ok(None),
+                Some(Node::Directory { .. }) if end < at.len() => {}
+                Some(Node::Directory { .. } | Node::File { .. }) => break,
+                Some(Node::Link { target }) if end == at.len() => {
+                    return Ok(Some((target.clone(), self.resolver.resolve(target)?)));
+                }
+                Some(Node::Link { target }) => {
+                    let path = target.join(&at[end + 1..]);
+                    let end = self.resolver.resolve(&path)?;
+                    // Below a link there is only what is in the store.
+                    return Ok((end != Target::Nowhere).then_some((path, end)));
+                }
+            }
+        }
+        Ok(Some((absolute(at.as_bytes()), Target::Nowhere)))
+    }
+
+    fn frame(&self, at: Vec<u8>, directory: PathBuf) -> Result<Frame, PackError> {
+        let children = list(self.resolver.store(), &directory)?.into_iter();
+        Ok(Frame {
+            at,
+            directory,
+            children,
+        })
+    }
+
+    fn insert(&mut self, at: &[u8], node: Node) -> Result<(), PackError> {
+        if self.nodes.len() >= self.limit {
+            return Err(PackError::ForestTooLarge {
+                path: absolute(at),
+                limit: self.limit,
+            });
+        }
+        self.nodes.insert(at.to_vec(), node);
+        Ok(())
+    }
+
+    fn conflict(&mut self, at: &[u8], skipped: &Path, kind: ConflictKind) {
+        let kept = match self.nodes.get(at) {
+            Some(Node::Directory { from, .. }) => from.clone(),
+            Some(Node::Link { target }) => Some(target.clone()),
+            Some(Node::File { .. }) | None => None,
+        };
+        self.conflicts.push(Conflict {
+            path: absolute(at),
+            kept,
+            skipped: skipped.to_owned(),
+            kind,
+        });
+    }
+}
+
+/// A path of the forest as the image shows it.
+fn absolute(at: &[u8]) -> PathBuf {
+    Path::new("/").join(OsStr::from_bytes(at))
+}
+
+fn join(at: &[u8], name: &OsStr) -> Vec<u8> {
+    let mut path = at.to_vec();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.as_bytes());
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StoreRoot;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    /// Each level links the next one twice: followed everywhere, that is 2^40 paths.
+    #[test]
+    fn links_that_multiply_end_in_an_error() {
+        let prefix = tempfile::tempdir().expect("a temporary directory");
+        let store = StoreRoot::new(prefix.path());
+        for package in ["one", "two"] {
+            let package = prefix.path().join("nix/store").join(package);
+            for level in 0..40 {
+                let at = package.join(level.to_string());
+                fs::create_dir_all(&at).expect("a directory");
+                for name in ["a", "b"] {
+                    symlink(format!("../{}", level + 1), at.join(name)).expect("a link");
+                }
+            }
+            fs::create_dir(package.join("40")).expect("a directory");
+        }
+        let mut forest = Forest::new(Resolver::new(&store, "/nix/store".into()));
+        forest.limit = 2_000;
+        forest
+            .merge(Path::new("/nix/store/one"))
+            .expect("no conflict yet");
+        let error = forest
+            .merge(Path::new("/nix/store/two"))
+            .expect_err("too many");
+        assert!(
+            matches!(error, PackError::ForestTooLarge { limit: 2_000, .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,485 @@
+//! The root layer: how packages merge, and what is at fixed places.
+#![allow(missing_docs)]
+
+mod pack_support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nixery_core::{
+    Conflict, ConflictKind, PackError, RootEntryKind, RootLayer, StorePath, pack_root_layer,
+};
+use nixery_manifest::{Compression, Digest};
+use pack_support::{Store, line, read_tar, store_path};
+use rstest::rstest;
+
+fn plan(store: &Store, packages: &[&StorePath]) -> RootLayer {
+    let packages: Vec<(String, StorePath)> = packages
+        .iter()
+        .map(|path| (path.package_name().to_owned(), (*path).clone()))
+        .collect();
+    RootLayer::plan(&packages, &store.root).expect("a root layer")
+}
+
+/// What is at a path: `directory 755`, `file 644 …`, or `-> target`, the store path's hash left out.
+fn at(root: &RootLayer, path: &str) -> Option<String> {
+    let entry = root.entries().iter().find(|e| e.path == Path::new(path))?;
+    Some(match &entry.kind {
+        RootEntryKind::Directory { mode } => format!("directory {mode:o}"),
+        RootEntryKind::File { mode, contents } => {
+            format!("file {mode:o} {}", String::from_utf8_lossy(contents))
+        }
+        RootEntryKind::Link { target } => {
+            let target = target.to_str().expect("UTF-8");
+            let target = target.strip_prefix("/nix/store/").expect("a store path");
+            format!("-> {}", &target[33..])
+        }
+    })
+}
+
+/// The entries that packages cause.
+fn forest(root: &RootLayer) -> Vec<String> {
+    let own = plan(&Store::new(), &[]);
+    root.entries()
+        .iter()
+        .filter(|entry| !own.entries().contains(entry))
+        .map(|entry| {
+            let path = entry.path.to_str().expect("UTF-8");
+            format!("{path} {}", at(root, path).expect("an entry"))
+        })
+        .collect()
+}
+
+fn kinds(root: &RootLayer) -> Vec<(String, ConflictKind)> {
+    root.conflicts()
+        .iter()
+        .map(|conflict| (conflict.path.display().to_string(), conflict.kind))
+        .collect()
+}
+
+#[test]
+fn without_packages_there_is_what_every_image_needs() {
+    let root = plan(&Store::new(), &[]);
+    let (layer, bytes) = pack_root_layer(&root, Compression::Zstd, Vec::new()).expect("a layer");
+    assert_eq!(layer.digest, Digest::of(&bytes));
+    let tar = zstd::decode_all(&bytes[..]).expect("zstd");
+    assert_eq!(layer.diff_id, Digest::of(&tar));
+    let lines: Vec<String> = read_tar(&tar).iter().map(line).collect();
+    assert_eq!(
+        lines,
+        [
+            "0755 dev/",
+            "0755 etc/",
+            "0644 etc/group",
+            "0644 etc/nsswitch.conf",
+            "0644 etc/passwd",
+            "0755 nix/",
+            "0755 nix/store/",
+            "0755 proc/",
+            "0700 root/",
+            "0755 sys/",
+            "1777 tmp/",
+            "0755 var/",
+            "0555 var/empty/",
+            "1777 var/tmp/",
+        ]
+    );
+    let passwd = at(&root, "etc/passwd").expect("a file");
+    assert_eq!(
+        passwd,
+        "file 644 root:x:0:0:root:/root:/sbin/nologin\n\
+         nobody:x:65534:65534:nobody:/var/empty:/sbin/nologin\n"
+    );
+    assert_eq!(
+        at(&root, "etc/group").expect("a file"),
+        "file 644 root:x:0:\nnobody:x:65534:\n"
+    );
+    let nsswitch = at(&root, "etc/nsswitch.conf").expect("a file");
+    assert!(nsswitch.contains("hosts: files dns\n"));
+}
+
+/// A root layer with something of everything: two packages that merge, a shell, certificates.
+fn sample() -> (Store, RootLayer) {
+    let store = Store::new();
+    let (bash, coreutils, cacert) = (
+        store_path('1', "bash-5.2"),
+        store_path('2', "coreutils-9.1"),
+        store_path('3', "nss-cacert-3.98"),
+    );
+    store.program(&bash, "bin/bash");
+    store.file(&bash, "nix-support/propagated-build-inputs", "");
+    store.program(&coreutils, "bin/coreutils");
+    store.link(&coreutils, "bin/env", "coreutils");
+    store.directory(&coreutils, "share/empty");
+    store.file(&cacert, "etc/ssl/certs/ca-bundle.crt", "PEM");
+    let root = plan(&store, &[&bash, &cacert, &coreutils]);
+    (store, root)
+}
+
+#[test]
+fn packages_become_directories_and_links() {
+    let (_store, root) = sample();
+    assert_eq!(
+        forest(&root),
+        [
+            "bin directory 755",
+            "bin/bash -> bash-5.2/bin/bash",
+            "bin/coreutils -> coreutils-9.1/bin/coreutils",
+            "bin/env -> coreutils-9.1/bin/env",
+            "bin/sh -> bash-5.2/bin/bash",
+            "etc/passwd file 644 root:x:0:0:root:/root:/bin/sh\n\
+             nobody:x:65534:65534:nobody:/var/empty:/sbin/nologin\n",
+            "etc/ssl directory 755",
+            "etc/ssl/certs directory 755",
+            "etc/ssl/certs/ca-bundle.crt -> nss-cacert-3.98/etc/ssl/certs/ca-bundle.crt",
+            "etc/ssl/certs/ca-certificates.crt -> nss-cacert-3.98/etc/ssl/certs/ca-bundle.crt",
+            "share directory 755",
+            "share/empty directory 755",
+            "usr directory 755",
+            "usr/bin directory 755",
+            "usr/bin/env -> coreutils-9.1/bin/env",
+        ]
+    );
+    assert!(root.conflicts().is_empty(), "{:?}", root.conflicts());
+    assert!(root.unlinked().is_empty());
+}
+
+#[rstest]
+#[case::gzip(
+    Compression::Gzip,
+    "sha256:39f58394372d268adf485ba146a5a07f96adc2c640bfffc10721cac208414b81"
+)]
+#[case::zstd(
+    Compression::Zstd,
+    "sha256:0ffba93ab8fb5745afa8052fe18ae2b27fd695024a884a5986d4f1c272ceb95b"
+)]
+fn the_bytes_are_pinned(#[case] compression: Compression, #[case] digest: &str) {
+    let (_store, root) = sample();
+    let (layer, bytes) = pack_root_layer(&root, compression, Vec::new()).expect("a layer");
+    assert_eq!(layer.digest, Digest::of(&bytes));
+    let meant = "if that was meant, raise PACKER_VERSION, pin the new digests here, and say in the \
+                 changelog that root layers differ";
+    assert_eq!(
+        layer.diff_id.to_string(),
+        "sha256:135746c83ac076dbecea7779d844b534551933a817e64a89482ac2b34dc62833",
+        "the tar differs: {meant}"
+    );
+    assert_eq!(
+        layer.digest.to_string(),
+        digest,
+        "the compressed bytes differ: {meant}"
+    );
+}
+
+#[test]
+fn the_first_package_wins_and_the_loser_is_recorded() {
+    let store = Store::new();
+    let (one, two) = (store_path('1', "one"), store_path('2', "two"));
+    store.program(&one, "bin/tool");
+    store.file(&one, "share", "a file");
+    store.file(&one, "lib/x/y", "");
+    store.program(&two, "bin/tool");
+    store.file(&two, "share/doc", "in a directory");
+    store.file(&two, "lib/x", "a file");
+    store.file(&two, "lib/z", "");
+    let root = plan(&store, &[&one, &two]);
+    assert_eq!(at(&root, "bin/tool").as_deref(), Some("-> one/bin/tool"));
+    assert_eq!(at(&root, "share").as_deref(), Some("-> one/share"));
+    assert_eq!(at(&root, "lib/x").as_deref(), Some("directory 755"));
+    assert_eq!(at(&root, "lib/z").as_deref(), Some("-> two/lib/z"));
+    assert_eq!(
+        kinds(&root),
+        [
+            ("/bin/tool".to_owned(), ConflictKind::SameName),
+            ("/lib/x".to_owned(), ConflictKind::FileAndDirectory),
+            ("/share".to_owned(), ConflictKind::FileAndDirectory),
+        ]
+    );
+    let (one, two) = (one.as_str(), two.as_str());
+    let first = Conflict {
+        path: "/bin/tool".into(),
+        kept: Some(format!("{one}/bin/tool").into()),
+        skipped: format!("{two}/bin/tool").into(),
+        kind: ConflictKind::SameName,
+    };
+    assert_eq!(root.conflicts()[0], first);
+    let text = first.to_string();
+    assert!(
+        text.contains(one) && text.contains(two) && text.contains("same name"),
+        "{text}"
+    );
+    let swapped = plan(&store, &[&store_path('2', "two"), &store_path('1', "one")]);
+    assert_eq!(at(&swapped, "bin/tool").as_deref(), Some("-> two/bin/tool"));
+}
+
+#[test]
+fn the_same_file_twice_is_no_conflict() {
+    let store = Store::new();
+    let (real, alias) = (store_path('1', "real"), store_path('2', "alias"));
+    store.program(&real, "bin/tool");
+    store.link(&alias, "bin/tool", format!("{}/bin/tool", real.as_str()));
+    let root = plan(&store, &[&real, &alias, &real]);
+    assert!(root.conflicts().is_empty(), "{:?}", root.conflicts());
+}
+
+#[test]
+fn a_link_to_a_directory_merges_only_where_it_meets_another() {
+    let store = Store::new();
+    let (one, two, three) = (
+        store_path('1', "one"),
+        store_path('2', "two"),
+        store_path('3', "three"),
+    );
+    store.file(&one, "lib/a/x", "");
+    store.link(&one, "lib64", "lib");
+    store.link(&one, "alone", "lib");
+    store.file(&two, "lib64/a/y", "");
+    store.file(&three, "real/b", "");
+    store.link(&three, "lib64", format!("{}/real", three.as_str()));
+    // Through another package, two links deep.
+    store.link(&three, "lib", format!("{}/lib64", two.as_str()));
+    let root = plan(&store, &[&one, &two, &three]);
+    assert_eq!(
+        forest(&root),
+        [
+            "alone -> one/alone",
+            "lib directory 755",
+            "lib/a directory 755",
+            "lib/a/x -> one/lib/a/x",
+            "lib/a/y -> two/lib64/a/y",
+            "lib64 directory 755",
+            "lib64/a directory 755",
+            "lib64/a/x -> one/lib/a/x",
+            "lib64/a/y -> two/lib64/a/y",
+            "lib64/b -> three/real/b",
+            "real directory 755",
+            "real/b -> three/real/b",
+        ]
+    );
+    assert!(root.conflicts().is_empty(), "{:?}", root.conflicts());
+}
+
+#[test]
+fn dangling_and_looping_links_stay_links() {
+    let store = Store::new();
+    let (one, two) = (store_path('1', "one"), store_path('2', "two"));
+    for path in [&one, &two] {
+        store.link(path, "x/dangling", "nowhere");
+        store.link(path, "x/self", "self");
+        store.link(path, "x/up", ".");
+        store.link(path, "x/top", "..");
+        store.link(path, "x/host", "/etc");
+        store.link(path, "x/out", "../../../../../../../../etc");
+        store.file(path, "x/file", "");
+    }
+    // Ends, and nothing of the host is in it.
+    let root = plan(&store, &[&one, &two]);
+    for name in ["dangling", "self", "host", "out", "file"] {
+        let expected = format!("-> one/x/{name}");
+        assert_eq!(at(&root, &format!("x/{name}")), Some(expected));
+    }
+    assert!(kinds(&root).contains(&("/x/up".to_owned(), ConflictKind::Loop)));
+    assert!(kinds(&root).contains(&("/x/dangling".to_owned(), ConflictKind::SameName)));
+}
+
+#[test]
+fn outputs_that_are_no_directory_do_not_break_the_image() {
+    let store = Store::new();
+    let script = store_path('1', "my-script-1.0");
+    let text = store_path('2', "notes.txt");
+    let alias = store_path('3', "alias");
+    let dangling = store_path('4', "dangling");
+    let program_link = store_path('5', "runner");
+    let hello = store_path('6', "hello");
+    store.program(&script, "");
+    store.file(&text, "", "not a program");
+    store.link(&alias, "", hello.as_str());
+    store.link(&dangling, "", "/nix/store/nowhere");
+    store.link(&program_link, "", script.as_str());
+    store.program(&hello, "bin/hello");
+    let root = plan(&store, &[&script, &text, &alias, &dangling, &program_link]);
+    assert_eq!(
+        forest(&root),
+        [
+            "bin directory 755",
+            "bin/hello -> hello/bin/hello",
+            "bin/my-script -> my-script-1.0",
+            "bin/runner -> runner",
+        ]
+    );
+    assert_eq!(root.unlinked(), [text, dangling]);
+}
+
+#[test]
+fn a_package_may_bring_the_images_files_but_not_replace_its_directories() {
+    let store = Store::new();
+    let (one, two) = (store_path('1', "one"), store_path('2', "two"));
+    store.file(&one, "etc/passwd", "mine");
+    store.program(&one, "bin/sh");
+    store.file(&one, "tmp/seed", "");
+    store.file(&one, "etc/ssl/certs/ca-certificates.crt", "");
+    store.file(&one, "etc/ssl/certs/ca-bundle.crt", "");
+    store.program(&one, "bin/env");
+    store.program(&one, "usr/bin/env");
+    store.file(&one, "nix/store/evil", "");
+    store.file(&one, "nix/var/fine", "");
+    store.file(&two, "root", "a file");
+    store.file(&two, "proc", "a file");
+    store.directory(&two, "elsewhere");
+    store.link(&two, "var", "elsewhere");
+    let root = plan(&store, &[&one, &two]);
+    for (path, expected) in [
+        ("etc/passwd", "-> one/etc/passwd"),
+        ("bin/sh", "-> one/bin/sh"),
+        ("tmp", "directory 1777"),
+        ("tmp/seed", "-> one/tmp/seed"),
+        (
+            "etc/ssl/certs/ca-certificates.crt",
+            "-> one/etc/ssl/certs/ca-certificates.crt",
+        ),
+        ("usr/bin/env", "-> one/usr/bin/env"),
+        ("root", "directory 700"),
+        ("proc", "directory 755"),
+        ("var", "directory 755"),
+        ("nix", "directory 755"),
+        ("nix/store", "directory 755"),
+        ("nix/var/fine", "-> one/nix/var/fine"),
+    ] {
+        assert_eq!(at(&root, path).as_deref(), Some(expected), "{path}");
+    }
+    assert_eq!(at(&root, "nix/store/evil"), None);
+    assert_eq!(
+        kinds(&root),
+        [
+            ("/nix/store".to_owned(), ConflictKind::Reserved),
+            ("/proc".to_owned(), ConflictKind::FileAndDirectory),
+            ("/root".to_owned(), ConflictKind::FileAndDirectory),
+        ]
+    );
+    assert_eq!(root.conflicts()[1].kept, None);
+}
+
+#[rstest]
+#[case::no_such_program("bin/other", true)]
+#[case::not_executable("bin/env", false)]
+fn env_and_sh_are_there_only_where_they_resolve(#[case] name: &str, #[case] executable: bool) {
+    let store = Store::new();
+    let one = store_path('1', "one");
+    if executable {
+        store.program(&one, name);
+    } else {
+        store.file(&one, name, "");
+    }
+    store.link(&one, "bin/bash", "gone");
+    let root = plan(&store, &[&one]);
+    assert_eq!(at(&root, "usr/bin/env"), None);
+    assert_eq!(at(&root, "usr"), None);
+    assert_eq!(at(&root, "bin/sh"), None);
+    assert!(
+        at(&root, "etc/passwd")
+            .expect("a file")
+            .contains("root:/root:/sbin/nologin")
+    );
+}
+
+/// `bin` and `usr/bin` of a package may be links themselves.
+#[test]
+fn fixed_places_are_found_and_made_through_links() {
+    let store = Store::new();
+    let one = store_path('1', "one");
+    store.program(&one, "programs/bash");
+    store.program(&one, "programs/env");
+    store.link(&one, "bin", "programs");
+    store.program(&one, "programs2/other");
+    store.link(&one, "usr/bin", "../programs2");
+    let root = plan(&store, &[&one]);
+    for (path, expected) in [
+        ("bin", "directory 755"),
+        ("bin/bash", "-> one/programs/bash"),
+        ("bin/sh", "-> one/bin/bash"),
+        ("usr/bin", "directory 755"),
+        ("usr/bin/env", "-> one/programs/env"),
+        ("usr/bin/other", "-> one/programs2/other"),
+    ] {
+        assert_eq!(at(&root, path).as_deref(), Some(expected), "{path}");
+    }
+}
+
+#[test]
+fn a_file_in_the_way_of_a_directory_is_left_alone() {
+    let store = Store::new();
+    let (one, two) = (store_path('1', "one"), store_path('2', "two"));
+    store.file(&one, "bin", "a file");
+    store.program(&two, "");
+    let root = plan(&store, &[&one, &two]);
+    assert_eq!(at(&root, "bin").as_deref(), Some("-> one/bin"));
+    assert_eq!(
+        kinds(&root),
+        [("/bin/two".to_owned(), ConflictKind::FileAndDirectory)]
+    );
+}
+
+#[test]
+fn what_no_layer_may_hold_is_refused_here_too() {
+    let store = Store::new();
+    let one = store_path('1', "one");
+    store.file(&one, "share/.wh.passwd", "");
+    let packages = [("one".to_owned(), one.clone())];
+    let error = RootLayer::plan(&packages, &store.root).expect_err("a whiteout");
+    assert!(matches!(&error, PackError::Whiteout { path }
+        if *path == Path::new(one.as_str()).join("share/.wh.passwd")));
+    let script = store_path('2', ".wh.etc");
+    store.program(&script, "");
+    let packages = [("script".to_owned(), script)];
+    let error = RootLayer::plan(&packages, &store.root).expect_err("a whiteout");
+    assert!(matches!(error, PackError::Whiteout { .. }), "{error}");
+    let packages = [("gone".to_owned(), store_path('3', "gone"))];
+    let error = RootLayer::plan(&packages, &store.root).expect_err("missing");
+    assert!(matches!(error, PackError::Missing { .. }), "{error}");
+}
+
+#[test]
+fn a_package_with_20_000_files_is_linked_and_sorted() {
+    let store = Store::new();
+    let one = store_path('1', "many");
+    for directory in 0..20 {
+        store.directory(&one, format!("share/{directory}"));
+        for file in 0..1000 {
+            fs::write(store.at(&one, format!("share/{directory}/{file}")), "").expect("a file");
+        }
+    }
+    let root = plan(&store, &[&one, &one]);
+    let links = root
+        .entries()
+        .iter()
+        .filter(|entry| matches!(entry.kind, RootEntryKind::Link { .. }))
+        .count();
+    assert_eq!(links, 20_000);
+    let (_, bytes) = pack_root_layer(&root, Compression::Gzip, Vec::new()).expect("a layer");
+    let mut tar = Vec::new();
+    std::io::copy(&mut flate2::read::GzDecoder::new(&bytes[..]), &mut tar).expect("gzip");
+    let entries = read_tar(&tar);
+    assert_eq!(entries.len(), root.entries().len());
+    assert!(entries.is_sorted_by(|one, two| one.name < two.name));
+}
+
+/// Absolute links of a store in a chroot lead astray on the host.
+#[test]
+fn links_resolve_inside_the_store_that_is_packed() {
+    let store = Store::new();
+    let (one, two) = (store_path('1', "one"), store_path('2', "two"));
+    let real = store_path('7', "real");
+    store.file(&real, "data/file", "");
+    store.link(&one, "share", format!("{}/data", real.as_str()));
+    store.file(&two, "share/other", "");
+    assert!(!PathBuf::from(real.as_str()).exists(), "not on this host");
+    let root = plan(&store, &[&one, &two]);
+    assert_eq!(
+        at(&root, "share/file").as_deref(),
+        Some("-> real/data/file")
+    );
+    assert_eq!(
+        at(&root, "share/other").as_deref(),
+        Some("-> two/share/other")
+    );
+}
