@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Builds container images from Nix packages: evaluate, realise, plan layers, pack, store, cache.
+
+mod build_log;
+mod builder;
+mod config;
+mod error;
+mod handle;
+mod image;
+mod nix;
+mod popularity;
+mod progress;
+mod spool;
+
+pub use build_log::BuildLog;
+pub use builder::Builder;
+pub use config::{BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, ImageRequest};
+pub use error::{BuildError, BuilderError};
+pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
+pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
+pub use nix::{
+    EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
+    RealisedPackage,
+};
+pub use popularity::{LoadPopularityError, load_popularity};
+pub use progress::{BuildId, BuildIdError, Phase, Progress};

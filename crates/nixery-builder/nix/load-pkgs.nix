@@ -1,0 +1,1 @@
+../../../nix/load-pkgs.nix

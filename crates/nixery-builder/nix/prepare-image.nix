@@ -1,0 +1,1 @@
+../../../nix/prepare-image.nix

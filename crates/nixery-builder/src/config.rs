@@ -1,0 +1,71 @@
+//! What a builder is told at start, and what it is asked for.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nixery_core::plan::{Dominator, LayerStrategy};
+use nixery_core::{ImageName, PackageSource, Tag};
+use nixery_manifest::Compression;
+
+/// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
+/// images. The same number as the original's.
+pub const DEFAULT_LAYER_BUDGET: NonZeroUsize = NonZeroUsize::new(94).expect("94 is not zero");
+
+/// How long a failed build answers again without being tried again, unless configured.
+pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
+
+/// Settings of a [`Builder`](crate::Builder).
+#[derive(Debug, Clone)]
+pub struct BuilderConfig {
+    /// Where packages come from.
+    pub source: PackageSource,
+    /// Most layers an image may have, the root layer included.
+    pub budget: NonZeroUsize,
+    /// How store paths are grouped into layers.
+    pub strategy: Arc<dyn LayerStrategy>,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// Directory for spool files and temporary GC roots. May be shared by several processes.
+    pub spool_dir: PathBuf,
+    /// Layers packed at once, over all builds. 0 counts as 1.
+    pub pack_threads: usize,
+    /// Evaluations at once, over all builds. Each may take a gigabyte with nixpkgs.
+    pub max_evaluations: usize,
+    /// Nix realisations at once.
+    pub max_builds: usize,
+    /// How long a failed build answers again without being tried again.
+    pub failure_ttl: Duration,
+    /// How many builds are remembered with their logs.
+    pub history: usize,
+}
+
+impl BuilderConfig {
+    /// Defaults: gzip, the original's layer algorithm without popularity data, one packing
+    /// thread per core.
+    pub fn new(source: PackageSource, spool_dir: impl Into<PathBuf>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            source,
+            budget: DEFAULT_LAYER_BUDGET,
+            strategy: Arc::new(Dominator::default()),
+            compression: Compression::Gzip,
+            spool_dir: spool_dir.into(),
+            pack_threads: cores,
+            max_evaluations: cores.min(4),
+            max_builds: cores.clamp(2, 8),
+            failure_ttl: DEFAULT_FAILURE_TTL,
+            history: 100,
+        }
+    }
+}
+
+/// One image that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageRequest {
+    /// What is in it.
+    pub name: ImageName,
+    /// Which version of the package source.
+    pub tag: Tag,
+}

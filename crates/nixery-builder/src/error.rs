@@ -1,0 +1,267 @@
+//! Why a build failed, in words a client can be shown.
+
+use std::time::Duration;
+
+use nixery_core::pack::PackError;
+use nixery_storage::StorageError;
+
+use crate::nix::NixError;
+use crate::progress::Phase;
+
+/// Why an image could not be built.
+///
+/// `Display` is one readable sentence for the client. It never holds a path of the server other
+/// than store paths; those details are in [`std::error::Error::source`], for the server's log.
+/// Deliberately exhaustive: whoever maps errors to statuses must decide about a new one.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The package set has no such attributes. Holds all missing names, sorted.
+    #[error("the package set has no {}", list("package", packages))]
+    NotFound {
+        /// Every missing package, as requested.
+        packages: Vec<String>,
+    },
+    /// An attribute exists but cannot be built.
+    #[error(
+        "`{package}` is {found}, not a package: name one of its attributes, or another package"
+    )]
+    NotDerivation {
+        /// The package as requested.
+        package: String,
+        /// What it is instead, with its article: "a function", "a set".
+        found: String,
+    },
+    /// Nix refused to evaluate a package, or the package set.
+    #[error("{} does not evaluate: {message}", match package { Some(p) => format!("package `{p}`"), None => "the package set".to_owned() })]
+    Evaluation {
+        /// The package being evaluated, where Nix's trace names one.
+        package: Option<String>,
+        /// Nix's own message, without its trace.
+        message: String,
+    },
+    /// A derivation was built and failed.
+    #[error(
+        "package `{package}` failed to build: {} ({derivation})",
+        crate::nix::describe_reason(reason)
+    )]
+    Failed {
+        /// The requested package that needs the derivation; the derivation's own name where
+        /// it is not known which one does.
+        package: String,
+        /// Store path of the derivation that failed.
+        derivation: String,
+        /// What happened, as a word for URLs: `builder-exited-1`, `hash-mismatch`.
+        reason: String,
+        /// The last lines of that builder's output.
+        log_tail: Vec<String>,
+    },
+    /// A phase took longer than it may.
+    #[error("the build did not finish in time: the {phase} phase was stopped after {} s", after.as_secs_f32().ceil())]
+    TimedOut {
+        /// The phase that was stopped.
+        phase: Phase,
+        /// How long it ran.
+        after: Duration,
+        /// The last lines of output.
+        log_tail: Vec<String>,
+    },
+    /// The package set itself could not be fetched.
+    #[error("the package source could not be fetched: {message}")]
+    Source {
+        /// Nix's (or git's) own message.
+        message: String,
+    },
+    /// Nix cannot work on this server.
+    #[error("the server cannot run Nix now: {problem}")]
+    Unavailable {
+        /// What is wrong, in one line.
+        problem: String,
+        /// The failed call, for the server's log.
+        #[source]
+        source: Option<Box<NixError>>,
+    },
+    /// A store path cannot be packed into a layer.
+    #[error("a store path cannot be put into a layer: {0}")]
+    Pack(#[from] PackError),
+    /// The blob store failed.
+    #[error("the server's blob store failed while the image was being {doing}")]
+    Storage {
+        /// What was being done: "stored", "looked up".
+        doing: &'static str,
+        /// The backend's error, for the server's log.
+        #[source]
+        source: StorageError,
+    },
+    /// The server's own disk failed.
+    #[error("the server could not {action}")]
+    Spool {
+        /// What it tried: "create a spool file".
+        action: &'static str,
+        /// The system's error, for the server's log.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A defect of Nixery itself.
+    #[error("the build stopped because of a defect of the server: {what}")]
+    Internal {
+        /// What did not hold.
+        what: String,
+    },
+}
+
+impl BuildError {
+    /// A stable word for the kind of failure, for logs, metrics and URLs.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not-found",
+            Self::NotDerivation { .. } => "not-a-package",
+            Self::Evaluation { .. } => "evaluation-failed",
+            Self::Failed { .. } => "build-failed",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Source { .. } => "source-unavailable",
+            Self::Unavailable { .. } => "nix-unavailable",
+            Self::Pack(_) => "packing-failed",
+            Self::Storage { .. } => "storage-failed",
+            Self::Spool { .. } => "disk-failed",
+            Self::Internal { .. } => "internal-error",
+        }
+    }
+
+    /// The failure in words that may stand in a URL unescaped, such as `git:builder-exited-1`.
+    ///
+    /// containerd prints only the status and the URL of a failed request, so the URL has to tell.
+    /// At most 120 bytes of `[A-Za-z0-9._+:-]`.
+    pub fn slug(&self) -> String {
+        let slug = match self {
+            Self::NotFound { packages } => format!("{}:not-found", packages.join("+")),
+            Self::NotDerivation { package, .. } => format!("{package}:not-a-package"),
+            Self::Evaluation {
+                package: Some(package),
+                ..
+            } => {
+                format!("{package}:evaluation-failed")
+            }
+            Self::Failed {
+                package, reason, ..
+            } => format!("{package}:{reason}"),
+            Self::TimedOut { phase, after, .. } => {
+                format!("{phase}:timed-out-after-{}s", after.as_secs_f32().ceil())
+            }
+            Self::Evaluation { package: None, .. }
+            | Self::Source { .. }
+            | Self::Unavailable { .. }
+            | Self::Pack(_)
+            | Self::Storage { .. }
+            | Self::Spool { .. }
+            | Self::Internal { .. } => self.kind().to_owned(),
+        };
+        url_words(&slug)
+    }
+
+    /// The last lines of the builder's output, where there was one.
+    pub fn log_tail(&self) -> &[String] {
+        match self {
+            Self::Failed { log_tail, .. } | Self::TimedOut { log_tail, .. } => log_tail,
+            _ => &[],
+        }
+    }
+
+    pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
+        Self::Internal {
+            what: what.to_string(),
+        }
+    }
+}
+
+/// Why a [`Builder`](crate::Builder) could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuilderError {
+    /// The spool directory is not usable.
+    #[error("cannot use {path} for spool files: make it a directory this user may write to")]
+    Spool {
+        /// The directory or file that was tried.
+        path: std::path::PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// "package `a`", "packages `a`, `b` and `c`".
+fn list(noun: &str, items: &[String]) -> String {
+    match items {
+        [] => format!("such {noun}"),
+        [one] => format!("{noun} `{one}`"),
+        [rest @ .., last] => {
+            let rest: Vec<_> = rest.iter().map(|item| format!("`{item}`")).collect();
+            format!("{noun}s {} and `{last}`", rest.join(", "))
+        }
+    }
+}
+
+/// Longest slug: URLs are shown on one terminal line.
+const SLUG_MAX: usize = 120;
+
+fn url_words(text: &str) -> String {
+    let mut words = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_ascii_alphanumeric() || "._+:-".contains(c) {
+            words.push(c);
+        } else if !words.ends_with('-') {
+            words.push('-');
+        }
+        if words.len() == SLUG_MAX {
+            break;
+        }
+    }
+    words.trim_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[rstest]
+    #[case(BuildError::NotFound { packages: names(&["nope"]) }, "the package set has no package `nope`", "nope:not-found")]
+    #[case(
+        BuildError::NotFound { packages: names(&["a", "b", "c"]) },
+        "the package set has no packages `a`, `b` and `c`",
+        "a+b+c:not-found"
+    )]
+    #[case(
+        BuildError::Failed {
+            package: "git".into(),
+            derivation: "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-pcre-1.drv".into(),
+            reason: "builder-exited-1".into(),
+            log_tail: vec![]
+        },
+        "package `git` failed to build: its builder exited with code 1 (/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-pcre-1.drv)",
+        "git:builder-exited-1"
+    )]
+    #[case(
+        BuildError::TimedOut { phase: Phase::Realise, after: Duration::from_millis(59_200), log_tail: vec![] },
+        "the build did not finish in time: the realise phase was stopped after 60 s",
+        "realise:timed-out-after-60s"
+    )]
+    #[case(
+        BuildError::NotDerivation { package: "lib?&#/ \u{e9}x".into(), found: "a set".into() },
+        "`lib?&#/ \u{e9}x` is a set, not a package: name one of its attributes, or another package",
+        "lib-x:not-a-package"
+    )]
+    fn messages_and_slugs(#[case] error: BuildError, #[case] message: &str, #[case] slug: &str) {
+        assert_eq!(error.to_string(), message);
+        assert_eq!(error.slug(), slug);
+    }
+
+    #[test]
+    fn a_slug_is_bounded() {
+        let packages = (0..200).map(|n| format!("package{n}")).collect();
+        assert!(BuildError::NotFound { packages }.slug().len() <= SLUG_MAX);
+    }
+}

@@ -1,0 +1,100 @@
+//! A finished image: everything the registry serves for one name and tag.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use nixery_core::{Architecture, StorePath};
+use nixery_manifest::{Blob, Descriptor, Digest, Family, MediaType};
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Phase;
+
+/// An image whose blobs are all in the blob store.
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// The image's canonical name: `git/shell`.
+    pub name: String,
+    /// Every package in it, sorted.
+    pub packages: Vec<String>,
+    /// What it runs on.
+    pub architecture: Architecture,
+    /// The Docker v2 schema 2 manifest; `None` when the layers are zstd, which Docker has no
+    /// media type for.
+    pub docker: Option<ManifestBlob>,
+    /// The OCI manifest.
+    pub oci: ManifestBlob,
+    /// The image config, as the OCI manifest describes it.
+    pub config: Descriptor,
+    /// The layers in the manifest's order, the root layer last.
+    pub layers: Vec<LayerSummary>,
+    /// How it came about.
+    pub stats: BuildStats,
+}
+
+impl Image {
+    /// The manifest for clients of `family`, if the image can be had in it.
+    pub fn manifest(&self, family: Family) -> Option<&ManifestBlob> {
+        match family {
+            Family::Docker => self.docker.as_ref(),
+            Family::Oci => Some(&self.oci),
+        }
+    }
+
+    /// Bytes of all layers as they are sent: compressed.
+    pub fn size(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size).sum()
+    }
+}
+
+/// A manifest as it is stored and served: byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestBlob {
+    /// Its media type, for `Content-Type`.
+    pub media_type: MediaType,
+    /// SHA-256 of `bytes`.
+    pub digest: Digest,
+    /// The manifest.
+    pub bytes: Bytes,
+}
+
+impl From<Blob> for ManifestBlob {
+    fn from(blob: Blob) -> Self {
+        Self {
+            media_type: blob.media_type,
+            digest: blob.digest,
+            bytes: blob.bytes.into(),
+        }
+    }
+}
+
+/// One layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerSummary {
+    /// SHA-256 of the compressed layer.
+    pub digest: Digest,
+    /// SHA-256 of its tar.
+    pub diff_id: Digest,
+    /// Compressed bytes.
+    pub size: u64,
+    /// Bytes of the tar.
+    pub tar_size: u64,
+    /// The store paths in it; empty for the root layer.
+    pub paths: Vec<StorePath>,
+    /// Why these paths are together, from the layer strategy.
+    pub reason: String,
+    /// Whether the layer was in the blob store before this build.
+    pub cached: bool,
+}
+
+/// How a build went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BuildStats {
+    /// Whether the whole image was found in the manifest cache.
+    pub from_cache: bool,
+    /// Layers packed in this build, the root layer included.
+    pub layers_packed: usize,
+    /// Layers that were already stored.
+    pub layers_cached: usize,
+    /// How long each phase took, in order.
+    pub phases: Vec<(Phase, Duration)>,
+}

@@ -1,0 +1,321 @@
+//! The one real implementation of [`Nix`]: the command-line tools.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nixery_core::pack::StoreRoot;
+use nixery_core::{ReferenceGraph, StorePath};
+
+use super::answer::parse_answer;
+use super::command::{self, CommandSpec, Finished};
+use super::failure::{Cause, evaluation_error, realise_cause};
+use super::log_format::{NixLog, short_name};
+use super::{Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage, preflight};
+use crate::build_log::BuildLog;
+use crate::error::BuilderError;
+use crate::spool::InstanceDir;
+
+/// The Nix code, for servers that are one binary.
+const PREPARE_IMAGE: &str = include_str!("../../nix/prepare-image.nix");
+const LOAD_PKGS: &str = include_str!("../../nix/load-pkgs.nix");
+
+/// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
+const MAX_STDOUT: usize = 512 * 1024 * 1024;
+/// Queries of the store's database are quick; they wait for a lock at most.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Settings of [`NixCli`].
+#[derive(Debug, Clone)]
+pub struct NixCliConfig {
+    /// Directory with `prepare-image.nix`. `None`: the files embedded in this crate, written
+    /// below `spool_dir`.
+    pub nix_dir: Option<PathBuf>,
+    /// Where the embedded files are written while this process lives.
+    pub spool_dir: PathBuf,
+    /// Most time one evaluation may take, fetching the package set included.
+    pub evaluate_timeout: Duration,
+    /// Most time one realisation may take.
+    pub realise_timeout: Duration,
+    /// Added to the environment of Nix.
+    pub env: Vec<(String, String)>,
+    /// Derivations Nix builds at once for one image (`--max-jobs`); `None` leaves it to
+    /// `nix.conf`.
+    pub max_jobs: Option<usize>,
+}
+
+impl NixCliConfig {
+    /// Defaults: embedded Nix files, three minutes to evaluate, an hour to build.
+    pub fn new(spool_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            nix_dir: None,
+            spool_dir: spool_dir.into(),
+            evaluate_timeout: Duration::from_secs(180),
+            realise_timeout: Duration::from_secs(3600),
+            env: Vec::new(),
+            max_jobs: None,
+        }
+    }
+}
+
+/// Runs the Nix command-line tools (2.8 or later) that are in `PATH`.
+#[derive(Debug)]
+pub struct NixCli {
+    config: NixCliConfig,
+    entry: PathBuf,
+    store: StoreRoot,
+    _instance: Option<InstanceDir>,
+}
+
+impl NixCli {
+    /// Prepares the directory with the Nix files. Runs no Nix: [`Nix::preflight`] does.
+    ///
+    /// # Errors
+    /// The spool directory cannot be used.
+    pub fn new(config: NixCliConfig) -> Result<Self, BuilderError> {
+        let failed = |(path, source)| BuilderError::Spool { path, source };
+        let (dir, instance) = match &config.nix_dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let instance = InstanceDir::open(&config.spool_dir).map_err(failed)?;
+                for (name, text) in [
+                    ("prepare-image.nix", PREPARE_IMAGE),
+                    ("load-pkgs.nix", LOAD_PKGS),
+                ] {
+                    let path = instance.path().join(name);
+                    fs::write(&path, text).map_err(|source| failed((path, source)))?;
+                }
+                (instance.path().to_owned(), Some(instance))
+            }
+        };
+        let entry = dir.join("prepare-image.nix");
+        let entry = entry
+            .canonicalize()
+            .map_err(|source| failed((entry, source)))?;
+        Ok(Self {
+            config,
+            entry,
+            store: StoreRoot::host(),
+            _instance: instance,
+        })
+    }
+
+    pub(super) async fn run(
+        &self,
+        program: &'static str,
+        args: Vec<OsString>,
+        timeout: Duration,
+        log: &mut NixLog<'_>,
+    ) -> Result<Finished, NixError> {
+        let spec = CommandSpec {
+            program: program.into(),
+            args,
+            env: self.environment(),
+            timeout,
+            stdout_limit: MAX_STDOUT,
+        };
+        tracing::debug!(program, args = ?spec.args, "running Nix");
+        let finished = command::run(&spec, &mut |line| log.line(line))
+            .await
+            .map_err(|source| NixError::Process {
+                action: format!("run {program}"),
+                source,
+            })?;
+        if finished.timed_out {
+            return Err(NixError::TimedOut {
+                after: timeout,
+                log_tail: log.tail(),
+            });
+        }
+        if finished.stdout_cut {
+            let problem = format!("more than {MAX_STDOUT} bytes");
+            return Err(NixError::Output {
+                command: program,
+                problem,
+            });
+        }
+        Ok(finished)
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        let mut env = vec![
+            // Messages are parsed, and names may be any UTF-8.
+            ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
+            ("TERM".to_owned(), "dumb".to_owned()),
+            // A server answers no questions.
+            ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
+        ];
+        if std::env::var_os("GIT_SSH_COMMAND").is_none() {
+            env.push((
+                "GIT_SSH_COMMAND".to_owned(),
+                "ssh -o BatchMode=yes".to_owned(),
+            ));
+        }
+        env.extend(self.config.env.iter().cloned());
+        env
+    }
+
+    /// The requested package that needs `derivation`; the derivation's own name if none is known
+    /// to.
+    async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
+        let wanted = |path: &str| {
+            let mut packages = evaluation.packages.iter();
+            packages
+                .find(|package| package.derivation == path)
+                .map(|package| package.name.clone())
+        };
+        if let Some(package) = wanted(derivation) {
+            return package;
+        }
+        let silent = BuildLog::default();
+        let args = strings(["--query", "--referrers-closure", derivation]);
+        let query = self
+            .run("nix-store", args, QUERY_TIMEOUT, &mut NixLog::new(&silent))
+            .await;
+        let referrers = query.map(|finished| finished.stdout).unwrap_or_default();
+        let referrers = String::from_utf8_lossy(&referrers);
+        referrers
+            .lines()
+            .find_map(wanted)
+            .unwrap_or_else(|| short_name(derivation).to_owned())
+    }
+}
+
+#[async_trait]
+impl Nix for NixCli {
+    async fn evaluate(
+        &self,
+        request: &EvaluationRequest,
+        log: &BuildLog,
+    ) -> Result<Evaluation, NixError> {
+        let json = serde_json::json!({
+            "srcType": request.source.src_type,
+            "srcArgs": request.source.src_args,
+            "system": request.architecture.nix_system(),
+            "packages": request.packages,
+        });
+        let mut args = strings([
+            "--eval",
+            "--json",
+            "--strict",
+            "--read-write-mode",
+            "--show-trace",
+        ]);
+        args.extend(strings([
+            "--option",
+            "allow-import-from-derivation",
+            "false",
+        ]));
+        args.extend(strings(["--log-format", "internal-json"]));
+        args.push(self.entry.clone().into());
+        args.extend(strings(["--argstr", "request", &json.to_string()]));
+
+        let mut log = NixLog::new(log);
+        let finished = self
+            .run(
+                "nix-instantiate",
+                args,
+                self.config.evaluate_timeout,
+                &mut log,
+            )
+            .await?;
+        if !finished.status.success() {
+            return Err(evaluation_error(&log, &request.packages));
+        }
+        parse_answer(&finished.stdout, &request.packages)
+    }
+
+    async fn realise(
+        &self,
+        evaluation: &Evaluation,
+        gc_roots: &Path,
+        log: &BuildLog,
+    ) -> Result<Vec<RealisedPackage>, NixError> {
+        let mut args = strings(["--realise", "--log-format", "internal-json"]);
+        if let Some(jobs) = self.config.max_jobs {
+            args.extend(strings(["--max-jobs", &jobs.to_string()]));
+        }
+        args.push("--add-root".into());
+        args.push(gc_roots.join("0").into());
+        args.push("--indirect".into());
+        args.extend(
+            evaluation.packages.iter().map(|package| {
+                OsString::from(format!("{}!{}", package.derivation, package.output))
+            }),
+        );
+
+        let mut log = NixLog::new(log);
+        let finished = self
+            .run("nix-store", args, self.config.realise_timeout, &mut log)
+            .await?;
+        if finished.status.success() {
+            let packages = evaluation.packages.iter();
+            return Ok(packages
+                .map(|package| RealisedPackage {
+                    name: package.name.clone(),
+                    path: package.store_path.clone(),
+                })
+                .collect());
+        }
+        Err(match realise_cause(&log) {
+            Cause::Derivation { derivation, reason } => NixError::Failed {
+                package: self.package_of(&derivation, evaluation).await,
+                log_tail: log.builder_tail(&derivation),
+                derivation,
+                reason,
+            },
+            Cause::Unavailable { problem } => NixError::Unavailable {
+                problem,
+                detail: log.detail(),
+            },
+            Cause::Unknown { message } => NixError::Unavailable {
+                problem: message,
+                detail: log.detail(),
+            },
+        })
+    }
+
+    async fn reference_graph(
+        &self,
+        roots: &[StorePath],
+        log: &BuildLog,
+    ) -> Result<ReferenceGraph, NixError> {
+        let mut args = strings(["--extra-experimental-features", "nix-command"]);
+        args.extend(strings([
+            "path-info",
+            "--json",
+            "--recursive",
+            "--log-format",
+            "internal-json",
+        ]));
+        args.extend(roots.iter().map(|root| OsString::from(root.as_str())));
+
+        let mut log = NixLog::new(log);
+        let finished = self.run("nix", args, QUERY_TIMEOUT, &mut log).await?;
+        if !finished.status.success() {
+            let problem = match realise_cause(&log) {
+                Cause::Unavailable { problem } | Cause::Unknown { message: problem } => problem,
+                Cause::Derivation { reason, .. } => reason,
+            };
+            return Err(NixError::Unavailable {
+                problem,
+                detail: log.detail(),
+            });
+        }
+        ReferenceGraph::from_path_info(&finished.stdout, roots).map_err(NixError::Graph)
+    }
+
+    async fn preflight(&self) -> Vec<Finding> {
+        preflight::preflight(self).await
+    }
+
+    fn store_root(&self) -> &StoreRoot {
+        &self.store
+    }
+}
+
+pub(super) fn strings<const N: usize>(args: [&str; N]) -> Vec<OsString> {
+    args.into_iter().map(OsString::from).collect()
+}

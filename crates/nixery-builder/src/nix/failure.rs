@@ -1,0 +1,242 @@
+//! What Nix's error messages mean.
+//!
+//! The texts are those of Nix 2.8 (Debian 12), 2.26 (Debian 13) and 2.30 and later, which words a
+//! failed build anew ("Cannot build '…'. Reason: …").
+
+use crate::nix::NixError;
+use crate::nix::log_format::NixLog;
+use crate::nix::words::{client_message, list_first};
+
+/// Why `nix-store --realise` failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// This derivation failed.
+    Derivation { derivation: String, reason: String },
+    /// Nix cannot work here.
+    Unavailable { problem: String },
+    /// None of the messages is known.
+    Unknown { message: String },
+}
+
+/// Finds the cause among the messages of a failed realisation: the first derivation that failed
+/// by itself, not one that merely depends on it.
+pub(super) fn realise_cause(log: &NixLog<'_>) -> Cause {
+    let texts = || log.errors.iter().map(|error| error.text.as_str());
+    if let Some((derivation, mut reason)) = texts().find_map(failed_derivation) {
+        let disk_full = |line: &String| line.contains("No space left on device");
+        if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full) {
+            "disk-full".clone_into(&mut reason);
+        }
+        return Cause::Derivation { derivation, reason };
+    }
+    let plain = || log.plain.iter().map(String::as_str);
+    if let Some(problem) = texts().chain(plain()).find_map(unavailable) {
+        return Cause::Unavailable {
+            problem: problem.to_owned(),
+        };
+    }
+    let message = texts().next_back().or_else(|| plain().next_back());
+    Cause::Unknown {
+        message: client_message(message.unwrap_or("Nix gave no reason")),
+    }
+}
+
+/// The error of a failed `nix-instantiate` for some of `packages`.
+pub(super) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixError {
+    let plain_error = || {
+        let line = log
+            .plain
+            .iter()
+            .rev()
+            .find_map(|line| line.strip_prefix("error: "));
+        line.or_else(|| log.plain.back().map(String::as_str))
+            .unwrap_or("Nix gave no reason")
+    };
+    let error = log.errors.last();
+    let text = error.map_or_else(plain_error, |error| error.text.as_str());
+    let trace: &[String] = error.map_or(&[], |error| &error.trace);
+
+    // Outermost first: a package of the set may itself look up others.
+    let package = trace.iter().rev().find_map(|frame| {
+        let name = quoted_after(frame, "while evaluating the package ")?;
+        packages.iter().find(|package| *package == name).cloned()
+    });
+    let fetching = trace.iter().any(|frame| frame.contains("while fetching"))
+        || ["unable to download", "program 'git' failed"]
+            .iter()
+            .any(|words| text.contains(words));
+    if package.is_none() && fetching {
+        // Git speaks for itself on stderr: "fatal: couldn't find remote ref …".
+        let git = log.plain.iter().find_map(|line| {
+            line.strip_prefix("fatal: ")
+                .or_else(|| line.strip_prefix("error: "))
+        });
+        return NixError::Source {
+            message: client_message(git.unwrap_or(text)),
+        };
+    }
+    if package.is_none()
+        && let Some(problem) = unavailable(text)
+    {
+        return NixError::Unavailable {
+            problem: problem.to_owned(),
+            detail: text.to_owned(),
+        };
+    }
+    NixError::Evaluation {
+        package,
+        message: client_message(text),
+    }
+}
+
+/// The derivation a message says has failed by itself, and the reason as a slug.
+fn failed_derivation(text: &str) -> Option<(String, String)> {
+    if let Some(derivation) = quoted_after(text, "annot build ") {
+        // Nix ≥ 2.30. Not "Cannot build missing derivation", which has no "Reason:".
+        let reason = text.split_once("Reason: ")?.1;
+        let dependency = reason.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        if dependency.starts_with("dependenc") {
+            return None;
+        }
+        let reason = if let Some(system) = quoted_after(text, "Required system: ") {
+            format!("needs-{system}")
+        } else {
+            builder_reason(reason)
+        };
+        return Some((derivation_path(derivation), reason));
+    }
+    if let Some(derivation) = quoted_after(text, "builder for ") {
+        return Some((derivation_path(derivation), builder_reason(text)));
+    }
+    if let Some(derivation) = quoted_after(text, "hash mismatch in fixed-output derivation ") {
+        return Some((derivation_path(derivation), "hash-mismatch".to_owned()));
+    }
+    if let Some(derivation) = quoted_after(text, "is required to build ") {
+        let system = quoted_after(text, "a ").unwrap_or("another-system");
+        return Some((derivation_path(derivation), format!("needs-{system}")));
+    }
+    if let Some(derivation) = quoted_after(text, "building of ")
+        && text.contains(" timed out after ")
+    {
+        return Some((derivation_path(derivation), "timed-out".to_owned()));
+    }
+    None
+}
+
+fn builder_reason(text: &str) -> String {
+    let number = |after: &str| {
+        let rest = text.split_once(after)?.1;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        (digits > 0).then(|| rest[..digits].to_owned())
+    };
+    if let Some(code) = number("failed with exit code ") {
+        format!("builder-exited-{code}")
+    } else if let Some(signal) = number("failed due to signal ") {
+        format!("builder-killed-by-signal-{signal}")
+    } else if text.contains("failed to produce output") {
+        "builder-made-no-output".to_owned()
+    } else if text.contains("timed out") {
+        "timed-out".to_owned()
+    } else if text.contains("hash mismatch") {
+        "hash-mismatch".to_owned()
+    } else {
+        "builder-failed".to_owned()
+    }
+}
+
+/// Why no build can succeed here, if that is what a message of Nix means.
+pub(super) fn unavailable(text: &str) -> Option<&'static str> {
+    const PROBLEMS: &[(&[&str], &str)] = &[
+        (
+            &[
+                "cannot connect to socket",
+                "cannot connect to daemon",
+                "opening a connection to remote store",
+            ],
+            "the Nix daemon cannot be reached",
+        ),
+        (
+            &["No space left on device", "database or disk is full"],
+            "the server's disk is full",
+        ),
+        (
+            &["in 'build-users-group' does not exist"],
+            "Nix's build group does not exist",
+        ),
+        (
+            &[
+                "kernel namespaces",
+                "cloning builder process",
+                "unable to start build process",
+                "setting up a private mount namespace",
+            ],
+            "Nix's build sandbox does not work",
+        ),
+        (
+            &[
+                "could not set permissions on '/nix",
+                "creating directory '/nix",
+                "Permission denied",
+                "is not allowed to",
+            ],
+            "the Nix store is not accessible",
+        ),
+        (
+            &["unable to download"],
+            "a binary cache or download server cannot be reached",
+        ),
+        (
+            &[
+                "cannot build missing derivation",
+                "don't know how to build these paths",
+            ],
+            "a derivation was garbage-collected before it was built; try again",
+        ),
+    ];
+    list_first(PROBLEMS, text)
+}
+
+/// The text in quotes right after the first `prefix` that quotes follow.
+fn quoted_after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
+    text.match_indices(prefix).find_map(|(at, _)| {
+        let rest = text[at + prefix.len()..].strip_prefix('\'')?;
+        rest.split_once('\'').map(|(quoted, _)| quoted)
+    })
+}
+
+/// Without the outputs: `…-slow.drv!*` and `…-slow.drv^out`.
+fn derivation_path(derivation: &str) -> String {
+    derivation
+        .split(['!', '^'])
+        .next()
+        .unwrap_or(derivation)
+        .to_owned()
+}
+
+/// A reason slug in words, as the end of "package `x` failed to build: …".
+pub(crate) fn describe_reason(reason: &str) -> String {
+    if let Some(code) = reason.strip_prefix("builder-exited-") {
+        return format!("its builder exited with code {code}");
+    }
+    if let Some(signal) = reason.strip_prefix("builder-killed-by-signal-") {
+        return format!("its builder was killed by signal {signal}");
+    }
+    if let Some(system) = reason.strip_prefix("needs-") {
+        return format!("it must be built on {system}, for which this server has no builder");
+    }
+    match reason {
+        "builder-made-no-output" => "its builder ended without making its output",
+        "builder-failed" => "its builder failed",
+        "hash-mismatch" => "a fixed-output derivation gave other contents than its hash says",
+        "disk-full" => "the server's disk is full",
+        "timed-out" => "it took longer than the server's Nix settings allow",
+        other => other,
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+#[path = "failure_tests.rs"]
+mod tests;

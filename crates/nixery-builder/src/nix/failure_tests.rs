@@ -1,0 +1,230 @@
+//! The meaning of real output of Nix 2.8 and 2.26, captured in `tests/data`, and of the wording of
+//! 2.30 and later.
+
+use std::path::Path;
+
+use rstest::rstest;
+
+use super::*;
+use crate::build_log::BuildLog;
+
+const VERSIONS: [&str; 2] = ["nix-2.8", "nix-2.26"];
+
+fn with_captured<T>(version: &str, name: &str, test: impl FnOnce(&NixLog<'_>) -> T) -> T {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(version)
+        .join(name);
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let out = BuildLog::default();
+    let mut log = NixLog::new(&out);
+    bytes
+        .split(|&b| b == b'\n')
+        .filter(|line| !line.is_empty())
+        .for_each(|line| log.line(line));
+    test(&log)
+}
+
+#[rstest]
+#[case("broken", "broken-1.0", "builder-exited-1")]
+#[case::dependency_failed("dep", "broken-1.0", "builder-exited-1")]
+#[case("hash", "hash-1.0", "hash-mismatch")]
+#[case("noout", "noout-1.0", "builder-made-no-output")]
+#[case("nobuilder", "nobuilder-1.0", "builder-exited-1")]
+#[case("foreign", "foreign-1.0", "needs-aarch64-darwin")]
+#[case("killed", "killed-1.0", "builder-killed-by-signal-9")]
+#[case("enospc", "enospc-1.0", "disk-full")]
+#[case::forged_message("chatty", "chatty-1.0", "builder-exited-3")]
+#[case("slow", "slow-1.0", "timed-out")]
+fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &str) {
+    for version in VERSIONS {
+        let cause = with_captured(version, &format!("realise-{name}.log"), realise_cause);
+        let Cause::Derivation {
+            derivation: path,
+            reason: found,
+        } = cause
+        else {
+            panic!("{version}: {cause:?}")
+        };
+        assert!(path.starts_with("/nix/store/"), "{version}: {path}");
+        assert!(
+            path.ends_with(&format!("-{derivation}.drv")),
+            "{version}: {path}"
+        );
+        assert_eq!(found, reason, "{version}");
+    }
+}
+
+#[rstest]
+fn the_tail_is_the_failed_builders() {
+    for version in VERSIONS {
+        let tail = with_captured(version, "realise-dep.log", |log| match realise_cause(log) {
+            Cause::Derivation { derivation, .. } => log.builder_tail(&derivation),
+            cause => panic!("{cause:?}"),
+        });
+        let expected: Vec<_> = (6..=25).map(|n| format!("line {n}")).collect();
+        assert_eq!(tail, expected, "{version}");
+        let tail = with_captured(version, "realise-chatty.log", |log| {
+            match realise_cause(log) {
+                Cause::Derivation { derivation, .. } => log.builder_tail(&derivation),
+                cause => panic!("{cause:?}"),
+            }
+        });
+        assert_eq!(
+            tail[0], "ab\u{fffd}\u{fffd}cred",
+            "{version}: no NUL, no colour"
+        );
+    }
+}
+
+#[rstest]
+#[case("realise-no-daemon.log", "the Nix daemon cannot be reached")]
+#[case("realise-no-build-group.log", "Nix's build group does not exist")]
+#[case(
+    "realise-missing-drv.log",
+    "a derivation was garbage-collected before it was built; try again"
+)]
+fn nix_that_cannot_work(#[case] file: &str, #[case] problem: &str) {
+    for version in VERSIONS {
+        let cause = with_captured(version, file, realise_cause);
+        assert_eq!(
+            cause,
+            Cause::Unavailable {
+                problem: problem.to_owned()
+            },
+            "{version}"
+        );
+    }
+}
+
+#[rstest]
+#[case(
+    "evalfail",
+    Some("evalfail"),
+    "this package is marked broken, refusing"
+)]
+#[case("undefined", Some("undefined"), "undefined variable 'nonexistent'")]
+#[case(
+    "unfree",
+    Some("unfree"),
+    "Package ‘x’ in …/x.nix:3 has an unfree license (‘unfree’), refusing to evaluate."
+)]
+#[case(
+    "no-default",
+    None,
+    "the package set (path …/empty) has no default.nix"
+)]
+#[case("syntax", None, "syntax error, unexpected ';'")]
+fn failed_evaluations(#[case] name: &str, #[case] culprit: Option<&str>, #[case] text: &str) {
+    let packages = ["hello".to_owned(), name.to_owned()];
+    for version in VERSIONS {
+        let error = with_captured(version, &format!("evaluate-{name}.log"), |log| {
+            evaluation_error(log, &packages)
+        });
+        match error {
+            NixError::Evaluation { package, message } => {
+                assert_eq!(
+                    (package.as_deref(), message.as_str()),
+                    (culprit, text),
+                    "{version}"
+                );
+            }
+            error => panic!("{version}: {error:?}"),
+        }
+    }
+}
+
+#[rstest]
+fn import_from_derivation_is_refused_and_named() {
+    for version in VERSIONS {
+        let error = with_captured(version, "evaluate-ifd.log", |log| {
+            evaluation_error(log, &["ifd".to_owned()])
+        });
+        match error {
+            NixError::Evaluation {
+                package: Some(package),
+                message,
+            } => {
+                assert_eq!(package, "ifd");
+                assert!(
+                    message.contains("'allow-import-from-derivation' is disabled"),
+                    "{message}"
+                );
+            }
+            error => panic!("{version}: {error:?}"),
+        }
+    }
+}
+
+#[rstest]
+fn infinite_recursion_is_an_evaluation_error() {
+    for version in VERSIONS {
+        let error = with_captured(version, "evaluate-recursion.log", |log| {
+            evaluation_error(log, &["recursion".to_owned()])
+        });
+        match error {
+            NixError::Evaluation { message, .. } => {
+                assert!(
+                    message.starts_with("stack overflow"),
+                    "{version}: {message}"
+                );
+            }
+            error => panic!("{version}: {error:?}"),
+        }
+    }
+}
+
+#[rstest]
+#[case(
+    "git-missing",
+    "nix-2.8",
+    "ambiguous argument 'nope': unknown revision or path not in the working tree."
+)]
+#[case(
+    "git-missing",
+    "nix-2.26",
+    "resolving Git reference 'nope': revspec 'nope' not found"
+)]
+#[case(
+    "channel-unreachable",
+    "nix-2.8",
+    "unable to download 'https://github.com/NixOS/nixpkgs/archive/nixos-99.11.tar.gz': Couldn't resolve host name (6)"
+)]
+fn sources_that_cannot_be_fetched(#[case] name: &str, #[case] version: &str, #[case] text: &str) {
+    let error = with_captured(version, &format!("evaluate-{name}.log"), |log| {
+        evaluation_error(log, &["hello".to_owned()])
+    });
+    match error {
+        NixError::Source { message } => assert_eq!(message, text),
+        error => panic!("{error:?}"),
+    }
+}
+
+const DRV: &str = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git-2.50.drv";
+
+/// Worded after Nix's source (src/libstore/build-result.cc and derivation-building-goal.cc of
+/// 2.30), since no such Nix is at hand.
+#[rstest]
+#[case(
+    "builder failed with exit code 1.\nOutput paths:\n  /nix/store/x-git\nLast 2 log lines:\n> a",
+    Some("builder-exited-1")
+)]
+#[case(
+    "builder failed due to signal 9 (Killed).",
+    Some("builder-killed-by-signal-9")
+)]
+#[case(
+    "builder failed to produce output path for output 'out' at '/nix/store/x'.",
+    Some("builder-made-no-output")
+)]
+#[case("1 dependency failed.\nOutput paths:\n  /nix/store/x-git", None)]
+#[case("12 dependencies failed.", None)]
+#[case(
+    "required system or feature not available\nRequired system: 'aarch64-linux' with features {}\nCurrent system: 'x86_64-linux'",
+    Some("needs-aarch64-linux")
+)]
+fn wording_of_current_nix(#[case] reason: &str, #[case] slug: Option<&str>) {
+    let text = format!("Cannot build '{DRV}'.\nReason: {reason}");
+    let expected = slug.map(|slug| (DRV.to_owned(), slug.to_owned()));
+    assert_eq!(failed_derivation(&text), expected);
+}

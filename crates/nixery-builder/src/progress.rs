@@ -1,0 +1,148 @@
+//! Where a build stands: its phase, its counters and its identity.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// What a build is doing. In the order they happen; a cached image skips most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Waiting for its turn, or looking for a cached result.
+    Queued,
+    /// Nix evaluates the packages to derivations.
+    Evaluate,
+    /// Nix builds or substitutes them.
+    Realise,
+    /// The reference graph is read.
+    Graph,
+    /// Store paths are grouped into layers.
+    Plan,
+    /// Layers are packed and stored.
+    Pack,
+    /// Config and manifests are written and stored.
+    Assemble,
+    /// The image is there.
+    Done,
+    /// The build failed.
+    Failed,
+}
+
+impl Phase {
+    /// The phase in one lower-case word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Evaluate => "evaluate",
+            Self::Realise => "realise",
+            Self::Graph => "graph",
+            Self::Plan => "plan",
+            Self::Pack => "pack",
+            Self::Assemble => "assemble",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A snapshot of a running build, for progress bars and pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// What the build is doing.
+    pub phase: Phase,
+    /// Layers the image has, once planned; 0 before.
+    pub layers_total: usize,
+    /// Layers that are in the blob store.
+    pub layers_done: usize,
+    /// NAR bytes of all layers, once planned; 0 before.
+    pub bytes_total: u64,
+    /// NAR bytes of the layers that are in the blob store.
+    pub bytes_done: u64,
+    /// The last line of Nix's output.
+    pub log_line: Option<String>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Queued,
+            layers_total: 0,
+            layers_done: 0,
+            bytes_total: 0,
+            bytes_done: 0,
+            log_line: None,
+        }
+    }
+}
+
+/// Names one build of this process, for URLs: 16 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BuildId(u64);
+
+impl BuildId {
+    /// Ids are unique within a process, and unlikely to repeat in its successor: a link to a log
+    /// from before a restart then answers "no such build" and not another build's log.
+    pub(crate) fn fresh() -> Self {
+        use std::hash::{BuildHasher, RandomState};
+        use std::sync::LazyLock;
+        use std::sync::atomic::{AtomicU32, Ordering};
+
+        static PROCESS: LazyLock<u64> =
+            LazyLock::new(|| RandomState::new().hash_one("nixery") << 32);
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self(*PROCESS | u64::from(NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Display for BuildId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for BuildId {
+    type Err = BuildIdError;
+
+    fn from_str(text: &str) -> Result<Self, BuildIdError> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 16 || !text.bytes().all(lower_hex) {
+            return Err(BuildIdError);
+        }
+        u64::from_str_radix(text, 16)
+            .map(Self)
+            .map_err(|_| BuildIdError)
+    }
+}
+
+/// A text is not a build id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a build id is 16 lower-case hexadecimal digits")]
+pub struct BuildIdError;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_ids_are_distinct_and_round_trip() {
+        let (first, second) = (BuildId::fresh(), BuildId::fresh());
+        assert_ne!(first, second);
+        assert_eq!(first.to_string().parse(), Ok(first));
+        for wrong in [
+            "",
+            "1",
+            "../../etc/passwd1",
+            "00000000000000AA",
+            "+000000000000001",
+        ] {
+            assert_eq!(wrong.parse::<BuildId>(), Err(BuildIdError), "{wrong}");
+        }
+    }
+}
