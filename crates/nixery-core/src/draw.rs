@@ -1,19 +1,254 @@
-//! Layer plans as pictures and tables.
-use crate::graph::ReferenceGraph;
-use crate::plan::LayerPlan;
+//! Layer plans for people: a Graphviz picture and a table.
 
-/// Graphviz DOT.
-#[must_use]
-#[allow(clippy::unimplemented)]
-pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
-    let _ = (graph, plan);
-    unimplemented!()
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::graph::ReferenceGraph;
+use crate::plan::{LayerPlan, human_bytes};
+use crate::store_path::StorePath;
+
+/// Fill colours of the layers, repeated in turn; light, so that black text reads well on them.
+const COLOURS: [&str; 8] = [
+    "#e3f2fd", "#fff3e0", "#e8f5e9", "#fce4ec", "#f3e5f5", "#fffde7", "#e0f2f1", "#efebe9",
+];
+
+/// One layer of a plan with its paths spelled out, ready for a table or as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerRow<'a> {
+    /// Its place in the image, from 1.
+    pub number: usize,
+    /// Bytes of its paths' NARs.
+    pub nar_size: u64,
+    /// How widely the strategy expects it to be shared.
+    pub rating: u64,
+    /// Why its paths are together.
+    pub reason: &'a str,
+    /// Its paths, sorted.
+    pub paths: Vec<&'a StorePath>,
 }
 
-/// A table for people: one line per layer.
-#[must_use]
-#[allow(clippy::unimplemented)]
+/// The layers of a plan for this graph, in the image's order. Indices that the graph does not have are
+/// passed over.
+pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<LayerRow<'a>> {
+    let row = |(index, layer): (usize, &'a crate::plan::PlannedLayer)| LayerRow {
+        number: index + 1,
+        nar_size: layer.nar_size,
+        rating: layer.rating,
+        reason: &layer.reason,
+        paths: layer
+            .paths
+            .iter()
+            .filter_map(|&path| Some(&graph.nodes().get(path)?.path))
+            .collect(),
+    };
+    plan.layers.iter().enumerate().map(row).collect()
+}
+
+/// A table with one line per layer: number, size, share of the image, paths, and why they are together.
+///
+/// ```
+/// use nixery_core::{Dominator, LayerStrategy, ReferenceGraph, to_table};
+/// let json = br#"[{"path":"/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12","narSize":40000,"references":[]}]"#;
+/// let graph = ReferenceGraph::from_path_info(json, &[]).unwrap();
+/// let plan = Dominator::default().plan(&graph, 94.try_into().unwrap());
+/// print!("{}", to_table(&graph, &plan));
+/// ```
 pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
-    let _ = (graph, plan);
-    unimplemented!()
+    let total = graph.total_nar_size().max(1);
+    let mut table = format!(
+        "{:>5}  {:>9}  {:>5}  {:>5}  why\n",
+        "layer", "size", "share", "paths"
+    );
+    for row in layer_rows(graph, plan) {
+        let share = u128::from(row.nar_size) * 100 / total;
+        let (size, paths) = (human_bytes(row.nar_size), row.paths.len());
+        let _ = writeln!(
+            table,
+            "{:>5}  {size:>9}  {share:>4}%  {paths:>5}  {}",
+            row.number, row.reason
+        );
+    }
+    let whole = u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX);
+    let _ = writeln!(
+        table,
+        "{:>5}  {:>9}         {:>5}",
+        "total",
+        human_bytes(whole),
+        graph.len()
+    );
+    table
+}
+
+/// The plan as a Graphviz digraph (DOT language): each layer a cluster, labelled with its size and the
+/// reason why its paths are together; each path a box with name and size; an edge per reference. The image
+/// itself is a node that refers to the roots. The text is the same for equal input.
+pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
+    let mut dot = String::from(
+        "digraph layers {\n  rankdir=LR;\n  compound=true;\n  fontname=\"sans-serif\";\n  \
+         node [shape=box, style=\"filled,rounded\", fillcolor=white, fontname=\"sans-serif\", fontsize=10];\n  \
+         edge [color=\"#607d8b\", arrowsize=0.6];\n  image [shape=doublecircle, label=\"image\"];\n",
+    );
+    for (index, row) in layer_rows(graph, plan).into_iter().enumerate() {
+        let (size, paths) = (human_bytes(row.nar_size), row.paths.len());
+        let plural = if paths == 1 { "path" } else { "paths" };
+        let label = format!(
+            "layer {}: {size}, {paths} {plural}\n{}",
+            row.number, row.reason
+        );
+        let colour = COLOURS[index % COLOURS.len()];
+        let _ = writeln!(dot, "  subgraph cluster_{index} {{");
+        let _ = writeln!(
+            dot,
+            "    label={}; style=filled; color=\"{colour}\";",
+            quoted(&label)
+        );
+        for &path in plan.layers[index]
+            .paths
+            .iter()
+            .filter(|&&path| path < graph.len())
+        {
+            let node = &graph.nodes()[path];
+            let label = quoted(&format!(
+                "{}\n{}",
+                node.path.name(),
+                human_bytes(node.nar_size)
+            ));
+            let _ = writeln!(
+                dot,
+                "    n{path} [label={label}, tooltip={}];",
+                quoted(node.path.as_str())
+            );
+        }
+        dot.push_str("  }\n");
+    }
+    for root in graph.roots() {
+        let _ = writeln!(dot, "  image -> n{root} [style=bold];");
+    }
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for reference in &node.references {
+            let _ = writeln!(dot, "  n{index} -> n{reference};");
+        }
+    }
+    dot.push_str("}\n");
+    dot
+}
+
+/// A DOT string: in quotes, with quotes and backslashes escaped and new lines as `\n`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => quoted.push_str("\\\""),
+            '\\' => quoted.push_str("\\\\"),
+            '\n' => quoted.push_str("\\n"),
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::tests::path;
+    use crate::plan::PlannedLayer;
+    use serde_json::json;
+
+    fn example() -> (ReferenceGraph, LayerPlan) {
+        let json = json!({
+            "exportReferencesGraph": { "graph": [path("git-2")] },
+            "graph": [
+                { "path": path("git-2"), "narSize": 3_000_000, "references": [path("libc-1"), path("zlib-1")] },
+                { "path": path("libc-1"), "narSize": 1_000_000, "references": [] },
+                { "path": path("zlib-1"), "narSize": 200, "references": [path("libc-1")] },
+            ]
+        });
+        let graph = ReferenceGraph::parse(json.to_string().as_bytes()).unwrap();
+        let layer = |paths: &[usize], nar_size, reason: &str| PlannedLayer {
+            paths: paths.to_vec(),
+            nar_size,
+            rating: 7,
+            reason: reason.to_owned(),
+        };
+        let index = |name: &str| {
+            graph
+                .index_of(&StorePath::parse(&path(name)).unwrap())
+                .unwrap()
+        };
+        let mut first = [index("git-2"), index("zlib-1")];
+        first.sort_unstable();
+        let layers = vec![
+            layer(&[index("libc-1")], 1_000_000, "everyone's"),
+            layer(&first, 3_000_200, "a \"quote\" \\"),
+        ];
+        (graph, LayerPlan { layers })
+    }
+
+    #[test]
+    fn table() {
+        let (graph, plan) = example();
+        assert_eq!(
+            to_table(&graph, &plan),
+            "layer       size  share  paths  why\n    \
+             1     1.0 MB    24%      1  everyone's\n    \
+             2     3.0 MB    75%      2  a \"quote\" \\\n\
+             total     4.0 MB             3\n"
+        );
+    }
+
+    #[test]
+    fn dot_has_every_path_in_its_layer() {
+        let (graph, plan) = example();
+        let dot = to_dot(&graph, &plan);
+        assert!(
+            dot.contains(
+                r##"label="layer 1: 1.0 MB, 1 path\neveryone's"; style=filled; color="#e3f2fd";"##
+            ),
+            "{dot}"
+        );
+        assert!(
+            dot.contains(r#"label="layer 2: 3.0 MB, 2 paths\na \"quote\" \\"; style"#),
+            "{dot}"
+        );
+        assert!(
+            dot.contains(r#"[label="libc-1\n1.0 MB", tooltip="/nix/store/"#),
+            "{dot}"
+        );
+        assert_eq!(
+            dot.matches(" -> ").count(),
+            4,
+            "three references and one root"
+        );
+        assert_eq!(dot.matches("  image -> n").count(), 1);
+        let clusters: Vec<&str> = dot
+            .split("subgraph cluster_")
+            .skip(1)
+            .map(|c| c.split("  }\n").next().unwrap())
+            .collect();
+        assert_eq!(clusters.len(), 2);
+        assert!(clusters[0].contains("libc-1") && !clusters[0].contains("git-2"));
+        assert!(clusters[1].contains("git-2") && clusters[1].contains("zlib-1"));
+        assert_eq!(dot, to_dot(&graph, &plan));
+    }
+
+    #[test]
+    fn an_empty_plan_is_drawn_too() {
+        let (graph, plan) = (ReferenceGraph::default(), LayerPlan::default());
+        assert!(to_dot(&graph, &plan).ends_with("}\n"));
+        assert!(to_table(&graph, &plan).ends_with("total        0 B             0\n"));
+    }
+
+    #[test]
+    fn rows_as_json() {
+        let (graph, plan) = example();
+        let json = serde_json::to_value(layer_rows(&graph, &plan)).unwrap();
+        assert_eq!(
+            json[0],
+            json!({ "number": 1, "narSize": 1_000_000, "rating": 7, "reason": "everyone's", "paths": [path("libc-1")] })
+        );
+    }
 }

@@ -41,6 +41,7 @@ pub mod store_path;
 pub mod tag;
 
 pub use arch::{Architecture, UnknownArchitecture};
+pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use graph::{GraphError, PathInfo, ReferenceGraph};
 pub use key::{ManifestKeyInputs, SourceIdentity, layer_key, manifest_key};
 pub use meta::{META_PACKAGES, MetaPackage, REQUIRED_PACKAGES};
@@ -50,7 +51,9 @@ pub use pack::{
     Conflict, ConflictKind, PACKER_VERSION, PackError, PackedLayer, RootEntry, RootEntryKind,
     RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
 };
-pub use plan::{DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight};
+pub use plan::{
+    DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight,
+};
 pub use popularity::{Popularity, PopularityCounter, PopularityError};
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{StorePath, StorePathError, StorePathRule};

@@ -1,102 +1,178 @@
-//! Popularity of store paths.
-use crate::graph::ReferenceGraph;
-use crate::store_path::StorePath;
+//! Popularity: how many packages of a package set refer to each name.
+//!
+//! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the format of
+//! the original's `popcount`. [`PopularityCounter`] makes such data.
+
+use std::collections::HashMap;
+
 use nixery_manifest::Digest;
 
-/// How many packages of a package set refer to each name.
-#[derive(Debug, Clone, Default)]
-pub struct Popularity {}
+use crate::store_path::StorePath;
 
-/// Why popularity data was refused.
+pub use counter::PopularityCounter;
+
+mod counter;
+
+/// What `nss-cacert` and `iana-etc` count, which join every image: more than the most referenced package of
+/// nixpkgs, glibc with some 300,000 (a figure of the original).
+pub const ALWAYS_PRESENT: u64 = 500_000;
+
+/// What a name counts that is not in the data.
+pub const UNKNOWN: u64 = 1;
+
+/// Starts of the names that count [`ALWAYS_PRESENT`], whatever the data says.
+const ALWAYS_PRESENT_NAMES: [&str; 2] = ["nss-cacert", "iana-etc"];
+
+/// How many packages of a package set refer to each name; empty by default.
+///
+/// ```
+/// use nixery_core::{Popularity, StorePath};
+/// let popularity = Popularity::from_json(br#"{"glibc-2.38": 312}"#).unwrap();
+/// let path = |base: &str| StorePath::parse(&format!("/nix/store/{base}")).unwrap();
+/// assert_eq!(popularity.get(&path("3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38")), 312);
+/// assert_eq!(popularity.get(&path("3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12")), 1);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Popularity {
+    counts: HashMap<String, u64>,
+    digest: Digest,
+}
+
+/// Why popularity data, or what it is counted from, was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PopularityError {
-    /// Not a JSON object of counts.
-    #[error("popularity data must be a JSON object of names and counts")]
+    /// Popularity data is not a JSON object of counts.
+    #[error("popularity data must be a JSON object of names and whole, non-negative counts")]
     Malformed(#[source] serde_json::Error),
+    /// What should be the output of `nix path-info --json` is not.
+    #[error("this is not the output of 'nix path-info --json'")]
+    PathInfo(#[source] serde_json::Error),
+    /// A path or reference is not one.
+    #[error("a reference cannot be counted")]
+    Path(#[from] crate::store_path::StorePathError),
+    /// A narinfo file lacks a field.
+    #[error("the narinfo {start:?} has no line '{field}:'")]
+    NarInfo {
+        /// The field.
+        field: &'static str,
+        /// How the text begins.
+        start: String,
+    },
+    /// What should be the state of an earlier count is not.
+    #[error("this is not the state of a popularity count: start the count anew")]
+    State(#[source] serde_json::Error),
 }
 
-#[allow(clippy::unimplemented)]
 impl Popularity {
-    /// Reads a JSON object of names and counts.
+    /// Reads a JSON object of names and counts; of a name that comes twice the last counts.
     ///
     /// # Errors
-    /// Where it is not one.
+    /// [`PopularityError::Malformed`] where it is anything else.
     pub fn from_json(json: &[u8]) -> Result<Self, PopularityError> {
-        let _ = json;
-        unimplemented!()
+        serde_json::from_slice(json)
+            .map(Self::from_counts)
+            .map_err(PopularityError::Malformed)
     }
-    /// The popularity of a path.
-    #[must_use]
+
+    fn from_counts(counts: HashMap<String, u64>) -> Self {
+        let digest = Digest::of(&sorted_json(&counts, 0));
+        Self { counts, digest }
+    }
+
+    /// How many packages refer to the path's name: at least 1 where the data does not say 0, and
+    /// [`ALWAYS_PRESENT`] for what is in every image.
     pub fn get(&self, path: &StorePath) -> u64 {
-        let _ = path;
-        unimplemented!()
+        let name = path.name();
+        if ALWAYS_PRESENT_NAMES
+            .iter()
+            .any(|start| name.starts_with(start))
+        {
+            return ALWAYS_PRESENT;
+        }
+        self.counts.get(name).copied().unwrap_or(UNKNOWN)
     }
-    /// A digest of the content.
-    #[must_use]
+
+    /// Digest of the content: equal where names and counts are, however the JSON was written.
     pub fn digest(&self) -> Digest {
-        unimplemented!()
+        self.digest
     }
-    /// Number of names.
-    #[must_use]
+
+    /// Number of names with a count.
     pub fn len(&self) -> usize {
-        0
+        self.counts.len()
     }
-    /// Whether there is no name.
-    #[must_use]
+
+    /// Whether no name has a count.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.counts.is_empty()
     }
 }
 
-/// Counts references.
-#[derive(Debug, Clone, Default)]
-pub struct PopularityCounter {}
+impl Default for Popularity {
+    fn default() -> Self {
+        Self::from_counts(HashMap::new())
+    }
+}
 
-#[allow(clippy::unimplemented)]
-impl PopularityCounter {
-    /// Counts a graph.
-    pub fn add_graph(&mut self, graph: &ReferenceGraph) {
-        let _ = graph;
-        unimplemented!()
+/// The counts of at least `least` as a JSON object sorted by name.
+fn sorted_json(counts: &HashMap<String, u64>, least: u64) -> Vec<u8> {
+    let sorted: std::collections::BTreeMap<&str, u64> = counts
+        .iter()
+        .filter(|&(_, &count)| count >= least)
+        .map(|(name, &count)| (&**name, count))
+        .collect();
+    serde_json::to_vec(&sorted).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("glibc-2.38", 312)]
+    #[case("glibc-2.39", 1)]
+    #[case("zero", 0)]
+    #[case("huge", u64::MAX)]
+    #[case("nss-cacert-3.98", 500_000)]
+    #[case("nss-cacert", 500_000)]
+    #[case("iana-etc-20240318", 500_000)]
+    #[case("my-iana-etc", 1)]
+    fn get(#[case] name: &str, #[case] count: u64) {
+        let json = br#"{"glibc-2.38": 312, "zero": 0, "huge": 18446744073709551615, "iana-etc-20240318": 7}"#;
+        let popularity = Popularity::from_json(json).unwrap();
+        let path = StorePath::parse(&format!(
+            "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-{name}"
+        ))
+        .unwrap();
+        assert_eq!(popularity.get(&path), count);
     }
-    /// Counts the output of `nix path-info --json`.
-    ///
-    /// # Errors
-    /// Where it is not that.
-    pub fn add_path_info(&mut self, json: &[u8]) -> Result<(), PopularityError> {
-        let _ = json;
-        unimplemented!()
+
+    #[test]
+    fn digest_is_of_the_content() {
+        let of = |json: &str| Popularity::from_json(json.as_bytes()).unwrap().digest();
+        assert_eq!(of(r#"{"a":1,"b":2}"#), of(r#"{ "b":2, "a":3, "a":1 }"#));
+        assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":2}"#));
+        assert_ne!(of(r#"{"a":1}"#), of(r#"{"a":1,"b":1}"#));
+        assert_eq!(of("{}"), Popularity::default().digest());
+        assert_eq!(
+            of(r#"{"a":1,"b":2}"#).to_string(),
+            "sha256:43258cff783fe7036d8a43033f830adfc60ec037382473548ac742b888292777",
+            "part of stored cache keys: a change makes every layer plan new"
+        );
     }
-    /// Counts one narinfo file.
-    ///
-    /// # Errors
-    /// Where it is not one.
-    pub fn add_narinfo(&mut self, text: &str) -> Result<(), PopularityError> {
-        let _ = text;
-        unimplemented!()
-    }
-    /// Whether the references of this path have been counted.
-    #[must_use]
-    pub fn contains(&self, path: &StorePath) -> bool {
-        let _ = path;
-        unimplemented!()
-    }
-    /// The counts as sorted JSON, as [`Popularity::from_json`] reads it.
-    #[must_use]
-    pub fn to_json(&self) -> Vec<u8> {
-        unimplemented!()
-    }
-    /// All that is needed to go on counting later.
-    #[must_use]
-    pub fn to_state(&self) -> Vec<u8> {
-        unimplemented!()
-    }
-    /// Goes on from [`Self::to_state`].
-    ///
-    /// # Errors
-    /// Where it is not such a state.
-    pub fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
-        let _ = state;
-        unimplemented!()
+
+    #[rstest]
+    #[case("")]
+    #[case("[]")]
+    #[case(r#"{"a":-1}"#)]
+    #[case(r#"{"a":1.5}"#)]
+    #[case(r#"{"a":"1"}"#)]
+    #[case(r#"{"a":18446744073709551616}"#)]
+    fn refused(#[case] json: &str) {
+        assert!(matches!(
+            Popularity::from_json(json.as_bytes()),
+            Err(PopularityError::Malformed(_))
+        ));
     }
 }

@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn order_is_that_of_the_text() {
         let parse = |text: &str| StorePath::parse(&text.replace("{}", HASH)).unwrap();
-        let mut paths = vec![
+        let mut paths = [
             parse("/nix/store/{}-b"),
             parse("/a/b/c/{}-a"),
             parse("/nix/store/{}-a"),

@@ -1,36 +1,88 @@
-//! Layer planning.
+//! Layer planning: which store paths share a layer.
+//!
+//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy carries its
+//! own data (popularity, and whatever others need); the graph offers it every path's name, sizes, references
+//! and the roots.
+//!
+//! ```
+//! use nixery_core::{Dominator, LayerStrategy, ReferenceGraph};
+//! use std::num::NonZeroUsize;
+//! let json = br#"[
+//!   { "path": "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12", "narSize": 40,
+//!     "references": ["/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.38"] },
+//!   { "path": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.38", "narSize": 60, "references": [] }]"#;
+//! let roots = ["/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12".parse().unwrap()];
+//! let graph = ReferenceGraph::from_path_info(json, &roots).unwrap();
+//! let plan = Dominator::default().plan(&graph, NonZeroUsize::new(94).unwrap());
+//! assert_eq!(plan.layers.len(), 1);
+//! assert_eq!(plan.layers[0].reason, "hello-2.12, asked for, and the path only it needs");
+//! ```
+
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 
 use crate::graph::ReferenceGraph;
 
 mod dominator;
-pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
+mod dominators;
+pub(crate) use reason::human_bytes;
+mod reason;
+#[cfg(test)]
+mod tests;
+
+pub use dominator::{BIG_CLOSURE, DEFAULT_THRESHOLD, Dominator, OLD_THRESHOLD, Weight};
+
+/// Layers of an image by default. Docker's limit is 125, the root layer takes one, and people build `FROM`
+/// these images.
+pub const DEFAULT_BUDGET: NonZeroUsize = NonZeroUsize::new(94).unwrap();
 
 /// A way to partition a reference graph into layers.
+///
+/// What every implementation keeps to: each path is in exactly one layer, no layer is empty, there are at
+/// most `budget` layers, and the plan is a pure function of strategy, graph and budget: neither the order of
+/// the graph's input nor hash maps nor threads change it.
 pub trait LayerStrategy: Send + Sync + Debug {
-    /// Name, parameters and digest of the data.
+    /// Name, version, every parameter and the digest of the data: two strategies with one id plan alike.
+    /// Part of cache keys.
     fn id(&self) -> String;
-    /// Partitions the graph.
+
+    /// Partitions the graph into at most `budget` layers; no layers for an empty graph.
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan;
 }
 
-/// A partition of a graph.
+/// A partition of a reference graph's paths into layers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LayerPlan {
-    /// The layers, most shared first.
+    /// The layers in the order the image has them: most shared first.
     pub layers: Vec<PlannedLayer>,
 }
 
-/// One layer.
+/// The paths of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedLayer {
-    /// Indices of its paths in the graph, sorted.
+    /// Indices of its paths in the graph, sorted, and so the paths are.
     pub paths: Vec<usize>,
-    /// Bytes of its NARs; saturating.
+    /// Bytes of its paths' NARs; saturating.
     pub nar_size: u64,
-    /// How widely it is shared, to order layers by; saturating.
+    /// How widely the strategy expects the layer to be shared; never larger than that of the layer before.
+    /// Comparable within one strategy only; saturating.
     pub rating: u64,
-    /// Why these paths are together, for people.
+    /// Why these paths are together, in one sentence for people.
     pub reason: String,
+}
+
+impl LayerPlan {
+    /// For each path of the graph the index of its layer; `None` if this is no partition of the graph.
+    pub fn layer_of_paths(&self, graph: &ReferenceGraph) -> Option<Vec<usize>> {
+        let mut layer_of = vec![usize::MAX; graph.len()];
+        for (layer, planned) in self.layers.iter().enumerate() {
+            for &path in &planned.paths {
+                let slot = layer_of.get_mut(path)?;
+                if std::mem::replace(slot, layer) != usize::MAX {
+                    return None;
+                }
+            }
+        }
+        (!layer_of.contains(&usize::MAX)).then_some(layer_of)
+    }
 }

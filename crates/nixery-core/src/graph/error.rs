@@ -1,0 +1,65 @@
+//! Why a reference graph was refused.
+
+use crate::nar_hash::NarHashError;
+use crate::store_path::StorePathError;
+
+/// Why a reference graph was refused. Every variant but the first names the path concerned.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative, fractional or
+    /// over 2^64 − 1 end here too.
+    #[error("the reference graph is not the JSON that Nix writes")]
+    Malformed(#[source] serde_json::Error),
+    /// An entry or root is not a store path.
+    #[error("the reference graph holds something else than store paths")]
+    Path(#[source] StorePathError),
+    /// An entry's NAR hash cannot be read.
+    #[error("the NAR hash of {path} cannot be read")]
+    Hash {
+        /// The entry's path.
+        path: String,
+        /// What is wrong with the hash.
+        #[source]
+        source: NarHashError,
+    },
+    /// An entry has no `narSize`.
+    #[error("{path} has no narSize in the reference graph")]
+    MissingSize {
+        /// The entry's path.
+        path: String,
+    },
+    /// Nix says that it does not have the path.
+    #[error("{path} is not in the Nix store: realise it before asking for its references")]
+    NotValid {
+        /// The path.
+        path: String,
+    },
+    /// Two entries describe one path differently. Entries that agree in everything count as one.
+    #[error("{path} is in the reference graph twice, with different contents")]
+    Conflict {
+        /// The path.
+        path: String,
+    },
+    /// A path refers to one that has no entry.
+    #[error(
+        "{path} refers to {reference}, which is not in the reference graph: ask for the whole closure"
+    )]
+    MissingReference {
+        /// The path that refers.
+        path: String,
+        /// The path without entry.
+        reference: String,
+    },
+    /// A root has no entry.
+    #[error("the root {root} is not in the reference graph")]
+    MissingRoot {
+        /// The root.
+        root: String,
+    },
+    /// More paths than indices: 2^32 − 1 are supported.
+    #[error("the reference graph has {count} paths, more than can be numbered")]
+    TooManyPaths {
+        /// How many there are.
+        count: usize,
+    },
+}

@@ -1,0 +1,318 @@
+//! Counting references, to make popularity data.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PopularityError, sorted_json};
+use crate::graph::ReferenceGraph;
+use crate::graph::raw::{RawPathInfo, Text};
+use crate::store_path::{HASH_LEN, StorePath, StorePathError, check_base_name};
+
+/// Counts how many paths refer to each name, from any mixture of sources.
+///
+/// Each referring path counts once, however often it is seen; a path's reference to itself does not count.
+/// (The original's `popcount` counts these too, then drops counts of one to be rid of them.)
+///
+/// ```
+/// use nixery_core::PopularityCounter;
+/// let mut counter = PopularityCounter::default();
+/// for hash in ["3n58xw4373jp0ljirf06d8077j15pc4j", "4n58xw4373jp0ljirf06d8077j15pc4j"] {
+///     let narinfo = format!(
+///         "StorePath: /nix/store/{hash}-hello-2.12\nNarSize: 40\n\
+///          References: 00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.38 {hash}-hello-2.12\n"
+///     );
+///     counter.add_narinfo(&narinfo).unwrap();
+/// }
+/// assert_eq!(counter.to_json(), br#"{"glibc-2.38":2}"#);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct PopularityCounter {
+    counts: HashMap<String, u64>,
+    /// Hashes of the paths whose references are counted.
+    seen: HashSet<Box<str>>,
+}
+
+/// What [`PopularityCounter::to_state`] writes.
+#[derive(Serialize, Deserialize)]
+struct State {
+    /// Hashes of the paths counted, sorted.
+    seen: Vec<Box<str>>,
+    counts: std::collections::BTreeMap<String, u64>,
+}
+
+impl PopularityCounter {
+    /// Counts the references of every path of the graph.
+    pub fn add_graph(&mut self, graph: &ReferenceGraph) {
+        for node in graph.nodes() {
+            let references = node
+                .references
+                .iter()
+                .map(|&r| graph.nodes()[r as usize].path.base_name());
+            self.count(node.path.base_name(), references);
+        }
+    }
+
+    /// Counts what `nix path-info --json` prints (any version, with or without `--recursive`); references
+    /// need no entry of their own, paths that are not valid are passed over.
+    ///
+    /// # Errors
+    /// Where it is not that, or a path is not one; then nothing is counted.
+    pub fn add_path_info(&mut self, json: &[u8]) -> Result<(), PopularityError> {
+        let raw: RawPathInfo<'_> =
+            serde_json::from_slice(json).map_err(PopularityError::PathInfo)?;
+        let mut checked = Vec::with_capacity(raw.0.len());
+        for node in raw.0.iter().filter(|node| node.valid) {
+            let path = StorePath::parse(node.path.as_ref().map_or("", Text::as_str))?;
+            let references: Vec<StorePath> = node
+                .references
+                .iter()
+                .map(|r| StorePath::parse(r.as_str()))
+                .collect::<Result<_, _>>()?;
+            checked.push((path, references));
+        }
+        for (path, references) in &checked {
+            self.count(
+                path.base_name(),
+                references.iter().map(StorePath::base_name),
+            );
+        }
+        Ok(())
+    }
+
+    /// Counts one narinfo file (Nix's binary cache format): its `StorePath` and `References` lines.
+    ///
+    /// # Errors
+    /// Where one of the lines is missing or does not hold paths; then nothing is counted.
+    pub fn add_narinfo(&mut self, text: &str) -> Result<(), PopularityError> {
+        let field = |name: &'static str| {
+            let value = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let missing = || PopularityError::NarInfo {
+                field: name,
+                start: text.chars().take(80).collect(),
+            };
+            value.map(str::trim).ok_or_else(missing)
+        };
+        let path = StorePath::parse(field("StorePath")?)?;
+        let references: Vec<&str> = field("References")?.split_whitespace().collect();
+        for &reference in &references {
+            check_base_name(reference).map_err(|rule| StorePathError {
+                path: reference.chars().take(300).collect(),
+                rule,
+            })?;
+        }
+        self.count(path.base_name(), references.into_iter());
+        Ok(())
+    }
+
+    /// Counts one path's references, all given by valid base name.
+    fn count<'a>(&mut self, own: &str, references: impl Iterator<Item = &'a str>) {
+        if !self.seen.insert(own[..HASH_LEN].into()) {
+            return;
+        }
+        let mut references: Vec<&str> = references.filter(|&reference| reference != own).collect();
+        references.sort_unstable();
+        references.dedup();
+        for reference in references {
+            let name = &reference[HASH_LEN + 1..];
+            match self.counts.get_mut(name) {
+                Some(count) => *count += 1,
+                None => {
+                    self.counts.insert(name.to_owned(), 1);
+                }
+            }
+        }
+    }
+
+    /// Number of paths whose references are counted.
+    pub fn paths(&self) -> usize {
+        self.seen.len()
+    }
+
+    /// Whether the references of this path are counted.
+    pub fn contains(&self, path: &StorePath) -> bool {
+        self.seen.contains(path.hash_part())
+    }
+
+    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](super::Popularity::from_json)
+    /// reads it. Counts of one are left out: that is what unknown names count.
+    pub fn to_json(&self) -> Vec<u8> {
+        sorted_json(&self.counts, 2)
+    }
+
+    /// All that is needed to go on counting later, in one fixed byte sequence.
+    pub fn to_state(&self) -> Vec<u8> {
+        let mut seen: Vec<Box<str>> = self.seen.iter().cloned().collect();
+        seen.sort_unstable();
+        let counts = self
+            .counts
+            .iter()
+            .map(|(name, &count)| (name.clone(), count))
+            .collect();
+        serde_json::to_vec(&State { seen, counts }).unwrap_or_default()
+    }
+
+    /// Goes on from what [`Self::to_state`] gave.
+    ///
+    /// # Errors
+    /// [`PopularityError::State`] where it is something else.
+    pub fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
+        let state: State = serde_json::from_slice(state).map_err(PopularityError::State)?;
+        Ok(Self {
+            counts: state.counts.into_iter().collect(),
+            seen: state.seen.into_iter().collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    fn base(letter: char, name: &str) -> String {
+        format!("{}-{name}", letter.to_string().repeat(32))
+    }
+
+    fn narinfo(own: &str, references: &[String]) -> String {
+        format!(
+            "StorePath: /nix/store/{own}\r\nURL: nar/x\nNarSize: 1\nReferences: {}\n",
+            references.join(" ")
+        )
+    }
+
+    fn path_info(own: &str, references: &[String]) -> String {
+        let references: Vec<String> = references
+            .iter()
+            .map(|r| format!("\"/nix/store/{r}\""))
+            .collect();
+        format!(
+            r#"[{{"path":"/nix/store/{own}","narSize":1,"references":[{}]}}]"#,
+            references.join(",")
+        )
+    }
+
+    /// a and b refer to c, a also to itself, b to another path of c's name.
+    fn sample() -> Vec<(String, Vec<String>)> {
+        let (a, b, c, d) = (
+            base('a', "a-1"),
+            base('b', "b-1"),
+            base('c', "c-1"),
+            base('d', "c-1"),
+        );
+        vec![
+            (a.clone(), vec![a, c.clone()]),
+            (b, vec![c.clone(), d.clone()]),
+            (c, vec![]),
+            (d, vec![]),
+        ]
+    }
+
+    #[test]
+    fn sources_agree() {
+        let (mut from_narinfo, mut from_list) =
+            (PopularityCounter::default(), PopularityCounter::default());
+        for (own, references) in sample() {
+            // Twice: a path counts once.
+            for _ in 0..2 {
+                from_narinfo
+                    .add_narinfo(&narinfo(&own, &references))
+                    .unwrap();
+                from_list
+                    .add_path_info(path_info(&own, &references).as_bytes())
+                    .unwrap();
+            }
+        }
+        let lists: Vec<String> = sample()
+            .iter()
+            .map(|(own, refs)| path_info(own, refs))
+            .collect();
+        let whole = lists.join("").replace("][", ",");
+        let mut from_graph = PopularityCounter::default();
+        from_graph.add_graph(&ReferenceGraph::from_path_info(whole.as_bytes(), &[]).unwrap());
+        for counter in [from_narinfo, from_list, from_graph] {
+            assert_eq!(counter.to_json(), br#"{"c-1":3}"#);
+            assert_eq!(counter.paths(), 4);
+            assert!(
+                counter.contains(
+                    &StorePath::parse(&format!("/nix/store/{}", base('a', "a-1"))).unwrap()
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_count_can_be_resumed() {
+        let mut whole = PopularityCounter::default();
+        let mut parts = PopularityCounter::default();
+        for (own, references) in sample() {
+            whole.add_narinfo(&narinfo(&own, &references)).unwrap();
+            parts.add_narinfo(&narinfo(&own, &references)).unwrap();
+            parts = PopularityCounter::from_state(&parts.to_state()).unwrap();
+        }
+        assert_eq!(
+            (parts.to_state(), parts.to_json()),
+            (whole.to_state(), whole.to_json())
+        );
+        assert!(matches!(
+            PopularityCounter::from_state(b"{}"),
+            Err(PopularityError::State(_))
+        ));
+    }
+
+    #[test]
+    fn ones_are_left_out_but_not_forgotten() {
+        let mut counter = PopularityCounter::default();
+        counter
+            .add_narinfo(&narinfo(&base('a', "a-1"), &[base('c', "c-1")]))
+            .unwrap();
+        assert_eq!(counter.to_json(), b"{}");
+        counter
+            .add_narinfo(&narinfo(&base('b', "b-1"), &[base('c', "c-1")]))
+            .unwrap();
+        assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
+    }
+
+    #[rstest]
+    #[case::no_path("References: \n", "no line 'StorePath:'")]
+    #[case::no_references(
+        "StorePath: /nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a\n",
+        "no line 'References:'"
+    )]
+    #[case::bad_path("StorePath: a\nReferences: \n", "cannot be counted")]
+    #[case::bad_reference(
+        "StorePath: /nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a\nReferences: b\n",
+        "cannot be counted"
+    )]
+    #[case::html("<html>", "no line")]
+    fn narinfo_refused(#[case] text: &str, #[case] message: &str) {
+        let mut counter = PopularityCounter::default();
+        let error = counter.add_narinfo(text).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert_eq!(counter.paths(), 0);
+    }
+
+    #[test]
+    fn path_info_refused() {
+        let mut counter = PopularityCounter::default();
+        assert!(matches!(
+            counter.add_path_info(b"{"),
+            Err(PopularityError::PathInfo(_))
+        ));
+        let bad = path_info(&base('a', "a"), &["x".to_owned()]);
+        assert!(matches!(
+            counter.add_path_info(bad.as_bytes()),
+            Err(PopularityError::Path(_))
+        ));
+        counter
+            .add_path_info(br#"{"/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a":null}"#)
+            .unwrap();
+        assert_eq!(
+            counter.paths(),
+            0,
+            "a path that is not valid has no references"
+        );
+    }
+}
