@@ -14,14 +14,42 @@
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
 //!
 //! ```
-//! use nixery_core::ImageName;
+//! use nixery_core::{DEFAULT_BUDGET, Dominator, ImageName, LayerStrategy, ReferenceGraph};
 //!
-//! // What does the name ask for?
+//! // What does a name ask for?
 //! let name: ImageName = "shell/htop".parse()?;
 //! assert_eq!(
 //!     name.packages(),
 //!     ["bashInteractive", "cacert", "coreutils", "htop", "iana-etc", "moreutils", "nano"],
 //! );
+//!
+//! // Nix builds these packages and tells what they need at run time (shortened here) …
+//! let graph = ReferenceGraph::parse(br#"{
+//!     "exportReferencesGraph": {
+//!         "graph": ["/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-htop-3.4"]
+//!     },
+//!     "graph": [
+//!         {
+//!             "path": "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-htop-3.4",
+//!             "narSize": 400000, "closureSize": 130400000,
+//!             "references": ["/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.42"]
+//!         },
+//!         {
+//!             "path": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.42",
+//!             "narSize": 130000000, "closureSize": 130000000,
+//!             "references": []
+//!         }
+//!     ]
+//! }"#)?;
+//!
+//! // … and the plan says which of these store paths share a layer with which.
+//! let plan = Dominator::default().plan(&graph, DEFAULT_BUDGET);
+//! let layers: Vec<Vec<_>> = plan
+//!     .layers
+//!     .iter()
+//!     .map(|layer| layer.paths.iter().map(|path| graph.nodes()[*path].path.name()).collect())
+//!     .collect();
+//! assert_eq!(layers, [["htop-3.4"], ["glibc-2.42"]]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

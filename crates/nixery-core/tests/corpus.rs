@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 mod properties {
     pub(crate) mod image_name;
+    pub(crate) mod reference_graph;
 }
 
 /// Bytes that mean something to a parser.
@@ -37,4 +38,9 @@ fn replay(target: &str, check: fn(&[u8])) {
 #[test]
 fn image_name() {
     replay("image_name", properties::image_name::check);
+}
+
+#[test]
+fn reference_graph() {
+    replay("reference_graph", properties::reference_graph::check);
 }
