@@ -1,9 +1,11 @@
 //! A store in a temporary directory, and reading layers back.
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
+pub mod root;
+
 use std::ffi::OsStr;
 use std::fs::{self, Permissions};
-use std::io::Read;
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -118,4 +120,21 @@ pub fn line(entry: &Entry) -> String {
         line.push_str(&text(&entry.target));
     }
     line
+}
+
+/// Takes so many bytes, then fails.
+#[derive(Debug)]
+pub struct Full(pub Vec<u8>, pub usize);
+
+impl Write for Full {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() >= self.1 {
+            return Err(io::Error::other("no space left"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
