@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Builds a package of the demo set: unpacks its Debian packages and patches what they hold to the store paths
 # it needs. Environment, from default.nix:
 #   id, out, debs         the package, its output, its .deb files
@@ -146,7 +147,7 @@ program() {
 
 # Patches the first line of script $1.
 patch_script() {
-    local first interpreter arguments path
+    local first interpreter arguments path modules
     IFS= read -r first <"$1" 2>/dev/null || true
     read -r interpreter arguments <<<"${first#\#!}"
     if [ "${interpreter##*/}" = env ]; then
@@ -161,8 +162,10 @@ patch_script() {
     fi
     if [ "$interpreter" = sh ]; then path=${path%bash}sh; fi
     # A line of #! takes one argument; Perl reads the switches it finds there.
-    if [ "$interpreter" = perl ] && [ -d "$out/share/perl5" ]; then
-        arguments="-I$out/share/perl5${arguments:+ $arguments}"
+    if [ "$interpreter" = perl ]; then
+        for modules in "$out/share/perl5" "$out/lib/$triple"/perl5/5.*; do
+            if [ -d "$modules" ]; then arguments="-I$modules${arguments:+ $arguments}"; fi
+        done
     fi
     sed -i "1s|.*|#!$path${arguments:+ $arguments}|" "$1"
 }
@@ -204,10 +207,11 @@ wrap() {
 
 # keep PATH…: removes everything else.
 keep() {
-    local path
+    local path kept
     for path in "$@"; do
-        mkdir -p "$root/kept/${path%/*}"
-        mv "$path" "$root/kept/$path"
+        kept=$root/kept/$path
+        mkdir -p "${kept%/*}"
+        mv "$path" "$kept"
     done
     rm -rf -- *
     mv "$root"/kept/* .

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Builds the demo set's tools: copies the seed and patches its programs to run from the output.
 # Run by the seed's bash, through the seed's dynamic loader. Environment: seed, out.
 # shellcheck disable=SC2154

@@ -59,7 +59,10 @@ in
     _7zz = "7zip";
     bc = "bc";
     busybox = { debs = [ "busybox-static" ]; name = "busybox"; };
-    cowsay = "cowsay";
+    cowsay = {
+      debs = [ "cowsay" "libtext-charwidth-perl" ];
+      setup = "wrap bin/cowsay COWPATH=$out/share/cowsay/cows";
+    };
     curl = "curl";
     dash = "dash";
     diffutils = "diffutils";
@@ -70,7 +73,7 @@ in
       setup = "wrap bin/file MAGIC=$out/lib/file/magic.mgc";
     };
     findutils = "findutils";
-    gawk = "gawk";
+    gawk = { debs = [ "gawk" ]; setup = "ln -s gawk bin/awk"; };
     git = {
       debs = [ "git" "liberror-perl" ];
       setup = ''
@@ -91,9 +94,10 @@ in
     openssl = "openssl";
     patchelf = "patchelf";
     perl = {
-      debs = [ "perl" "perl-base" "perl-modules-*" ];
+      debs = [ "perl" "perl-base" "perl-modules-*" "libperl5.*" ];
       # The first two directories are where packages of perlPackages end up in an image.
       setup = ''
+        rm lib/$triple/libperl.so.*
         version=$(cd share/perl; echo 5.*[0-9] | tr ' ' '\n' | sort | head -n 1)
         wrap bin/perl PERL5LIB=/share/perl5:/lib/$triple/perl5/$version:$out/lib/$triple/perl-base:$out/lib/$triple/perl/$version:$out/share/perl/$version
       '';
@@ -115,7 +119,14 @@ in
     socat = "socat";
     sqlite = { debs = [ "sqlite3" ]; name = "sqlite"; };
     strace = "strace";
-    tmux = terminal "tmux";
+    tmux = {
+      debs = [ "tmux" ];
+      uses = [ "ncurses-base" "libc-bin" ];
+      setup = ''
+        terminfo
+        wrap bin/tmux LOCPATH=''${unit[libc-bin]}/lib/locale LC_CTYPE=C.UTF-8
+      '';
+    };
     tree = "tree";
     unzip = "unzip";
     vim = {
@@ -158,6 +169,7 @@ in
       name = "glibc";
       setup = "rm -rf lib/$triple/gconv lib/$triple/audit";
     };
+    locale = { debs = [ "libc-bin" ]; name = "glibc-locale-c-utf8"; setup = "keep lib/locale"; };
     ncurses-base = "ncurses-base";
   };
 

@@ -1,6 +1,6 @@
 # packages.nix in one regular form, for scripts/demo-set to read as JSON:
 #   { tree     attribute → package, or a nested set of them
-#     units    package → { debs, name, uses, setup }
+#     units    package → { debs, name, uses, setup, shared }
 #     foreign  attributes }
 let
   given = import ./packages.nix;
@@ -20,7 +20,9 @@ let
 in
 {
   tree = tree given.packages;
-  units = builtins.listToAttrs (map (definition: { name = id definition; value = unit definition; })
-    (leaves given.packages ++ leaves given.shared));
+  units = builtins.listToAttrs (
+    map (definition: { name = id definition; value = unit definition // { shared = false; }; }) (leaves given.packages)
+    ++ map (definition: { name = id definition; value = unit definition // { shared = true; }; }) (leaves given.shared)
+  );
   inherit (given) foreign;
 }
