@@ -1,66 +1,201 @@
 //! The builder: takes requests, runs one build per image, remembers what came of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::config::{BuilderConfig, ImageRequest};
+use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
+use crate::flow;
 use crate::handle::{BuildHandle, BuildSummary};
-use crate::image::ManifestBlob;
+use crate::history::History;
+use crate::image::{Image, ManifestBlob};
 use crate::nix::Nix;
 use crate::progress::BuildId;
 
 /// Builds images. Cheap to clone; clones share everything.
+///
+/// One image is built once however many ask for it, and its build goes on whoever stops waiting.
 #[derive(Debug, Clone)]
 pub struct Builder(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    storage: Arc<dyn Storage>,
+    engine: Arc<Engine>,
+    history: Mutex<History>,
+    running: watch::Sender<usize>,
+    runtime: Handle,
 }
 
-#[allow(
-    clippy::unimplemented,
-    unused_variables,
-    missing_docs,
-    clippy::unused_async
-)]
 impl Builder {
+    /// A builder with its own directory below `config.spool_dir`. Builds run on this runtime.
+    ///
+    /// # Errors
+    /// The spool directory cannot be used.
+    // Async because it needs a runtime, and so that checks of the store may be added.
+    #[allow(clippy::unused_async)]
     pub async fn new(
         config: BuilderConfig,
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
     ) -> Result<Self, BuilderError> {
-        unimplemented!()
+        let history = History::new(config.history, config.failure_ttl, config.recheck_after);
+        Ok(Self(Arc::new(Inner {
+            engine: Arc::new(Engine::new(config, nix, storage)?),
+            history: Mutex::new(history),
+            running: watch::Sender::new(0),
+            runtime: Handle::current(),
+        })))
     }
+
+    /// Starts building an image, or joins the build that runs, or returns one that has just ended:
+    /// failed less than `failure_ttl` ago, or succeeded from a source that cannot change.
     pub fn request(&self, request: ImageRequest) -> BuildHandle {
-        unimplemented!()
+        let mut history = self.history();
+        if let Some(handle) = history.current(&request) {
+            return handle;
+        }
+        let handle = BuildHandle::new(request);
+        history.started(&handle);
+        self.0.running.send_modify(|running| *running += 1);
+        drop(history);
+        self.0
+            .runtime
+            .spawn(supervise(self.clone(), handle.clone()));
+        handle
     }
+
+    /// The builds that run and the last ones that ended, newest first.
     pub fn recent(&self) -> Vec<BuildSummary> {
-        unimplemented!()
+        self.history().handles().map(BuildHandle::summary).collect()
     }
+
+    /// A build by its id, as long as it is remembered.
+    pub fn find(&self, id: &BuildId) -> Option<BuildHandle> {
+        self.history()
+            .handles()
+            .find(|handle| handle.id() == *id)
+            .cloned()
+    }
+
+    /// How a build stands, as long as it is remembered.
     pub fn build(&self, id: &BuildId) -> Option<BuildSummary> {
-        unimplemented!()
+        self.find(id).map(|handle| handle.summary())
     }
+
+    /// The log of a build, as long as it is remembered.
     pub fn log(&self, id: &BuildId) -> Option<String> {
-        unimplemented!()
+        self.find(id).map(|handle| handle.log().text())
     }
+
+    /// The store the images are in.
     pub fn storage(&self) -> &Arc<dyn Storage> {
-        &self.0.storage
+        &self.0.engine.storage
     }
+
+    /// The settings.
+    pub fn config(&self) -> &BuilderConfig {
+        &self.0.engine.config
+    }
+
+    /// The Nix that builds.
+    pub fn nix(&self) -> &Arc<dyn Nix> {
+        &self.0.engine.nix
+    }
+
+    /// Number of builds that run or wait for their turn.
+    pub fn running(&self) -> usize {
+        *self.0.running.borrow()
+    }
+
+    /// Waits until no build runs.
     pub async fn drain(&self) {
-        unimplemented!()
+        // The sender is in `self`: the channel is open.
+        let _ = self
+            .0
+            .running
+            .subscribe()
+            .wait_for(|running| *running == 0)
+            .await;
     }
+
+    /// The manifest or index with this digest, verified; `None` where the store has none.
+    ///
+    /// # Errors
+    /// The store failed.
     pub async fn manifest_by_digest(
         &self,
         digest: &Digest,
     ) -> Result<Option<ManifestBlob>, BuildError> {
-        unimplemented!()
+        self.0.engine.manifest(digest).await
     }
+
+    /// The size in bytes a blob must have, if a manifest that was served or built names it. A blob
+    /// stored with another size is damaged and must not be served.
     pub fn expected_size(&self, digest: &Digest) -> Option<u64> {
-        unimplemented!()
+        self.0.engine.blobs.expected_size(digest)
     }
+
+    /// Tells that a blob is missing or damaged: images that need it are checked, and mended, at
+    /// their next request.
+    pub fn report_missing(&self, digest: &Digest) {
+        self.0.engine.blobs.missing(digest);
+        self.history().forget_blob(digest);
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.0
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a build to its end, whatever that is, and announces it.
+async fn supervise(builder: Builder, handle: BuildHandle) {
+    let name = handle.request().name.clone();
+    tracing::info!(build = %handle.id(), image = %name, tag = handle.request().tag.as_str(), "build started");
+    let result = run_detached(&builder.0.engine, &handle).await;
+    match &result {
+        Ok(image) => {
+            let from_cache = image.stats.from_cache;
+            tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, "build finished");
+        }
+        Err(error) => {
+            let cause = causes(error);
+            tracing::warn!(build = %handle.id(), image = %name, kind = error.kind(), cause, "build failed: {error}");
+            handle.log().push(&format!("error: {error}"));
+        }
+    }
+    handle.finish(result.map(Arc::new).map_err(Arc::new));
+    builder.history().ended(&handle);
+    builder.0.running.send_modify(|running| *running -= 1);
+}
+
+/// In a task of its own, so that a panic ends the build and not the waiting.
+async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Image, BuildError> {
+    let task = {
+        let (engine, handle) = (Arc::clone(engine), handle.clone());
+        tokio::spawn(async move { Box::pin(flow::build(&engine, &handle)).await })
+    };
+    task.await.unwrap_or_else(|died| {
+        Err(BuildError::internal(if died.is_panic() {
+            "a task panicked"
+        } else {
+            "a task was stopped"
+        }))
+    })
+}
+
+/// The sources of an error, outermost first, for the log.
+fn causes(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }

@@ -16,6 +16,9 @@ pub const DEFAULT_LAYER_BUDGET: NonZeroUsize = NonZeroUsize::new(94).expect("94 
 /// How long a failed build answers again without being tried again, unless configured.
 pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 
+/// How long a blob that was seen in the store counts as there, unless configured.
+pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
+
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
@@ -37,6 +40,10 @@ pub struct BuilderConfig {
     pub max_builds: usize,
     /// How long a failed build answers again without being tried again.
     pub failure_ttl: Duration,
+    /// How long a blob that was seen in the store counts as there, before a cached image that
+    /// needs it is answered again. [`Builder::report_missing`](crate::Builder::report_missing)
+    /// ends it early.
+    pub recheck_after: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
 }
@@ -56,6 +63,7 @@ impl BuilderConfig {
             max_evaluations: cores.min(4),
             max_builds: cores.clamp(2, 8),
             failure_ttl: DEFAULT_FAILURE_TTL,
+            recheck_after: DEFAULT_RECHECK_AFTER,
             history: 100,
         }
     }

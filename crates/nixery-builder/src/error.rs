@@ -166,6 +166,46 @@ impl BuildError {
         }
     }
 
+    /// What an error of Nix in one phase means for the build.
+    pub(crate) fn from_nix(error: NixError, phase: Phase) -> Self {
+        let unavailable = |problem: &str, error| Self::Unavailable {
+            problem: problem.to_owned(),
+            source: Some(Box::new(error)),
+        };
+        match error {
+            NixError::NotFound { packages } => Self::NotFound { packages },
+            NixError::NotDerivation { package, found } => Self::NotDerivation { package, found },
+            NixError::Evaluation { package, message } => Self::Evaluation { package, message },
+            NixError::Source { message } => Self::Source { message },
+            NixError::Failed {
+                package,
+                derivation,
+                reason,
+                log_tail,
+            } => Self::Failed {
+                package,
+                derivation,
+                reason,
+                log_tail,
+            },
+            NixError::TimedOut { after, log_tail } => Self::TimedOut {
+                phase,
+                after,
+                log_tail,
+            },
+            NixError::Unavailable { ref problem, .. } => {
+                let problem = problem.clone();
+                unavailable(&problem, error)
+            }
+            error @ NixError::Process { .. } => {
+                unavailable("its programs cannot be started", error)
+            }
+            error @ (NixError::Output { .. } | NixError::Graph(_)) => {
+                unavailable("it gave an answer that makes no sense", error)
+            }
+        }
+    }
+
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         Self::Internal {
             what: what.to_string(),

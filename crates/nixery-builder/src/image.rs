@@ -57,6 +57,17 @@ pub struct ManifestBlob {
     pub bytes: Bytes,
 }
 
+impl ManifestBlob {
+    /// What refers to it.
+    pub fn descriptor(&self) -> Descriptor {
+        Descriptor::new(
+            self.media_type.clone(),
+            self.digest,
+            self.bytes.len() as u64,
+        )
+    }
+}
+
 impl From<Blob> for ManifestBlob {
     fn from(blob: Blob) -> Self {
         Self {
@@ -83,6 +94,7 @@ pub struct LayerSummary {
     /// Why these paths are together, from the layer strategy.
     pub reason: String,
     /// Whether the layer was in the blob store before this build.
+    #[serde(default, skip_serializing)]
     pub cached: bool,
 }
 
@@ -91,10 +103,51 @@ pub struct LayerSummary {
 pub struct BuildStats {
     /// Whether the whole image was found in the manifest cache.
     pub from_cache: bool,
+    /// Whether the source is pinned to a commit, so that the name and tag always mean this image.
+    pub immutable: bool,
     /// Layers packed in this build, the root layer included.
     pub layers_packed: usize,
     /// Layers that were already stored.
     pub layers_cached: usize,
     /// How long each phase took, in order.
     pub phases: Vec<(Phase, Duration)>,
+}
+
+/// Takes a stored blob for a manifest if it says it is one, and reports the blobs it names.
+pub(crate) fn sniff_manifest(
+    digest: Digest,
+    bytes: Bytes,
+    mut names: impl FnMut(Digest, u64),
+) -> Option<ManifestBlob> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Probe {
+        media_type: MediaType,
+        config: Option<Descriptor>,
+        #[serde(default)]
+        layers: Vec<Descriptor>,
+        #[serde(default)]
+        manifests: Vec<Descriptor>,
+    }
+    // Layers do not start with a brace; do not parse megabytes to find that out.
+    if bytes.first() != Some(&b'{') {
+        return None;
+    }
+    let probe: Probe = serde_json::from_slice(&bytes).ok()?;
+    if !probe.media_type.is_manifest() && !probe.media_type.is_index() {
+        return None;
+    }
+    for blob in probe
+        .config
+        .iter()
+        .chain(&probe.layers)
+        .chain(&probe.manifests)
+    {
+        names(blob.digest, blob.size);
+    }
+    Some(ManifestBlob {
+        media_type: probe.media_type,
+        digest,
+        bytes,
+    })
 }

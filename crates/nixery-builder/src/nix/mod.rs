@@ -20,6 +20,7 @@ use crate::build_log::BuildLog;
 
 pub use cli::{NixCli, NixCliConfig};
 pub(crate) use failure::describe_reason;
+pub(crate) use words::hide_credentials;
 
 /// Everything the builder asks of Nix.
 ///

@@ -1,0 +1,159 @@
+//! What all builds of one builder share.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nixery_manifest::{Blob, Digest};
+use nixery_storage::{Key, PutMode, Storage, StorageError};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::blobs::Blobs;
+use crate::config::{BuilderConfig, ImageRequest};
+use crate::error::{BuildError, BuilderError};
+use crate::image::{BuildStats, Image, ManifestBlob};
+use crate::keyed_lock::KeyedLocks;
+use crate::nix::Nix;
+use crate::record::{self, ImageRecord};
+use crate::spool::InstanceDir;
+
+/// Most bytes of a manifest, as the distribution spec recommends registries to take (4 MiB).
+pub(crate) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
+
+/// Configuration, Nix, the store, and the limits.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) config: BuilderConfig,
+    pub(crate) nix: Arc<dyn Nix>,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) blobs: Blobs,
+    pub(crate) instance: InstanceDir,
+    pub(crate) layer_locks: KeyedLocks<Digest>,
+    evaluations: Semaphore,
+    realisations: Semaphore,
+    packing: Semaphore,
+}
+
+impl Engine {
+    pub(crate) fn new(
+        config: BuilderConfig,
+        nix: Arc<dyn Nix>,
+        storage: Arc<dyn Storage>,
+    ) -> Result<Self, BuilderError> {
+        let instance = InstanceDir::open(&config.spool_dir);
+        let instance = instance.map_err(|(path, source)| BuilderError::Spool { path, source })?;
+        Ok(Self {
+            blobs: Blobs::new(Arc::clone(&storage), config.recheck_after),
+            instance,
+            layer_locks: KeyedLocks::default(),
+            evaluations: Semaphore::new(config.max_evaluations.max(1)),
+            realisations: Semaphore::new(config.max_builds.max(1)),
+            packing: Semaphore::new(config.pack_threads.max(1)),
+            config,
+            nix,
+            storage,
+        })
+    }
+
+    pub(crate) async fn may_evaluate(&self) -> Result<SemaphorePermit<'_>, BuildError> {
+        permit(&self.evaluations).await
+    }
+
+    pub(crate) async fn may_realise(&self) -> Result<SemaphorePermit<'_>, BuildError> {
+        permit(&self.realisations).await
+    }
+
+    pub(crate) async fn may_pack(&self) -> Result<SemaphorePermit<'_>, BuildError> {
+        permit(&self.packing).await
+    }
+
+    /// The image that was built for a key, if every blob of it is still there.
+    pub(crate) async fn cached_image(
+        &self,
+        key: Digest,
+        request: &ImageRequest,
+    ) -> Result<Option<Image>, BuildError> {
+        let key = Key::Manifest(key);
+        let Some(record) = record::load::<ImageRecord>(&*self.storage, &key).await? else {
+            return Ok(None);
+        };
+        if !self.blobs.are_there(record.blobs()).await? {
+            tracing::info!(image = %request.name, "blobs of a cached image are gone: building it again");
+            return Ok(None);
+        }
+        let Some(oci) = self.manifest(&record.oci.digest).await? else {
+            return Ok(None);
+        };
+        let docker = match &record.docker {
+            None => None,
+            Some(docker) => match self.manifest(&docker.digest).await? {
+                None => return Ok(None),
+                docker => docker,
+            },
+        };
+        let mut layers = record.layers;
+        layers.iter_mut().for_each(|layer| layer.cached = true);
+        Ok(Some(Image {
+            name: request.name.canonical().to_owned(),
+            packages: record.packages,
+            architecture: record.architecture,
+            docker,
+            oci,
+            config: record.config,
+            stats: BuildStats {
+                from_cache: true,
+                layers_cached: layers.len(),
+                ..BuildStats::default()
+            },
+            layers,
+        }))
+    }
+
+    /// A manifest by its digest; `None` where the store has none, or a damaged one.
+    pub(crate) async fn manifest(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<ManifestBlob>, BuildError> {
+        let key = Key::Blob(*digest);
+        let bytes = match self.storage.get_bytes(&key, MAX_MANIFEST).await {
+            Ok(Some(bytes)) => bytes,
+            // So large a blob is a layer.
+            Ok(None) | Err(StorageError::TooLarge { .. }) => return Ok(None),
+            Err(source) => {
+                return Err(BuildError::Storage {
+                    doing: "looked up",
+                    source,
+                });
+            }
+        };
+        if let Err(error) = digest.verify(&bytes) {
+            tracing::error!(%key, %error, "a stored blob is damaged; `nixery verify` finds them all");
+            self.blobs.missing(digest);
+            return Ok(None);
+        }
+        Ok(crate::image::sniff_manifest(
+            *digest,
+            bytes,
+            |digest, size| self.blobs.expect(digest, size),
+        ))
+    }
+
+    /// Stores a small blob, over a damaged one if need be.
+    pub(crate) async fn store_blob(&self, blob: &Blob) -> Result<(), BuildError> {
+        let bytes = Bytes::from(blob.bytes.clone());
+        let stored = self
+            .storage
+            .put(&Key::Blob(blob.digest), bytes, PutMode::Replace)
+            .await;
+        stored.map(drop).map_err(|source| BuildError::Storage {
+            doing: "stored",
+            source,
+        })?;
+        self.blobs.stored(blob.digest, blob.size());
+        Ok(())
+    }
+}
+
+async fn permit(semaphore: &Semaphore) -> Result<SemaphorePermit<'_>, BuildError> {
+    // Never closed.
+    semaphore.acquire().await.map_err(BuildError::internal)
+}

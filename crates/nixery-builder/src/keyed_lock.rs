@@ -1,0 +1,52 @@
+//! One lock per key, made when needed.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+/// Locks by key: who packs a layer holds its lock, so that builds that share it pack it once.
+#[derive(Debug)]
+pub(crate) struct KeyedLocks<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
+
+impl<K> Default for KeyedLocks<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> KeyedLocks<K> {
+    /// Waits until nobody else holds the key's lock.
+    pub(crate) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
+        let lock = {
+            let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Those nobody holds or waits for: only this map has them.
+            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(locks.entry(key).or_default())
+        };
+        lock.lock_owned().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_at_a_time_per_key_and_nothing_is_kept() {
+        let locks = Arc::new(KeyedLocks::default());
+        let first = locks.lock("a").await;
+        let _other = locks.lock("b").await;
+        let second = tokio::spawn({
+            let locks = Arc::clone(&locks);
+            async move { drop(locks.lock("a").await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        drop(first);
+        second.await.expect("gets it");
+        drop(locks.lock("c").await);
+        assert!(locks.0.lock().expect("not poisoned").len() <= 2);
+    }
+}

@@ -1,0 +1,261 @@
+//! Making sure that every layer of an image is in the blob store.
+
+use std::io::{BufWriter, Write};
+use std::num::NonZeroUsize;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use nixery_core::pack::{
+    PACKER_VERSION, PackError, PackedLayer, RootLayer, pack_layer, pack_root_layer,
+};
+use nixery_core::plan::{LayerPlan, PlannedLayer};
+use nixery_core::{ReferenceGraph, StorePath, layer_key};
+use nixery_manifest::{Digest, ImageLayer};
+use nixery_storage::Key;
+use tempfile::NamedTempFile;
+
+use crate::engine::Engine;
+use crate::error::BuildError;
+use crate::handle::BuildHandle;
+use crate::image::LayerSummary;
+use crate::nix::RealisedPackage;
+use crate::record::{self, LayerRecord};
+
+/// Layers of one build that are uploaded while others are packed.
+const STORE_AHEAD: usize = 4;
+/// Names of store paths shown in a layer's history entry.
+const NAMES_SHOWN: usize = 5;
+
+/// A layer that is in the blob store.
+#[derive(Debug)]
+pub(crate) struct ReadyLayer {
+    pub(crate) image_layer: ImageLayer,
+    pub(crate) summary: LayerSummary,
+}
+
+/// Groups the graph's paths. Leaves room for the root layer in the budget, where there is any.
+pub(crate) async fn plan(
+    engine: &Engine,
+    graph: ReferenceGraph,
+) -> Result<(ReferenceGraph, LayerPlan), BuildError> {
+    let budget = NonZeroUsize::new(engine.config.budget.get() - 1).unwrap_or(NonZeroUsize::MIN);
+    let strategy = engine.config.strategy.clone();
+    let planning = tokio::task::spawn_blocking(move || {
+        let plan = strategy.plan(&graph, budget);
+        (graph, plan)
+    });
+    planning
+        .await
+        .map_err(|panic| BuildError::internal(format!("layer planning: {panic}")))
+}
+
+/// Puts every layer of the plan into the store: finds it there, or packs it.
+pub(crate) async fn ensure_all(
+    engine: &Engine,
+    graph: &ReferenceGraph,
+    plan: &LayerPlan,
+    handle: &BuildHandle,
+) -> Result<Vec<ReadyLayer>, BuildError> {
+    let bytes = plan
+        .layers
+        .iter()
+        .fold(0, |sum: u64, layer| sum.saturating_add(layer.nar_size));
+    handle.update(|progress| {
+        progress.layers_total = plan.layers.len() + 1;
+        progress.bytes_total = bytes;
+    });
+    // The largest first, so that the last ones to finish are small.
+    let mut order: Vec<&PlannedLayer> = plan.layers.iter().collect();
+    order.sort_by_key(|layer| std::cmp::Reverse(layer.nar_size));
+    let work: Vec<_> = order
+        .into_iter()
+        .map(async |layer| {
+            let ready = ensure(engine, graph, layer).await?;
+            handle.update(|progress| {
+                progress.layers_done += 1;
+                progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
+            });
+            Ok(ready)
+        })
+        .collect();
+    let at_once = engine.config.pack_threads.max(1) + STORE_AHEAD;
+    stream::iter(work)
+        .buffer_unordered(at_once)
+        .try_collect()
+        .await
+}
+
+async fn ensure(
+    engine: &Engine,
+    graph: &ReferenceGraph,
+    layer: &PlannedLayer,
+) -> Result<ReadyLayer, BuildError> {
+    let nodes: Vec<_> = layer
+        .paths
+        .iter()
+        .filter_map(|&index| graph.nodes().get(index))
+        .collect();
+    if nodes.is_empty() || nodes.len() != layer.paths.len() {
+        return Err(BuildError::internal(
+            "the layer plan names paths that are not in the graph",
+        ));
+    }
+    let paths: Vec<StorePath> = nodes.iter().map(|node| node.path.clone()).collect();
+    let members: Option<Vec<_>> = nodes
+        .iter()
+        .map(|node| Some((&node.path, node.nar_hash.as_ref()?)))
+        .collect();
+    let Some(members) = members else {
+        return Err(BuildError::internal("Nix told no NAR hash of a store path"));
+    };
+    let key = layer_key(&members, engine.config.compression, PACKER_VERSION);
+
+    // Another build that needs this very layer waits here, and then finds it.
+    let _lock = engine.layer_locks.lock(key).await;
+    let cached = find(engine, key).await?;
+    let was_cached = cached.is_some();
+    let record = match cached {
+        Some(record) => record,
+        None => {
+            let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
+            let packing = paths.clone();
+            let packed = pack_and_store(engine, move |out| {
+                pack_layer(&packing, &store, compression, out)
+            });
+            let record = LayerRecord::from(packed.await?);
+            record::save(&*engine.storage, &Key::Build(key), &record).await?;
+            record
+        }
+    };
+    Ok(ready(
+        record,
+        was_cached,
+        layer.rating,
+        paths,
+        layer.reason.clone(),
+    ))
+}
+
+/// The layer built for a key, if its blob is still there.
+async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
+    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await?;
+    match record {
+        Some(record) if engine.blobs.is_there(record.digest, record.size).await? => {
+            Ok(Some(record))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Packs and stores the root layer. It takes milliseconds, so it has no cache entry.
+pub(crate) async fn ensure_root(
+    engine: &Engine,
+    packages: &[RealisedPackage],
+    handle: &BuildHandle,
+) -> Result<ReadyLayer, BuildError> {
+    let packages: Vec<_> = packages
+        .iter()
+        .map(|package| (package.name.clone(), package.path.clone()))
+        .collect();
+    let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
+    let packed = pack_and_store(engine, move |out| {
+        let root = RootLayer::plan(&packages, &store)?;
+        pack_root_layer(&root, compression, out)
+    });
+    let record = LayerRecord::from(packed.await?);
+    handle.update(|progress| progress.layers_done += 1);
+    Ok(ready(
+        record,
+        false,
+        0,
+        Vec::new(),
+        "root layer: links into the packages".to_owned(),
+    ))
+}
+
+/// Packs into a spool file, then stores it under its digest.
+async fn pack_and_store(
+    engine: &Engine,
+    pack: impl FnOnce(
+        BufWriter<NamedTempFile>,
+    ) -> Result<(PackedLayer, BufWriter<NamedTempFile>), PackError>
+    + Send
+    + 'static,
+) -> Result<PackedLayer, BuildError> {
+    let spool_error = |source| BuildError::Spool {
+        action: "write a spool file",
+        source,
+    };
+    let (packed, spool) = {
+        let _permit = engine.may_pack().await?;
+        let spool = engine.instance.spool_file().map_err(spool_error)?;
+        let packing = tokio::task::spawn_blocking(move || {
+            let (packed, out) = pack(BufWriter::with_capacity(128 * 1024, spool))?;
+            let mut spool = out
+                .into_inner()
+                .map_err(|error| spool_error(error.into_error()))?;
+            spool.flush().map_err(spool_error)?;
+            Ok::<_, BuildError>((packed, spool))
+        });
+        match packing.await {
+            Ok(result) => result?,
+            Err(panic) => return Err(BuildError::internal(format!("packing a layer: {panic}"))),
+        }
+    };
+    // The store makes it durable.
+    let stored = engine
+        .storage
+        .put_file(&Key::Blob(packed.digest), spool.path())
+        .await;
+    stored.map_err(|source| BuildError::Storage {
+        doing: "stored",
+        source,
+    })?;
+    engine.blobs.stored(packed.digest, packed.size);
+    Ok(packed)
+}
+
+fn ready(
+    record: LayerRecord,
+    cached: bool,
+    sharing: u64,
+    paths: Vec<StorePath>,
+    reason: String,
+) -> ReadyLayer {
+    ReadyLayer {
+        image_layer: ImageLayer {
+            digest: record.digest,
+            diff_id: record.diff_id,
+            size: record.size,
+            compression: record.compression,
+            sharing,
+            created_by: created_by(&paths),
+            comment: (!reason.is_empty()).then(|| reason.clone()),
+        },
+        summary: LayerSummary {
+            digest: record.digest,
+            diff_id: record.diff_id,
+            size: record.size,
+            tar_size: record.tar_size,
+            paths,
+            reason,
+            cached,
+        },
+    }
+}
+
+/// `nixery: glibc-2.38, bash-5.2 and 3 more`
+fn created_by(paths: &[StorePath]) -> String {
+    if paths.is_empty() {
+        return "nixery: root".to_owned();
+    }
+    let names: Vec<_> = paths
+        .iter()
+        .take(NAMES_SHOWN)
+        .map(StorePath::name)
+        .collect();
+    let mut text = format!("nixery: {}", names.join(", "));
+    if let more @ 1.. = paths.len().saturating_sub(NAMES_SHOWN) {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
