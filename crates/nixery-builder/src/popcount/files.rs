@@ -1,0 +1,231 @@
+//! Counting from files: `.narinfo`, `nix path-info --json`, reference graphs.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use nixery_core::{PopularityCounter, ReferenceGraph};
+
+use super::PopcountError;
+
+/// What was counted in a directory or file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FoundFiles {
+    /// `.narinfo` files.
+    pub narinfos: u64,
+    /// Files that `nix path-info --json` wrote.
+    pub path_infos: u64,
+    /// Reference graphs.
+    pub graphs: u64,
+}
+
+impl FoundFiles {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.narinfos + self.path_infos + self.graphs
+    }
+}
+
+/// Counts a file, told apart by its contents, or all `.narinfo` and `.json` files of a directory,
+/// in the order of their names; not of the directories in it. `progress` is called for each file.
+///
+/// # Errors
+/// The first file that cannot be read or counted, by name; those before it are counted.
+pub fn add_path(
+    counter: &mut PopularityCounter,
+    path: &Path,
+    mut progress: impl FnMut(&FoundFiles),
+) -> Result<FoundFiles, PopcountError> {
+    let read = |source| PopcountError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let mut found = FoundFiles::default();
+    if !fs::metadata(path).map_err(read)?.is_dir() {
+        add_file(counter, path, &mut found)?;
+        progress(&found);
+        return Ok(found);
+    }
+    let entries: Result<Vec<_>, io::Error> = fs::read_dir(path)
+        .map_err(read)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect();
+    let mut files = entries.map_err(read)?;
+    files.retain(|file| {
+        let extension = file.extension().and_then(|extension| extension.to_str());
+        matches!(extension, Some("narinfo" | "json")) && file.is_file()
+    });
+    files.sort();
+    for file in &files {
+        add_file(counter, file, &mut found)?;
+        progress(&found);
+    }
+    if files.is_empty() {
+        return Err(PopcountError::NothingFound {
+            path: path.to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+fn add_file(
+    counter: &mut PopularityCounter,
+    path: &Path,
+    found: &mut FoundFiles,
+) -> Result<(), PopcountError> {
+    let bytes = fs::read(path).map_err(|source| PopcountError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    let malformed = |source| PopcountError::Malformed {
+        location: path.display().to_string(),
+        source,
+    };
+    match kind(path, &bytes) {
+        Some(Kind::NarInfo) => {
+            let text = String::from_utf8_lossy(&bytes);
+            counter.add_narinfo(&text).map_err(malformed)?;
+            found.narinfos += 1;
+        }
+        Some(Kind::PathInfo) => {
+            counter.add_path_info(&bytes).map_err(malformed)?;
+            found.path_infos += 1;
+        }
+        Some(Kind::Graph) => {
+            let graph = ReferenceGraph::parse(&bytes).map_err(|source| PopcountError::Graph {
+                path: path.to_owned(),
+                source,
+            })?;
+            counter.add_graph(&graph);
+            found.graphs += 1;
+        }
+        None => {
+            return Err(PopcountError::UnknownFile {
+                path: path.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+enum Kind {
+    NarInfo,
+    PathInfo,
+    Graph,
+}
+
+/// JSON is told apart by its outermost level: an array, or an object keyed by store paths, is path
+/// information; an object with any other key is a reference graph.
+fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "narinfo")
+    {
+        return Some(Kind::NarInfo);
+    }
+    let text = bytes.trim_ascii_start();
+    match text.first()? {
+        b'[' => Some(Kind::PathInfo),
+        b'{' => {
+            let first_key = text[1..].trim_ascii_start();
+            let path_info = first_key.starts_with(b"\"/") || first_key.starts_with(b"}");
+            Some(if path_info {
+                Kind::PathInfo
+            } else {
+                Kind::Graph
+            })
+        }
+        _ => text
+            .split(|&byte| byte == b'\n')
+            .any(|line| line.starts_with(b"StorePath:"))
+            .then_some(Kind::NarInfo),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    const A: &str = "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-a-1";
+    const B: &str = "/nix/store/4n58xw4373jp0ljirf06d8077j15pc4j-b-1";
+    const C: &str = "/nix/store/5n58xw4373jp0ljirf06d8077j15pc4j-c-1";
+
+    fn narinfo(path: &str, reference: &str) -> String {
+        let reference = reference.trim_start_matches("/nix/store/");
+        format!("StorePath: {path}\nNarSize: 5\nReferences: {reference}\n")
+    }
+
+    /// a and b refer to c, in every format there is.
+    #[rstest]
+    #[case::list(
+        "list.json",
+        format!(r#" [{{"path":"{A}","narSize":1,"references":["{C}"]}},{{"path":"{B}","narSize":1,"references":["{C}"]}}]"#)
+    )]
+    #[case::map(
+        "map.json",
+        format!(r#"{{ "{A}":{{"narSize":1,"references":["{C}"]}},"{B}":{{"narSize":1,"references":["{C}"]}}}}"#)
+    )]
+    #[case::graph(
+        "graph.json",
+        format!(r#"{{"exportReferencesGraph":{{"graph":["{A}","{B}"]}},"graph":[
+            {{"path":"{A}","narSize":1,"closureSize":2,"references":["{C}"]}},
+            {{"path":"{B}","narSize":1,"closureSize":2,"references":["{C}"]}},
+            {{"path":"{C}","narSize":1,"closureSize":1,"references":[]}}]}}"#)
+    )]
+    fn json_is_told_apart_by_its_contents(#[case] name: &str, #[case] json: String) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(name);
+        fs::write(&file, json).unwrap();
+        let mut counter = PopularityCounter::default();
+        let found = add_path(&mut counter, &file, |_| ()).expect("counted");
+        assert_eq!(found.total(), 1);
+        assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
+    }
+
+    #[test]
+    fn a_directory_is_counted_and_other_files_in_it_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("a.narinfo"), narinfo(A, C)).unwrap();
+        fs::write(at("b.narinfo"), narinfo(B, C)).unwrap();
+        fs::write(at("nix-cache-info"), "StoreDir: /nix/store\n").unwrap();
+        fs::create_dir(at("nar.json")).unwrap();
+        let mut counter = PopularityCounter::default();
+        let mut calls = 0;
+        let found = add_path(&mut counter, directory.path(), |_| calls += 1).expect("counted");
+        assert_eq!((found.narinfos, found.total(), calls), (2, 2, 2));
+        assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
+    }
+
+    #[rstest]
+    #[case("text", "hello", "is neither")]
+    #[case("empty", "", "is neither")]
+    #[case("x.narinfo", "hello", "cannot be counted")]
+    #[case("x.json", "[1", "cannot be counted")]
+    #[case("x.json", r#"{"graph": 7}"#, "cannot be counted")]
+    fn wrong_files_are_named(#[case] name: &str, #[case] contents: &str, #[case] problem: &str) {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join(name);
+        fs::write(&file, contents).unwrap();
+        let error = add_path(&mut PopularityCounter::default(), &file, |_| ()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(problem), "{message}");
+        assert!(message.contains(file.to_str().unwrap()), "{message}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let count = |path: &Path| {
+            let mut counter = PopularityCounter::default();
+            add_path(&mut counter, path, |_| ())
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(count(directory.path()).contains("holds no .narinfo or .json file"));
+        assert!(count(&directory.path().join("missing")).contains("cannot read"));
+    }
+}
