@@ -58,24 +58,28 @@ pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<Lay
 pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     let total = graph.total_nar_size().max(1);
     let mut table = format!(
-        "{:>5}  {:>9}  {:>5}  {:>5}  why\n",
+        "{:>5}  {:>9}  {:>6}  {:>5}  why\n",
         "layer", "size", "share", "paths"
     );
     for row in layer_rows(graph, plan) {
-        let share = u128::from(row.nar_size) * 100 / total;
+        let share = (u128::from(row.nar_size) * 1000 + total / 2) / total;
         let (size, paths) = (human_bytes(row.nar_size), row.paths.len());
         let _ = writeln!(
             table,
-            "{:>5}  {size:>9}  {share:>4}%  {paths:>5}  {}",
-            row.number, row.reason
+            "{:>5}  {size:>9}  {:>3}.{}%  {paths:>5}  {}",
+            row.number,
+            share / 10,
+            share % 10,
+            row.reason
         );
     }
     let whole = u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX);
     let _ = writeln!(
         table,
-        "{:>5}  {:>9}         {:>5}",
+        "{:>5}  {:>9}  {:>6}  {:>5}",
         "total",
         human_bytes(whole),
+        "",
         graph.len()
     );
     table
@@ -193,10 +197,10 @@ mod tests {
         let (graph, plan) = example();
         assert_eq!(
             to_table(&graph, &plan),
-            "layer       size  share  paths  why\n    \
-             1     1.0 MB    24%      1  everyone's\n    \
-             2     3.0 MB    75%      2  a \"quote\" \\\n\
-             total     4.0 MB             3\n"
+            "layer       size   share  paths  why\n    \
+             1     1.0 MB   25.0%      1  everyone's\n    \
+             2     3.0 MB   75.0%      2  a \"quote\" \\\n\
+             total     4.0 MB              3\n"
         );
     }
 
@@ -239,7 +243,7 @@ mod tests {
     fn an_empty_plan_is_drawn_too() {
         let (graph, plan) = (ReferenceGraph::default(), LayerPlan::default());
         assert!(to_dot(&graph, &plan).ends_with("}\n"));
-        assert!(to_table(&graph, &plan).ends_with("total        0 B             0\n"));
+        assert!(to_table(&graph, &plan).ends_with("total        0 B              0\n"));
     }
 
     #[test]

@@ -1,0 +1,96 @@
+//! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths.
+//!
+//! `cargo bench -p nixery-benches` runs everything in about two minutes; `-- parse` or `-- group` a part of it.
+//! The `baseline` lines are the plain way of doing the same.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use nixery_benches::{SIZES, baseline, package_set};
+use nixery_core::{
+    DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
+    StorePath, to_dot,
+};
+
+fn parse(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    for size in SIZES {
+        let set = package_set(size);
+        group.throughput(Throughput::Bytes(set.graph.len() as u64));
+        group.bench_function(BenchmarkId::new("graph", size), |b| {
+            b.iter(|| ReferenceGraph::parse(black_box(set.graph.as_bytes())).expect("a graph"));
+        });
+        group.bench_function(BenchmarkId::new("baseline", size), |b| {
+            b.iter(|| baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"));
+        });
+        let roots: Vec<StorePath> = set
+            .roots
+            .iter()
+            .map(|root| root.parse().expect("a path"))
+            .collect();
+        group.bench_function(
+            BenchmarkId::new("path-info, closure sizes computed", size),
+            |b| {
+                b.iter(|| {
+                    ReferenceGraph::from_path_info(black_box(set.path_info.as_bytes()), &roots)
+                        .expect("a graph")
+                });
+            },
+        );
+    }
+    group.finish();
+}
+
+fn group(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("group");
+    for size in SIZES {
+        let set = package_set(size);
+        let graph = ReferenceGraph::parse(set.graph.as_bytes()).expect("a graph");
+        let popularity =
+            Arc::new(Popularity::from_json(set.popularity.as_bytes()).expect("counts"));
+        let strategy = Dominator {
+            popularity: Arc::clone(&popularity),
+            ..Dominator::default()
+        };
+        group.throughput(Throughput::Elements(size as u64));
+        group.bench_function(BenchmarkId::new("dominator", size), |b| {
+            b.iter(|| strategy.plan(black_box(&graph), DEFAULT_BUDGET));
+        });
+        group.bench_function(BenchmarkId::new("baseline", size), |b| {
+            b.iter(|| baseline::group(black_box(&graph), &popularity, DEFAULT_BUDGET.get()));
+        });
+    }
+    group.finish();
+}
+
+fn other(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("other");
+    let set = package_set(5_000);
+    let graph = ReferenceGraph::parse(set.graph.as_bytes()).expect("a graph");
+    let plan = Dominator::default().plan(&graph, DEFAULT_BUDGET);
+    group.bench_function("count popularity/5000", |b| {
+        b.iter(|| {
+            let mut counter = PopularityCounter::default();
+            counter.add_graph(black_box(&graph));
+            counter.to_json()
+        });
+    });
+    group.bench_function("read popularity/5000", |b| {
+        b.iter(|| Popularity::from_json(black_box(set.popularity.as_bytes())).expect("counts"));
+    });
+    group.bench_function("draw/5000", |b| b.iter(|| to_dot(black_box(&graph), &plan)));
+    group.finish();
+}
+
+fn quick() -> Criterion {
+    Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots()
+}
+
+criterion_group! { name = layers; config = quick(); targets = parse, group, other }
+criterion_main!(layers);

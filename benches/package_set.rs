@@ -1,0 +1,94 @@
+//! A synthetic package set.
+
+use std::fmt::Write as _;
+
+/// A reference graph and popularity data for it, as JSON.
+pub struct PackageSet {
+    /// As `exportReferencesGraph` writes it, with closure sizes of the right magnitude.
+    pub graph: String,
+    /// The same paths as `nix path-info --json` writes them, without closure sizes.
+    pub path_info: String,
+    /// The roots' paths.
+    pub roots: Vec<String>,
+    /// References per name.
+    pub popularity: String,
+}
+
+/// Marsaglia's xorshift: enough for shapes, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound.max(1)
+    }
+}
+
+const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+
+/// Makes a graph of so many paths: nine references each on average, half of them to a few paths that much of
+/// the set needs (quadratically fewer for later ones), half to near neighbours, as package sets have them.
+pub fn package_set(paths: usize) -> PackageSet {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let names: Vec<String> = (0..paths)
+        .map(|i| {
+            let hash: String = (0..32)
+                .map(|_| BASE32[random.below(32) as usize] as char)
+                .collect();
+            format!("/nix/store/{hash}-package{i}-1.{}.{}", i % 40, i % 7)
+        })
+        .collect();
+    let mut counts = vec![0u32; paths];
+    let (mut entries, mut infos) = (Vec::new(), Vec::new());
+    for i in 0..paths as u64 {
+        let mut references: Vec<u64> = Vec::new();
+        for _ in 0..random.below(10) {
+            let share = random.below(1000) * random.below(1000);
+            references.push(share * i.min(2000) / 1_000_000);
+            references.push(i.saturating_sub(1 + random.below(60)));
+        }
+        references.retain(|&reference| reference < i);
+        references.sort_unstable();
+        references.dedup();
+        let mut list = format!("\"{}\"", names[i as usize]);
+        for &reference in &references {
+            counts[reference as usize] += 1;
+            let _ = write!(list, ",\"{}\"", names[reference as usize]);
+        }
+        let magnitude = 10 + random.below(14);
+        let size = 500 + random.below(1 << magnitude);
+        let closure = size * (1 + i.min(60));
+        let facts = format!(
+            r#""narHash":"sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s","narSize":{size},"path":"{}","references":[{list}]"#,
+            names[i as usize]
+        );
+        entries.push(format!(r#"{{"closureSize":{closure},{facts}}}"#));
+        infos.push(format!("{{{facts},\"registrationTime\":1700000000}}"));
+    }
+    // What nothing refers to is what someone asked for.
+    let roots: Vec<String> = names
+        .iter()
+        .zip(&counts)
+        .filter(|&(_, &count)| count == 0)
+        .map(|(name, _)| name.clone())
+        .collect();
+    let counted: Vec<String> = names
+        .iter()
+        .zip(&counts)
+        .filter(|&(_, &count)| count > 1)
+        .map(|(name, count)| format!("\"{}\":{count}", &name[44..]))
+        .collect();
+    let quoted: Vec<String> = roots.iter().map(|root| format!("\"{root}\"")).collect();
+    PackageSet {
+        graph: format!(
+            r#"{{"exportReferencesGraph":{{"graph":[{}]}},"graph":[{}]}}"#,
+            quoted.join(","),
+            entries.join(",")
+        ),
+        path_info: format!("[{}]", infos.join(",")),
+        roots,
+        popularity: format!("{{{}}}", counted.join(",")),
+    }
+}
