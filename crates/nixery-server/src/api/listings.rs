@@ -1,0 +1,89 @@
+//! Tags of an image and what refers to a manifest.
+
+use crate::error::{ApiError, Code};
+use crate::query;
+use crate::response::{REVALIDATE, contents};
+use crate::state::AppState;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, LINK};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use nixery_builder::BuildState;
+use nixery_core::ImageName;
+use nixery_manifest::{Index, MediaType};
+use serde_json::json;
+use std::collections::BTreeSet;
+
+/// Says that `artifactType` was taken into account (OCI distribution specification, "Listing Referrers").
+const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// `tags/list`: `latest`, which every image has, and the tags that this process built the image at.
+///
+/// A complete list cannot be given: each branch, tag and commit of a git source is one.
+pub(crate) fn tags(
+    state: &AppState,
+    request: &Parts,
+    name: &ImageName,
+) -> Result<Response, ApiError> {
+    let mut tags = BTreeSet::from(["latest".to_owned()]);
+    for build in state.builder().recent() {
+        if build.image == name.canonical() && matches!(build.state, BuildState::Succeeded { .. }) {
+            tags.insert(build.tag);
+        }
+    }
+    let query = request.uri.query();
+    let limit = query::value(query, "n")
+        .map(|n| page_size(&n))
+        .transpose()?;
+    let last = query::value(query, "last").unwrap_or_default();
+    let rest: Vec<_> = tags.into_iter().filter(|tag| *tag > last).collect();
+    let page = &rest[..limit.unwrap_or(rest.len()).min(rest.len())];
+
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, REVALIDATE);
+    if let (Some(limit), Some(last)) = (limit, page.last())
+        && page.len() < rest.len()
+    {
+        let link = format!(
+            "<{}?n={limit}&last={last}>; rel=\"next\"",
+            request.uri.path()
+        );
+        if let Ok(link) = HeaderValue::try_from(link) {
+            headers.insert(LINK, link);
+        }
+    }
+    let body = json!({ "name": name.as_str(), "tags": page });
+    Ok(contents(
+        "application/json",
+        headers,
+        Bytes::from(body.to_string()),
+    ))
+}
+
+fn page_size(text: &str) -> Result<usize, ApiError> {
+    text.parse().map_err(|_| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            Code::PaginationNumberInvalid,
+            "`n` must be a whole number, zero or more",
+        )
+    })
+}
+
+/// `referrers`: nothing is ever attached to an image here, and the specification wants that said with an empty index.
+pub(crate) fn referrers(request: &Parts) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, REVALIDATE);
+    if query::value(request.uri.query(), "artifactType").is_some() {
+        headers.insert(
+            OCI_FILTERS_APPLIED,
+            HeaderValue::from_static("artifactType"),
+        );
+    }
+    contents(
+        MediaType::OciIndex.as_str(),
+        headers,
+        Bytes::from(Index::empty().to_bytes()),
+    )
+}

@@ -1,0 +1,114 @@
+//! Manifests, by tag and by digest. Asking for a tag builds the image.
+
+use super::failure;
+use crate::error::{ApiError, BuildAnswer, Code};
+use crate::hold;
+use crate::host::absolute;
+use crate::negotiate::{Preference, preference};
+use crate::response::{
+    IMMUTABLE, REVALIDATE, content_headers, contents, entity_tag, not_modified, respond,
+};
+use crate::route::Reference;
+use crate::state::AppState;
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{ACCEPT, VARY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use nixery_builder::{Image, ImageRequest, ManifestBlob};
+use nixery_core::{ImageName, Tag};
+use nixery_manifest::{Digest, Family};
+
+pub(crate) async fn manifest(
+    state: &AppState,
+    request: &Parts,
+    name: ImageName,
+    reference: Reference,
+) -> Result<Response, ApiError> {
+    match reference {
+        Reference::Tag(tag) => by_tag(state, request, name, tag).await,
+        Reference::Digest(digest) => by_digest(state, request, &digest).await,
+    }
+}
+
+async fn by_tag(
+    state: &AppState,
+    request: &Parts,
+    name: ImageName,
+    tag: Tag,
+) -> Result<Response, ApiError> {
+    // The URL that says why a build failed: it never starts one.
+    if let Some(error) = failure::told(state, request, &name) {
+        return Err(error);
+    }
+    let handle = state.build(ImageRequest { name, tag });
+    let log = format!("/builds/{}", handle.id());
+    let Some(result) = hold::wait(&handle, state.settings().hold).await else {
+        let log = absolute(state.settings(), &request.headers, authority(request), &log);
+        return hold::later(&request.uri, &handle, &log);
+    };
+    match result {
+        Ok(image) => {
+            let manifest = pick(&image, preference(&request.headers))?;
+            let mut headers = content_headers(&manifest.digest, REVALIDATE);
+            headers.insert(VARY, HeaderValue::from(ACCEPT));
+            Ok(answer(request, headers, manifest))
+        }
+        Err(error) => match BuildAnswer::of(&error) {
+            BuildAnswer::Direct(error) => Err(error),
+            BuildAnswer::Failure(_) => Ok(failure::tell(request, &error, &log)),
+        },
+    }
+}
+
+async fn by_digest(
+    state: &AppState,
+    request: &Parts,
+    digest: &Digest,
+) -> Result<Response, ApiError> {
+    let manifest = state
+        .builder()
+        .manifest_by_digest(digest)
+        .await
+        .map_err(|error| BuildAnswer::of(&error).into_error())?
+        .ok_or_else(|| {
+            let message = format!(
+                "this registry has no manifest {digest}; ask for the image by its tag, which builds it"
+            );
+            ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
+        })?;
+    let headers = content_headers(&manifest.digest, IMMUTABLE);
+    Ok(answer(request, headers, &manifest))
+}
+
+/// The manifest a client reads. Families are never mixed, and zstd layers have no Docker media type.
+fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
+    match image.manifest(wanted.first) {
+        Some(manifest) => Ok(manifest),
+        None if wanted.oci => Ok(&image.oci),
+        None => Err(ApiError::new(
+            StatusCode::NOT_ACCEPTABLE,
+            Code::Unsupported,
+            format!(
+                "this registry's layers are compressed with zstd, which needs a client that accepts {}",
+                Family::Oci.manifest()
+            ),
+        )),
+    }
+}
+
+fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
+    if not_modified(&request.headers, &entity_tag(&manifest.digest)) {
+        return respond(StatusCode::NOT_MODIFIED, headers, Body::empty());
+    }
+    contents(
+        manifest.media_type.as_str(),
+        headers,
+        manifest.bytes.clone(),
+    )
+}
+
+/// The host of an HTTP/2 request, which stands in its URI.
+pub(crate) fn authority(request: &Parts) -> Option<&str> {
+    request.uri.authority().map(http::uri::Authority::as_str)
+}

@@ -1,0 +1,23 @@
+//! The registry's endpoints.
+
+mod blobs;
+mod failure;
+mod listings;
+mod manifests;
+
+pub(crate) use blobs::{blob, chain};
+pub(crate) use listings::{referrers, tags};
+pub(crate) use manifests::{authority, manifest};
+
+use crate::response::{REVALIDATE, contents};
+use axum::response::Response;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CACHE_CONTROL;
+
+/// `GET /v2/`: says that this is a registry that needs no login.
+pub(crate) fn version() -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, REVALIDATE);
+    contents("application/json", headers, Bytes::from_static(b"{}"))
+}

@@ -1,0 +1,82 @@
+//! From a request to its answer.
+
+use crate::access_log::{Subject, log_requests};
+use crate::api;
+use crate::error::ApiError;
+use crate::health;
+use crate::metrics;
+use crate::page;
+use crate::response::{API_VERSION, contents, without_body};
+use crate::route::Route;
+use crate::state::AppState;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::CACHE_CONTROL;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method};
+
+/// The registry as an axum router, to be served or nested into a larger server at its root.
+///
+/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
+#[must_use]
+pub fn router(state: AppState) -> Router {
+    Router::new()
+        .fallback(answer)
+        .layer(from_fn_with_state(state.clone(), log_requests))
+        .with_state(state)
+}
+
+async fn answer(State(state): State<AppState>, request: Request) -> Response {
+    let (request, _body) = request.into_parts();
+    let registry = Route::is_registry(request.uri.path());
+    let (subject, mut response) = match Route::parse(&request.method, request.uri.path()) {
+        Ok(route) => {
+            let subject = Subject::of(&route);
+            (subject, dispatch(&state, &request, route).await)
+        }
+        Err(error) if registry || page::wants_plain(&request.headers) => {
+            (Subject::UNKNOWN, ApiError::from(error).into_response())
+        }
+        Err(error) => (Subject::UNKNOWN, page::error(ApiError::from(error))),
+    };
+    if registry {
+        response
+            .headers_mut()
+            .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    }
+    if request.method == Method::HEAD {
+        response = without_body(response);
+    }
+    response.extensions_mut().insert(subject);
+    response
+}
+
+async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {
+    let result = match route {
+        Route::Start => Ok(page::start(state, request)),
+        Route::Build(id) => Ok(page::build(state, request, &id)),
+        Route::Asset(asset) => Ok(page::asset(asset)),
+        Route::Live => Ok(health::live()),
+        Route::Ready => Ok(health::ready(state).await),
+        Route::Metrics => Ok(prometheus(state)),
+        Route::ApiVersion => Ok(api::version()),
+        Route::Manifest { name, reference } => {
+            // The future holds a build's whole wait; on the heap it keeps the others small.
+            Box::pin(api::manifest(state, request, name, reference)).await
+        }
+        Route::Blob { digest, .. } => Box::pin(api::blob(state, request, digest)).await,
+        Route::Tags { name } => api::tags(state, request, &name),
+        Route::Referrers { .. } => Ok(api::referrers(request)),
+    };
+    result.unwrap_or_else(IntoResponse::into_response)
+}
+
+fn prometheus(state: &AppState) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let text = metrics::render(state);
+    contents(metrics::CONTENT_TYPE, headers, Bytes::from(text))
+}

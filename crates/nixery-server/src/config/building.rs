@@ -1,0 +1,300 @@
+//! How Nix is run and how its results become layers.
+
+use super::value::{ConfigErrors, Setting, given, given_path};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET};
+use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
+use nixery_manifest::Compression;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+const NIX_TIMEOUT: Setting = Setting::new("NIX_TIMEOUT", "--nix-timeout");
+const EVAL_TIMEOUT: Setting = Setting::new("NIXERY_EVAL_TIMEOUT", "--eval-timeout");
+const NIX_DIR: Setting = Setting::new("NIXERY_NIX_DIR", "--nix-dir");
+const NIX_MAX_JOBS: Setting = Setting::new("NIXERY_NIX_MAX_JOBS", "--nix-max-jobs");
+const MAX_BUILDS: Setting = Setting::new("NIXERY_MAX_BUILDS", "--max-builds");
+const MAX_EVALUATIONS: Setting = Setting::new("NIXERY_MAX_EVALUATIONS", "--max-evaluations");
+const FAILURE_TTL: Setting = Setting::new("NIXERY_FAILURE_TTL", "--failure-ttl");
+const HISTORY: Setting = Setting::new("NIXERY_HISTORY", "--history");
+const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
+const THRESHOLD: Setting = Setting::new("NIXERY_POPULARITY_THRESHOLD", "--popularity-threshold");
+const WEIGHT: Setting = Setting::new("NIXERY_LAYER_WEIGHT", "--layer-weight");
+const COMPRESSION: Setting = Setting::new("NIXERY_COMPRESSION", "--compression");
+const PACK_THREADS: Setting = Setting::new("NIXERY_PACK_THREADS", "--pack-threads");
+
+/// Docker refuses images with more layers than this.
+const MOST_LAYERS: usize = 125;
+/// A package set from cold, download included, evaluates in less.
+const DEFAULT_EVAL_SECONDS: u64 = 300;
+/// Most clients have given up long before; what is built until then is kept by Nix.
+const DEFAULT_NIX_SECONDS: u64 = 1800;
+/// An upper bound for times that a typing error would otherwise turn into years.
+const WEEK: u64 = 7 * 24 * 60 * 60;
+/// An upper bound for counts of processes and threads.
+const MANY: usize = 1024;
+
+/// Flags and variables of running Nix.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Nix")]
+pub struct NixArgs {
+    /// Most time that building one image's packages may take, in seconds [default: 1800]
+    #[arg(long, env = "NIX_TIMEOUT", value_name = "SECONDS")]
+    pub nix_timeout: Option<String>,
+
+    /// Most time that evaluating one image's packages may take, in seconds [default: 300]
+    #[arg(long, env = "NIXERY_EVAL_TIMEOUT", value_name = "SECONDS")]
+    pub eval_timeout: Option<String>,
+
+    /// Folder with a `prepare-image.nix` to use instead of the built-in one
+    #[arg(long, env = "NIXERY_NIX_DIR", value_name = "FOLDER")]
+    pub nix_dir: Option<OsString>,
+
+    /// Derivations Nix builds at once for one image [default: what nix.conf says]
+    #[arg(long, env = "NIXERY_NIX_MAX_JOBS", value_name = "COUNT")]
+    pub nix_max_jobs: Option<String>,
+
+    /// Images whose packages are built at once; others wait [default: the cores, from 2 to 8]
+    #[arg(long, env = "NIXERY_MAX_BUILDS", value_name = "COUNT")]
+    pub max_builds: Option<String>,
+
+    /// Images evaluated at once; each may take a gigabyte of memory [default: the cores, at most 4]
+    #[arg(long, env = "NIXERY_MAX_EVALUATIONS", value_name = "COUNT")]
+    pub max_evaluations: Option<String>,
+
+    /// How long a failed build answers again without being tried again, in seconds [default: 10]
+    #[arg(long, env = "NIXERY_FAILURE_TTL", value_name = "SECONDS")]
+    pub failure_ttl: Option<String>,
+
+    /// Builds remembered with their logs [default: 100]
+    #[arg(long, env = "NIXERY_HISTORY", value_name = "COUNT")]
+    pub history: Option<String>,
+}
+
+/// Checked settings of running Nix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NixSettings {
+    /// Time for one realisation.
+    pub realise_timeout: Duration,
+    /// Time for one evaluation.
+    pub evaluate_timeout: Duration,
+    /// Folder with the Nix files; `None` for those built in.
+    pub nix_dir: Option<PathBuf>,
+    /// `--max-jobs`; `None` for Nix's own configuration.
+    pub max_jobs: Option<usize>,
+    /// Realisations at once.
+    pub max_builds: usize,
+    /// Evaluations at once.
+    pub max_evaluations: usize,
+    /// How long a failure answers again.
+    pub failure_ttl: Duration,
+    /// Builds remembered.
+    pub history: usize,
+}
+
+impl NixArgs {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Every value that is not allowed.
+    pub fn settings(&self) -> Result<NixSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let cores = cores();
+        let nix_dir = given_path(self.nix_dir.as_ref());
+        if let Some(folder) = &nix_dir
+            && !folder.join("prepare-image.nix").is_file()
+        {
+            let allowed = "a folder that holds prepare-image.nix";
+            errors.invalid(NIX_DIR, &folder.display().to_string(), allowed);
+        }
+        let max_jobs = given(self.nix_max_jobs.as_deref())
+            .map(|text| errors.number(NIX_MAX_JOBS, Some(text), 1, 1..=MANY));
+        let settings = NixSettings {
+            realise_timeout: errors.seconds(
+                NIX_TIMEOUT,
+                self.nix_timeout.as_deref(),
+                DEFAULT_NIX_SECONDS,
+                1..=WEEK,
+            ),
+            evaluate_timeout: errors.seconds(
+                EVAL_TIMEOUT,
+                self.eval_timeout.as_deref(),
+                DEFAULT_EVAL_SECONDS,
+                1..=WEEK,
+            ),
+            nix_dir,
+            max_jobs,
+            max_builds: errors.number(
+                MAX_BUILDS,
+                self.max_builds.as_deref(),
+                cores.clamp(2, 8),
+                1..=MANY,
+            ),
+            max_evaluations: errors.number(
+                MAX_EVALUATIONS,
+                self.max_evaluations.as_deref(),
+                cores.min(4),
+                1..=MANY,
+            ),
+            failure_ttl: errors.seconds(
+                FAILURE_TTL,
+                self.failure_ttl.as_deref(),
+                DEFAULT_FAILURE_TTL.as_secs(),
+                0..=WEEK,
+            ),
+            history: errors.number(HISTORY, self.history.as_deref(), 100, 1..=10_000),
+        };
+        errors.finish(settings)
+    }
+}
+
+/// Flags and variables of making layers.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Layers")]
+pub struct LayeringArgs {
+    /// Most layers an image may have; Docker's limit is 125 [default: 94]
+    #[arg(long, env = "NIXERY_LAYER_BUDGET", value_name = "COUNT")]
+    pub layer_budget: Option<String>,
+
+    /// Popularity from which a package gets a layer of its own [default: 100]
+    #[arg(long, env = "NIXERY_POPULARITY_THRESHOLD", value_name = "COUNT")]
+    pub popularity_threshold: Option<String>,
+
+    /// The size a package weighs when layers are merged: `closure-size` or `nar-size`
+    /// [default: closure-size, as in the original]
+    #[arg(long, env = "NIXERY_LAYER_WEIGHT", value_name = "SIZE")]
+    pub layer_weight: Option<String>,
+
+    /// Popularity data, as `nixery popcount` writes it: an http, https or file URL, or a path
+    /// [default: every package is equally popular]
+    #[arg(long, env = "NIX_POPULARITY_URL", value_name = "URL")]
+    pub popularity_url: Option<String>,
+
+    /// Compression of layers: `gzip`, or `zstd` for clients that read OCI images [default: gzip]
+    #[arg(long, env = "NIXERY_COMPRESSION", value_name = "KIND")]
+    pub compression: Option<String>,
+
+    /// Layers packed at once [default: the cores]
+    #[arg(long, env = "NIXERY_PACK_THREADS", value_name = "COUNT")]
+    pub pack_threads: Option<String>,
+}
+
+/// Checked settings of making layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayeringSettings {
+    /// Most layers in an image.
+    pub budget: NonZeroUsize,
+    /// Popularity from which a path gets its own layer.
+    pub threshold: u64,
+    /// The size that a path weighs.
+    pub weight: Weight,
+    /// Where popularity data is.
+    pub popularity: Option<String>,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// Layers packed at once.
+    pub pack_threads: usize,
+}
+
+impl LayeringArgs {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// Every value that is not allowed.
+    pub fn settings(&self) -> Result<LayeringSettings, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let budget = errors.number(
+            BUDGET,
+            self.layer_budget.as_deref(),
+            DEFAULT_LAYER_BUDGET.get(),
+            1..=MOST_LAYERS,
+        );
+        let settings = LayeringSettings {
+            budget: NonZeroUsize::new(budget).unwrap_or(DEFAULT_LAYER_BUDGET),
+            threshold: errors.number(
+                THRESHOLD,
+                self.popularity_threshold.as_deref(),
+                DEFAULT_THRESHOLD,
+                1..=u64::MAX,
+            ),
+            weight: errors.choice(
+                WEIGHT,
+                self.layer_weight.as_deref(),
+                Weight::default(),
+                &[
+                    ("closure-size", Weight::ClosureSize),
+                    ("nar-size", Weight::NarSize),
+                ],
+            ),
+            popularity: given(self.popularity_url.as_deref()).map(str::to_owned),
+            compression: errors.choice(
+                COMPRESSION,
+                self.compression.as_deref(),
+                Compression::Gzip,
+                &[("gzip", Compression::Gzip), ("zstd", Compression::Zstd)],
+            ),
+            pack_threads: errors.number(
+                PACK_THREADS,
+                self.pack_threads.as_deref(),
+                cores(),
+                1..=MANY,
+            ),
+        };
+        errors.finish(settings)
+    }
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::timeout(|a: &mut NixArgs| a.nix_timeout = Some("1h".into()), "NIX_TIMEOUT (--nix-timeout) is \"1h\"; allowed: a whole number from 1 to 604800 (seconds)")]
+    #[case::eval(|a: &mut NixArgs| a.eval_timeout = Some("0".into()), "NIXERY_EVAL_TIMEOUT (--eval-timeout) is \"0\"")]
+    #[case::folder(|a: &mut NixArgs| a.nix_dir = Some("/".into()), "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder that holds prepare-image.nix")]
+    #[case::jobs(|a: &mut NixArgs| a.nix_max_jobs = Some("all".into()), "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
+    #[case::builds(|a: &mut NixArgs| a.max_builds = Some("0".into()), "NIXERY_MAX_BUILDS (--max-builds) is \"0\"; allowed: a whole number from 1")]
+    #[case::evaluations(|a: &mut NixArgs| a.max_evaluations = Some("0".into()), "NIXERY_MAX_EVALUATIONS")]
+    #[case::failures(|a: &mut NixArgs| a.failure_ttl = Some("x".into()), "NIXERY_FAILURE_TTL")]
+    #[case::history(|a: &mut NixArgs| a.history = Some("0".into()), "NIXERY_HISTORY")]
+    fn wrong_nix_settings_are_refused(#[case] set: fn(&mut NixArgs), #[case] expected: &str) {
+        let mut arguments = NixArgs::default();
+        set(&mut arguments);
+        let message = arguments.settings().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[rstest]
+    #[case::budget(|a: &mut LayeringArgs| a.layer_budget = Some("126".into()), "NIXERY_LAYER_BUDGET (--layer-budget) is \"126\"; allowed: a whole number from 1 to 125")]
+    #[case::threshold(|a: &mut LayeringArgs| a.popularity_threshold = Some("-1".into()), "NIXERY_POPULARITY_THRESHOLD")]
+    #[case::weight(|a: &mut LayeringArgs| a.layer_weight = Some("size".into()), "NIXERY_LAYER_WEIGHT (--layer-weight) is \"size\"; allowed: closure-size, nar-size")]
+    #[case::compression(|a: &mut LayeringArgs| a.compression = Some("xz".into()), "NIXERY_COMPRESSION (--compression) is \"xz\"; allowed: gzip, zstd")]
+    #[case::threads(|a: &mut LayeringArgs| a.pack_threads = Some("0".into()), "NIXERY_PACK_THREADS")]
+    fn wrong_layer_settings_are_refused(
+        #[case] set: fn(&mut LayeringArgs),
+        #[case] expected: &str,
+    ) {
+        let mut arguments = LayeringArgs::default();
+        set(&mut arguments);
+        let message = arguments.settings().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn the_defaults_are_the_originals_layers_and_a_generous_time() {
+        let layers = LayeringArgs::default().settings().unwrap();
+        assert_eq!(layers.budget.get(), 94);
+        assert_eq!(layers.threshold, 100);
+        assert_eq!(layers.weight, Weight::ClosureSize);
+        assert_eq!(layers.compression, Compression::Gzip);
+        let nix = NixArgs::default().settings().unwrap();
+        assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
+        assert_eq!(nix.max_jobs, None);
+    }
+}

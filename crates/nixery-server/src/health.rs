@@ -1,0 +1,95 @@
+//! Probes for whatever starts, stops and balances this process.
+
+use crate::response::contents;
+use crate::state::AppState;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+/// How long one look at Nix and the store counts, so that probes cost next to nothing.
+const FRESH: Duration = Duration::from_secs(10);
+/// Longer than a healthy store and Nix take, shorter than most probes wait.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// What is known about whether the registry can work.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    stopping: AtomicBool,
+    last: Mutex<Option<(Instant, Vec<&'static str>)>>,
+}
+
+impl Readiness {
+    /// From now on the registry is not ready, so that no new work is sent to it.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// What is in the way of serving and building; empty when all is well.
+    ///
+    /// Names no paths and quotes no messages: the details are in the log.
+    pub async fn problems(&self, state: &AppState) -> Vec<&'static str> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return vec!["the server is stopping"];
+        }
+        let mut last = self.last.lock().await;
+        if let Some((at, problems)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return problems.clone();
+        }
+        let problems = tokio::time::timeout(PATIENCE, look(state))
+            .await
+            .unwrap_or_else(|_| vec!["the blob store or Nix does not answer"]);
+        *last = Some((Instant::now(), problems.clone()));
+        problems
+    }
+}
+
+async fn look(state: &AppState) -> Vec<&'static str> {
+    let mut problems = Vec::new();
+    if let Err(error) = state.builder().storage().check().await {
+        tracing::warn!(error = %crate::api::chain(&error), "the blob store does not work");
+        problems.push("the blob store does not work");
+    }
+    for finding in state.nix().preflight().await {
+        if finding.fatal {
+            tracing::warn!(
+                problem = finding.problem,
+                remedy = finding.remedy,
+                "Nix does not work"
+            );
+            problems.push("Nix does not work");
+            break;
+        }
+    }
+    problems
+}
+
+/// `/healthz`: the process answers.
+pub(crate) fn live() -> Response {
+    text(StatusCode::OK, "ok\n".to_owned())
+}
+
+/// `/readyz`: it can also serve and build.
+pub(crate) async fn ready(state: &AppState) -> Response {
+    let problems = state.readiness().problems(state).await;
+    if problems.is_empty() {
+        text(StatusCode::OK, "ready\n".to_owned())
+    } else {
+        let lines = problems.join("\n");
+        text(StatusCode::SERVICE_UNAVAILABLE, format!("{lines}\n"))
+    }
+}
+
+fn text(status: StatusCode, text: String) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = contents("text/plain", headers, Bytes::from(text));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,160 @@
+//! How a client reaches this registry: the request's host, checked before it is shown anywhere.
+
+use crate::config::HttpSettings;
+use http::HeaderMap;
+use http::header::HOST;
+
+/// Whether the text is a host name or address with an optional port, and nothing else.
+#[must_use]
+pub fn is_authority(text: &str) -> bool {
+    // The longest DNS name has 253 bytes, a port six with its colon.
+    const LONGEST: usize = 260;
+    if text.len() > LONGEST {
+        return false;
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, "")) => (address, None),
+            Some((address, port)) => match port.strip_prefix(':') {
+                Some(port) => (address, Some(port)),
+                None => return false,
+            },
+            None => return false,
+        },
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let host_ok = if text.starts_with('[') {
+        host.parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        host.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+    };
+    host_ok
+        && !host.is_empty()
+        && port.is_none_or(|port| {
+            port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+        })
+}
+
+/// Host and port to put before an image name in a pull command.
+///
+/// The configured public URL wins, then what a proxy says the client asked for, then the request's host.
+#[must_use]
+pub fn pull_host(settings: &HttpSettings, headers: &HeaderMap, authority: Option<&str>) -> String {
+    if let Some(url) = &settings.public_url {
+        let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
+        return host.to_owned();
+    }
+    let forwarded = headers
+        .get("x-forwarded-host")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(',').next())
+        .map(str::trim);
+    forwarded
+        .filter(|host| is_authority(host))
+        .or_else(|| request_host(headers, authority))
+        .unwrap_or("localhost")
+        .to_owned()
+}
+
+/// An absolute URL for a path of this registry where its address is known, else the path itself.
+///
+/// Only the configured URL and the host the client itself asked for count: a link in an error message must
+/// not lead where a third party's header says.
+#[must_use]
+pub fn absolute(
+    settings: &HttpSettings,
+    headers: &HeaderMap,
+    authority: Option<&str>,
+    path: &str,
+) -> String {
+    match (&settings.public_url, request_host(headers, authority)) {
+        (Some(url), _) => format!("{url}{path}"),
+        (None, Some(host)) => format!("http://{host}{path}"),
+        (None, None) => path.to_owned(),
+    }
+}
+
+/// The host of the request line (HTTP/2) or of the `Host` header.
+fn request_host<'a>(headers: &'a HeaderMap, authority: Option<&'a str>) -> Option<&'a str> {
+    let header = headers.get(HOST).and_then(|value| value.to_str().ok());
+    authority.or(header).filter(|host| is_authority(host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("nixery.dev", true)]
+    #[case("127.0.0.1:8080", true)]
+    #[case("[::1]:8080", true)]
+    #[case("[::1]", true)]
+    #[case("my_host", true)]
+    #[case("", false)]
+    #[case(":80", false)]
+    #[case("host:99999", false)]
+    #[case("host:+80", false)]
+    #[case("host/path", false)]
+    #[case("user@host", false)]
+    #[case("<script>", false)]
+    #[case("[::1", false)]
+    #[case("[hello]:1", false)]
+    #[case("::1", false)]
+    fn only_hosts_and_ports_are_shown(#[case] text: &str, #[case] valid: bool) {
+        assert_eq!(is_authority(text), valid);
+    }
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn the_pull_command_follows_proxies_but_links_do_not() {
+        let settings = HttpSettings::default();
+        let headers = headers(&[
+            ("host", "inside:80"),
+            ("x-forwarded-host", "nixery.dev, proxy"),
+        ]);
+        assert_eq!(pull_host(&settings, &headers, None), "nixery.dev");
+        assert_eq!(
+            absolute(&settings, &headers, None, "/builds/1"),
+            "http://inside:80/builds/1"
+        );
+    }
+
+    #[test]
+    fn a_public_url_wins_over_every_header() {
+        let settings = HttpSettings {
+            public_url: Some("https://nixery.dev".into()),
+            ..HttpSettings::default()
+        };
+        let headers = headers(&[("host", "inside:80"), ("x-forwarded-host", "evil")]);
+        assert_eq!(pull_host(&settings, &headers, None), "nixery.dev");
+        assert_eq!(
+            absolute(&settings, &headers, None, "/b"),
+            "https://nixery.dev/b"
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_none_is_never_echoed() {
+        let headers = headers(&[("host", "\"><script>"), ("x-forwarded-host", "a b")]);
+        assert_eq!(
+            pull_host(&HttpSettings::default(), &headers, None),
+            "localhost"
+        );
+        assert_eq!(
+            absolute(&HttpSettings::default(), &headers, None, "/b"),
+            "/b"
+        );
+    }
+}

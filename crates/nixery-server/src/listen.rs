@@ -1,0 +1,141 @@
+//! Connections: limits, time-outs, and an orderly end.
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// Time a client has for the head of each request, from the first or the previous one's end.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a request's head: a 255 byte image name, and room for long tokens of proxies.
+const MOST_HEADER_BYTES: usize = 64 * 1024;
+/// Requests at once on one HTTP/2 connection.
+const MOST_STREAMS: u32 = 200;
+/// Pause after the system refused a connection, as it does when it has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens the port. Without an address it listens on all of them, on IPv4 alone where there is no IPv6.
+///
+/// # Errors
+/// The port is taken, or this user may not use it.
+pub async fn bind(address: Option<IpAddr>, port: u16) -> Result<TcpListener, ListenError> {
+    let failed = |address| move |source| ListenError { address, source };
+    if let Some(address) = address {
+        let address = SocketAddr::new(address, port);
+        return TcpListener::bind(address).await.map_err(failed(address));
+    }
+    let all = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    match TcpListener::bind(all).await {
+        Ok(listener) => Ok(listener),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(failed(all)(error)),
+        Err(_) => {
+            let all = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+            TcpListener::bind(all).await.map_err(failed(all))
+        }
+    }
+}
+
+/// The port cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address}; choose another port with PORT (--port) or address with NIXERY_LISTEN (--listen)"
+)]
+pub struct ListenError {
+    address: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Serves until `stop` is ready, then lets running requests end, for `grace` at most.
+///
+/// Returns whether all of them did.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> bool {
+    let graceful = GracefulShutdown::new();
+    let (closing, closed) = watch::channel(());
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connection(stream, router.clone(), &graceful, closed.clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            () = &mut stop => break,
+        }
+    }
+    // Closing the port tells balancers and clients to go elsewhere.
+    drop(listener);
+    let ended = tokio::time::timeout(grace, graceful.shutdown())
+        .await
+        .is_ok();
+    drop(closing);
+    ended
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    graceful: &GracefulShutdown,
+    mut closed: watch::Receiver<()>,
+) {
+    // Small answers, such as redirects, must not wait for more to send.
+    let _ = stream.set_nodelay(true);
+    let asked = Arc::new(AtomicBool::new(false));
+    let first = Arc::clone(&asked);
+    let service = TowerToHyperService::new(tower::ServiceExt::map_request(
+        router,
+        move |request: http::Request<hyper::body::Incoming>| {
+            first.store(true, Ordering::Relaxed);
+            request.map(axum::body::Body::new)
+        },
+    ));
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MOST_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(MOST_HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_streams(MOST_STREAMS)
+        .keep_alive_interval(HEADER_TIMEOUT);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .into_owned();
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        let mut connection = std::pin::pin!(connection);
+        // The time-outs above begin once the protocol is known; a client that sends nothing never gets there.
+        let silent = async {
+            tokio::time::sleep(HEADER_TIMEOUT).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            result = &mut connection => if let Err(error) = result {
+                tracing::debug!(%error, "a connection ended badly");
+            },
+            () = silent => tracing::debug!("a connection asked for nothing"),
+            // The sender is dropped when the time for an orderly end is over.
+            _ = closed.changed() => {}
+        }
+    });
+}

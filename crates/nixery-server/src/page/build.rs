@@ -1,0 +1,91 @@
+//! The page of one build: its state and its log.
+
+use super::start::state as state_markup;
+use super::text::{duration, timestamp};
+use super::{REFRESH_RUNNING, error, page, wants_plain};
+use crate::api::authority;
+use crate::error::{ApiError, Code};
+use crate::host::pull_host;
+use crate::redact::redact;
+use crate::response::{REVALIDATE, contents};
+use crate::state::AppState;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use maud::html;
+use nixery_builder::{BuildId, BuildState, BuildSummary};
+
+/// `/builds/ID`: a page for browsers, the plain log for everything else.
+pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
+    let plain = wants_plain(&request.headers);
+    let found = id.parse().ok().and_then(|id: BuildId| {
+        let build = state.builder().build(&id)?;
+        let log = state.builder().log(&id).unwrap_or_default();
+        Some((build, log))
+    });
+    let Some((build, log)) = found else {
+        let message =
+            "this server does not remember such a build; it keeps the last ones since its start";
+        let unknown = ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
+        return if plain {
+            unknown.into_response()
+        } else {
+            error(unknown)
+        };
+    };
+    if plain {
+        plain_log(&build, &log)
+    } else {
+        let host = pull_host(state.settings(), &request.headers, authority(request));
+        log_page(&build, &log, &host)
+    }
+}
+
+fn plain_log(build: &BuildSummary, log: &str) -> Response {
+    let mut headers = HeaderMap::new();
+    headers.insert(CACHE_CONTROL, REVALIDATE);
+    headers.insert(VARY, HeaderValue::from(ACCEPT));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let mut text = log.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    if let BuildState::Failed(error) = &build.state {
+        text.push_str(&redact(&error.to_string()));
+        text.push('\n');
+    }
+    contents("text/plain; charset=utf-8", headers, Bytes::from(text))
+}
+
+fn log_page(build: &BuildSummary, log: &str, host: &str) -> Response {
+    let running = matches!(build.state, BuildState::Running(_));
+    let image = format!("{}:{}", build.image, build.tag);
+    let body = html! {
+        h1 { (image) }
+        div id="live" {
+            dl class="facts" {
+                dt { "State" } dd { (state_markup(&build.state)) }
+                dt { "Started" } dd { time datetime=(timestamp(build.started)) { (timestamp(build.started)) } }
+                dt { @if running { "Running for" } @else { "Took" } } dd { (duration(build.elapsed)) }
+                @if let BuildState::Succeeded { digest, .. } = &build.state {
+                    dt { "Manifest" } dd { code { (digest) } }
+                }
+                dt { "Pull" } dd { code { "docker pull " (host) "/" (image) } }
+            }
+            h2 { "Log" }
+            @if log.is_empty() {
+                p class="empty" { "Nothing yet." }
+            } @else {
+                pre class="log" tabindex="0" role="region" aria-label="Log" { (log) }
+            }
+        }
+    };
+    page(
+        StatusCode::OK,
+        &format!("Build of {image}"),
+        running.then_some(REFRESH_RUNNING),
+        &body,
+    )
+}

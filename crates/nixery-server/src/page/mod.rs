@@ -1,0 +1,104 @@
+//! The pages for people: what this is, recent builds, and each build's log.
+
+mod build;
+mod start;
+mod text;
+
+pub(crate) use build::build;
+pub(crate) use start::start;
+
+use crate::error::ApiError;
+use crate::response::{REVALIDATE, contents};
+use crate::route::Asset;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use maud::{DOCTYPE, Markup, html};
+
+/// Nothing but this server's own style, script and icon; nothing inline, no frames, no forms.
+const POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+
+/// How often a page with a running build is renewed, in seconds.
+const REFRESH_RUNNING: u32 = 3;
+/// How often a page where nothing runs is renewed, in seconds.
+const REFRESH_IDLE: u32 = 20;
+
+/// A file that the pages refer to.
+pub(crate) fn asset(asset: Asset) -> Response {
+    let (media_type, text) = match asset {
+        Asset::Style => ("text/css", include_str!("style.css")),
+        Asset::Script => ("text/javascript", include_str!("refresh.js")),
+        Asset::Icon => ("image/svg+xml", include_str!("icon.svg")),
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("public, max-age=3600"),
+    );
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    contents(media_type, headers, Bytes::from_static(text.as_bytes()))
+}
+
+/// Whether the client is a program rather than a browser.
+pub(crate) fn wants_plain(headers: &HeaderMap) -> bool {
+    !headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.contains("text/html"))
+}
+
+/// A page that says what is wrong.
+pub(crate) fn error(error: ApiError) -> Response {
+    let title = match error.status {
+        StatusCode::NOT_FOUND => "Nothing here",
+        _ => "This did not work",
+    };
+    let body = html! {
+        h1 { (title) }
+        p { (error.message) "." }
+        p { a href="/" { "To the start page" } }
+    };
+    page(error.status, title, None, &body)
+}
+
+/// A whole page. `refresh` in seconds renews the element with the ID `live`.
+fn page(status: StatusCode, title: &str, refresh: Option<u32>, body: &Markup) -> Response {
+    let markup = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (title) " · Nixery" }
+                link rel="icon" href="/favicon.svg" type="image/svg+xml";
+                link rel="stylesheet" href="/style.css";
+                @if let Some(seconds) = refresh {
+                    script src="/refresh.js" defer data-seconds=(seconds) {}
+                    noscript { meta http-equiv="refresh" content=(seconds.max(10)); }
+                }
+            }
+            body {
+                header { a href="/" class="home" { "Nixery" } }
+                main { (body) }
+            }
+        }
+    };
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(CACHE_CONTROL, REVALIDATE);
+    headers.insert(VARY, HeaderValue::from(ACCEPT));
+    let bytes = Bytes::from(markup.into_string());
+    let mut response = contents("text/html; charset=utf-8", headers, bytes);
+    *response.status_mut() = status;
+    response
+}

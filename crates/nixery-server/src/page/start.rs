@@ -1,0 +1,208 @@
+//! The start page: what this is, how to use it, and what it did lately.
+
+use super::text::{ago, duration, size, timestamp};
+use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
+use crate::api::authority;
+use crate::host::pull_host;
+use crate::redact::redact;
+use crate::state::AppState;
+use axum::response::Response;
+use http::StatusCode;
+use http::request::Parts;
+use maud::{Markup, html};
+use nixery_builder::{BuildState, BuildSummary};
+use nixery_core::PackageSource;
+use nixery_core::meta::META_PACKAGES;
+
+/// Rows of the list of builds.
+const SHOWN: usize = 30;
+/// The image of the examples.
+const EXAMPLE: &str = "shell/git/htop";
+
+pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
+    let host = pull_host(state.settings(), &request.headers, authority(request));
+    let mut builds = state.builder().recent();
+    builds.sort_by_key(|build| std::cmp::Reverse(build.started));
+    let running = builds
+        .iter()
+        .any(|build| matches!(build.state, BuildState::Running(_)));
+    let refresh = if running {
+        REFRESH_RUNNING
+    } else {
+        REFRESH_IDLE
+    };
+    let body = html! {
+        (introduction(&host))
+        (naming(&host))
+        (meta_packages(state.source()))
+        section id="live" aria-label="Recent builds" {
+            h2 { "Recent builds" }
+            (recent(&builds))
+        }
+        footer {
+            p {
+                "Registry API: " a href="/v2/" { code { "/v2/" } }
+                " · Counters: " a href="/metrics" { code { "/metrics" } }
+                " · State: " a href="/readyz" { code { "/readyz" } }
+            }
+        }
+    };
+    page(
+        StatusCode::OK,
+        "Images by their contents",
+        Some(refresh),
+        &body,
+    )
+}
+
+fn introduction(host: &str) -> Markup {
+    html! {
+        h1 { "Container images by their contents" }
+        p class="lead" {
+            "Name the packages you need, and pull the image. This registry builds it with Nix while you wait, "
+            "and shares layers between all images."
+        }
+        pre class="command" tabindex="0" aria-label="Pull command" {
+            code { span class="prompt" aria-hidden="true" { "$ " } "docker pull " (host) "/" (EXAMPLE) }
+        }
+        details {
+            summary { "Other clients" }
+            pre tabindex="0" aria-label="Commands of other clients" {
+                code {
+                    "docker run --rm -ti " (host) "/" (EXAMPLE) " bash\n"
+                    "podman run --rm -ti " (host) "/" (EXAMPLE) " bash\n"
+                    "skopeo copy docker://" (host) "/" (EXAMPLE) " docker-archive:image.tar\n"
+                    "ctr images pull " (host) "/" (EXAMPLE) ":latest"
+                }
+            }
+            p {
+                "A registry without TLS needs the client's leave: "
+                code { "--tls-verify=false" } " for podman, "
+                code { "--src-tls-verify=false" } " for skopeo, "
+                code { "--plain-http" } " for ctr; Docker trusts "
+                code { "localhost" } " and its " code { "insecure-registries" } "."
+            }
+        }
+    }
+}
+
+fn naming(host: &str) -> Markup {
+    html! {
+        section aria-labelledby="names" {
+            h2 id="names" { "How names work" }
+            dl {
+                dt { code { "git/htop" } }
+                dd { "Each component is a package; order and repetition do not matter." }
+                dt { code { "python3packages.numpy" } }
+                dd { "A dot descends into nested sets. Capitals are found without being written." }
+                dt { code { "7zip" } }
+                dd { "A name that starts with a digit is looked up with a " code { "_" } " before it." }
+                dt { code { "shell/git" } }
+                dd { "Meta-packages stand first and change the build." }
+            }
+            p {
+                "Every image also has TLS certificates and protocol names. A missing package, and a build that fails, are "
+                "told in the client's error. Builds of some minutes are fine: " code { "docker pull " (host) "/…" }
+                " waits, and pulling again continues where it was."
+            }
+        }
+    }
+}
+
+fn meta_packages(source: &PackageSource) -> Markup {
+    html! {
+        section aria-labelledby="meta" {
+            h2 id="meta" { "Meta-packages" }
+            div class="scroll" {
+                table {
+                    thead { tr { th scope="col" { "Name" } th scope="col" { "What it does" } th scope="col" { "Adds" } } }
+                    tbody {
+                        @for meta in META_PACKAGES {
+                            tr {
+                                th scope="row" { code { (meta.name) } }
+                                td { (meta.description) }
+                                td {
+                                    @for (index, package) in meta.packages.iter().enumerate() {
+                                        @if index > 0 { " " }
+                                        code { (package) }
+                                    }
+                                    @if meta.packages.is_empty() { "–" }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            p { "Packages come from " (source_name(source)) "." }
+        }
+    }
+}
+
+/// The package source without this server's paths.
+fn source_name(source: &PackageSource) -> Markup {
+    html! {
+        @match source {
+            PackageSource::Channel(channel) => { "nixpkgs, " code { (channel) } }
+            PackageSource::Git { .. } => { code { (redact(&source.to_string())) } "; the image's tag selects a branch, tag or commit" }
+            PackageSource::Path(_) => { "a package set on this server" }
+        }
+    }
+}
+
+fn recent(builds: &[BuildSummary]) -> Markup {
+    html! {
+        @if builds.is_empty() {
+            p class="empty" { "None since this server started. Pull an image and it shows here." }
+        } @else {
+            div class="scroll" {
+                table class="builds" {
+                    thead {
+                        tr {
+                            th scope="col" { "Image" }
+                            th scope="col" { "State" }
+                            th scope="col" { "Started" }
+                            th scope="col" { "Took" }
+                            th scope="col" { "Log" }
+                        }
+                    }
+                    tbody {
+                        @for build in builds.iter().take(SHOWN) { (row(build)) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn row(build: &BuildSummary) -> Markup {
+    let link = format!("/builds/{}", build.id);
+    html! {
+        tr {
+            th scope="row" { a href=(link) { (build.image) ":" (build.tag) } }
+            td { (state(&build.state)) }
+            td {
+                time datetime=(timestamp(build.started)) title=(timestamp(build.started)) {
+                    (ago(build.started.elapsed().unwrap_or_default()))
+                }
+            }
+            td { (duration(build.elapsed)) }
+            td { a href=(link) aria-label={ "Log of " (build.image) } { "Log" } }
+        }
+    }
+}
+
+/// A build's state as a word with a colour, and what there is to say about it.
+pub(super) fn state(state: &BuildState) -> Markup {
+    html! {
+        @match state {
+            BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
+            BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {
+                span class="badge done" { @if *from_cache { "cached" } @else { "built" } }
+                " " (size(*bytes)) " in " (layers) " layers"
+            }
+            BuildState::Failed(error) => {
+                span class="badge failed" { "failed" } " " (redact(&error.to_string()))
+            }
+        }
+    }
+}

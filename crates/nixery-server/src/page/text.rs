@@ -1,0 +1,134 @@
+//! Times and sizes as people read them.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// "4.2 s", "3 min 20 s", "1 h 5 min".
+pub(super) fn duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..10 => format!("{:.1} s", duration.as_secs_f64()),
+        10..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// "just now", "5 min ago", "3 h ago", "2 days ago".
+pub(super) fn ago(since: Duration) -> String {
+    let minutes = since.as_secs() / 60;
+    match minutes {
+        0 => "just now".to_owned(),
+        1..60 => format!("{minutes} min ago"),
+        60..1440 => format!("{} h ago", minutes / 60),
+        1440..2880 => "1 day ago".to_owned(),
+        _ => format!("{} days ago", minutes / 1440),
+    }
+}
+
+/// "512 B", "4.2 MB": powers of a thousand, as disks and downloads are measured.
+pub(super) fn size(bytes: u64) -> String {
+    let mut unit = "B";
+    #[allow(clippy::cast_precision_loss)]
+    let mut value = bytes as f64;
+    for larger in ["kB", "MB", "GB", "TB"] {
+        if value < 1000.0 {
+            break;
+        }
+        value /= 1000.0;
+        unit = larger;
+    }
+    if unit == "B" || value >= 100.0 {
+        format!("{value:.0} {unit}")
+    } else {
+        format!("{value:.1} {unit}")
+    }
+}
+
+/// Date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
+pub(super) fn timestamp(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = date(days);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
+/// Year, month and day of a number of days after 1970-01-01.
+fn date(mut days: u64) -> (u64, usize, u64) {
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    loop {
+        let length = if leap(year) { 366 } else { 365 };
+        if days < length {
+            break;
+        }
+        days -= length;
+        year += 1;
+    }
+    let february = if leap(year) { 29 } else { 28 };
+    for (index, length) in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30]
+        .into_iter()
+        .enumerate()
+    {
+        if days < length {
+            return (year, index + 1, days + 1);
+        }
+        days -= length;
+    }
+    (year, 12, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case(0, "1970-01-01T00:00:00Z")]
+    #[case(951_782_399, "2000-02-28T23:59:59Z")]
+    #[case(951_782_400, "2000-02-29T00:00:00Z")]
+    #[case(951_868_800, "2000-03-01T00:00:00Z")]
+    #[case(1_798_761_599, "2026-12-31T23:59:59Z")]
+    #[case(4_107_542_400, "2100-03-01T00:00:00Z")]
+    fn times_are_written_in_utc(#[case] seconds: u64, #[case] expected: &str) {
+        assert_eq!(
+            timestamp(UNIX_EPOCH + Duration::from_secs(seconds)),
+            expected
+        );
+    }
+
+    #[rstest]
+    #[case(400, "0.4 s", "just now")]
+    #[case(42_000, "42 s", "just now")]
+    #[case(200_000, "3 min 20 s", "3 min ago")]
+    #[case(3_900_000, "1 h 5 min", "1 h ago")]
+    #[case(90_000_000, "25 h 0 min", "1 day ago")]
+    #[case(200_000_000, "55 h 33 min", "2 days ago")]
+    fn durations_are_rounded_for_reading(
+        #[case] milliseconds: u64,
+        #[case] long: &str,
+        #[case] since: &str,
+    ) {
+        let value = Duration::from_millis(milliseconds);
+        assert_eq!(duration(value), long);
+        assert_eq!(ago(value), since);
+    }
+
+    #[rstest]
+    #[case(0, "0 B")]
+    #[case(999, "999 B")]
+    #[case(1000, "1.0 kB")]
+    #[case(167_400_000, "167 MB")]
+    #[case(u64::MAX, "18446744 TB")]
+    fn sizes_have_units(#[case] bytes: u64, #[case] expected: &str) {
+        assert_eq!(size(bytes), expected);
+    }
+}

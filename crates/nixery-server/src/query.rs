@@ -1,0 +1,90 @@
+//! Query parameters: those this server knows are read, all others are passed along or ignored.
+
+/// The value of the first parameter with this name, decoded.
+#[must_use]
+pub(crate) fn value(query: Option<&str>, name: &str) -> Option<String> {
+    pairs(query)
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| decode(value))
+}
+
+/// The query for a redirect: `ours` first, as they are, then the request's other parameters unchanged.
+///
+/// Mirrors put parameters of their own into requests (`?ns=docker.io`) and want them back.
+#[must_use]
+pub(crate) fn rewrite(query: Option<&str>, ours: &[(&str, &str)], dropped: &[&str]) -> String {
+    let mut parts: Vec<String> = ours
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    for pair in query.unwrap_or_default().split('&') {
+        let name = pair.split('=').next().unwrap_or_default();
+        let replaced = ours.iter().any(|(ours, _)| *ours == name);
+        if !pair.is_empty() && !replaced && !dropped.contains(&name) {
+            parts.push(pair.to_owned());
+        }
+    }
+    parts.join("&")
+}
+
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    query
+        .unwrap_or_default()
+        .split('&')
+        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Decodes percent signs; what is no escape stays as it is, and bytes that are not UTF-8 become `�`.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        let escape = tail
+            .get(..2)
+            .filter(|digits| *first == b'%' && digits.iter().all(u8::is_ascii_hexdigit))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        if let Some(byte) = escape {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(*first);
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("hold=3", Some("3"))]
+    #[case("ns=docker.io&hold=3&hold=4", Some("3"))]
+    #[case("hold", Some(""))]
+    #[case("hold=%33%", Some("3%"))]
+    #[case("hold=%ff", Some("\u{fffd}"))]
+    #[case("held=3", None)]
+    #[case("", None)]
+    fn reads_the_first_of_a_name(#[case] query: &str, #[case] expected: Option<&str>) {
+        assert_eq!(value(Some(query), "hold").as_deref(), expected);
+    }
+
+    #[rstest]
+    #[case(None, "hold=2")]
+    #[case(Some("hold=1"), "hold=2")]
+    #[case(Some("ns=docker.io&hold=1&log=x&a"), "hold=2&ns=docker.io&a")]
+    fn a_redirect_keeps_what_it_does_not_know(#[case] query: Option<&str>, #[case] expected: &str) {
+        assert_eq!(rewrite(query, &[("hold", "2")], &["log"]), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_is_read(query in "[ -~]{0,60}") {
+            let _ = value(Some(&query), "n");
+        }
+    }
+}

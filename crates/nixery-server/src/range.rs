@@ -1,0 +1,166 @@
+//! The `Range` header of a blob request (RFC 9110, section 14).
+
+use http::HeaderMap;
+use http::header::{IF_RANGE, RANGE};
+
+/// Which bytes of a blob to answer with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selection {
+    /// The whole blob: no range was asked for, or one this server need not honour.
+    Whole,
+    /// The bytes from `start` up to and without `end`.
+    Part {
+        /// First byte.
+        start: u64,
+        /// One past the last byte; always greater than `start`.
+        end: u64,
+    },
+    /// A valid range that holds no byte of this blob.
+    Unsatisfiable,
+}
+
+/// Selects what a GET with these headers gets of a blob of `size` bytes with the entity tag `etag`.
+///
+/// A range is only honoured if it is the single one, well formed, in bytes, and not made void by an
+/// `If-Range` that names other contents. Everything else means the whole blob, as the RFC allows.
+#[must_use]
+pub fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
+    let mut values = headers.get_all(RANGE).iter();
+    let (Some(range), None) = (values.next(), values.next()) else {
+        return Selection::Whole;
+    };
+    // Blobs carry no date, so an `If-Range` with one can only fail; a weak tag never matches.
+    if headers
+        .get_all(IF_RANGE)
+        .iter()
+        .any(|tag| tag.as_bytes() != etag.as_bytes())
+    {
+        return Selection::Whole;
+    }
+    range
+        .to_str()
+        .map_or(Selection::Whole, |range| parse(range, size))
+}
+
+/// Reads the value of a `Range` header against a blob of `size` bytes.
+#[must_use]
+pub fn parse(value: &str, size: u64) -> Selection {
+    let Some((unit, set)) = value.split_once('=') else {
+        return Selection::Whole;
+    };
+    if !unit.trim().eq_ignore_ascii_case("bytes") || set.contains(',') {
+        return Selection::Whole;
+    }
+    let Some((first, last)) = set.trim().split_once('-') else {
+        return Selection::Whole;
+    };
+    match (number(first), number(last)) {
+        (Number::Value(first), Number::Value(last)) if first > last => Selection::Whole,
+        (Number::Value(first), _) if first >= size => match number(last) {
+            Number::Malformed => Selection::Whole,
+            Number::Absent | Number::Value(_) => Selection::Unsatisfiable,
+        },
+        (Number::Value(start), Number::Absent) => Selection::Part { start, end: size },
+        (Number::Value(start), Number::Value(last)) => Selection::Part {
+            start,
+            end: last.saturating_add(1).min(size),
+        },
+        (Number::Absent, Number::Value(0)) => Selection::Unsatisfiable,
+        (Number::Absent, Number::Value(_)) if size == 0 => Selection::Whole,
+        (Number::Absent, Number::Value(length)) => Selection::Part {
+            start: size.saturating_sub(length),
+            end: size,
+        },
+        (Number::Absent, Number::Absent) | (Number::Malformed, _) | (_, Number::Malformed) => {
+            Selection::Whole
+        }
+    }
+}
+
+enum Number {
+    Absent,
+    Malformed,
+    Value(u64),
+}
+
+/// A position of any length; one that does not fit saturates, as it is past every blob's end.
+fn number(digits: &str) -> Number {
+    if digits.is_empty() {
+        Number::Absent
+    } else if digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        Number::Value(digits.parse().unwrap_or(u64::MAX))
+    } else {
+        Number::Malformed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    const fn part(start: u64, end: u64) -> Selection {
+        Selection::Part { start, end }
+    }
+
+    #[rstest]
+    #[case::first_bytes("bytes=0-3", part(0, 4))]
+    #[case::one_byte("bytes=9-9", part(9, 10))]
+    #[case::open_end("bytes=4-", part(4, 10))]
+    #[case::end_past_the_blob("bytes=4-4000", part(4, 10))]
+    #[case::suffix("bytes=-3", part(7, 10))]
+    #[case::suffix_longer_than_the_blob("bytes=-30", part(0, 10))]
+    #[case::huge_last("bytes=0-99999999999999999999999", part(0, 10))]
+    #[case::unit_in_capitals("BYTES=0-3", part(0, 4))]
+    #[case::start_at_the_end("bytes=10-", Selection::Unsatisfiable)]
+    #[case::huge_start("bytes=99999999999999999999999-", Selection::Unsatisfiable)]
+    #[case::empty_suffix("bytes=-0", Selection::Unsatisfiable)]
+    #[case::several("bytes=0-1,4-5", Selection::Whole)]
+    #[case::backwards("bytes=5-4", Selection::Whole)]
+    #[case::other_unit("lines=0-1", Selection::Whole)]
+    #[case::no_unit("0-1", Selection::Whole)]
+    #[case::nothing("bytes=-", Selection::Whole)]
+    #[case::words("bytes=a-b", Selection::Whole)]
+    #[case::words_after_the_end("bytes=20-b", Selection::Whole)]
+    #[case::sign("bytes=+1-2", Selection::Whole)]
+    #[case::spaces_inside("bytes=1 - 2", Selection::Whole)]
+    fn reads_ranges_of_ten_bytes(#[case] value: &str, #[case] expected: Selection) {
+        assert_eq!(parse(value, 10), expected);
+    }
+
+    #[rstest]
+    #[case("bytes=0-0", Selection::Unsatisfiable)]
+    #[case("bytes=0-", Selection::Unsatisfiable)]
+    #[case("bytes=-1", Selection::Whole)]
+    fn an_empty_blob_has_no_first_byte(#[case] value: &str, #[case] expected: Selection) {
+        assert_eq!(parse(value, 0), expected);
+    }
+
+    #[rstest]
+    #[case::same(Some("\"a\""), part(0, 1))]
+    #[case::absent(None, part(0, 1))]
+    #[case::other(Some("\"b\""), Selection::Whole)]
+    #[case::weak(Some("W/\"a\""), Selection::Whole)]
+    #[case::date(Some("Tue, 15 Nov 1994 12:45:26 GMT"), Selection::Whole)]
+    fn if_range_must_name_the_same_contents(
+        #[case] if_range: Option<&'static str>,
+        #[case] expected: Selection,
+    ) {
+        let mut headers = HeaderMap::new();
+        headers.insert(RANGE, http::HeaderValue::from_static("bytes=0-0"));
+        if let Some(value) = if_range {
+            headers.insert(IF_RANGE, http::HeaderValue::from_static(value));
+        }
+        assert_eq!(select(&headers, 10, "\"a\""), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_is_never_empty_and_never_leaves_the_blob(value in "(bytes=)?[0-9]{0,21}-?[0-9]{0,21}", size: u64) {
+            if let Selection::Part { start, end } = parse(&value, size) {
+                prop_assert!(start < end && end <= size);
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Keeps this server's paths out of what clients read.
+
+/// Replaces absolute paths outside the Nix store by `…`, and takes the folder of a relocated store off store paths.
+///
+/// The errors of the crates below are written to hold none; this is the last line of defence, as messages of Nix
+/// itself pass through them.
+#[must_use]
+pub(crate) fn redact(text: &str) -> String {
+    const STORE: &str = "/nix/store/";
+    let text = without_credentials(text);
+    let mut clean = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find('/') {
+        let (before, from) = rest.split_at(at);
+        clean.push_str(before);
+        let end = from
+            .find(|c: char| c.is_whitespace() || "\"'`<>()[]{},;:|‘’“”…".contains(c))
+            .unwrap_or(from.len());
+        let (path, after) = from.split_at(end);
+        // A slash inside a word separates alternatives, the parts of an image name or of a URL.
+        let inside_a_word =
+            clean.chars().next_back().is_some_and(|c| {
+                c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '~' | '@' | '+')
+            }) || (clean.ends_with(':') && path.starts_with("//") && !path.starts_with("///"));
+        if let Some(store) = path.find(STORE) {
+            if inside_a_word {
+                clean.push_str(path);
+            } else {
+                clean.push_str(&path[store..]);
+            }
+        } else if inside_a_word || path.trim_matches('/').is_empty() || path == "/nix/store" {
+            clean.push_str(path);
+        } else {
+            clean.push('…');
+            // The full stop of a sentence is not the path's.
+            if path.ends_with('.') {
+                clean.push('.');
+            }
+        }
+        rest = after;
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// The text with user names and passwords taken out of its URLs.
+fn without_credentials(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut clean = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        clean.push_str("://");
+        let end = part
+            .find(|c: char| c.is_whitespace() || "/\"'`<>()".contains(c))
+            .unwrap_or(part.len());
+        let (authority, after) = part.split_at(end);
+        clean.push_str(authority.rsplit('@').next().unwrap_or_default());
+        clean.push_str(after);
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("cannot read /srv/nixery/spool/x.", "cannot read ….")]
+    #[case("in \"/home/a/pkgs/default.nix\":3", "in \"…\":3")]
+    #[case("at /home/a/default.nix:3:1", "at …:3:1")]
+    #[case("(/etc/nix/nix.conf)", "(…)")]
+    #[case("file:///etc/passwd", "file:…")]
+    #[case("fetch https://user:secret@host/a.git", "fetch https://host/a.git")]
+    #[case(
+        "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git-2.drv failed",
+        "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git-2.drv failed"
+    )]
+    #[case(
+        "\"/srv/chroot/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git/bin\" is a socket",
+        "\"/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git/bin\" is a socket"
+    )]
+    #[case("the Nix store /nix/store is full", "the Nix store /nix/store is full")]
+    #[case(
+        "image shell/git, see https://host/builds/1",
+        "image shell/git, see https://host/builds/1"
+    )]
+    #[case("and/or", "and/or")]
+    #[case("1 / 2", "1 / 2")]
+    #[case("", "")]
+    fn only_store_paths_are_shown(#[case] text: &str, #[case] expected: &str) {
+        assert_eq!(redact(text), expected);
+    }
+}

@@ -1,0 +1,131 @@
+//! Pieces of answers that several endpoints share.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{
+    CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use nixery_manifest::Digest;
+
+/// Says which contents an answer has, for clients that verify (OCI distribution specification, "Pulling manifests").
+pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName =
+    HeaderName::from_static("docker-content-digest");
+/// Says that this is a registry (OCI distribution specification, "Legacy Docker support HTTP headers").
+pub(crate) const API_VERSION: HeaderName =
+    HeaderName::from_static("docker-distribution-api-version");
+
+/// For what is named by its digest, and so never changes.
+pub(crate) const IMMUTABLE: HeaderValue =
+    HeaderValue::from_static("public, max-age=31536000, immutable");
+/// For what has to be asked for again, with the entity tag.
+pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+
+/// A redirect to a path of this server that keeps the method.
+///
+/// The location is relative, so that it holds behind any proxy. `path` must be one that was routed.
+#[must_use]
+pub(crate) fn redirect(path: &str, query: &str) -> Response {
+    match HeaderValue::try_from(format!("{path}?{query}")) {
+        Ok(location) => (
+            StatusCode::TEMPORARY_REDIRECT,
+            [
+                (LOCATION, location),
+                (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            ],
+        )
+            .into_response(),
+        // A request's path and query came in a header themselves.
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+/// The entity tag of contents: their quoted digest.
+#[must_use]
+pub(crate) fn entity_tag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Headers of an answer with contents that have a digest.
+#[must_use]
+pub(crate) fn content_headers(digest: &Digest, cache: HeaderValue) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let texts = [
+        (DOCKER_CONTENT_DIGEST, digest.to_string()),
+        (ETAG, entity_tag(digest)),
+    ];
+    for (name, text) in texts {
+        if let Ok(value) = HeaderValue::try_from(text) {
+            headers.insert(name, value);
+        }
+    }
+    headers.insert(CACHE_CONTROL, cache);
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers
+}
+
+/// Whether the client already has these contents (RFC 9110, section 13.1.2: weak comparison).
+#[must_use]
+pub(crate) fn not_modified(headers: &HeaderMap, etag: &str) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// An answer with exactly these headers.
+#[must_use]
+pub(crate) fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// An answer to GET and HEAD with contents held in memory.
+#[must_use]
+pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: bytes::Bytes) -> Response {
+    if let Ok(media_type) = HeaderValue::try_from(media_type) {
+        headers.insert(CONTENT_TYPE, media_type);
+    }
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    respond(StatusCode::OK, headers, Body::from(bytes))
+}
+
+/// Takes the body off an answer to HEAD, leaving its length.
+#[must_use]
+pub(crate) fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    let length = http_body::Body::size_hint(&body).exact();
+    if let (Some(length), false) = (length, parts.status == StatusCode::NOT_MODIFIED) {
+        parts
+            .headers
+            .entry(CONTENT_LENGTH)
+            .or_insert(HeaderValue::from(length));
+    }
+    Response::from_parts(parts, Body::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("\"a\"", true)]
+    #[case("W/\"a\"", true)]
+    #[case("\"b\", \"a\"", true)]
+    #[case("*", true)]
+    #[case("\"b\"", false)]
+    #[case("a", false)]
+    #[case("", false)]
+    fn entity_tags_are_compared_weakly(#[case] value: &'static str, #[case] expected: bool) {
+        let mut headers = HeaderMap::new();
+        headers.insert(IF_NONE_MATCH, HeaderValue::from_static(value));
+        assert_eq!(not_modified(&headers, "\"a\""), expected);
+    }
+}

@@ -1,0 +1,158 @@
+//! From checked settings to a registry that can serve.
+
+use crate::config::{LayeringSettings, NixSettings, Settings, StorageBackend, StorageSettings};
+use crate::state::AppState;
+use nixery_builder::{
+    Builder, BuilderConfig, BuilderError, Finding, LoadPopularityError, Nix, NixCli, NixCliConfig,
+    load_popularity,
+};
+use nixery_core::PackageSource;
+use nixery_core::plan::Dominator;
+use nixery_core::popularity::Popularity;
+use nixery_storage::{FilesystemStorage, Storage, StorageError};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Why the registry cannot start. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The blob store cannot be used.
+    #[error(
+        "the blob store cannot be used; set STORAGE_PATH (--storage-path) to a folder this user may write to"
+    )]
+    Storage(#[source] Box<StorageError>),
+    /// Popularity data is not to be had.
+    #[error(
+        "the popularity data of NIX_POPULARITY_URL (--popularity-url) cannot be loaded; unset it to do without"
+    )]
+    Popularity(#[source] Box<LoadPopularityError>),
+    /// The builder cannot work.
+    #[error(transparent)]
+    Builder(#[from] BuilderError),
+    /// Nix cannot work here. The findings say why, and how to mend it.
+    #[error("Nix cannot build images here:\n{}", .0.iter().map(line).collect::<Vec<_>>().join("\n"))]
+    Nix(Vec<Finding>),
+}
+
+/// One line for a finding of the preflight.
+#[must_use]
+pub fn line(finding: &Finding) -> String {
+    let problem = finding.problem.trim_end_matches('.');
+    format!("{problem}. {}", finding.remedy)
+}
+
+/// Opens the blob store, creating it where there is none.
+///
+/// # Errors
+/// [`SetupError::Storage`].
+pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
+    match settings.backend {
+        StorageBackend::Filesystem => FilesystemStorage::open(&settings.path)
+            .map(|storage| Arc::new(storage) as Arc<dyn Storage>)
+            .map_err(|error| SetupError::Storage(Box::new(error))),
+    }
+}
+
+/// Nix by its command-line tools; `spool` gets the built-in Nix files.
+///
+/// # Errors
+/// [`SetupError::Builder`].
+pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupError> {
+    let config = NixCliConfig {
+        nix_dir: settings.nix_dir.clone(),
+        evaluate_timeout: settings.evaluate_timeout,
+        realise_timeout: settings.realise_timeout,
+        max_jobs: settings.max_jobs,
+        ..NixCliConfig::new(spool)
+    };
+    Ok(Arc::new(NixCli::new(config)?))
+}
+
+/// Tries Nix out. Findings that do not stop it are returned.
+///
+/// # Errors
+/// [`SetupError::Nix`] with everything that was found, if no build can succeed.
+pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
+    let findings = nix.preflight().await;
+    if findings.iter().any(|finding| finding.fatal) {
+        return Err(SetupError::Nix(findings));
+    }
+    Ok(findings)
+}
+
+/// The layer strategy; loads popularity data where some is set.
+///
+/// # Errors
+/// [`SetupError::Popularity`].
+pub async fn strategy(settings: &LayeringSettings) -> Result<Dominator, SetupError> {
+    let popularity = match &settings.popularity {
+        Some(location) => load_popularity(location)
+            .await
+            .map_err(|error| SetupError::Popularity(Box::new(error)))?,
+        None => Popularity::default(),
+    };
+    Ok(Dominator {
+        popularity: Arc::new(popularity),
+        threshold: settings.threshold,
+        weight: settings.weight,
+    })
+}
+
+/// The builder of a configuration, over the given Nix and blob store.
+///
+/// # Errors
+/// The strategy's data or the spool folder cannot be used.
+pub async fn builder(
+    source: PackageSource,
+    nix_settings: &NixSettings,
+    layering: &LayeringSettings,
+    spool: &Path,
+    nix: Arc<dyn Nix>,
+    storage: Arc<dyn Storage>,
+) -> Result<Builder, SetupError> {
+    let config = BuilderConfig {
+        budget: layering.budget,
+        strategy: Arc::new(strategy(layering).await?),
+        compression: layering.compression,
+        pack_threads: layering.pack_threads,
+        max_builds: nix_settings.max_builds,
+        max_evaluations: nix_settings.max_evaluations,
+        failure_ttl: nix_settings.failure_ttl,
+        history: nix_settings.history,
+        ..BuilderConfig::new(source, spool)
+    };
+    Ok(Builder::new(config, nix, storage).await?)
+}
+
+/// Everything at once: store, Nix with its preflight, builder, registry.
+///
+/// # Errors
+/// The first thing that is in the way.
+pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
+    let storage = storage(&settings.storage)?;
+    storage
+        .check()
+        .await
+        .map_err(|error| SetupError::Storage(Box::new(error)))?;
+    let spool = &settings.storage.spool;
+    let nix = nix(&settings.nix, spool)?;
+    for finding in preflight(&*nix).await? {
+        tracing::warn!("{}", line(&finding));
+    }
+    let source = settings.source.clone();
+    let builder = builder(
+        source.clone(),
+        &settings.nix,
+        &settings.layering,
+        spool,
+        Arc::clone(&nix),
+        storage,
+    )
+    .await?;
+    Ok(AppState::new(
+        builder,
+        nix,
+        source,
+        settings.server.http.clone(),
+    ))
+}

@@ -1,0 +1,94 @@
+//! What every request handler shares.
+
+use crate::config::HttpSettings;
+use crate::health::Readiness;
+use crate::metrics::Metrics;
+use nixery_builder::{BuildHandle, Builder, ImageRequest, Nix};
+use nixery_core::PackageSource;
+use std::sync::Arc;
+
+/// The registry as its handlers see it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AppState(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    builder: Builder,
+    nix: Arc<dyn Nix>,
+    source: PackageSource,
+    settings: HttpSettings,
+    metrics: Metrics,
+    readiness: Readiness,
+}
+
+impl AppState {
+    /// A registry over a builder. `nix` and `source` are those the builder was made with.
+    #[must_use]
+    pub fn new(
+        builder: Builder,
+        nix: Arc<dyn Nix>,
+        source: PackageSource,
+        settings: HttpSettings,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            builder,
+            nix,
+            source,
+            settings,
+            metrics: Metrics::default(),
+            readiness: Readiness::default(),
+        }))
+    }
+
+    /// Starts or joins the build of an image.
+    pub fn build(&self, request: ImageRequest) -> BuildHandle {
+        let handle = self.0.builder.request(request);
+        if self.0.metrics.is_new(handle.id()) {
+            // Counted when it ends, by a task of its own: whoever asked may be gone by then.
+            let (state, handle) = (self.clone(), handle.clone());
+            tokio::spawn(async move {
+                let result = handle.wait().await;
+                state
+                    .metrics()
+                    .count_build(&result, handle.summary().elapsed);
+            });
+        }
+        handle
+    }
+
+    /// The builder.
+    #[must_use]
+    pub fn builder(&self) -> &Builder {
+        &self.0.builder
+    }
+
+    /// Nix as the builder uses it.
+    #[must_use]
+    pub fn nix(&self) -> &dyn Nix {
+        &*self.0.nix
+    }
+
+    /// Where packages come from.
+    #[must_use]
+    pub fn source(&self) -> &PackageSource {
+        &self.0.source
+    }
+
+    /// How the registry answers.
+    #[must_use]
+    pub fn settings(&self) -> &HttpSettings {
+        &self.0.settings
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What is known about whether the registry can work.
+    #[must_use]
+    pub fn readiness(&self) -> &Readiness {
+        &self.0.readiness
+    }
+}
