@@ -32,25 +32,20 @@ impl RegistryOptions {
         }
     }
 
-    /// The awkward packages in a copy of the set with a salt of its own, so that nothing salted was ever built before.
+    /// The awkward packages with a salt of its own, so that nothing salted was ever built before.
     ///
     /// The folder must live as long as the registry.
     ///
     /// # Panics
     /// Where the set cannot be copied.
     pub fn salted(folder: &TempDir) -> Self {
-        let set = folder.path().join("set");
-        command::run(
-            Command::new("cp")
-                .args(["-r", "--reflink=auto"])
-                .arg(test_set())
-                .arg(&set),
-        )
-        .success();
-        let salt = format!("{:?}-{}", std::time::SystemTime::now(), std::process::id());
-        std::fs::write(set.join("salt"), salt).expect("the copied set is writable");
+        let packages = folder.path().join("test-set");
+        command::run(Command::new("cp").arg("-r").arg(test_set()).arg(&packages)).success();
+        std::os::unix::fs::symlink(demo_set(), folder.path().join("set")).expect("a new folder");
+        let salt = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
+        std::fs::write(packages.join("salt"), salt).expect("the copied set is writable");
         Self {
-            packages: set,
+            packages,
             environment: Vec::new(),
         }
     }

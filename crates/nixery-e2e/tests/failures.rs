@@ -83,33 +83,81 @@ fn missing_packages_are_all_named() {
 
 #[test]
 #[ignore = "needs Nix and skopeo: run make test"]
-fn broken_packages_say_why() {
-    let registry = Registry::start(RegistryOptions::awkward().env("NIX_TIMEOUT", "4"));
+fn a_build_that_fails_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(RegistryOptions::salted(&folder));
+    let reason = "this is the reason it fails";
     assert_fails(
         &registry,
-        "fails-to-build",
-        "fails-to-build",
-        &["fails-to-build", "exit code 1"],
+        "hello/fails",
+        "fails:builder-exited-1",
+        &["fails", "exit code 1", reason],
     );
     assert_fails(
         &registry,
-        "fails-to-evaluate",
-        "fails-to-evaluate",
-        &["fails-to-evaluate"],
+        "fails-with-7",
+        "fails-with-7:builder-exited-7",
+        &["exit code 7"],
     );
     assert_fails(
         &registry,
-        "needs-a-failing-dependency",
-        "",
-        &["needs-a-failing-dependency"],
+        "needs-fails",
+        "needs-fails:",
+        &["needs-fails", "fails below"],
     );
-    assert_fails(&registry, "ignores-sigterm", "", &["4 s"]);
+    assert_fails(
+        &registry,
+        "dirty-log-fails",
+        "dirty-log-fails:",
+        &["dirty-log-fails: the last line"],
+    );
+}
+
+#[test]
+#[ignore = "needs Nix and skopeo: run make test"]
+fn a_build_that_hangs_times_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let registry = Registry::start(RegistryOptions::salted(&folder).env("NIX_TIMEOUT", "4"));
+    assert_fails(&registry, "hangs", "hangs:", &["hangs", "4 s"]);
+    // Its builder lives in a process group of its own and does not heed SIGTERM; Nix must have seen to it.
+    let left = nixery_e2e::command::run(
+        std::process::Command::new("pgrep").args(["-f", "hangs: waiting for ever"]),
+    );
+    assert!(!left.ok, "builders still run: {}", left.stdout);
+}
+
+#[test]
+#[ignore = "needs Nix and skopeo: run make test"]
+fn a_package_that_does_not_evaluate_says_why() {
+    let registry = Registry::start(RegistryOptions::awkward());
+    for image in [
+        "throws",
+        "throws-late",
+        "asserts",
+        "recurses",
+        "imports-from-derivation",
+    ] {
+        assert_fails(&registry, &format!("hello/{image}"), image, &[image]);
+    }
     for (image, kind) in [
         ("a-function", "a function"),
         ("a-set", "a set"),
         ("a-string", "a string"),
+        ("a-number", "a number"),
     ] {
         assert_fails(&registry, image, image, &[image, kind]);
+    }
+}
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn a_name_that_would_delete_files_is_refused() {
+    let registry = Registry::start(RegistryOptions::awkward());
+    for image in ["whiteout", "opaque-whiteout"] {
+        let answer = registry.manifest(image);
+        assert_eq!(answer.status, 422, "{}", answer.text());
+        let (_, message) = error(&answer);
+        assert!(message.contains("share/.wh."), "{message}");
     }
 }
 
@@ -120,11 +168,13 @@ fn no_answer_shows_a_path_of_the_server() {
     let storage = registry.storage();
     let set = nixery_e2e::test_set();
     for image in [
-        "fails-to-build",
-        "fails-to-evaluate",
+        "fails",
+        "throws",
+        "asserts",
+        "recurses",
         "a-function",
         "no-such-package",
-        "white-out",
+        "whiteout",
     ] {
         let answer = registry.manifest(image);
         assert!(answer.status >= 400, "{image}: {}", answer.status);

@@ -34,11 +34,14 @@ fn awkward_files_unpack_as_stored() {
         "odd-names",
         "empty-directories",
         "hard-links",
+        "modes",
         "many-files",
         "big-file",
-        "single-file",
-        "executable-file",
-        "symlink-output",
+        "file-output",
+        "executable-output",
+        "link-output",
+        "several-outputs",
+        "circular-links",
     ] {
         assert_unpacks_as_stored(&registry, image);
     }
