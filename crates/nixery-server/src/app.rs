@@ -21,7 +21,6 @@ use http::{HeaderMap, HeaderValue, Method};
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
 /// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
-#[must_use]
 pub fn router(state: AppState) -> Router {
     Router::new()
         .fallback(answer)

@@ -56,7 +56,7 @@ async fn look(state: &AppState) -> Vec<&'static str> {
         tracing::warn!(error = %crate::api::chain(&error), "the blob store does not work");
         problems.push("the blob store does not work");
     }
-    for finding in state.nix().preflight().await {
+    for finding in state.builder().nix().preflight().await {
         if finding.fatal {
             tracing::warn!(
                 problem = finding.problem,

@@ -1,7 +1,7 @@
 //! Counters in the text format of Prometheus, version 0.0.4.
 
 use crate::state::AppState;
-use nixery_builder::{BuildId, BuildResult, BuildState};
+use nixery_builder::{BuildId, BuildResult};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,13 +128,7 @@ pub(crate) fn render(state: &AppState) -> String {
         seconds,
     );
 
-    let running = state
-        .builder()
-        .recent()
-        .iter()
-        .filter(|build| matches!(build.state, BuildState::Running(_)))
-        .count();
-    let running = [(String::new(), running.to_string())];
+    let running = [(String::new(), state.builder().running().to_string())];
     family(
         &mut text,
         "nixery_builds_running",

@@ -6,6 +6,7 @@ use http::header::{
     CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION,
     X_CONTENT_TYPE_OPTIONS,
 };
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use nixery_manifest::Digest;
 
@@ -67,7 +68,11 @@ pub(crate) fn content_headers(digest: &Digest, cache: HeaderValue) -> HeaderMap 
 
 /// Whether the client already has these contents (RFC 9110, section 13.1.2: weak comparison).
 #[must_use]
-pub(crate) fn not_modified(headers: &HeaderMap, etag: &str) -> bool {
+pub(crate) fn unchanged(request: &Parts, digest: &Digest) -> bool {
+    has(&request.headers, &entity_tag(digest))
+}
+
+fn has(headers: &HeaderMap, etag: &str) -> bool {
     headers
         .get_all(IF_NONE_MATCH)
         .iter()
@@ -75,6 +80,14 @@ pub(crate) fn not_modified(headers: &HeaderMap, etag: &str) -> bool {
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// The answer to a client that has the contents. Its length is that of the contents (RFC 9110, section 8.6): left
+/// out, the HTTP layer would fill in the length of the body, which is none.
+#[must_use]
+pub(crate) fn not_modified(mut headers: HeaderMap, size: u64) -> Response {
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
 }
 
 /// An answer with exactly these headers.
@@ -126,6 +139,6 @@ mod tests {
     fn entity_tags_are_compared_weakly(#[case] value: &'static str, #[case] expected: bool) {
         let mut headers = HeaderMap::new();
         headers.insert(IF_NONE_MATCH, HeaderValue::from_static(value));
-        assert_eq!(not_modified(&headers, "\"a\""), expected);
+        assert_eq!(has(&headers, "\"a\""), expected);
     }
 }

@@ -139,20 +139,14 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
     for finding in preflight(&*nix).await? {
         tracing::warn!("{}", line(&finding));
     }
-    let source = settings.source.clone();
     let builder = builder(
-        source.clone(),
+        settings.source.clone(),
         &settings.nix,
         &settings.layering,
         spool,
-        Arc::clone(&nix),
+        nix,
         storage,
     )
     .await?;
-    Ok(AppState::new(
-        builder,
-        nix,
-        source,
-        settings.server.http.clone(),
-    ))
+    Ok(AppState::new(builder, settings.server.http.clone()))
 }

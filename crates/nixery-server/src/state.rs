@@ -3,8 +3,7 @@
 use crate::config::HttpSettings;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use nixery_builder::{BuildHandle, Builder, ImageRequest, Nix};
-use nixery_core::PackageSource;
+use nixery_builder::{BuildHandle, Builder, ImageRequest};
 use std::sync::Arc;
 
 /// The registry as its handlers see it. Cheap to clone.
@@ -14,26 +13,17 @@ pub struct AppState(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     builder: Builder,
-    nix: Arc<dyn Nix>,
-    source: PackageSource,
     settings: HttpSettings,
     metrics: Metrics,
     readiness: Readiness,
 }
 
 impl AppState {
-    /// A registry over a builder. `nix` and `source` are those the builder was made with.
+    /// A registry over a builder.
     #[must_use]
-    pub fn new(
-        builder: Builder,
-        nix: Arc<dyn Nix>,
-        source: PackageSource,
-        settings: HttpSettings,
-    ) -> Self {
+    pub fn new(builder: Builder, settings: HttpSettings) -> Self {
         Self(Arc::new(Inner {
             builder,
-            nix,
-            source,
             settings,
             metrics: Metrics::default(),
             readiness: Readiness::default(),
@@ -60,18 +50,6 @@ impl AppState {
     #[must_use]
     pub fn builder(&self) -> &Builder {
         &self.0.builder
-    }
-
-    /// Nix as the builder uses it.
-    #[must_use]
-    pub fn nix(&self) -> &dyn Nix {
-        &*self.0.nix
-    }
-
-    /// Where packages come from.
-    #[must_use]
-    pub fn source(&self) -> &PackageSource {
-        &self.0.source
     }
 
     /// How the registry answers.

@@ -2,7 +2,9 @@
 
 use crate::error::{ApiError, BuildAnswer, Code};
 use crate::range::{Selection, select};
-use crate::response::{IMMUTABLE, content_headers, contents, entity_tag, not_modified, respond};
+use crate::response::{
+    IMMUTABLE, content_headers, contents, entity_tag, not_modified, respond, unchanged,
+};
 use crate::state::AppState;
 use axum::body::Body;
 use axum::response::Response;
@@ -21,6 +23,7 @@ pub(crate) async fn blob(
     let storage = state.builder().storage();
     let failed = |error: nixery_storage::StorageError| {
         tracing::error!(%digest, error = %chain(&error), "a blob cannot be read");
+        state.builder().report_missing(&digest);
         ApiError::from(&error)
     };
 
@@ -32,8 +35,8 @@ pub(crate) async fn blob(
     let etag = entity_tag(&digest);
     let mut headers = content_headers(&digest, IMMUTABLE);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    if not_modified(&request.headers, &etag) {
-        return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+    if unchanged(request, &digest) {
+        return Ok(not_modified(headers, stat.size));
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(key.content_type()));
     // A range has no meaning for HEAD (RFC 9110, section 14.2).
@@ -76,11 +79,15 @@ async fn manifest_as_blob(
         .builder()
         .manifest_by_digest(digest)
         .await
-        .map_err(|error| BuildAnswer::of(&error).into_error())?
-        .ok_or_else(|| ApiError::blob_unknown(digest))?;
+        .map_err(|error| BuildAnswer::of(&error).into_error())?;
+    let Some(manifest) = manifest else {
+        // An image that needs it is mended at its next request.
+        state.builder().report_missing(digest);
+        return Err(ApiError::blob_unknown(digest));
+    };
     let headers = content_headers(digest, IMMUTABLE);
-    if not_modified(&request.headers, &entity_tag(digest)) {
-        return Ok(respond(StatusCode::NOT_MODIFIED, headers, Body::empty()));
+    if unchanged(request, digest) {
+        return Ok(not_modified(headers, manifest.bytes.len() as u64));
     }
     Ok(contents(
         "application/octet-stream",
@@ -94,6 +101,7 @@ fn check_size(state: &AppState, digest: &Digest, stored: u64) -> Result<(), ApiE
     match state.builder().expected_size(digest) {
         Some(expected) if expected != stored => {
             tracing::error!(%digest, stored, expected, "a stored blob is damaged and not served");
+            state.builder().report_missing(digest);
             Err(ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 Code::Unknown,

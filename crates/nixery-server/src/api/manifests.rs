@@ -5,12 +5,9 @@ use crate::error::{ApiError, BuildAnswer, Code};
 use crate::hold;
 use crate::host::absolute;
 use crate::negotiate::{Preference, preference};
-use crate::response::{
-    IMMUTABLE, REVALIDATE, content_headers, contents, entity_tag, not_modified, respond,
-};
+use crate::response::{IMMUTABLE, REVALIDATE, content_headers, contents, not_modified, unchanged};
 use crate::route::Reference;
 use crate::state::AppState;
-use axum::body::Body;
 use axum::response::Response;
 use http::header::{ACCEPT, VARY};
 use http::request::Parts;
@@ -98,8 +95,8 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
 }
 
 fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
-    if not_modified(&request.headers, &entity_tag(&manifest.digest)) {
-        return respond(StatusCode::NOT_MODIFIED, headers, Body::empty());
+    if unchanged(request, &manifest.digest) {
+        return not_modified(headers, manifest.bytes.len() as u64);
     }
     contents(
         manifest.media_type.as_str(),

@@ -15,12 +15,12 @@ pub struct StorageArgs {
     #[arg(long, env = "NIXERY_STORAGE_BACKEND", value_name = "KIND")]
     pub storage_backend: Option<String>,
 
-    /// Folder of the filesystem store [default: $STATE_DIRECTORY, else $XDG_DATA_HOME/nixery,
-    /// else ~/.local/share/nixery, else /var/lib/nixery]
+    /// Folder of the filesystem store [default: `$STATE_DIRECTORY`, else `$XDG_DATA_HOME/nixery`,
+    /// else `~/.local/share/nixery`, else `/var/lib/nixery`]
     #[arg(long, env = "STORAGE_PATH", value_name = "FOLDER")]
     pub storage_path: Option<OsString>,
 
-    /// Folder for layers being packed and other files that may be lost [default: STORAGE_PATH/spool]
+    /// Folder for layers being packed and other files that may be lost [default: `spool` in the store]
     #[arg(long, env = "NIXERY_SPOOL_DIR", value_name = "FOLDER")]
     pub spool_dir: Option<OsString>,
 }

@@ -34,7 +34,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
     let body = html! {
         (introduction(&host))
         (naming(&host))
-        (meta_packages(state.source()))
+        (meta_packages(&state.builder().config().source))
         section id="live" aria-label="Recent builds" {
             h2 { "Recent builds" }
             (recent(&builds))

@@ -1,0 +1,281 @@
+//! Error answers: their form, their codes, and what they must not tell.
+
+use crate::registry::Registry;
+use axum::response::IntoResponse;
+use http_body_util::BodyExt;
+use nixery_builder::{BuildError, NixError, Phase};
+use nixery_core::pack::PackError;
+use nixery_manifest::Digest;
+use nixery_server::error::{ApiError, BuildAnswer};
+use nixery_storage::{Operation, StorageError};
+use rstest::rstest;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[rstest]
+#[case::name("/v2/Git/manifests/latest", 400, "NAME_INVALID")]
+#[case::long_name(&format!("/v2/{}/manifests/latest", "a".repeat(256)), 400, "NAME_INVALID")]
+#[case::encoded_slash("/v2/a%2Fb/manifests/latest", 400, "NAME_INVALID")]
+#[case::tag("/v2/git/manifests/-tag", 400, "TAG_INVALID")]
+#[case::long_tag(&format!("/v2/git/manifests/{}", "a".repeat(129)), 400, "TAG_INVALID")]
+#[case::digest("/v2/git/manifests/sha256:12", 400, "DIGEST_INVALID")]
+#[case::algorithm("/v2/git/manifests/sha512:12", 400, "DIGEST_INVALID")]
+#[case::blob_digest("/v2/git/blobs/latest", 400, "DIGEST_INVALID")]
+#[case::referrers_digest("/v2/git/referrers/latest", 400, "DIGEST_INVALID")]
+#[case::page_size("/v2/git/tags/list?n=many", 400, "PAGINATION_NUMBER_INVALID")]
+#[case::catalogue("/v2/_catalog", 404, "UNSUPPORTED")]
+#[case::upload("/v2/git/blobs/uploads/", 404, "UNSUPPORTED")]
+#[case::nothing("/v2/git", 404, "UNSUPPORTED")]
+#[tokio::test]
+async fn wrong_requests_get_the_specifications_codes(
+    #[case] path: &str,
+    #[case] status: u16,
+    #[case] code: &str,
+) {
+    let registry = Registry::new().await;
+    let answer = registry.get(path).await;
+    let (found, found_code, message) = answer.error();
+    assert_eq!((found, found_code.as_str()), (status, code));
+    assert!(!message.is_empty());
+    assert_eq!(
+        answer.header("docker-distribution-api-version"),
+        "registry/2.0"
+    );
+    let head = registry.head(path).await;
+    assert_eq!(head.status.as_u16(), status);
+    assert!(head.body.is_empty());
+    assert_eq!(registry.nix.evaluations(), 0);
+}
+
+#[tokio::test]
+async fn an_unknown_blob_is_named() {
+    let registry = Registry::new().await;
+    let digest = Digest::of(b"unknown");
+    let (status, code, message) = registry
+        .get(&format!("/v2/git/blobs/{digest}"))
+        .await
+        .error();
+    assert_eq!((status, code.as_str()), (404, "BLOB_UNKNOWN"));
+    assert!(message.contains(&digest.to_string()));
+}
+
+const SECRET: &str = "/srv/secret/store";
+
+fn system() -> io::Error {
+    io::Error::from_raw_os_error(2)
+}
+
+fn storage_errors() -> Vec<StorageError> {
+    let target = || format!("{SECRET}/layers/x");
+    vec![
+        StorageError::Open {
+            backend: "filesystem",
+            location: SECRET.into(),
+            problem: system().to_string(),
+            source: Some(system()),
+        },
+        StorageError::Denied {
+            backend: "filesystem",
+            operation: Operation::Read,
+            target: target(),
+            source: system().into(),
+        },
+        StorageError::NoSpace {
+            backend: "filesystem",
+            operation: Operation::Write,
+            target: target(),
+            source: system().into(),
+        },
+        StorageError::Failed {
+            backend: "filesystem",
+            operation: Operation::Read,
+            target: target(),
+            retryable: true,
+            source: system().into(),
+        },
+        StorageError::Failed {
+            backend: "filesystem",
+            operation: Operation::Read,
+            target: target(),
+            retryable: false,
+            source: system().into(),
+        },
+        StorageError::Spool {
+            target: target(),
+            path: SECRET.into(),
+            source: system(),
+        },
+        StorageError::Truncated {
+            backend: "filesystem",
+            target: target(),
+            expected: 2,
+            actual: 1,
+        },
+        StorageError::RangeNotSatisfiable {
+            target: target(),
+            start: 2,
+            end: 3,
+            size: 1,
+        },
+        StorageError::TooLarge {
+            backend: "filesystem",
+            target: target(),
+            size: 2,
+            limit: 1,
+        },
+    ]
+}
+
+fn pack_errors() -> Vec<PackError> {
+    let path = || PathBuf::from(format!("{SECRET}/nix/store/abc-git/bin/git"));
+    vec![
+        PackError::Missing { path: path() },
+        PackError::Inspect {
+            path: path(),
+            source: system(),
+        },
+        PackError::List {
+            path: path(),
+            source: system(),
+        },
+        PackError::Read {
+            path: path(),
+            source: system(),
+        },
+        PackError::ReadLink {
+            path: path(),
+            source: system(),
+        },
+        PackError::Changed {
+            path: path(),
+            detail: "it is no longer a file".into(),
+        },
+        PackError::Unsupported {
+            path: path(),
+            kind: "a socket",
+        },
+        PackError::Whiteout { path: path() },
+        PackError::MixedStores {
+            first: path(),
+            second: path(),
+        },
+        PackError::ForestTooLarge {
+            path: path(),
+            limit: 1,
+        },
+        PackError::Write { source: system() },
+    ]
+}
+
+fn build_errors() -> Vec<BuildError> {
+    let message = format!("cannot open {SECRET}/default.nix:3:1");
+    let mut errors = vec![
+        BuildError::NotFound {
+            packages: vec!["a".into()],
+        },
+        BuildError::NotDerivation {
+            package: "a".into(),
+            found: "a set".into(),
+        },
+        BuildError::Evaluation {
+            package: Some("a".into()),
+            message: message.clone(),
+        },
+        BuildError::Evaluation {
+            package: None,
+            message: message.clone(),
+        },
+        BuildError::Failed {
+            package: "a".into(),
+            derivation: "/nix/store/x.drv".into(),
+            reason: "builder-exited-1".into(),
+            log_tail: vec!["make: *** error 1".into()],
+        },
+        BuildError::TimedOut {
+            phase: Phase::Realise,
+            after: Duration::from_secs(1),
+            log_tail: Vec::new(),
+        },
+        BuildError::Source {
+            message: message.clone(),
+        },
+        BuildError::Unavailable {
+            problem: message.clone(),
+            source: Some(Box::new(NixError::Process {
+                action: message.clone(),
+                source: system(),
+            })),
+        },
+        BuildError::Spool {
+            action: "create a spool file",
+            source: system(),
+        },
+        BuildError::Internal { what: message },
+    ];
+    errors.extend(pack_errors().into_iter().map(BuildError::Pack));
+    errors.extend(
+        storage_errors()
+            .into_iter()
+            .map(|source| BuildError::Storage {
+                doing: "stored",
+                source,
+            }),
+    );
+    errors
+}
+
+async fn body(error: ApiError) -> String {
+    let response = error.into_response();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn no_error_tells_a_path_of_this_server_or_a_message_of_its_system() {
+    let builds = build_errors()
+        .into_iter()
+        .map(|error| (format!("{error:?}"), BuildAnswer::of(&error).into_error()));
+    let storage = storage_errors()
+        .into_iter()
+        .map(|error| (format!("{error:?}"), ApiError::from(&error)));
+    for (error, answer) in builds.chain(storage) {
+        assert!(
+            answer.status.is_client_error() || answer.status.is_server_error(),
+            "{error}"
+        );
+        let body = body(answer).await;
+        for secret in [
+            "/srv",
+            "secret",
+            "No such file",
+            "os error",
+            "backtrace",
+            "panicked",
+        ] {
+            assert!(!body.contains(secret), "{error} tells {secret:?}: {body}");
+        }
+    }
+}
+
+#[test]
+fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
+    for error in build_errors() {
+        let own = matches!(
+            error,
+            BuildError::Unavailable { .. }
+                | BuildError::Storage { .. }
+                | BuildError::Spool { .. }
+                | BuildError::Internal { .. }
+        );
+        let answer = BuildAnswer::of(&error);
+        if own {
+            assert!(matches!(answer, BuildAnswer::Direct(_)), "{error:?}");
+            let status = answer.into_error().status;
+            assert!(
+                status.is_server_error() || status.as_u16() == 416,
+                "{error:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Long builds. The clock is paused: it jumps whenever everybody waits.
+
+use crate::registry::{Answer, Registry, request};
+use http::{Method, StatusCode};
+use nixery_builder::BuildState;
+use nixery_server::MOST_HOLDS;
+use std::time::Duration;
+use tokio::time::Instant;
+
+const PATH: &str = "/v2/slow/manifests/latest";
+
+#[track_caller]
+fn assert_redirect(answer: &Answer, to: &str) {
+    assert_eq!(answer.status, StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(answer.header("location"), to);
+    assert_eq!(answer.header("cache-control"), "no-store");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_held_for_25_seconds_and_then_redirected_to_itself() {
+    let registry = Registry::new().await;
+    let asked = Instant::now();
+    let answer = registry.get(PATH).await;
+    assert_redirect(&answer, "/v2/slow/manifests/latest?hold=1");
+    let held = asked.elapsed();
+    assert!(
+        held >= Duration::from_secs(25) && held < Duration::from_secs(26),
+        "{held:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_is_held_and_redirected_too() {
+    let registry = Registry::new().await;
+    let answer = registry.head("/v2/slow/manifests/latest?hold=3").await;
+    assert_redirect(&answer, "/v2/slow/manifests/latest?hold=4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_mirrors_put_into_the_query_stays_there() {
+    let registry = Registry::new().await;
+    let path = "/v2/slow/manifests/latest?ns=registry.test&hold=1&x=%2f";
+    let answer = registry.get(path).await;
+    assert_redirect(
+        &answer,
+        "/v2/slow/manifests/latest?hold=2&ns=registry.test&x=%2f",
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_eight_redirects_the_client_is_told_to_come_back() {
+    let registry = Registry::new().await;
+    let asked = Instant::now();
+    let (answer, path) = registry.follow(PATH).await;
+    assert!(path.ends_with(&format!("?hold={MOST_HOLDS}")), "{path}");
+    assert_eq!(MOST_HOLDS, 8);
+    assert_eq!(answer.header("retry-after"), "10");
+    let (status, code, message) = answer.error();
+    assert_eq!((status, code.as_str()), (429, "TOOMANYREQUESTS"));
+    assert!(
+        message.contains("http://registry.test:5000/builds/"),
+        "{message}"
+    );
+    assert_eq!(asked.elapsed().as_secs(), 9 * 25);
+    assert_eq!(registry.nix.evaluations(), 1, "one build all the while");
+
+    // Coming back to the same URL works, and finds the image once it is there.
+    registry.nix.open_gate();
+    let answer = registry.get(&path).await;
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_count_out_of_all_bounds_is_the_end_and_a_broken_one_the_beginning() {
+    let registry = Registry::new().await;
+    let answer = registry.get("/v2/slow/manifests/latest?hold=99999").await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    let answer = registry.get("/v2/slow/manifests/latest?hold=x").await;
+    assert_redirect(&answer, "/v2/slow/manifests/latest?hold=1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_of_70_seconds_is_pulled_by_following_redirects() {
+    let registry = Registry::new().await;
+    let gate = async {
+        tokio::time::sleep(Duration::from_secs(70)).await;
+        registry.nix.open_gate();
+    };
+    let ((answer, path), ()) = tokio::join!(registry.follow(PATH), gate);
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(path.ends_with("?hold=2"), "{path}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_leaves_the_build_running() {
+    let registry = Registry::new().await;
+    let impatient = tokio::time::timeout(Duration::from_secs(1), registry.get(PATH)).await;
+    assert!(impatient.is_err(), "it went away");
+    let state = registry.state.builder().recent()[0].state.clone();
+    assert!(matches!(state, BuildState::Running(_)));
+
+    registry.nix.open_gate();
+    let (answer, _) = registry.follow(PATH).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(
+        registry.nix.evaluations(),
+        1,
+        "the second client joined the build"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_clients_cause_one_build() {
+    let registry = Registry::new().await;
+    let clients: Vec<_> = (0..50).map(|_| registry.follow(PATH)).collect();
+    let gate = async {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        registry.nix.open_gate();
+    };
+    let (answers, ()) = tokio::join!(futures::future::join_all(clients), gate);
+    assert!(
+        answers
+            .iter()
+            .all(|(answer, _)| answer.status == StatusCode::OK)
+    );
+    assert_eq!(registry.nix.evaluations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_methods_never_build() {
+    let registry = Registry::new().await;
+    for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+        let answer = registry.ask(request(method, PATH, &[])).await;
+        assert_eq!(answer.header("allow"), "GET, HEAD");
+        let (status, code, _) = answer.error();
+        assert_eq!((status, code.as_str()), (405, "UNSUPPORTED"));
+    }
+    assert_eq!(registry.nix.evaluations(), 0);
+}

@@ -1,0 +1,156 @@
+//! Real connections: limits, time-outs, and an orderly end.
+
+use crate::registry::Registry;
+use nixery_server::listen::{bind, serve};
+use nixery_server::router;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+const LOCAL: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+struct Server {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<bool>,
+}
+
+async fn start(registry: &Registry, grace: Duration) -> Server {
+    let listener = bind(LOCAL, 0).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let router = router(registry.state.clone());
+    let ended = tokio::spawn(async move {
+        let stop = async {
+            let _ = stopped.await;
+        };
+        serve(listener, router, stop, grace).await
+    });
+    Server {
+        address,
+        stop,
+        ended,
+    }
+}
+
+async fn send(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn receive(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset connection ends the answer as well.
+    let _ = stream.read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn an_answer_goes_over_the_wire() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let request = "HEAD /v2/git/manifests/latest HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = receive(send(server.address, request).await)
+        .await
+        .to_lowercase();
+    assert!(answer.starts_with("http/1.1 200 ok\r\n"), "{answer}");
+    let lengths: Vec<_> = answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("content-length: "))
+        .collect();
+    assert_eq!(lengths.len(), 1, "{answer}");
+    assert!(lengths[0].parse::<u64>().unwrap() > 100);
+    assert!(answer.ends_with("\r\n\r\n"), "no body: {answer}");
+}
+
+#[tokio::test]
+async fn a_304_ends_with_its_headers() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let tag = registry.get("/v2/git/manifests/latest").await;
+    let conditional = format!(
+        "GET /v2/git/manifests/latest HTTP/1.1\r\nHost: x\r\nIf-None-Match: {}\r\n\r\n",
+        tag.header("etag")
+    );
+    let last = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let both = receive(send(server.address, &format!("{conditional}{last}")).await).await;
+    assert!(both.starts_with("HTTP/1.1 304"), "{both}");
+    assert!(both.contains("\r\n\r\nHTTP/1.1 200 OK\r\n"), "{both}");
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_refused() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n",
+        "a".repeat(200_000)
+    );
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let _ = stream.write_all(request.as_bytes()).await;
+    let answer = receive(stream).await;
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 431"),
+        "{answer}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_says_nothing_or_stops_half_way_is_hung_up_on() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    for beginning in ["", "PRI * HT", "GET / HTTP/1.1\r\nHo"] {
+        let stream = send(server.address, beginning).await;
+        let answer = tokio::time::timeout(Duration::from_secs(200), receive(stream)).await;
+        let answer = answer.expect("the connection is closed in time");
+        assert!(!answer.contains("200 OK"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn stopping_lets_a_running_request_end_and_takes_no_new_one() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let request = "GET /v2/slow/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n";
+    let waiting = send(server.address, request).await;
+    while registry.nix.evaluations() == 0 {
+        tokio::task::yield_now().await;
+    }
+    server.stop.send(()).unwrap();
+    while TcpStream::connect(server.address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    registry.nix.open_gate();
+    let answer = receive(waiting).await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    assert!(server.ended.await.unwrap(), "all requests ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_does_not_wait_for_ever() {
+    let registry = Registry::new().await;
+    let server = start(&registry, Duration::from_secs(5)).await;
+    let request = "GET /v2/slow/manifests/latest HTTP/1.1\r\nHost: x\r\n\r\n";
+    let waiting = send(server.address, request).await;
+    while registry.nix.evaluations() == 0 {
+        tokio::task::yield_now().await;
+    }
+    server.stop.send(()).unwrap();
+    assert!(!server.ended.await.unwrap(), "one request did not end");
+    assert_eq!(receive(waiting).await, "", "its connection is closed");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_refused_with_what_to_do() {
+    let listener = bind(LOCAL, 0).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let message = bind(LOCAL, port).await.unwrap_err().to_string();
+    assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
+    assert!(message.contains("PORT (--port)"), "{message}");
+}

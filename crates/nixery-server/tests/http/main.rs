@@ -1,0 +1,16 @@
+//! The registry's manners, through the router, on a double of Nix and a store in memory.
+
+// The leave that clippy.toml gives to tests ends at their helper functions.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod blobs;
+mod errors;
+mod failures;
+mod fake_nix;
+mod holds;
+mod listen;
+mod listings;
+mod manifests;
+mod originals_defects;
+mod pages;
+mod registry;
