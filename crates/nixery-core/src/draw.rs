@@ -89,8 +89,9 @@ pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
 /// reason why its paths are together; each path a box with name and size; an edge per reference. The image
 /// itself is a node that refers to the roots. The text is the same for equal input.
 pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
+    // Straight lines: Graphviz fails to route splines around many clusters, and loses edges then.
     let mut dot = String::from(
-        "digraph layers {\n  rankdir=LR;\n  compound=true;\n  fontname=\"sans-serif\";\n  \
+        "digraph layers {\n  rankdir=LR;\n  splines=line;\n  fontname=\"sans-serif\";\n  \
          node [shape=box, style=\"filled,rounded\", fillcolor=white, fontname=\"sans-serif\", fontsize=10];\n  \
          edge [color=\"#607d8b\", arrowsize=0.6];\n  image [shape=doublecircle, label=\"image\"];\n",
     );
@@ -99,7 +100,8 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
         let plural = if paths == 1 { "path" } else { "paths" };
         let label = format!(
             "layer {}: {size}, {paths} {plural}\n{}",
-            row.number, row.reason
+            row.number,
+            wrapped(row.reason)
         );
         let colour = COLOURS[index % COLOURS.len()];
         let _ = writeln!(dot, "  subgraph cluster_{index} {{");
@@ -127,16 +129,42 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
         }
         dot.push_str("  }\n");
     }
+    let layer_of = plan.layer_of_paths(graph);
     for root in graph.roots() {
         let _ = writeln!(dot, "  image -> n{root} [style=bold];");
     }
     for (index, node) in graph.nodes().iter().enumerate() {
-        for reference in &node.references {
-            let _ = writeln!(dot, "  n{index} -> n{reference};");
+        for &reference in &node.references {
+            // What stays inside a layer explains it; the rest is kept in the background.
+            let inside = layer_of
+                .as_ref()
+                .is_none_or(|of| of[index] == of[reference as usize]);
+            let style = if inside { "" } else { " [color=\"#cfd8dc\"]" };
+            let _ = writeln!(dot, "  n{index} -> n{reference}{style};");
         }
     }
     dot.push_str("}\n");
     dot
+}
+
+/// The text in lines of about 60 characters, so that a label does not make its cluster wide.
+fn wrapped(text: &str) -> String {
+    let mut lines = String::new();
+    let mut length = 0;
+    for word in text.split(' ') {
+        let separator = if length == 0 {
+            ""
+        } else if length + word.len() > 60 {
+            length = 0;
+            "\n"
+        } else {
+            " "
+        };
+        lines.push_str(separator);
+        lines.push_str(word);
+        length += word.len() + 1;
+    }
+    lines
 }
 
 /// A DOT string: in quotes, with quotes and backslashes escaped and new lines as `\n`.

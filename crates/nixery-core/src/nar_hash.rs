@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::store_path::BASE32_ALPHABET;
+use crate::store_path::base32_value;
 
 /// Characters of a SHA-256 in Nix base 32: 256 bits, five each.
 const BASE32_LEN: usize = 52;
@@ -97,12 +97,9 @@ fn decode_hex(digits: &[u8]) -> Result<[u8; 32], &'static str> {
 fn decode_base32(digits: &[u8]) -> Result<[u8; 32], &'static str> {
     let mut bytes = [0u8; 32];
     for (n, digit) in digits.iter().rev().enumerate() {
-        let value = BASE32_ALPHABET
-            .iter()
-            .position(|c| c == digit)
-            .ok_or("a character is not of Nix base 32")?;
+        let value = base32_value(*digit).ok_or("a character is not of Nix base 32")?;
         let (byte, shift) = (n * 5 / 8, n * 5 % 8);
-        let wide = (value as u16) << shift;
+        let wide = u16::from(value) << shift;
         bytes[byte] |= (wide & 0xff) as u8;
         match bytes.get_mut(byte + 1) {
             Some(next) => *next |= (wide >> 8) as u8,

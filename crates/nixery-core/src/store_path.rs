@@ -17,6 +17,24 @@ pub const MAX_NAME_LEN: usize = 211;
 /// Nix's base 32 alphabet: digits and lower-case letters without `e`, `o`, `t` and `u`.
 pub(crate) const BASE32_ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
+/// The value of each byte as a digit of Nix base 32; [`NO_DIGIT`] where it is none.
+const BASE32_VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < BASE32_ALPHABET.len() {
+        values[BASE32_ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = u8::MAX;
+
+/// The value of a digit of Nix base 32.
+pub(crate) fn base32_value(digit: u8) -> Option<u8> {
+    let value = BASE32_VALUES[digit as usize];
+    (value != NO_DIGIT).then_some(value)
+}
+
 /// A valid store path such as `/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38`.
 ///
 /// Any absolute store directory is accepted, since Nix can be built for another one; the base name follows
@@ -155,9 +173,7 @@ fn check(path: &str) -> Result<usize, StorePathRule> {
 pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     let bytes = base_name.as_bytes();
     if bytes.get(HASH_LEN) != Some(&b'-')
-        || !bytes[..HASH_LEN]
-            .iter()
-            .all(|b| BASE32_ALPHABET.contains(b))
+        || !bytes[..HASH_LEN].iter().all(|&b| base32_value(b).is_some())
     {
         return Err(StorePathRule::Hash);
     }

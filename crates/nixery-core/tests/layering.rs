@@ -163,6 +163,43 @@ fn the_picture_and_the_table_show_every_path_and_layer() {
     );
 }
 
+/// Graphviz draws it without complaint.
+#[test]
+fn graphviz_draws_the_picture() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    let graph = graph(BEFORE);
+    let dot = to_dot(
+        &graph,
+        &strategy(Weight::ClosureSize).plan(&graph, NonZeroUsize::new(12).expect("not zero")),
+    );
+    let mut command = Command::new("dot");
+    command
+        .arg("-Tsvg")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let Ok(mut child) = command.spawn() else {
+        eprintln!("SKIPPED: Graphviz's dot is not installed, so no picture was drawn");
+        return;
+    };
+    child
+        .stdin
+        .take()
+        .expect("a pipe")
+        .write_all(dot.as_bytes())
+        .expect("dot reads its input");
+    let output = child.wait_with_output().expect("dot ends");
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && complaints.is_empty(),
+        "{complaints}"
+    );
+    let svg = String::from_utf8(output.stdout).expect("SVG is text");
+    assert_eq!(svg.matches("class=\"cluster\"").count(), 12);
+    assert_eq!(svg.matches("class=\"node\"").count(), graph.len() + 1);
+}
+
 #[test]
 fn popularity_counted_from_the_list() {
     let mut counter = PopularityCounter::default();

@@ -69,16 +69,35 @@ pub(crate) struct RawHash<'a>(pub(crate) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawHash<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Shape<'a> {
-            Text(#[serde(borrow)] Text<'a>),
-            Parts { algorithm: String, hash: String },
+        // By hand: an untagged enum would copy every hash first.
+        struct HashVisitor;
+        impl<'de> Visitor<'de> for HashVisitor {
+            type Value = RawHash<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a hash")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(RawHash(text.into()))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(RawHash(text.to_owned().into()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                #[derive(Deserialize)]
+                struct Parts {
+                    algorithm: String,
+                    hash: String,
+                }
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                let Parts { algorithm, hash } = Parts::deserialize(map)?;
+                Ok(RawHash(format!("{algorithm}-{hash}").into()))
+            }
         }
-        Ok(match Shape::deserialize(deserializer)? {
-            Shape::Text(text) => Self(text.0),
-            Shape::Parts { algorithm, hash } => Self(format!("{algorithm}-{hash}").into()),
-        })
+        deserializer.deserialize_any(HashVisitor)
     }
 }
 
