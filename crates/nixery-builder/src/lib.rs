@@ -1,4 +1,43 @@
 //! Builds container images from Nix packages: evaluate, realise, plan layers, pack, store, cache.
+//!
+//! A [`Builder`] takes the name of an image and gives a [`BuildHandle`]: many may wait for one
+//! build, and it goes on whoever stops waiting. The main flow is in `flow.rs` and reads in one
+//! piece. What it needs of Nix is the trait [`Nix`]; [`NixCli`] runs the command-line tools.
+//!
+//! - An image of a source that is pinned to a commit is found in the manifest cache without Nix;
+//!   any other is evaluated, and found by what it evaluates to.
+//! - A cache entry counts only while every blob it names is in the store with the right size.
+//!   What is missing or truncated is made again, and nothing else is.
+//! - Layers are packed in parallel, each once, into a spool file, and stored under their digests;
+//!   what refers to a blob is stored after it. A process that dies at any moment leaves a store
+//!   that is whole.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use nixery_builder::{Builder, BuilderConfig, ImageRequest, NixCli, NixCliConfig};
+//! use nixery_core::{ImageName, PackageSource, Tag};
+//! use nixery_storage::MemoryStorage;
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let spool = tempfile::tempdir()?;
+//! let nix = NixCli::new(NixCliConfig::new(spool.path()))?;
+//! for finding in nixery_builder::Nix::preflight(&nix).await {
+//!     println!("{}: {}", finding.problem, finding.remedy);
+//! }
+//!
+//! let source = PackageSource::path("/srv/packages")?;
+//! let config = BuilderConfig::new(source, spool.path());
+//! let builder = Builder::new(config, Arc::new(nix), Arc::new(MemoryStorage::new())).await?;
+//!
+//! let request = ImageRequest { name: ImageName::parse("shell/git")?, tag: Tag::latest() };
+//! match builder.request(request).wait().await {
+//!     Ok(image) => println!("{} in {} layers", image.oci.digest, image.layers.len()),
+//!     // "the package set does not evaluate: the package set (path …/packages) does not exist"
+//!     Err(error) => println!("{error}"),
+//! }
+//! # Ok(()) }
+//! ```
 
 mod blobs;
 mod build_log;
@@ -35,3 +74,8 @@ pub use nix::{
 };
 pub use popularity::{LoadPopularityError, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
+
+#[cfg(test)]
+mod flow_tests;
+#[cfg(test)]
+mod testing;

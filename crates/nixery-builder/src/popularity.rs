@@ -121,3 +121,66 @@ pub enum LoadPopularityError {
         source: PopularityError,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use nixery_core::StorePath;
+
+    use super::*;
+
+    const JSON: &str = r#"{"glibc-2.38":7}"#;
+
+    fn glibc() -> StorePath {
+        StorePath::parse("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38").expect("valid")
+    }
+
+    /// Answers one request with `response`.
+    fn serve(response: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let url = format!(
+            "http://{}/popularity.json",
+            listener.local_addr().expect("bound")
+        );
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accepts");
+            let mut request = [0; 1024];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(response.as_bytes());
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn from_paths_and_urls() {
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        std::fs::write(file.path(), JSON).expect("writes");
+        let path = file.path().to_str().expect("UTF-8").to_owned();
+        let length = JSON.len();
+        let url = serve(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{JSON}"
+        ));
+        for location in [path.clone(), format!("file://{path}"), url] {
+            let popularity = load_popularity(&location).await.expect("loads");
+            assert_eq!(popularity.get(&glibc()), 7, "{location}");
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_name_the_location() {
+        let file = tempfile::NamedTempFile::new().expect("temp file");
+        std::fs::write(file.path(), "[]").expect("writes");
+        let not_json = file.path().to_str().expect("UTF-8").to_owned();
+        let not_found = serve("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned());
+        for location in [
+            "/nonexistent/popularity.json".to_owned(),
+            not_json,
+            not_found,
+        ] {
+            let error = load_popularity(&location).await.expect_err("fails");
+            assert!(error.to_string().contains(&location), "{error}");
+        }
+    }
+}

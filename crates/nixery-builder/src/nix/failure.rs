@@ -177,7 +177,7 @@ pub(super) fn unavailable(text: &str) -> Option<&'static str> {
         (
             &[
                 "could not set permissions on '/nix",
-                "creating directory '/nix",
+                "creating directory '",
                 "Permission denied",
                 "is not allowed to",
             ],

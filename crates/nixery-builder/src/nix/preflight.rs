@@ -51,15 +51,7 @@ pub(super) async fn preflight(nix: &NixCli) -> Vec<Finding> {
                     });
                 }
             }
-            Ok(finished) => findings.push(Finding {
-                problem: format!(
-                    "`{program} --version` fails ({}): {}",
-                    finished.status,
-                    out.tail(1).join("")
-                ),
-                remedy: "repair or reinstall Nix: https://nixos.org/download".to_owned(),
-                fatal: true,
-            }),
+            Ok(_) => findings.push(store_finding("run", &log, &out)),
             Err(error) => findings.push(not_started(program, &error)),
         }
         if findings.iter().any(|finding| finding.fatal) {
@@ -129,6 +121,7 @@ fn store_finding(doing: &str, log: &NixLog<'_>, out: &BuildLog) -> Finding {
         .first()
         .map_or_else(|| out.tail(1).join(" "), |error| error.text.clone());
     let text = text.lines().next().unwrap_or_default();
+    let text = text.strip_prefix("error: ").unwrap_or(text);
     finding(doing, text, rustix::process::geteuid().is_root())
 }
 

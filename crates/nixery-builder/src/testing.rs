@@ -1,0 +1,279 @@
+//! Doubles for the tests of the flow: a store of made-up packages in a temporary directory behind
+//! the [`Nix`] trait, and a blob store that counts. Real Nix runs in `tests/real_nix.rs`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use nixery_core::pack::StoreRoot;
+use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
+use nixery_manifest::Digest;
+use nixery_storage::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
+    StorageError,
+};
+use tempfile::TempDir;
+use tokio::sync::Semaphore;
+
+use crate::build_log::BuildLog;
+use crate::builder::Builder;
+use crate::config::{BuilderConfig, ImageRequest};
+use crate::nix::{
+    EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage,
+};
+
+pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// Packages whose names say what happens to them: `missing…`, `broken…`, `panics…`; all others
+/// depend on `libc`.
+#[derive(Debug)]
+pub(crate) struct FakeNix {
+    _dir: TempDir,
+    store: StoreRoot,
+    pub(crate) evaluations: AtomicUsize,
+    pub(crate) realisations: AtomicUsize,
+    /// Each realisation takes a permit for good.
+    pub(crate) gate: Semaphore,
+    pub(crate) gc_roots: Mutex<Option<PathBuf>>,
+}
+
+impl FakeNix {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("temp dir");
+        Self {
+            store: StoreRoot::new(dir.path()),
+            _dir: dir,
+            evaluations: AtomicUsize::new(0),
+            realisations: AtomicUsize::new(0),
+            gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            gc_roots: Mutex::default(),
+        }
+    }
+
+    fn make(&self, path: &StorePath) {
+        let place = self.store.locate(path);
+        fs::create_dir_all(place.join("bin")).expect("mkdir");
+        let text = path.name().repeat(10_000);
+        fs::write(place.join("bin").join(path.name()), text).expect("write");
+    }
+}
+
+/// A path whose hash is a function of the name.
+pub(crate) fn store_path(name: &str) -> StorePath {
+    let hash = Digest::of(name.as_bytes()).hex().replace('e', "z");
+    StorePath::parse(&format!("/nix/store/{}-{name}", &hash[..32])).expect("valid")
+}
+
+#[async_trait]
+impl Nix for FakeNix {
+    async fn evaluate(
+        &self,
+        request: &EvaluationRequest,
+        log: &BuildLog,
+    ) -> Result<Evaluation, NixError> {
+        self.evaluations.fetch_add(1, Ordering::SeqCst);
+        log.push("evaluating");
+        let missing = request
+            .packages
+            .iter()
+            .filter(|name| name.starts_with("missing"));
+        let missing: Vec<_> = missing.cloned().collect();
+        if !missing.is_empty() {
+            return Err(NixError::NotFound { packages: missing });
+        }
+        let system = request.architecture.nix_system();
+        let packages = request.packages.iter().map(|name| EvaluatedPackage {
+            name: name.clone(),
+            attribute: name.clone(),
+            derivation: format!("{}.drv", store_path(&format!("{name}-{system}")).as_str()),
+            output: "out".to_owned(),
+            store_path: store_path(&format!("{name}-{system}")),
+        });
+        Ok(Evaluation {
+            packages: packages.collect(),
+        })
+    }
+
+    async fn realise(
+        &self,
+        evaluation: &Evaluation,
+        gc_roots: &Path,
+        log: &BuildLog,
+    ) -> Result<Vec<RealisedPackage>, NixError> {
+        self.realisations.fetch_add(1, Ordering::SeqCst);
+        log.push("realising");
+        assert!(gc_roots.is_dir(), "the directory for GC roots exists");
+        *self.gc_roots.lock().expect("not poisoned") = Some(gc_roots.to_owned());
+        self.gate.acquire().await.expect("open").forget();
+        self.make(&store_path("libc"));
+        for package in &evaluation.packages {
+            assert!(!package.name.starts_with("panics"), "as asked for");
+            if package.name.starts_with("broken") {
+                return Err(NixError::Failed {
+                    package: package.name.clone(),
+                    derivation: package.derivation.clone(),
+                    reason: "builder-exited-1".to_owned(),
+                    log_tail: vec!["no".to_owned()],
+                });
+            }
+            self.make(&package.store_path);
+        }
+        let realised = |package: &EvaluatedPackage| RealisedPackage {
+            name: package.name.clone(),
+            path: package.store_path.clone(),
+        };
+        Ok(evaluation.packages.iter().map(realised).collect())
+    }
+
+    async fn reference_graph(
+        &self,
+        roots: &[StorePath],
+        _: &BuildLog,
+    ) -> Result<ReferenceGraph, NixError> {
+        let rooted = self.gc_roots.lock().expect("not poisoned").clone();
+        assert!(rooted.is_some_and(|dir| dir.is_dir()), "still rooted");
+        let info = |path: &StorePath, references: &[StorePath]| {
+            serde_json::json!({
+                "path": path,
+                "narHash": format!("sha256:{}", Digest::of(path.as_str().as_bytes()).hex()),
+                "narSize": 1000 + path.as_str().len(),
+                "references": references,
+            })
+        };
+        let libc = store_path("libc");
+        let mut infos = vec![info(&libc, &[])];
+        infos.extend(
+            roots
+                .iter()
+                .map(|root| info(root, std::slice::from_ref(&libc))),
+        );
+        let json = serde_json::to_vec(&infos).expect("serialises");
+        ReferenceGraph::from_path_info(&json, roots).map_err(NixError::Graph)
+    }
+
+    async fn preflight(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
+    fn store_root(&self) -> &StoreRoot {
+        &self.store
+    }
+}
+
+/// A memory store that counts the files put into it: packed layers.
+#[derive(Debug, Default)]
+pub(crate) struct CountingStorage {
+    inner: MemoryStorage,
+    pub(crate) files: AtomicUsize,
+}
+
+#[async_trait]
+impl Storage for CountingStorage {
+    fn backend(&self) -> &'static str {
+        "counting"
+    }
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.files.fetch_add(1, Ordering::SeqCst);
+        self.inner.put_file(key, spool).await
+    }
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.inner.put(key, bytes, mode).await
+    }
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.inner.get(key, range).await
+    }
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        self.inner.stat(key).await
+    }
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.inner.list(kind).await
+    }
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        self.inner.delete(key).await
+    }
+    async fn check(&self) -> Result<(), StorageError> {
+        self.inner.check().await
+    }
+}
+
+/// A builder over doubles.
+pub(crate) struct Bench {
+    pub(crate) nix: Arc<FakeNix>,
+    pub(crate) storage: Arc<CountingStorage>,
+    pub(crate) builder: Builder,
+    _spool: TempDir,
+}
+
+impl Bench {
+    /// Of a source that moves, with nothing remembered.
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut BuilderConfig)) -> Self {
+        Self::over(Arc::default(), change).await
+    }
+
+    pub(crate) async fn over(
+        storage: Arc<CountingStorage>,
+        change: impl FnOnce(&mut BuilderConfig),
+    ) -> Self {
+        let spool = tempfile::tempdir().expect("temp dir");
+        let source = PackageSource::path("/srv/pkgs").expect("valid");
+        let mut config = BuilderConfig::new(source, spool.path());
+        config.recheck_after = Duration::ZERO;
+        config.failure_ttl = Duration::ZERO;
+        change(&mut config);
+        let nix = Arc::new(FakeNix::new());
+        let builder = Builder::new(config, nix.clone(), storage.clone())
+            .await
+            .expect("opens");
+        Self {
+            nix,
+            storage,
+            builder,
+            _spool: spool,
+        }
+    }
+
+    pub(crate) fn evaluations(&self) -> usize {
+        self.nix.evaluations.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn realisations(&self) -> usize {
+        self.nix.realisations.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn packed(&self) -> usize {
+        self.storage.files.load(Ordering::SeqCst)
+    }
+}
+
+pub(crate) fn request(name: &str) -> ImageRequest {
+    ImageRequest {
+        name: ImageName::parse(name).expect("valid"),
+        tag: Tag::latest(),
+    }
+}
+
+/// Makes the source one that cannot change.
+pub(crate) fn pinned(config: &mut BuilderConfig) {
+    config.source = PackageSource::channel(COMMIT).expect("valid");
+}
