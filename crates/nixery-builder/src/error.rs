@@ -225,6 +225,17 @@ pub enum BuilderError {
         #[source]
         source: std::io::Error,
     },
+    /// The directory that should hold the Nix code does not.
+    #[error(
+        "there is no Nix code at {path}: name the directory with prepare-image.nix, or none for the built-in code"
+    )]
+    NixCode {
+        /// The file that was looked for.
+        path: std::path::PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// "package `a`", "packages `a`, `b` and `c`".

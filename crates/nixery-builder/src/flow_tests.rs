@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixery_manifest::{Digest, Family, ImageConfig, Manifest};
+use nixery_manifest::{Compression, Digest, Family, ImageConfig, Manifest};
 use nixery_storage::{Key, KeyKind, PutMode, Storage};
 use rstest::rstest;
 
+use crate::config::BuilderConfig;
 use crate::error::BuildError;
 use crate::handle::BuildState;
 use crate::image::Image;
@@ -288,6 +289,19 @@ async fn digests_depend_on_neither_threads_nor_place() {
     );
     assert_eq!(first.oci, second.oci);
     assert_eq!(first.docker, second.docker);
+}
+
+#[tokio::test]
+async fn zstd_images_are_oci_only_and_another_image() {
+    let gzip = Bench::new().await;
+    let change = |config: &mut BuilderConfig| config.compression = Compression::Zstd;
+    let zstd = Bench::over(gzip.storage.clone(), change).await;
+    let (first, second) = (build(&gzip, "git").await, build(&zstd, "git").await);
+    assert!(!second.stats.from_cache);
+    assert!(second.manifest(Family::Docker).is_none());
+    let (first, second) = (&first.layers[0], &second.layers[0]);
+    assert_ne!(first.digest, second.digest);
+    assert_eq!(first.diff_id, second.diff_id, "the same tar");
 }
 
 #[tokio::test]

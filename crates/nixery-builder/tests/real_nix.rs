@@ -62,6 +62,13 @@ impl Setup {
     }
 
     async fn with(change: impl FnOnce(&mut NixCliConfig)) -> Self {
+        Self::of(change, |set| PackageSource::path(set).expect("valid")).await
+    }
+
+    async fn of(
+        change: impl FnOnce(&mut NixCliConfig),
+        source: impl FnOnce(&Path) -> PackageSource,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("temp dir");
         let set = dir.path().join("set");
         std::fs::create_dir(&set).expect("mkdir");
@@ -80,7 +87,7 @@ impl Setup {
         let mut nix = NixCliConfig::new(&spool);
         change(&mut nix);
         let nix = NixCli::new(nix).expect("spool is usable");
-        let mut config = BuilderConfig::new(PackageSource::path(set).expect("valid"), &spool);
+        let mut config = BuilderConfig::new(source(&set), &spool);
         config.failure_ttl = Duration::ZERO;
         let storage = Arc::new(MemoryStorage::new());
         let builder = Builder::new(config, Arc::new(nix), storage)
@@ -90,11 +97,13 @@ impl Setup {
     }
 
     fn request(&self, name: &str) -> BuildHandle {
+        self.request_at(name, "latest")
+    }
+
+    fn request_at(&self, name: &str, tag: &str) -> BuildHandle {
         let name = ImageName::parse(name).expect("valid");
-        self.builder.request(ImageRequest {
-            name,
-            tag: Tag::latest(),
-        })
+        let tag = Tag::parse(tag).expect("valid");
+        self.builder.request(ImageRequest { name, tag })
     }
 
     async fn build(&self, name: &str) -> Arc<Image> {
@@ -345,4 +354,61 @@ async fn preflight_says_what_is_wrong_and_what_to_do(
         found.contains(problem) && advice.contains(remedy),
         "{findings:?}"
     );
+}
+
+/// Runs git in `dir` and returns what it prints.
+fn git(dir: &Path, args: &[&str]) -> String {
+    let git = std::process::Command::new("git")
+        .args(["-c", "user.name=Test", "-c", "user.email=test@example.org"])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("git runs");
+    assert!(
+        git.status.success(),
+        "{}",
+        String::from_utf8_lossy(&git.stderr)
+    );
+    String::from_utf8(git.stdout)
+        .expect("UTF-8")
+        .trim()
+        .to_owned()
+}
+
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn tags_are_branches_and_commits_of_a_git_source() {
+    let source = |set: &Path| {
+        git(set, &["init", "-q", "--initial-branch=trunk"]);
+        git(set, &["add", "."]);
+        git(set, &["commit", "-q", "-m", "First"]);
+        PackageSource::git(&format!("file://{}", set.display())).expect("valid")
+    };
+    let setup = Setup::of(|_| {}, source).await;
+    let set = setup.dir.path().join("set");
+    let first = git(&set, &["rev-parse", "HEAD"]);
+    let file = set.join("default.nix");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::write(&file, text.replace("foo-1.0", "foo-2.0")).expect("writes");
+    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
+
+    let names = async |tag: &str| {
+        let handle = setup.request_at("foo", tag);
+        let image = handle.wait().await;
+        let image = image.unwrap_or_else(|error| panic!("{tag}: {error}\n{}", handle.log().text()));
+        (paths(&image).contains(&"foo-2.0"), image.stats.immutable)
+    };
+    assert_eq!(names("latest").await, (true, false));
+    assert_eq!(names("trunk").await, (true, false));
+    assert_eq!(names(&first).await, (false, true));
+
+    match &*setup
+        .request_at("foo", "no-such-branch")
+        .wait()
+        .await
+        .expect_err("fails")
+    {
+        BuildError::Source { message } => assert!(message.contains("no-such-branch"), "{message}"),
+        error => panic!("{error:?}"),
+    }
 }

@@ -73,7 +73,7 @@ impl NixCli {
     /// Prepares the directory with the Nix files. Runs no Nix: [`Nix::preflight`] does.
     ///
     /// # Errors
-    /// The spool directory cannot be used.
+    /// The spool directory cannot be used, or `nix_dir` has no Nix code.
     pub fn new(config: NixCliConfig) -> Result<Self, BuilderError> {
         let failed = |(path, source)| BuilderError::Spool { path, source };
         let (dir, instance) = match &config.nix_dir {
@@ -93,7 +93,10 @@ impl NixCli {
         let entry = dir.join("prepare-image.nix");
         let entry = entry
             .canonicalize()
-            .map_err(|source| failed((entry, source)))?;
+            .map_err(|source| BuilderError::NixCode {
+                path: entry,
+                source,
+            })?;
         Ok(Self {
             config,
             entry,
@@ -304,7 +307,18 @@ impl Nix for NixCli {
                 detail: log.detail(),
             });
         }
-        ReferenceGraph::from_path_info(&finished.stdout, roots).map_err(NixError::Graph)
+        // Tens of megabytes where the closure is large.
+        let roots = roots.to_vec();
+        let parsing = tokio::task::spawn_blocking(move || {
+            ReferenceGraph::from_path_info(&finished.stdout, &roots)
+        });
+        match parsing.await {
+            Ok(graph) => graph.map_err(NixError::Graph),
+            Err(died) => Err(NixError::Output {
+                command: "nix path-info",
+                problem: died.to_string(),
+            }),
+        }
     }
 
     async fn preflight(&self) -> Vec<Finding> {
