@@ -88,6 +88,17 @@ impl ApiError {
         }
     }
 
+    /// An image that cannot be built, which is not this server's fault.
+    ///
+    /// The code is one after which podman and skopeo do not try again, which they do after most others.
+    pub fn failure(message: impl AsRef<str>) -> Self {
+        Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Code::ManifestUnknown,
+            message,
+        )
+    }
+
     /// The same with more for programs.
     #[must_use]
     pub fn with_detail(self, detail: Value) -> Self {
@@ -220,13 +231,7 @@ impl BuildAnswer {
     pub fn of(error: &BuildError) -> Self {
         let message = error.to_string();
         let direct = |status, code| Self::Direct(ApiError::new(status, code, &message));
-        let failure = || {
-            Self::Failure(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                Code::Unknown,
-                &message,
-            ))
-        };
+        let failure = || Self::Failure(ApiError::failure(&message));
         match error {
             BuildError::NotFound { packages } => Self::Direct(
                 ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, &message)

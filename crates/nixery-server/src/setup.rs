@@ -38,7 +38,7 @@ pub enum SetupError {
 #[must_use]
 pub fn line(finding: &Finding) -> String {
     let problem = finding.problem.trim_end_matches('.');
-    format!("{problem}. {}", finding.remedy)
+    format!("{problem}; to mend it: {}", finding.remedy)
 }
 
 /// Opens the blob store, creating it where there is none.

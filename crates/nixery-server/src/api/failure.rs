@@ -5,7 +5,7 @@
 //! answers with the whole story.
 
 use super::manifests::authority;
-use crate::error::{ApiError, BuildAnswer, Code};
+use crate::error::{ApiError, BuildAnswer};
 use crate::hold;
 use crate::host::absolute;
 use crate::query;
@@ -14,7 +14,7 @@ use crate::state::AppState;
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
-use nixery_builder::{BuildError, BuildId, BuildState};
+use nixery_builder::{BuildError, BuildId};
 use nixery_core::ImageName;
 use serde_json::json;
 use std::fmt::Write;
@@ -56,11 +56,9 @@ pub(super) fn told(state: &AppState, request: &Parts, name: &ImageName) -> Optio
         )
     };
     let remembered = id.and_then(|id| {
-        let build = state.builder().build(&id)?;
-        match build.state {
-            BuildState::Failed(error) if build.image == name.canonical() => Some((id, error)),
-            _ => None,
-        }
+        let build = state.builder().find(&id)?;
+        let error = build.result()?.err()?;
+        (build.request().name == *name).then_some((id, error))
     });
     Some(match remembered {
         Some((id, error)) => whole_story(&error, &link(&id)),
@@ -117,15 +115,5 @@ fn from_words(slug: &str, name: &ImageName) -> ApiError {
     let message = format!(
         "the image `{name}` could not be built ({reason}). This server does not remember the build; pull the image again to build it again"
     );
-    ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, Code::Unknown, "").with_message(message, reason)
-}
-
-impl ApiError {
-    fn with_message(self, message: String, reason: &str) -> Self {
-        Self {
-            message,
-            detail: json!({ "reason": reason }),
-            ..self
-        }
-    }
+    ApiError::failure(message).with_detail(json!({ "reason": reason }))
 }

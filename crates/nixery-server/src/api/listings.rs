@@ -28,7 +28,9 @@ pub(crate) fn tags(
 ) -> Result<Response, ApiError> {
     let mut tags = BTreeSet::from(["latest".to_owned()]);
     for build in state.builder().recent() {
-        if build.image == name.canonical() && matches!(build.state, BuildState::Succeeded { .. }) {
+        let handle = state.builder().find(&build.id);
+        let same = handle.is_some_and(|handle| handle.request().name == *name);
+        if same && matches!(build.state, BuildState::Succeeded { .. }) {
             tags.insert(build.tag);
         }
     }

@@ -1,6 +1,6 @@
 //! The page of one build: its state and its log.
 
-use super::start::state as state_markup;
+use super::start::{requested, state as state_markup};
 use super::text::{duration, timestamp};
 use super::{REFRESH_RUNNING, error, page, wants_plain};
 use crate::api::authority;
@@ -39,7 +39,7 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
         plain_log(&build, &log)
     } else {
         let host = pull_host(state.settings(), &request.headers, authority(request));
-        log_page(&build, &log, &host)
+        log_page(&build, &requested(state, &build), &log, &host)
     }
 }
 
@@ -59,9 +59,8 @@ fn plain_log(build: &BuildSummary, log: &str) -> Response {
     contents("text/plain; charset=utf-8", headers, Bytes::from(text))
 }
 
-fn log_page(build: &BuildSummary, log: &str, host: &str) -> Response {
+fn log_page(build: &BuildSummary, image: &str, log: &str, host: &str) -> Response {
     let running = matches!(build.state, BuildState::Running(_));
-    let image = format!("{}:{}", build.image, build.tag);
     let body = html! {
         h1 { (image) }
         div id="live" {

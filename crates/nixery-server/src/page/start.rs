@@ -21,8 +21,7 @@ const EXAMPLE: &str = "shell/git/htop";
 
 pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
     let host = pull_host(state.settings(), &request.headers, authority(request));
-    let mut builds = state.builder().recent();
-    builds.sort_by_key(|build| std::cmp::Reverse(build.started));
+    let builds = state.builder().recent();
     let running = builds
         .iter()
         .any(|build| matches!(build.state, BuildState::Running(_)));
@@ -37,7 +36,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
         (meta_packages(&state.builder().config().source))
         section id="live" aria-label="Recent builds" {
             h2 { "Recent builds" }
-            (recent(&builds))
+            (recent(state, &builds))
         }
         footer {
             p {
@@ -149,7 +148,7 @@ fn source_name(source: &PackageSource) -> Markup {
     }
 }
 
-fn recent(builds: &[BuildSummary]) -> Markup {
+fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
     html! {
         @if builds.is_empty() {
             p class="empty" { "None since this server started. Pull an image and it shows here." }
@@ -166,7 +165,7 @@ fn recent(builds: &[BuildSummary]) -> Markup {
                         }
                     }
                     tbody {
-                        @for build in builds.iter().take(SHOWN) { (row(build)) }
+                        @for build in builds.iter().take(SHOWN) { (row(build, &requested(state, build))) }
                     }
                 }
             }
@@ -174,11 +173,19 @@ fn recent(builds: &[BuildSummary]) -> Markup {
     }
 }
 
-fn row(build: &BuildSummary) -> Markup {
+/// The image as it was first asked for, with its tag: what can be pulled again. A canonical name cannot, as its
+/// meta-packages need not stand first.
+pub(super) fn requested(state: &AppState, build: &BuildSummary) -> String {
+    let handle = state.builder().find(&build.id);
+    let name = handle.as_ref().map(|handle| handle.request().name.as_str());
+    format!("{}:{}", name.unwrap_or(&build.image), build.tag)
+}
+
+fn row(build: &BuildSummary, image: &str) -> Markup {
     let link = format!("/builds/{}", build.id);
     html! {
         tr {
-            th scope="row" { a href=(link) { (build.image) ":" (build.tag) } }
+            th scope="row" { (image) }
             td { (state(&build.state)) }
             td {
                 time datetime=(timestamp(build.started)) title=(timestamp(build.started)) {
@@ -186,7 +193,7 @@ fn row(build: &BuildSummary) -> Markup {
                 }
             }
             td { (duration(build.elapsed)) }
-            td { a href=(link) aria-label={ "Log of " (build.image) } { "Log" } }
+            td { a href=(link) aria-label={ "Log of " (image) } { "Log" } }
         }
     }
 }

@@ -67,8 +67,8 @@ async fn a_failure_redirects_to_a_url_that_says_why(
 
     let built = registry.nix.evaluations();
     let answer = registry.get(&location).await;
-    let (status, _, message) = answer.error();
-    assert_eq!(status, 422);
+    let (status, code, message) = answer.error();
+    assert_eq!((status, code.as_str()), (422, "MANIFEST_UNKNOWN"));
     assert!(message.contains(expected), "{message}");
     let log = format!("http://registry.test:5000/builds/{id}");
     assert!(message.contains(&log), "{message}");

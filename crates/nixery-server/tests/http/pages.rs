@@ -52,6 +52,20 @@ async fn the_start_page_lists_builds_and_failures_with_links_to_their_logs() {
 }
 
 #[tokio::test]
+async fn pages_show_names_that_can_be_pulled_again() {
+    let registry = Registry::new().await;
+    registry.manifest("shell/git").await;
+    let id = registry.state.builder().recent()[0].id;
+    let path = format!("/builds/{id}");
+    let page = registry.get_with(&path, &[BROWSER]).await;
+    let expected = "docker pull registry.test:5000/shell/git:latest";
+    assert!(page.text().contains(expected), "{}", page.text());
+    let start = registry.get_with("/", &[BROWSER]).await;
+    assert!(start.text().contains("shell/git:latest"));
+    assert!(!start.text().contains("git/shell"));
+}
+
+#[tokio::test]
 async fn a_build_page_shows_the_log_escaped() {
     let registry = Registry::new().await;
     registry.manifest("git").await;
