@@ -18,7 +18,7 @@ use nixery_manifest::{Digest, ParseError};
 use nixery_storage::StorageError;
 
 pub use docker_archive::write_docker_archive;
-pub use oci_layout::write_oci_layout;
+pub use oci_layout::{check_oci_layout, write_oci_layout};
 
 /// What an export wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

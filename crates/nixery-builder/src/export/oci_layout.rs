@@ -77,7 +77,7 @@ struct Writer {
 
 impl Writer {
     fn write(self, mut source: Blobs) -> Result<Exported, ExportError> {
-        let mut index = self.existing_index()?;
+        let mut index = existing_index(&self.directory)?;
         let folder = self.directory.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
 
@@ -111,42 +111,52 @@ impl Writer {
         write_bytes(&self.directory.join("index.json"), &index.to_bytes())?;
         Ok(exported)
     }
+}
 
-    /// The index to add to; an empty one for a new layout.
-    fn existing_index(&self) -> Result<Index, ExportError> {
-        let layout = self.directory.join("oci-layout");
-        if !layout.exists() {
-            let occupied = match fs::read_dir(&self.directory) {
-                // What an earlier export that was cut off may have left.
-                Ok(entries) => entries
-                    .map_while(Result::ok)
-                    .any(|entry| entry.file_name() != "blobs"),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
-                Err(error) => return Err(file_error("read", &self.directory)(error)),
-            };
-            if occupied {
-                return Err(ExportError::NotALayout {
-                    path: self.directory.clone(),
-                });
-            }
-            return Ok(Index::empty());
-        }
-        let bytes = fs::read(&layout).map_err(file_error("read", &layout))?;
-        let version = serde_json::from_slice::<LayoutFile>(&bytes)
-            .map_or_else(|_| String::new(), |layout| layout.image_layout_version);
-        if version != LAYOUT_VERSION {
-            return Err(ExportError::LayoutVersion {
-                path: self.directory.clone(),
-                version,
+/// Tells whether an image could be added at `directory`: it is missing, empty, or an OCI layout.
+/// For finding out before a long build. Blocks shortly.
+///
+/// # Errors
+/// What [`write_oci_layout`] would say.
+pub fn check_oci_layout(directory: &Path) -> Result<(), ExportError> {
+    existing_index(directory).map(drop)
+}
+
+/// The index to add to; an empty one for a new layout.
+fn existing_index(directory: &Path) -> Result<Index, ExportError> {
+    let layout = directory.join("oci-layout");
+    if !layout.exists() {
+        let occupied = match fs::read_dir(directory) {
+            // What an earlier export that was cut off may have left.
+            Ok(entries) => entries
+                .map_while(Result::ok)
+                .any(|entry| entry.file_name() != "blobs"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) => return Err(file_error("read", directory)(error)),
+        };
+        if occupied {
+            return Err(ExportError::NotALayout {
+                path: directory.to_owned(),
             });
         }
-        let path = self.directory.join("index.json");
-        match fs::read(&path) {
-            Ok(bytes) => Index::from_slice(&bytes)
-                .map_err(|source| ExportError::DamagedIndex { path, source }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Index::empty()),
-            Err(error) => Err(file_error("read", &path)(error)),
+        return Ok(Index::empty());
+    }
+    let bytes = fs::read(&layout).map_err(file_error("read", &layout))?;
+    let version = serde_json::from_slice::<LayoutFile>(&bytes)
+        .map_or_else(|_| String::new(), |layout| layout.image_layout_version);
+    if version != LAYOUT_VERSION {
+        return Err(ExportError::LayoutVersion {
+            path: directory.to_owned(),
+            version,
+        });
+    }
+    let path = directory.join("index.json");
+    match fs::read(&path) {
+        Ok(bytes) => {
+            Index::from_slice(&bytes).map_err(|source| ExportError::DamagedIndex { path, source })
         }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Index::empty()),
+        Err(error) => Err(file_error("read", &path)(error)),
     }
 }
 

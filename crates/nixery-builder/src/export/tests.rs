@@ -187,11 +187,15 @@ async fn other_directories_are_left_alone() {
     let fixture = fixture().await;
     fs::create_dir(fixture.path("mine")).unwrap();
     fs::write(fixture.path("mine/file"), "").unwrap();
+    let error = check_oci_layout(&fixture.path("mine")).unwrap_err();
+    assert!(matches!(error, ExportError::NotALayout { .. }), "{error}");
     let error = fixture.oci("mine", "latest").await.unwrap_err();
     assert!(matches!(error, ExportError::NotALayout { .. }), "{error}");
     assert_eq!(fs::read_dir(fixture.path("mine")).unwrap().count(), 1);
 
     fs::create_dir(fixture.path("empty")).unwrap();
+    check_oci_layout(&fixture.path("empty")).unwrap();
+    check_oci_layout(&fixture.path("missing")).unwrap();
     fixture.oci("empty", "latest").await.unwrap();
     fs::write(fixture.path("empty/index.json"), "[").unwrap();
     let error = fixture.oci("empty", "latest").await.unwrap_err();

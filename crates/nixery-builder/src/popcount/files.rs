@@ -1,10 +1,13 @@
 //! Counting from files: `.narinfo`, `nix path-info --json`, reference graphs.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use nixery_core::{PopularityCounter, ReferenceGraph};
+use serde::de::IgnoredAny;
 
 use super::PopcountError;
 
@@ -88,11 +91,11 @@ fn add_file(
             counter.add_narinfo(&text).map_err(malformed)?;
             found.narinfos += 1;
         }
-        Some(Kind::PathInfo) => {
+        Some(Kind::Json(JsonKind::PathInfo)) => {
             counter.add_path_info(&bytes).map_err(malformed)?;
             found.path_infos += 1;
         }
-        Some(Kind::Graph) => {
+        Some(Kind::Json(JsonKind::Graph)) => {
             let graph = ReferenceGraph::parse(&bytes).map_err(|source| PopcountError::Graph {
                 path: path.to_owned(),
                 source,
@@ -111,12 +114,9 @@ fn add_file(
 
 enum Kind {
     NarInfo,
-    PathInfo,
-    Graph,
+    Json(JsonKind),
 }
 
-/// JSON is told apart by its outermost level: an array, or an object keyed by store paths, is path
-/// information; an object with any other key is a reference graph.
 fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
     if path
         .extension()
@@ -124,22 +124,44 @@ fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
     {
         return Some(Kind::NarInfo);
     }
-    let text = bytes.trim_ascii_start();
-    match text.first()? {
-        b'[' => Some(Kind::PathInfo),
-        b'{' => {
-            let first_key = text[1..].trim_ascii_start();
-            let path_info = first_key.starts_with(b"\"/") || first_key.starts_with(b"}");
-            Some(if path_info {
-                Kind::PathInfo
-            } else {
-                Kind::Graph
-            })
-        }
-        _ => text
+    let narinfo = || {
+        bytes
             .split(|&byte| byte == b'\n')
             .any(|line| line.starts_with(b"StorePath:"))
-            .then_some(Kind::NarInfo),
+            .then_some(Kind::NarInfo)
+    };
+    JsonKind::of(bytes).map(Kind::Json).or_else(narinfo)
+}
+
+/// The two kinds of JSON in which Nix describes closures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonKind {
+    /// The structured attributes of `exportReferencesGraph`, which
+    /// [`ReferenceGraph::parse`] reads.
+    Graph,
+    /// What `nix path-info --json` prints, which [`ReferenceGraph::from_path_info`] reads.
+    PathInfo,
+}
+
+impl JsonKind {
+    /// What the bytes look like from outside; they may still be damaged within. `None` for what is
+    /// no JSON array or object.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let path_info = |key: &str| key.starts_with('/') || key == "info";
+        let graph = |key: &str| matches!(key, "exportReferencesGraph" | "graph");
+        match bytes.trim_ascii_start().first()? {
+            b'[' => Some(Self::PathInfo),
+            b'{' => match serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(bytes) {
+                Ok(keys) if keys.keys().any(|key| graph(key)) => Some(Self::Graph),
+                // A map keyed by path, empty for no paths, or version 2 of it.
+                Ok(keys) => (keys.is_empty() || keys.keys().any(|key| path_info(key)))
+                    .then_some(Self::PathInfo),
+                // Damaged: whoever parses it says where.
+                Err(_) => Some(Self::Graph),
+            },
+            _ => None,
+        }
     }
 }
 
@@ -167,6 +189,10 @@ mod tests {
     #[case::map(
         "map.json",
         format!(r#"{{ "{A}":{{"narSize":1,"references":["{C}"]}},"{B}":{{"narSize":1,"references":["{C}"]}}}}"#)
+    )]
+    #[case::version_two(
+        "two.json",
+        format!(r#"{{"info":{{"{}":{{"narSize":1,"references":["{C}"]}},"{}":{{"narSize":1,"references":["{C}"]}}}},"storeDir":"/nix/store","version":2}}"#, &A[11..], &B[11..]).replace(&format!("\"{C}"), &format!("\"{}", &C[11..]))
     )]
     #[case::graph(
         "graph.json",
@@ -206,6 +232,7 @@ mod tests {
     #[case("x.narinfo", "hello", "cannot be counted")]
     #[case("x.json", "[1", "cannot be counted")]
     #[case("x.json", r#"{"graph": 7}"#, "cannot be counted")]
+    #[case::popularity("x.json", r#"{"glibc-2.36": 7}"#, "is neither")]
     fn wrong_files_are_named(#[case] name: &str, #[case] contents: &str, #[case] problem: &str) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(name);

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use nixery_core::{GraphError, PopularityError};
 
 pub use cache::{BinaryCache, CacheOptions, CountProgress, WantedPath};
-pub use files::{FoundFiles, add_path};
+pub use files::{FoundFiles, JsonKind, add_path};
 pub use state::StateFile;
 
 #[cfg(doc)]

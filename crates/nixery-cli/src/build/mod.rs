@@ -1,0 +1,234 @@
+//! `nixery build`.
+
+mod destination;
+mod report;
+mod watch;
+
+use std::fmt;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
+use nixery_builder::{BuildError, Image, ImageRequest};
+use nixery_core::{ImageName, Tag};
+use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
+use nixery_server::logging::{self, LogFormat};
+use nixery_server::setup;
+use nixery_storage::Storage;
+
+use crate::errors::Usage;
+use crate::output;
+use crate::progress::{Reporter, Unit};
+use destination::Destination;
+
+/// Build an image of the packages that its name lists, and write it to a file or a directory.
+///
+/// Layers and finished images are kept in the blob store, the registry's by the same flags: what
+/// it has is not built again. Source, store, Nix and layers are set as for `nixery serve`.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  nixery build shell/git/htop --pkgs-path ./packages
+      writes shell-git-htop.tar; podman load -i shell-git-htop.tar
+  nixery build git:nixos-26.05 --output oci:images
+      adds the image to the OCI layout images; skopeo copy oci:images:nixos-26.05 docker://…
+  nixery build arm64/hello --output docker-archive:hello.tar:registry.example.org/hello:1
+  nixery build shell/git --output store --json | jq -r .digest
+      only fills the store, so that the registry need not build")]
+pub(crate) struct BuildArgs {
+    /// The image's name, which lists its packages, and a tag: the branch, tag or commit of a git
+    /// package source [default tag: latest]
+    #[arg(value_name = "NAME[:TAG]")]
+    image: String,
+
+    /// `docker-archive:FILE[:NAME:TAG]` for docker load and podman load, `oci:DIR[:TAG]` for an
+    /// OCI layout, or `store` for the blob store only
+    /// [default: docker-archive:NAME.tar, with dashes for slashes]
+    #[arg(short, long, value_name = "OUTPUT", value_parser = Destination::parse)]
+    output: Option<Destination>,
+
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress; only print the result
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Show the lines that Nix writes
+    #[arg(short, long, conflicts_with = "quiet")]
+    verbose: bool,
+
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    storage: StorageArgs,
+    #[command(flatten)]
+    nix: NixArgs,
+    #[command(flatten)]
+    layering: LayeringArgs,
+}
+
+/// A failed build, with its reasons and the end of its log.
+#[derive(Debug)]
+struct Failed(Arc<BuildError>);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for Failed {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
+    let request = parse_image(&args.image)?;
+    let destination = match args.output {
+        Some(destination) => destination,
+        None => Destination::default_for(&request),
+    };
+    destination.check()?;
+
+    let mut errors = ConfigErrors::default();
+    let source = errors.part(args.source.source());
+    let storage = errors.part(args.storage.settings());
+    let nix = errors.part(args.nix.settings());
+    let layering = errors.part(args.layering.settings());
+    let (Some(source), Some(store), Some(nix_settings), Some(layering)) =
+        (source, storage, nix, layering)
+    else {
+        return Err(errors.into());
+    };
+
+    let filter = if args.verbose { "info" } else { "error" };
+    logging::start(LogFormat::Text, filter);
+    let storage = setup::storage(&store)?;
+    let nix = setup::nix(&nix_settings, &store.spool)?;
+    let mut reporter = Reporter::new(args.quiet);
+    for finding in setup::preflight(&*nix).await? {
+        reporter.line(&format!("warning: {}", setup::line(&finding)));
+    }
+    let builder = setup::builder(
+        source,
+        &nix_settings,
+        &layering,
+        &store.spool,
+        nix,
+        Arc::clone(&storage),
+    )
+    .await?;
+
+    let build = builder.request(request.clone());
+    watch::watch(&build, &mut reporter, args.verbose).await;
+    let image = match build.wait().await {
+        Ok(image) => image,
+        Err(error) => {
+            reporter.finish();
+            print_log_tail(error.log_tail());
+            return Err(Failed(error).into());
+        }
+    };
+    let exported = export(&image, &storage, &destination, &request, &mut reporter)
+        .await
+        .with_context(|| format!("the image is built, but not written to {destination}"));
+    reporter.finish();
+    exported?;
+    let took = build.summary().elapsed;
+    if args.json {
+        output::json(&report::json(&image, &request, &destination, took))?;
+    } else {
+        output::text(&report::text(&image, &request, &destination, took))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_image(image: &str) -> Result<ImageRequest> {
+    let usage = |error: &dyn fmt::Display| Usage(error.to_string());
+    if image.contains('@') {
+        let message = "an image is built by name and tag: a digest is known only afterwards";
+        return Err(Usage(message.into()).into());
+    }
+    let (name, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
+    let request = ImageRequest {
+        name: ImageName::parse(name).map_err(|error| usage(&error))?,
+        tag: Tag::parse(tag).map_err(|error| usage(&error))?,
+    };
+    Ok(request)
+}
+
+async fn export(
+    image: &Image,
+    storage: &Arc<dyn Storage>,
+    destination: &Destination,
+    request: &ImageRequest,
+    reporter: &mut Reporter,
+) -> Result<Exported> {
+    let (told, mut heard) = tokio::sync::watch::channel(0);
+    let progress = move |bytes| told.send_modify(|done| *done += bytes);
+    let write = async {
+        let exported = match destination {
+            Destination::Store => Exported::default(),
+            Destination::Oci { directory, tag } => {
+                let tag = tag.as_deref().unwrap_or(request.tag.as_str());
+                write_oci_layout(image, storage, directory, tag, progress).await?
+            }
+            Destination::DockerArchive { file, reference } => {
+                let reference = reference
+                    .clone()
+                    .unwrap_or_else(|| format!("{}:{}", request.name.as_str(), request.tag));
+                write_docker_archive(image, storage, file, &[reference], progress).await?
+            }
+        };
+        anyhow::Ok(exported)
+    };
+    let total = image.size() + image.config.size;
+    let show = async {
+        while heard.changed().await.is_ok() {
+            let done = *heard.borrow_and_update();
+            reporter.at(Unit::Bytes, "write", done, total, "");
+        }
+    };
+    let (exported, ()) = tokio::join!(write, show);
+    exported
+}
+
+fn print_log_tail(lines: &[String]) {
+    if lines.is_empty() {
+        return;
+    }
+    eprintln!("the end of the build's log:");
+    for line in lines {
+        eprintln!("  {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("shell/git", "shell/git", "latest")]
+    #[case("git:nixos-26.05", "git", "nixos-26.05")]
+    fn an_image_is_a_name_and_a_tag(#[case] image: &str, #[case] name: &str, #[case] tag: &str) {
+        let request = parse_image(image).expect("an image");
+        assert_eq!((request.name.as_str(), request.tag.as_str()), (name, tag));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("git:")]
+    #[case("Git")]
+    #[case("localhost:8080/git")]
+    #[case("git@sha256:0000000000000000000000000000000000000000000000000000000000000000")]
+    fn what_is_none_is_a_usage_error(#[case] image: &str) {
+        let error = parse_image(image).expect_err("no image");
+        assert!(error.is::<Usage>(), "{error:?}");
+    }
+}

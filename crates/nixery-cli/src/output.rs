@@ -1,0 +1,51 @@
+//! Results: to standard output, or whole into a file.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+/// Writes `bytes` to the file, replacing it when they are all there, or to standard output.
+pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
+    let Some(path) = file.filter(|path| *path != Path::new("-")) else {
+        let mut out = io::stdout().lock();
+        out.write_all(bytes)?;
+        out.flush()?;
+        return Ok(());
+    };
+    // A device or a pipe cannot be replaced.
+    if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
+        return fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()));
+    }
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || {
+        let mut file = tempfile::Builder::new()
+            .prefix(".nixery-")
+            .permissions(fs::Permissions::from_mode(0o666))
+            .tempfile_in(parent)?;
+        file.write_all(bytes)?;
+        file.persist(path)?;
+        io::Result::Ok(())
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Prints JSON for machines, indented and with a last newline.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
+    let mut bytes = serde_json::to_vec_pretty(value)?;
+    bytes.push(b'\n');
+    write(None, &bytes)
+}
+
+/// Prints text, with a last newline.
+pub(crate) fn text(text: &str) -> Result<()> {
+    write(
+        None,
+        format!("{}\n", text.trim_end_matches('\n')).as_bytes(),
+    )
+}

@@ -1,0 +1,33 @@
+//! `nixery serve`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use nixery_server::{Config, RunError};
+
+/// Run the registry: the same as nixery-server, with the same flags.
+///
+/// Every setting is a flag and an environment variable, the same as for nixery-server. Without
+/// any, it serves nixpkgs on port 8080.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  nixery serve
+  nixery serve --port 5000 --pkgs-path ./packages --storage-path /var/lib/nixery
+  NIXERY_CHANNEL=nixos-unstable PORT=8080 nixery serve
+
+Then pull an image by its contents:
+  skopeo copy --src-tls-verify=false docker://localhost:8080/shell/git/htop docker-archive:image.tar")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    config: Config,
+}
+
+pub(crate) async fn run(args: ServeArgs) -> Result<ExitCode> {
+    match nixery_server::run(&args.config).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        // Its own type tells wrong settings from a failure.
+        Err(RunError::Config(errors)) => Err(errors.into()),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,79 @@
+//! `nixery verify`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use nixery_server::config::{StorageArgs, StorageBackend};
+use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
+use nixery_storage::{FilesystemStorage, Storage};
+
+use crate::errors::FAILURE;
+use crate::output;
+use crate::progress::{Reporter, Unit};
+
+/// Rehash every blob of a store and check its cache entries.
+///
+/// Every blob must have the digest it is named by, every cache entry must be JSON.
+///
+/// Works on a store in use, and on one that is mounted read-only. Entries of other names than
+/// Nixery gives are listed and left alone. Exits with 1 when something is
+/// corrupt, also when it was deleted.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  nixery verify --storage-path /var/lib/nixery
+  nixery verify --storage-path /var/lib/nixery --json | jq .defects
+  nixery verify --storage-path /var/lib/nixery --delete-corrupt   the next build makes them anew")]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    storage: StorageArgs,
+
+    /// Delete what is corrupt, so that the next build makes it anew
+    #[arg(long)]
+    delete_corrupt: bool,
+
+    /// Objects read at once
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_CONCURRENCY)]
+    concurrency: usize,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
+    let settings = args.storage.settings()?;
+    let storage: Box<dyn Storage> = match settings.backend {
+        StorageBackend::Filesystem => Box::new(FilesystemStorage::open_existing(settings.path)?),
+    };
+    let options = VerifyOptions {
+        concurrency: args.concurrency,
+        delete_corrupt: args.delete_corrupt,
+    };
+    let mut reporter = Reporter::new(args.quiet);
+    let report = verify(&*storage, &options, |at| {
+        let message = format!(
+            "{} of {} objects, {} corrupt",
+            at.objects_done, at.objects_total, at.defects
+        );
+        let (done, total) = (at.bytes_done, at.bytes_total);
+        reporter.at(Unit::Bytes, "verify", done, total, &message);
+    })
+    .await;
+    reporter.finish();
+    let report = report?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::text(&report.to_string())?;
+    }
+    Ok(if report.is_sound() {
+        ExitCode::SUCCESS
+    } else {
+        FAILURE.into()
+    })
+}
