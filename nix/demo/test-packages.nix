@@ -1,12 +1,13 @@
 # The demo package set and, beside it, packages for Nixery's tests: each is awkward in one way.
 #
 # scripts/demo-set puts this file in test-set/default.nix, with two files beside it:
-#   base   the name of the demo set's directory, next to this one
+#   base   the demo set's directory: its name, if it is next to this one, or an absolute path
 #   salt   any text. Packages whose description says "salted" are built anew after it changes.
 { system ? builtins.currentSystem, ... }@arguments:
 
 let
-  load = import (./.. + "/${builtins.head (builtins.split "\n" (builtins.readFile ./base))}");
+  base = builtins.head (builtins.split "\n" (builtins.readFile ./base));
+  load = import (if builtins.substring 0 1 base == "/" then /. + base else ./.. + "/${base}");
   demo = load arguments;
   # What builds runs here, whatever the image is for.
   host = load { };
