@@ -59,6 +59,17 @@ fn plain_log(build: &BuildSummary, log: &str) -> Response {
     contents("text/plain; charset=utf-8", headers, Bytes::from(text))
 }
 
+/// What an empty log means.
+fn silence(state: &BuildState) -> &'static str {
+    match state {
+        BuildState::Running(_) => "Nothing yet.",
+        BuildState::Succeeded {
+            from_cache: true, ..
+        } => "The image was in the store already: nothing was built.",
+        BuildState::Succeeded { .. } | BuildState::Failed(_) => "The build printed nothing.",
+    }
+}
+
 fn log_page(build: &BuildSummary, image: &str, log: &str, host: &str) -> Response {
     let running = matches!(build.state, BuildState::Running(_));
     let body = html! {
@@ -75,7 +86,7 @@ fn log_page(build: &BuildSummary, image: &str, log: &str, host: &str) -> Respons
             }
             h2 { "Log" }
             @if log.is_empty() {
-                p class="empty" { "Nothing yet." }
+                p class="empty" { (silence(&build.state)) }
             } @else {
                 pre class="log" tabindex="0" role="region" aria-label="Log" { (log) }
             }
