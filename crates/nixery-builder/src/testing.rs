@@ -1,6 +1,7 @@
 //! Doubles for the tests of the flow: a store of made-up packages in a temporary directory behind
 //! the [`Nix`] trait, and a blob store that counts. Real Nix runs in `tests/real_nix.rs`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +41,7 @@ pub(crate) struct FakeNix {
     /// Each realisation takes a permit for good.
     pub(crate) gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
+    made: Mutex<BTreeSet<StorePath>>,
 }
 
 impl FakeNix {
@@ -52,10 +54,16 @@ impl FakeNix {
             realisations: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
+            made: Mutex::default(),
         }
     }
 
+    /// Once: what is in a store never changes.
     fn make(&self, path: &StorePath) {
+        let mut made = self.made.lock().expect("not poisoned");
+        if !made.insert(path.clone()) {
+            return;
+        }
         let place = self.store.locate(path);
         fs::create_dir_all(place.join("bin")).expect("mkdir");
         let text = path.name().repeat(10_000);

@@ -44,6 +44,7 @@ in rec {
   broken = sh "broken-dependency-2.1" "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do echo line $i; done; printf 'n\\000ul \\377\\n' >&2; exit 7";
   needsBroken = sh "needs-broken-1.0" "echo ${broken} > $out";
   needsNeedsBroken = sh "needs-needs-broken-1.0" "echo ${needsBroken} > $out";
+  fifo = sh "fifo-1.0" "mkdir $out; mkfifo $out/pipe";
   noisy = sh "noisy-1.0" "i=0; while [ $i -lt 3000 ]; do printf '%01000d\\n' 0; printf '%01000d\\n' 0 >&2; i=$((i+1)); done; mkdir $out";
   slow = sh "slow-1.0" "echo waiting; echo $$ > @dir@/pid; sleep 600; mkdir $out";
   gated = sh "gated-1.0" "while [ ! -e @dir@/open ]; do sleep 0.05; done; mkdir -p $out/bin; echo ${foo} > $out/bin/gated";
@@ -229,6 +230,31 @@ async fn build_failures_name_package_derivation_and_log(#[case] name: &str) {
     let id = setup.builder.recent()[0].id;
     let log = setup.builder.log(&id).expect("is remembered");
     assert!(log.contains("broken-dependency-2.1> line 1\n"), "{log}");
+}
+
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn what_nix_refuses_of_an_output_is_said() {
+    match &*Setup::new().await.fail("fifo").await {
+        BuildError::Failed {
+            package,
+            reason,
+            log_tail,
+            ..
+        } => {
+            assert_eq!(
+                (package.as_str(), reason.as_str()),
+                ("fifo", "output-refused")
+            );
+            assert!(
+                log_tail
+                    .join(" ")
+                    .contains("/pipe' has an unsupported type"),
+                "{log_tail:?}"
+            );
+        }
+        error => panic!("{error:?}"),
+    }
 }
 
 #[tokio::test]

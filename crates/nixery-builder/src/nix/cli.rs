@@ -265,7 +265,7 @@ impl Nix for NixCli {
         Err(match realise_cause(&log) {
             Cause::Derivation { derivation, reason } => NixError::Failed {
                 package: self.package_of(&derivation, evaluation).await,
-                log_tail: log.builder_tail(&derivation),
+                log_tail: log.failure_tail(&derivation, &reason),
                 derivation,
                 reason,
             },

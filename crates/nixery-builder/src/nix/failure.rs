@@ -35,6 +35,13 @@ pub(super) fn realise_cause(log: &NixLog<'_>) -> Cause {
             problem: problem.to_owned(),
         };
     }
+    // "file '/nix/store/…-x/pipe' has an unsupported type": it is the output of what was built.
+    if let Some(derivation) = texts().find_map(|text| log.builder_of(output_name(text)?)) {
+        return Cause::Derivation {
+            derivation,
+            reason: "output-refused".to_owned(),
+        };
+    }
     let message = texts().next_back().or_else(|| plain().next_back());
     Cause::Unknown {
         message: client_message(message.unwrap_or("Nix gave no reason")),
@@ -206,6 +213,13 @@ fn quoted_after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
     })
 }
 
+/// The name of the first store path in quotes: `fifo-1.0`.
+fn output_name(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("'/nix/store/")?;
+    let base = rest.split(['/', '\'']).next()?;
+    base.split_once('-').map(|(_, name)| name)
+}
+
 /// Without the outputs: `…-slow.drv!*` and `…-slow.drv^out`.
 fn derivation_path(derivation: &str) -> String {
     derivation
@@ -228,6 +242,7 @@ pub(crate) fn describe_reason(reason: &str) -> String {
     }
     match reason {
         "builder-made-no-output" => "its builder ended without making its output",
+        "output-refused" => "Nix refused what its builder made",
         "builder-failed" => "its builder failed",
         "hash-mismatch" => "a fixed-output derivation gave other contents than its hash says",
         "disk-full" => "the server's disk is full",

@@ -174,6 +174,25 @@ impl<'a> NixLog<'a> {
             .unwrap_or_default()
     }
 
+    /// The last lines of a failed builder's output, and Nix's own words where it was not the
+    /// builder itself that failed: the two hashes of a mismatch, the file that was refused.
+    pub(super) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
+        let mut tail = self.builder_tail(derivation);
+        if !reason.starts_with("builder-")
+            && let Some(error) = self.errors.first()
+        {
+            tail.extend(error.text.lines().take(TAIL_LINES).map(str::to_owned));
+        }
+        tail
+    }
+
+    /// The derivation of this name that was built.
+    pub(super) fn builder_of(&self, name: &str) -> Option<String> {
+        let mut builders = self.running.values().chain(self.ended.iter().rev());
+        let builder = builders.find(|builder| short_name(&builder.derivation) == name);
+        builder.map(|builder| builder.derivation.clone())
+    }
+
     /// Everything Nix called an error, for the server's log.
     pub(super) fn detail(&self) -> String {
         let errors: Vec<_> = self
