@@ -1,12 +1,368 @@
-//! What only the filesystem can get wrong.
+//! What only the filesystem can get wrong. Dead processes and full disks: `tests/processes.rs`.
 #![allow(clippy::unwrap_used)]
 
-use super::*;
-use crate::conformance;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
+use futures::{StreamExt, TryStreamExt};
+use nixery_manifest::Digest;
+use rstest::{fixture, rstest};
+use tempfile::TempDir;
+
+use super::*;
+use crate::verify::{VerifyOptions, verify};
+use crate::{Entry, conformance};
+
+/// A store, and the directory that goes when the test ends.
+struct Store {
+    storage: FilesystemStorage,
+    directory: TempDir,
+}
+
+#[fixture]
+fn store() -> Store {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = FilesystemStorage::open(directory.path().join("store")).unwrap();
+    Store { storage, directory }
+}
+
+impl Store {
+    fn spool(&self, bytes: &[u8]) -> PathBuf {
+        let path = self.directory.path().join("spool");
+        let _ = fs::remove_file(&path);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.storage.root().join(key.path())
+    }
+
+    /// What lies in the temporary folders besides the locks.
+    fn leftovers(&self) -> Vec<PathBuf> {
+        leftovers(self.storage.root())
+    }
+}
+
+fn leftovers(root: &Path) -> Vec<PathBuf> {
+    fs::read_dir(root.join("tmp"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
+        .flat_map(|folder| fs::read_dir(folder).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with("owner.lock"))
+        .collect()
+}
+
+fn blob(bytes: &[u8]) -> Key {
+    Key::Blob(Digest::of(bytes))
+}
+
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn conforms() {
+async fn conforms(store: Store) {
+    conformance::all(&store.storage).await;
+    assert_eq!(store.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_share_a_root(store: Store) {
+    let other = FilesystemStorage::open(store.storage.root()).unwrap();
+    conformance::concurrent_writers_agree(&store.storage, &other).await;
+    conformance::one_creator_wins(&store.storage, &other).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn objects_lie_where_the_layout_says_and_are_read_only(store: Store) {
+    let key = blob(b"bytes");
+    store
+        .storage
+        .put_file(&key, &store.spool(b"bytes"))
+        .await
+        .unwrap();
+    let metadata = fs::metadata(store.path(&key)).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o444);
+    assert_eq!(fs::read(store.path(&key)).unwrap(), b"bytes");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_spool_on_the_same_file_system_is_not_copied(store: Store) {
+    let (key, spool) = (blob(b"bytes"), store.spool(b"bytes"));
+    store.storage.put_file(&key, &spool).await.unwrap();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(inode(&store.path(&key)), inode(&spool));
+    // Storing the very same file again must not trip over rename(2), which does nothing then.
+    fs::remove_file(store.path(&key)).unwrap();
+    for _ in 0..2 {
+        store.storage.put_file(&key, &spool).await.unwrap();
+    }
+    assert_eq!(store.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_spool_behind_a_link_is_copied_and_not_linked(store: Store) {
+    let key = blob(b"bytes");
+    let link = store.directory.path().join("link");
+    symlink(store.spool(b"bytes"), &link).unwrap();
+    store.storage.put_file(&key, &link).await.unwrap();
+    assert!(fs::symlink_metadata(store.path(&key)).unwrap().is_file());
+    assert_eq!(fs::read(store.path(&key)).unwrap(), b"bytes");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_blob_of_another_size_heals_and_one_of_this_size_is_left(store: Store) {
+    let bytes = vec![7; 300_000];
+    let key = blob(&bytes);
+    store
+        .storage
+        .put_file(&key, &store.spool(&bytes))
+        .await
+        .unwrap();
+    let before = fs::metadata(store.path(&key)).unwrap().ino();
+    store
+        .storage
+        .put_file(&key, &store.spool(&bytes))
+        .await
+        .unwrap();
+    assert_eq!(
+        fs::metadata(store.path(&key)).unwrap().ino(),
+        before,
+        "written twice"
+    );
+
+    fs::remove_file(store.path(&key)).unwrap();
+    fs::write(store.path(&key), &bytes[..1000]).unwrap();
+    store
+        .storage
+        .put_file(&key, &store.spool(&bytes))
+        .await
+        .unwrap();
+    assert_eq!(fs::read(store.path(&key)).unwrap(), bytes);
+}
+
+#[rstest]
+#[case::in_the_first_chunk(300_000, 1000)]
+#[case::at_a_chunk_boundary(600_000, 256 * 1024)]
+#[case::in_a_later_chunk(900_000, 600_000)]
+#[case::to_nothing(600_000, 0)]
+#[tokio::test]
+async fn a_file_that_shrinks_under_a_reader_is_an_error(
+    store: Store,
+    #[case] size: usize,
+    #[case] left: u64,
+) {
+    let bytes = vec![7; size];
+    let key = blob(&bytes);
+    store
+        .storage
+        .put_file(&key, &store.spool(&bytes))
+        .await
+        .unwrap();
+    let reader = store.storage.get(&key, None).await.unwrap().unwrap();
+    // Objects are read-only; root may write all the same, the owner after a chmod.
+    fs::set_permissions(store.path(&key), fs::Permissions::from_mode(0o644)).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(store.path(&key))
+        .unwrap()
+        .set_len(left)
+        .unwrap();
+    let result: Result<Vec<Bytes>, _> = reader.body.try_collect().await;
+    match result {
+        // One chunk was read before the file shrank, and it was all there was to it.
+        Ok(chunks) => assert_eq!(chunks.concat(), bytes),
+        Err(StorageError::Truncated {
+            expected, actual, ..
+        }) => {
+            assert_eq!(expected, size as u64);
+            assert!(actual < expected);
+        }
+        Err(other) => panic!("{other:?}"),
+    }
+    // Whoever asks now gets the size there is, and `verify` tells that it is wrong.
+    let stat = store.storage.stat(&key).await.unwrap().unwrap();
+    assert_eq!(stat.size, left);
+    let report = verify(&store.storage, &VerifyOptions::default(), |_| ())
+        .await
+        .unwrap();
+    assert_eq!(report.defects.len(), 1, "{report}");
+    assert_eq!(report.defects[0].key, key);
+}
+
+#[rstest]
+#[tokio::test]
+async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
+    use std::os::unix::ffi::OsStrExt;
+    let key = blob(b"bytes");
+    store
+        .storage
+        .put_file(&key, &store.spool(b"bytes"))
+        .await
+        .unwrap();
+    let layers = store.storage.root().join("layers");
+    let hex = Digest::of(b"a folder").hex();
+    fs::create_dir(layers.join(&hex)).unwrap();
+    fs::write(layers.join("README"), "mine").unwrap();
+    fs::write(layers.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+    fs::write(layers.join(".probe-of-a-dead-process"), "").unwrap();
+    let sha1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
+    fs::write(store.storage.root().join("builds").join(sha1), "{}").unwrap();
+
+    let entries: Vec<Entry> = store
+        .storage
+        .list(KeyKind::Blob)
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
+    let keys: Vec<_> = entries.iter().filter_map(|entry| entry.key).collect();
+    assert_eq!(keys, [key]);
+
+    let options = VerifyOptions {
+        delete_corrupt: true,
+        ..VerifyOptions::default()
+    };
+    let report = verify(&store.storage, &options, |_| ()).await.unwrap();
+    assert!(report.is_sound(), "{report}");
+    assert_eq!((report.blobs, report.builds, report.legacy), (1, 1, 1));
+    let folder = format!("layers/{hex}");
+    let mut foreign = ["layers/README", "layers/\u{fffd}", folder.as_str()];
+    foreign.sort_unstable();
+    assert_eq!(report.foreign, foreign);
+    assert!(layers.join("README").exists());
+
+    // A folder under an object's name is no object, and no server error's cause is hidden.
+    let error = store
+        .storage
+        .get(&Key::from_name(KeyKind::Blob, &hex).unwrap(), None)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StorageError::Failed { .. }), "{error:?}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_root_that_is_cleared_under_a_running_server_is_made_again(store: Store) {
+    let key = blob(b"bytes");
+    for entry in fs::read_dir(store.storage.root()).unwrap() {
+        fs::remove_dir_all(entry.unwrap().path()).unwrap();
+    }
+    assert!(store.storage.get(&key, None).await.unwrap().is_none());
+    let listing = store.storage.list(KeyKind::Blob).await.unwrap();
+    assert_eq!(listing.count().await, 0);
+    store
+        .storage
+        .put_file(&key, &store.spool(b"bytes"))
+        .await
+        .unwrap();
+    let cache = Key::Manifest(Digest::of(b"key"));
+    let put = store
+        .storage
+        .put(&cache, "{}".into(), PutMode::CreateNew)
+        .await;
+    assert_eq!(put.unwrap(), PutOutcome::Stored);
+    store.storage.check().await.unwrap();
+    assert!(store.storage.stat(&key).await.unwrap().is_some());
+}
+
+#[test]
+fn the_temporary_folder_goes_with_the_last_clone() {
     let directory = tempfile::tempdir().unwrap();
     let storage = FilesystemStorage::open(directory.path()).unwrap();
-    conformance::all(&storage).await;
+    let folders = || {
+        let entries = fs::read_dir(directory.path().join("tmp")).unwrap();
+        entries
+            .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+            .count()
+    };
+    let clone = storage.clone();
+    drop(storage);
+    assert_eq!(folders(), 1);
+    drop(clone);
+    assert_eq!(folders(), 0);
+}
+
+#[test]
+fn only_the_temporary_files_of_the_dead_are_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let alive = FilesystemStorage::open(directory.path()).unwrap();
+    let writing = alive.root.scratch.file().unwrap();
+    // As kill -9 leaves it: with a lock that nobody holds, and without one.
+    let tmp = directory.path().join("tmp");
+    for (name, file) in [
+        ("writer-dead", "owner.lock"),
+        ("writer-deader", "half a blob"),
+    ] {
+        fs::create_dir(tmp.join(name)).unwrap();
+        fs::write(tmp.join(name).join(file), "").unwrap();
+        fs::write(tmp.join(name).join("another"), "").unwrap();
+    }
+    fs::write(tmp.join("not-ours"), "").unwrap();
+
+    let _other = FilesystemStorage::open(directory.path()).unwrap();
+    assert_eq!(leftovers(directory.path()), [writing.path()]);
+    assert!(!tmp.join("writer-dead").exists() && !tmp.join("writer-deader").exists());
+    assert!(tmp.join("not-ours").exists());
+}
+
+#[rstest]
+#[case::a_file("file", "not a directory")]
+#[case::below_a_file("file/store", "not a directory")]
+#[case::a_file_inside("half", "not a directory")]
+#[case::a_device("/dev/null", "not a directory")]
+#[case::no_file_system_for_it("/proc/nixery", "no such directory")]
+fn a_root_that_cannot_be_used_is_refused(#[case] root: &str, #[case] problem: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "").unwrap();
+    fs::create_dir(directory.path().join("half")).unwrap();
+    fs::write(directory.path().join("half/builds"), "").unwrap();
+    let root = directory.path().join(root);
+    let error = FilesystemStorage::open(&root).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains(&root.display().to_string()), "{message}");
+    assert!(message.contains(problem), "{message}");
+    assert!(std::error::Error::source(&error).is_some());
+}
+
+#[test]
+fn an_existing_store_is_opened_without_a_trace() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |path: &Path, problem: &str| {
+        let error = FilesystemStorage::open_existing(path).unwrap_err();
+        assert!(error.to_string().contains(problem), "{error}");
+    };
+    refused(&directory.path().join("missing"), "no such directory");
+    refused(directory.path(), "no store is there");
+    fs::create_dir(directory.path().join("layers")).unwrap();
+    FilesystemStorage::open_existing(directory.path()).unwrap();
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_folder_that_cannot_be_written_to_fails_the_check_and_the_writes(store: Store) {
+    // Permission bits do not stop root; a file in the folder's place stops everybody.
+    let layers = store.storage.root().join("layers");
+    fs::remove_dir(&layers).unwrap();
+    fs::write(&layers, "").unwrap();
+    let error = store.storage.check().await.unwrap_err();
+    assert!(
+        error.to_string().contains("failed to check layers"),
+        "{error}"
+    );
+    let key = blob(b"bytes");
+    let error = store
+        .storage
+        .put_file(&key, &store.spool(b"bytes"))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains(&key.path()), "{error}");
+    assert!(!error.is_retryable());
+    assert_eq!(store.leftovers(), Vec::<PathBuf>::new());
 }

@@ -1,0 +1,100 @@
+//! What is known about objects, and what is not their bytes.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use futures::future::join_all;
+
+use super::{blob, cache_key, delete, digest, list, put, read};
+use crate::{Key, KeyKind, Storage};
+
+/// `stat` tells the size, and where it tells an age it is a sensible one.
+pub async fn stat_tells_size_and_age(storage: &dyn Storage) {
+    let (key, bytes) = blob("stat_tells_size_and_age", 12_345);
+    put(storage, &key, bytes).await;
+    let stat = storage.stat(&key).await.expect("stat").expect("exists");
+    assert_eq!(stat.size, 12_345);
+    if let Some(modified) = stat.modified {
+        let age = SystemTime::now()
+            .duration_since(modified)
+            .unwrap_or_default();
+        assert!(age < Duration::from_secs(600), "stored {age:?} ago");
+    }
+    let reader = storage.get(&key, None).await.expect("get").expect("exists");
+    assert_eq!(reader.stat, stat, "get and stat agree");
+    delete(storage, &key).await;
+}
+
+/// `list` names every object of its kind once, with its size. More than a page of them.
+pub async fn list_is_complete(storage: &dyn Storage) {
+    // More than the 256 entries that the filesystem reads at once, and cheap enough for the rest.
+    let keys: BTreeSet<_> = (0..300)
+        .map(|i| cache_key(&format!("list_is_complete {i}")))
+        .collect();
+    for chunk in keys.iter().collect::<Vec<_>>().chunks(16) {
+        join_all(chunk.iter().map(|key| put(storage, key, "12345".into()))).await;
+    }
+    let listed = list(storage, KeyKind::Build).await;
+    for key in &keys {
+        let entries: Vec<_> = listed.iter().filter(|e| e.key == Some(*key)).collect();
+        assert_eq!(entries.len(), 1, "{key} listed {} times", entries.len());
+        assert_eq!(entries[0].path, key.path());
+        assert_eq!(entries[0].stat.size, 5);
+    }
+    for key in &keys {
+        delete(storage, key).await;
+    }
+    let listed = list(storage, KeyKind::Build).await;
+    assert!(
+        !listed
+            .iter()
+            .any(|e| e.key.is_some_and(|key| keys.contains(&key)))
+    );
+}
+
+/// One digest names three different objects in the three folders.
+pub async fn kinds_are_apart(storage: &dyn Storage) {
+    let digest = digest("kinds_are_apart");
+    let keys = [Key::Blob(digest), Key::Manifest(digest), Key::Build(digest)];
+    for key in &keys {
+        put(storage, key, key.path().into()).await;
+    }
+    for key in &keys {
+        assert_eq!(read(storage, key).await, key.path());
+        let listed = list(storage, key.kind()).await;
+        assert!(listed.iter().any(|entry| entry.key == Some(*key)));
+        assert!(
+            listed
+                .iter()
+                .all(|entry| entry.key.is_none_or(|k| k.kind() == key.kind()))
+        );
+    }
+    delete(storage, &keys[0]).await;
+    assert!(storage.stat(&keys[1]).await.expect("stat").is_some());
+    delete(storage, &keys[1]).await;
+    delete(storage, &keys[2]).await;
+}
+
+/// `delete` deletes, and says whether there was something.
+pub async fn delete_deletes(storage: &dyn Storage) {
+    let key = cache_key("delete_deletes");
+    put(storage, &key, "x".into()).await;
+    assert!(storage.delete(&key).await.expect("delete"));
+    assert!(!storage.delete(&key).await.expect("delete"));
+    assert_eq!(storage.stat(&key).await.expect("stat"), None);
+}
+
+/// `presign_get` gives an HTTP URL or declines.
+pub async fn signing_works_or_is_declined(storage: &dyn Storage) {
+    let key = cache_key("signing_works_or_is_declined");
+    let signed = storage.presign_get(&key, Duration::from_secs(60)).await;
+    if let Some(url) = signed.expect("presign_get") {
+        assert!(url.starts_with("http"), "{url}");
+        assert!(url.contains(&key.name()), "{url}");
+    }
+}
+
+/// `check` passes on a store that works.
+pub async fn check_passes(storage: &dyn Storage) {
+    storage.check().await.expect("check");
+}

@@ -1,0 +1,122 @@
+//! The contracts of [`Storage`], as functions that every backend's tests call.
+//!
+//! Each function tests one contract and panics, saying what was broken, where a backend does not
+//! keep it. They use keys of their own, so they run against a store in use, and clean up.
+//!
+//! ```
+//! use nixery_storage::{MemoryStorage, conformance};
+//! # #[tokio::main] async fn main() {
+//! conformance::all(&MemoryStorage::new()).await;
+//! # }
+//! ```
+
+use std::io::Write;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use nixery_manifest::Digest;
+use tempfile::NamedTempFile;
+
+use crate::{ByteRange, Entry, Key, KeyKind, PutMode, PutOutcome, Storage};
+
+mod listing;
+mod reading;
+mod sharing;
+mod writing;
+
+pub use listing::{
+    check_passes, delete_deletes, kinds_are_apart, list_is_complete, signing_works_or_is_declined,
+    stat_tells_size_and_age,
+};
+pub use reading::{
+    bodies_come_in_bounded_chunks, get_bytes_keeps_its_limit, missing_objects, ranges_are_exact,
+    unsatisfiable_ranges_are_refused,
+};
+pub use sharing::{concurrent_writers_agree, one_creator_wins, readers_survive_replacement};
+pub use writing::{
+    empty_objects, put_create_new_never_replaces, put_file_is_idempotent,
+    put_file_replaces_another_size, put_file_roundtrip, put_file_without_spool_stores_nothing,
+    put_replace_replaces, put_roundtrip,
+};
+
+/// Larger than any backend's chunk, and not a multiple of one.
+const LARGE: usize = 1_500_007;
+
+/// All contracts, one after another.
+pub async fn all(storage: &dyn Storage) {
+    put_file_roundtrip(storage).await;
+    put_file_is_idempotent(storage).await;
+    put_file_replaces_another_size(storage).await;
+    put_file_without_spool_stores_nothing(storage).await;
+    put_roundtrip(storage).await;
+    put_replace_replaces(storage).await;
+    put_create_new_never_replaces(storage).await;
+    empty_objects(storage).await;
+    missing_objects(storage).await;
+    ranges_are_exact(storage).await;
+    unsatisfiable_ranges_are_refused(storage).await;
+    bodies_come_in_bounded_chunks(storage).await;
+    readers_survive_replacement(storage).await;
+    get_bytes_keeps_its_limit(storage).await;
+    stat_tells_size_and_age(storage).await;
+    list_is_complete(storage).await;
+    kinds_are_apart(storage).await;
+    delete_deletes(storage).await;
+    concurrent_writers_agree(storage, storage).await;
+    one_creator_wins(storage, storage).await;
+    signing_works_or_is_declined(storage).await;
+    check_passes(storage).await;
+}
+
+/// A blob of `size` bytes that no other contract uses.
+fn blob(contract: &str, size: usize) -> (Key, Bytes) {
+    let seed = digest(contract);
+    let mut bytes = Vec::with_capacity(size + 32);
+    let mut block = seed;
+    while bytes.len() < size {
+        bytes.extend_from_slice(block.as_bytes());
+        block = Digest::of(block.as_bytes());
+    }
+    bytes.truncate(size);
+    (Key::Blob(Digest::of(&bytes)), bytes.into())
+}
+
+fn cache_key(contract: &str) -> Key {
+    Key::Build(digest(contract))
+}
+
+fn digest(contract: &str) -> Digest {
+    Digest::of(format!("conformance: {contract}").as_bytes())
+}
+
+fn spool(bytes: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a spool file");
+    file.write_all(bytes).expect("a spool file");
+    file
+}
+
+async fn put(storage: &dyn Storage, key: &Key, bytes: Bytes) {
+    let outcome = storage
+        .put(key, bytes, PutMode::Replace)
+        .await
+        .expect("put");
+    assert_eq!(outcome, PutOutcome::Stored);
+}
+
+async fn read(storage: &dyn Storage, key: &Key) -> Bytes {
+    let reader = storage.get(key, None).await.expect("get").expect("exists");
+    assert_eq!(reader.range, ByteRange::new(0, reader.stat.size));
+    reader.bytes().await.expect("body")
+}
+
+async fn list(storage: &dyn Storage, kind: KeyKind) -> Vec<Entry> {
+    let listing = storage.list(kind).await.expect("list");
+    listing.try_collect().await.expect("entries")
+}
+
+async fn delete(storage: &dyn Storage, key: &Key) {
+    assert!(
+        storage.delete(key).await.expect("delete"),
+        "{key} was not there"
+    );
+}

@@ -1,0 +1,132 @@
+//! What is stored is stored whole.
+
+use bytes::Bytes;
+
+use super::{LARGE, blob, cache_key, delete, put, read, spool};
+use crate::{ByteRange, Key, PutMode, PutOutcome, Storage, StorageError};
+
+/// What `put_file` stores, `get` yields; the spool file is still there.
+pub async fn put_file_roundtrip(storage: &dyn Storage) {
+    for size in [1, 4096, 256 * 1024, 256 * 1024 + 1, LARGE] {
+        let (key, bytes) = blob("put_file_roundtrip", size);
+        let spool = spool(&bytes);
+        storage
+            .put_file(&key, spool.path())
+            .await
+            .expect("put_file");
+        assert_eq!(read(storage, &key).await, bytes, "{size} bytes");
+        assert_eq!(
+            std::fs::read(spool.path()).expect("the spool stays the caller's"),
+            bytes
+        );
+        drop(spool);
+        assert_eq!(
+            read(storage, &key).await,
+            bytes,
+            "deleting the spool must not touch the object"
+        );
+        delete(storage, &key).await;
+    }
+}
+
+/// Storing a blob again succeeds and changes nothing.
+pub async fn put_file_is_idempotent(storage: &dyn Storage) {
+    let (key, bytes) = blob("put_file_is_idempotent", 1000);
+    let first = spool(&bytes);
+    for _ in 0..2 {
+        storage
+            .put_file(&key, first.path())
+            .await
+            .expect("put_file");
+    }
+    let second = spool(&bytes);
+    storage
+        .put_file(&key, second.path())
+        .await
+        .expect("put_file");
+    assert_eq!(read(storage, &key).await, bytes);
+    delete(storage, &key).await;
+}
+
+/// A truncated blob heals when it is stored again.
+pub async fn put_file_replaces_another_size(storage: &dyn Storage) {
+    let (key, bytes) = blob("put_file_replaces_another_size", LARGE);
+    put(storage, &key, bytes.slice(..1000)).await;
+    storage
+        .put_file(&key, spool(&bytes).path())
+        .await
+        .expect("put_file");
+    assert_eq!(read(storage, &key).await, bytes);
+    delete(storage, &key).await;
+}
+
+/// A spool file that cannot be read is the caller's error, and leaves no object.
+pub async fn put_file_without_spool_stores_nothing(storage: &dyn Storage) {
+    let (key, _) = blob("put_file_without_spool_stores_nothing", 1);
+    let directory = tempfile::tempdir().expect("a directory");
+    for path in [directory.path().join("missing"), directory.path().into()] {
+        let error = storage
+            .put_file(&key, &path)
+            .await
+            .expect_err("no such spool");
+        assert!(matches!(error, StorageError::Spool { .. }), "{error:?}");
+    }
+    assert_eq!(storage.stat(&key).await.expect("stat"), None);
+}
+
+/// What `put` stores, `get` yields, for each kind of key.
+pub async fn put_roundtrip(storage: &dyn Storage) {
+    let (Key::Blob(digest), bytes) = blob("put_roundtrip", 100_000) else {
+        return;
+    };
+    for key in [Key::Blob(digest), Key::Manifest(digest), Key::Build(digest)] {
+        put(storage, &key, bytes.clone()).await;
+        assert_eq!(read(storage, &key).await, bytes, "{key}");
+        delete(storage, &key).await;
+    }
+}
+
+/// `put` with `Replace` replaces, also with an object of the same size.
+pub async fn put_replace_replaces(storage: &dyn Storage) {
+    let key = cache_key("put_replace_replaces");
+    for bytes in ["first", "other", "a longer one", ""] {
+        put(storage, &key, bytes.into()).await;
+        assert_eq!(read(storage, &key).await, bytes);
+    }
+    delete(storage, &key).await;
+}
+
+/// `put` with `CreateNew` stores once, and then leaves the object alone until it is deleted.
+pub async fn put_create_new_never_replaces(storage: &dyn Storage) {
+    let key = cache_key("put_create_new_never_replaces");
+    let create = |bytes: &'static str| storage.put(&key, bytes.into(), PutMode::CreateNew);
+    assert_eq!(create("first").await.expect("put"), PutOutcome::Stored);
+    assert_eq!(
+        create("second").await.expect("put"),
+        PutOutcome::AlreadyExists
+    );
+    assert_eq!(read(storage, &key).await, "first");
+    delete(storage, &key).await;
+    assert_eq!(create("third").await.expect("put"), PutOutcome::Stored);
+    assert_eq!(read(storage, &key).await, "third");
+    delete(storage, &key).await;
+}
+
+/// Objects of no bytes are objects.
+pub async fn empty_objects(storage: &dyn Storage) {
+    let key = cache_key("empty_objects");
+    for from_file in [false, true] {
+        if from_file {
+            storage
+                .put_file(&key, spool(b"").path())
+                .await
+                .expect("put_file");
+        } else {
+            put(storage, &key, Bytes::new()).await;
+        }
+        let reader = storage.get(&key, None).await.expect("get").expect("exists");
+        assert_eq!((reader.stat.size, reader.range), (0, ByteRange::new(0, 0)));
+        assert!(reader.bytes().await.expect("body").is_empty());
+        delete(storage, &key).await;
+    }
+}

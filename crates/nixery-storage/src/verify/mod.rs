@@ -1,0 +1,210 @@
+//! [`verify()`]: reads a whole store and tells what is not what its name says.
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use nixery_manifest::{Digest, Digester};
+
+use crate::{Entry, Key, KeyKind, Storage, StorageError};
+
+mod report;
+
+pub use report::{Defect, Problem, VerifyReport};
+
+/// Objects read at once by default: hides a remote store's latency, and fits small machines.
+pub const DEFAULT_CONCURRENCY: usize = 4;
+
+/// Cache entries are a few kilobytes; the registries' limit for a manifest is 4 MiB.
+const MAX_CACHE_ENTRY: u64 = 64 << 20;
+
+/// How to verify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyOptions {
+    /// Objects read at once; 0 counts as 1.
+    pub concurrency: usize,
+    /// Delete what is corrupt, so that the next build makes it anew. Unreadable and foreign
+    /// entries are never deleted.
+    pub delete_corrupt: bool,
+}
+
+impl Default for VerifyOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: DEFAULT_CONCURRENCY,
+            delete_corrupt: false,
+        }
+    }
+}
+
+/// How far a verification is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyProgress {
+    /// Objects listed at the start.
+    pub objects_total: u64,
+    /// Objects read to the end.
+    pub objects_done: u64,
+    /// Bytes of the objects listed at the start.
+    pub bytes_total: u64,
+    /// Bytes of the objects read to the end.
+    pub bytes_done: u64,
+    /// Defects found.
+    pub defects: u64,
+}
+
+/// Reads every object: hashes blobs, parses cache entries. `progress` is called after each object.
+///
+/// Objects written or deleted meanwhile are no defects.
+///
+/// # Errors
+/// When the store cannot be listed, or a defective object not deleted. An object that cannot be
+/// read is a defect of the report and no error.
+pub async fn verify(
+    storage: &dyn Storage,
+    options: &VerifyOptions,
+    mut progress: impl FnMut(VerifyProgress),
+) -> Result<VerifyReport, StorageError> {
+    let mut report = VerifyReport::default();
+    let mut entries: Vec<(Key, u64)> = Vec::new();
+    for kind in KeyKind::ALL {
+        let mut listing = storage.list(kind).await?;
+        while let Some(Entry { path, key, stat }) = listing.try_next().await? {
+            match key {
+                Some(key) => entries.push((key, stat.size)),
+                None => report.foreign.push(path),
+            }
+        }
+    }
+    let mut state = VerifyProgress {
+        objects_total: entries.len() as u64,
+        bytes_total: entries.iter().map(|(_, size)| size).sum(),
+        ..VerifyProgress::default()
+    };
+    progress(state);
+
+    let mut checks = stream::iter(entries)
+        .map(|(key, size)| async move { (key, size, examine(storage, &key).await) })
+        .buffer_unordered(options.concurrency.max(1));
+    while let Some((key, size, outcome)) = checks.next().await {
+        state.objects_done += 1;
+        state.bytes_done += size;
+        match outcome {
+            Outcome::Gone => {}
+            Outcome::Sound { bytes } => count(&mut report, &key, bytes),
+            Outcome::Defective(problem) => {
+                count(&mut report, &key, 0);
+                state.defects += 1;
+                // An object that cannot be read now may be sound.
+                let hopeless = !matches!(problem, Problem::Unreadable { .. });
+                let deleted = options.delete_corrupt && hopeless && storage.delete(&key).await?;
+                report.defects.push(Defect {
+                    key,
+                    size,
+                    problem,
+                    deleted,
+                });
+            }
+        }
+        progress(state);
+    }
+    report.defects.sort_by_key(|defect| defect.key);
+    report.foreign.sort();
+    Ok(report)
+}
+
+fn count(report: &mut VerifyReport, key: &Key, bytes: u64) {
+    report.bytes += bytes;
+    report.legacy += u64::from(key.is_legacy());
+    match key.kind() {
+        KeyKind::Blob => report.blobs += 1,
+        KeyKind::Manifest => report.manifests += 1,
+        KeyKind::Build => report.builds += 1,
+    }
+}
+
+enum Outcome {
+    Sound { bytes: u64 },
+    Gone,
+    Defective(Problem),
+}
+
+async fn examine(storage: &dyn Storage, key: &Key) -> Outcome {
+    let result = match key {
+        Key::Blob(digest) => examine_blob(storage, key, digest).await,
+        _ => examine_cache_entry(storage, key).await,
+    };
+    result.unwrap_or_else(|error| {
+        Outcome::Defective(Problem::Unreadable {
+            message: chain(&error),
+        })
+    })
+}
+
+async fn examine_blob(
+    storage: &dyn Storage,
+    key: &Key,
+    expected: &Digest,
+) -> Result<Outcome, StorageError> {
+    let Some(mut reader) = storage.get(key, None).await? else {
+        return Ok(Outcome::Gone);
+    };
+    let mut digester = Digester::new();
+    while let Some(chunk) = reader.body.try_next().await? {
+        // Objects are hashed in parallel, and the runtime's threads stay free.
+        digester = tokio::task::spawn_blocking(move || {
+            digester.update(&chunk);
+            digester
+        })
+        .await
+        .map_err(|error| StorageError::Failed {
+            backend: storage.backend(),
+            operation: crate::Operation::Read,
+            target: key.to_string(),
+            retryable: false,
+            source: error.into(),
+        })?;
+    }
+    let bytes = digester.bytes();
+    let actual = digester.finish();
+    Ok(if actual == *expected {
+        Outcome::Sound { bytes }
+    } else {
+        Outcome::Defective(Problem::WrongDigest { actual })
+    })
+}
+
+async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+    let bytes = match storage.get_bytes(key, MAX_CACHE_ENTRY).await {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Outcome::Gone),
+        Err(StorageError::TooLarge { limit, .. }) => {
+            return Ok(Outcome::Defective(Problem::TooLarge { limit }));
+        }
+        Err(error) => return Err(error),
+    };
+    if bytes.is_empty() {
+        return Ok(Outcome::Defective(Problem::Empty));
+    }
+    Ok(
+        match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+            Ok(_) => Outcome::Sound {
+                bytes: bytes.len() as u64,
+            },
+            Err(error) => Outcome::Defective(Problem::NotJson {
+                message: error.to_string(),
+            }),
+        },
+    )
+}
+
+/// The error and its reasons, as one line.
+fn chain(error: &StorageError) -> String {
+    let mut message = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        source = error.source();
+    }
+    message
+}
+
+#[cfg(test)]
+mod tests;

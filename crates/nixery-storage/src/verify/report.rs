@@ -1,0 +1,138 @@
+//! What a verification found, for people and for machines.
+
+use std::fmt;
+
+use nixery_manifest::Digest;
+use serde::{Serialize, Serializer};
+
+use crate::Key;
+
+/// What is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "problem", rename_all = "camelCase")]
+pub enum Problem {
+    /// A blob whose bytes are not those its name stands for.
+    WrongDigest {
+        /// SHA-256 of what is stored.
+        actual: Digest,
+    },
+    /// A cache entry without a byte.
+    Empty,
+    /// A cache entry that is not JSON.
+    NotJson {
+        /// Where and why.
+        message: String,
+    },
+    /// A cache entry of an absurd size.
+    TooLarge {
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// The object could not be read to its end.
+    Unreadable {
+        /// The chain of reasons.
+        message: String,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WrongDigest { actual } => write!(f, "its bytes have the digest {actual}"),
+            Self::Empty => f.write_str("it is empty"),
+            Self::NotJson { message } => write!(f, "it is not JSON: {message}"),
+            Self::TooLarge { limit } => {
+                write!(f, "it is larger than any cache entry ({limit} bytes)")
+            }
+            Self::Unreadable { message } => write!(f, "it cannot be read: {message}"),
+        }
+    }
+}
+
+/// A defective object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Defect {
+    /// The object.
+    #[serde(serialize_with = "as_path")]
+    pub key: Key,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is wrong with it.
+    #[serde(flatten)]
+    pub problem: Problem,
+    /// Whether it was deleted.
+    pub deleted: bool,
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            key,
+            size,
+            problem,
+            deleted,
+        } = self;
+        let deleted = if *deleted { ", deleted" } else { "" };
+        write!(f, "{key} ({size} bytes{deleted}): {problem}")
+    }
+}
+
+/// What a verification found. Displayed as lines for people; serialised for machines.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyReport {
+    /// Blobs rehashed.
+    pub blobs: u64,
+    /// Cached manifests read.
+    pub manifests: u64,
+    /// Cached builds read.
+    pub builds: u64,
+    /// Of those, cache entries that the original Nixery wrote.
+    pub legacy: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Defective objects, sorted by key.
+    pub defects: Vec<Defect>,
+    /// Entries with names that no Nixery wrote, sorted. Not read, and no defects.
+    pub foreign: Vec<String>,
+}
+
+impl VerifyReport {
+    /// Whether no defect was found.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        self.defects.is_empty()
+    }
+}
+
+impl fmt::Display for VerifyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for defect in &self.defects {
+            writeln!(f, "corrupt: {defect}")?;
+        }
+        for path in &self.foreign {
+            writeln!(
+                f,
+                "foreign: {path}: not a name that Nixery gives, left alone"
+            )?;
+        }
+        write!(
+            f,
+            "{} blobs, {} manifests and {} builds verified, {} bytes",
+            self.blobs, self.manifests, self.builds, self.bytes,
+        )?;
+        if self.legacy > 0 {
+            write!(f, " ({} entries of the original's)", self.legacy)?;
+        }
+        match self.defects.len() {
+            0 => f.write_str(": all sound"),
+            1 => f.write_str(": 1 is corrupt"),
+            n => write!(f, ": {n} are corrupt"),
+        }
+    }
+}
+
+fn as_path<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(key)
+}
