@@ -20,14 +20,12 @@ pub(crate) struct History {
     recheck_after: Duration,
 }
 
-/// What is built once at a time: canonical name and tag.
-type Target = (String, String);
+/// What is built once at a time. Not the canonical name: `shell/git` and `git/shell` share one, though the second
+/// asks for a package named `shell`.
+type Target = ImageRequest;
 
 fn target(request: &ImageRequest) -> Target {
-    (
-        request.name.canonical().to_owned(),
-        request.tag.as_str().to_owned(),
-    )
+    request.clone()
 }
 
 impl History {

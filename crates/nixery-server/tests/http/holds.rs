@@ -127,6 +127,23 @@ async fn fifty_clients_cause_one_build() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_package_called_shell_does_not_join_the_build_of_the_meta_package() {
+    let registry = Registry::new().await;
+    registry.nix.open_gate();
+    let (meta, package, spelled) = tokio::join!(
+        registry.follow("/v2/shell/slow/manifests/latest"),
+        registry.follow("/v2/slow/shell/manifests/latest"),
+        registry.follow("/v2/shell/slow/slow/manifests/latest"),
+    );
+    assert_ne!(meta.0.body, package.0.body);
+    assert_eq!(
+        meta.0.body, spelled.0.body,
+        "the same image, however it is spelled"
+    );
+    assert_eq!(registry.nix.evaluations(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_methods_never_build() {
     let registry = Registry::new().await;
     for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
