@@ -85,6 +85,17 @@ impl Podman {
             .arg(reference))
     }
 
+    /// `podman load` of an archive.
+    pub fn load(&self, archive: &Path) -> Ran {
+        let policy = self.folder.path().join("policy.json");
+        run(self
+            .command()
+            .args(["load", "--quiet", "--signature-policy"])
+            .arg(policy)
+            .arg("--input")
+            .arg(archive))
+    }
+
     /// `podman run` of a pulled image on the host's network, as this user.
     pub fn run(&self, reference: &str, user: &str, arguments: &[&str]) -> Ran {
         // The limits: rootful podman asks for more than a container or a CI machine may grant.
