@@ -3,9 +3,11 @@
 use crate::app::router;
 use crate::config::{Config, Settings};
 use crate::listen::{ListenError, bind, serve};
+use crate::logging;
 use crate::setup::{self, SetupError};
-use crate::{logging, shutdown};
+use crate::shutdown::{Signals, unless_signalled};
 use std::time::Instant;
+use tokio::sync::oneshot;
 
 /// Why the server could not start. One line for each problem.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +40,13 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
 }
 
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {
-    let stop = shutdown::signals().map_err(RunError::Signals)?;
+    let mut signals = Signals::new().map_err(RunError::Signals)?;
     // The port first: another server on it must not find its store touched by this one.
     let listener = bind(settings.server.listen, settings.server.port).await?;
-    let state = setup::state(settings).await?;
+    let state = tokio::select! {
+        state = setup::state(settings) => state?,
+        () = signals.next() => return Ok(()),
+    };
     let address = listener.local_addr().map_or_else(
         |_| format!("port {}", settings.server.port),
         |address| address.to_string(),
@@ -54,35 +59,40 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     );
 
     let grace = settings.server.shutdown_grace;
-    let stopping = state.clone();
-    let stop = async move {
-        stop.await;
-        stopping.readiness().stop();
-        tracing::info!(
-            seconds = grace.as_secs(),
-            "stopping: running transfers and builds may end, a second signal stops at once"
-        );
-    };
     let builder = state.builder().clone();
-    let begun = std::sync::OnceLock::new();
-    let requests = serve(
+    let readiness = state.clone();
+    let (stop, stopped) = oneshot::channel();
+    let requests = tokio::spawn(serve(
         listener,
         router(state),
         async {
-            stop.await;
-            let _ = begun.set(Instant::now());
+            // Only sent to; a sender that is gone stops as well.
+            let _ = stopped.await;
         },
         grace,
-    )
-    .await;
-    let used = begun.get().map_or(grace, Instant::elapsed);
-    let builds = tokio::time::timeout(grace.saturating_sub(used), builder.drain())
-        .await
-        .is_ok();
-    if !requests || !builds {
-        tracing::warn!(requests, builds, "stopped before all work had ended");
-    } else {
-        tracing::info!("stopped");
+    ));
+
+    signals.next().await;
+    readiness.readiness().stop();
+    tracing::info!(
+        seconds = grace.as_secs(),
+        "stopping: running requests and builds may end, a second signal stops at once"
+    );
+    let _ = stop.send(());
+    let begun = Instant::now();
+    let work = async {
+        // The requests first: one that is already on its way may still start a build.
+        let requests = requests.await.unwrap_or(false);
+        let rest = grace.saturating_sub(begun.elapsed());
+        let builds = tokio::time::timeout(rest, builder.drain()).await.is_ok();
+        (requests, builds)
+    };
+    match unless_signalled(&mut signals, work).await {
+        Some((true, true)) => tracing::info!("stopped"),
+        Some((requests, builds)) => {
+            tracing::warn!(requests, builds, "stopped before all work had ended");
+        }
+        None => tracing::warn!("stopping at once, as a second signal asks"),
     }
     Ok(())
 }

@@ -1,32 +1,57 @@
 //! Signals that end the server.
 
 use std::future::Future;
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Status of a process that was interrupted a second time, as shells report `SIGINT`.
+/// Status of a process that was interrupted, as shells report `SIGINT`.
 const INTERRUPTED: i32 = 130;
+/// Time for stopping Nix and whatever it runs, when everything is to end at once.
+const AT_ONCE: Duration = Duration::from_secs(2);
 
-/// Starts to listen for `SIGTERM` and `SIGINT`; the future is ready at the first of them.
-///
-/// A second signal ends the process at once: work in progress is lost, but nothing is damaged.
-///
-/// # Errors
-/// The system does not let this process handle signals.
-pub(crate) fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// Waits for `SIGTERM` and `SIGINT`.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on these signals no longer end the process by themselves.
+    ///
+    /// # Errors
+    /// The system does not let this process handle signals.
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Ready at the next of them.
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::warn!("stopping at once, as a second signal asks");
-            std::process::exit(INTERRUPTED);
-        });
-    })
+    }
+}
+
+/// Runs `work` until it ends or a signal comes; `None` is for the signal.
+///
+/// After a signal the process ends within two seconds, whatever it does: work in progress is lost, but nothing is
+/// damaged. Until then whoever dropped the work can stop what runs outside of this process.
+pub(crate) async fn unless_signalled<T>(
+    signals: &mut Signals,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        result = work => Some(result),
+        () = signals.next() => {
+            std::thread::spawn(|| {
+                std::thread::sleep(AT_ONCE);
+                std::process::exit(INTERRUPTED);
+            });
+            None
+        }
+    }
 }
