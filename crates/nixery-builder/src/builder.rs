@@ -162,8 +162,8 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
     let result = run_detached(&builder.0.engine, &handle).await;
     match &result {
         Ok(image) => {
-            let from_cache = image.stats.from_cache;
-            tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, "build finished");
+            let (from_cache, times) = (image.stats.from_cache, image.stats.times());
+            tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, times, "build finished");
         }
         Err(error) => {
             let cause = causes(error);

@@ -113,6 +113,18 @@ pub struct BuildStats {
     pub phases: Vec<(Phase, Duration)>,
 }
 
+impl BuildStats {
+    /// The phases and their times for people: `evaluate 31 ms, realise 2.4 s`.
+    pub fn times(&self) -> String {
+        let phase = |(phase, time): &(Phase, Duration)| match time.as_millis() {
+            milliseconds @ ..1000 => format!("{phase} {milliseconds} ms"),
+            _ => format!("{phase} {:.1} s", time.as_secs_f64()),
+        };
+        let phases: Vec<_> = self.phases.iter().map(phase).collect();
+        phases.join(", ")
+    }
+}
+
 /// Takes a stored blob for a manifest if it says it is one, and reports the blobs it names.
 pub(crate) fn sniff_manifest(
     digest: Digest,

@@ -156,11 +156,5 @@ fn times(image: &Image, took: Duration) -> String {
     if image.stats.from_cache {
         return format!("{total}, nothing had to be built");
     }
-    let phases: Vec<_> = image
-        .stats
-        .phases
-        .iter()
-        .map(|(phase, duration)| format!("{phase} {}", seconds(*duration)))
-        .collect();
-    format!("{total}: {}", phases.join(", "))
+    format!("{total}: {}", image.stats.times())
 }
