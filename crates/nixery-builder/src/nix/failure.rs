@@ -215,7 +215,15 @@ fn quoted_after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
 
 /// The name of the first store path in quotes: `fifo-1.0`.
 fn output_name(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once("'/nix/store/")?;
+    const STORE: &str = "/nix/store/";
+    let (_, mut rest) = text.split_once("'/nix/store/")?;
+    // With a sandbox the output is still inside of it: "/nix/store/…-x.drv.chroot/nix/store/…-x/pipe".
+    if let Some((_, output)) = rest
+        .split_once(".drv.chroot")
+        .filter(|(sandbox, _)| !sandbox.contains('/'))
+    {
+        rest = output.split_once(STORE)?.1;
+    }
     let base = rest.split(['/', '\'']).next()?;
     base.split_once('-').map(|(_, name)| name)
 }

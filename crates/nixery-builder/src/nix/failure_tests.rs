@@ -228,3 +228,17 @@ fn wording_of_current_nix(#[case] reason: &str, #[case] slug: Option<&str>) {
     let expected = slug.map(|slug| (DRV.to_owned(), slug.to_owned()));
     assert_eq!(failed_derivation(&text), expected);
 }
+
+#[rstest]
+#[case::plain("/nix/store/sp6-fifo-1.0/pipe", Some("fifo-1.0"))]
+#[case::whole_output("/nix/store/sp6-fifo-1.0", Some("fifo-1.0"))]
+#[case::in_a_sandbox(
+    "/nix/store/xpm-fifo-1.0.drv.chroot/nix/store/sp6-fifo-1.0/pipe",
+    Some("fifo-1.0")
+)]
+#[case::a_store_inside_of_the_output("/nix/store/sp6-fifo-1.0/nix/store/x-y", Some("fifo-1.0"))]
+#[case::elsewhere("/etc/fifo", None)]
+fn the_refused_output_is_named(#[case] path: &str, #[case] expected: Option<&str>) {
+    let text = format!("file '{path}' has an unsupported type");
+    assert_eq!(output_name(&text), expected);
+}
