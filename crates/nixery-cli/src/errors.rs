@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use nixery_server::config::ConfigErrors;
 
+use crate::output;
+
 /// It failed.
 pub(crate) const FAILURE: u8 = 1;
 /// Wrong flags, variables or arguments; clap uses the same.
@@ -60,9 +62,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// has one per line.
 pub(crate) fn print(error: &anyhow::Error) {
     for line in error.to_string().lines() {
-        eprintln!("error: {line}");
+        output::note(&format!("error: {line}"));
     }
     for cause in error.chain().skip(1) {
-        eprintln!("caused by: {cause}");
+        output::note(&format!("caused by: {cause}"));
     }
 }

@@ -82,7 +82,8 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Build(args) => signals::or_interrupted(build::run(args)).await,
-            Command::Layers(args) => signals::or_interrupted(layers::run(args)).await,
+            // It reads and plans in one go, with nothing to clean up: a signal just ends it.
+            Command::Layers(args) => layers::run(args).await,
             Command::Popcount(args) => popcount::run(args).await,
             Command::Verify(args) => signals::or_interrupted(verify::run(args)).await,
             Command::Serve(args) => serve::run(args).await,

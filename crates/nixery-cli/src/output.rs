@@ -49,3 +49,8 @@ pub(crate) fn text(text: &str) -> Result<()> {
         format!("{}\n", text.trim_end_matches('\n')).as_bytes(),
     )
 }
+
+/// Prints a line to standard error. Where nobody reads it any more, the work goes on without.
+pub(crate) fn note(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}

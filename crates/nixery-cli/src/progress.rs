@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::output;
+
 /// At least so long between the lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// How often a bar that stands still moves its spinner.
@@ -62,16 +64,18 @@ impl Reporter {
 
     /// How far the work is. `message` is short, and stands beside the bar.
     pub(crate) fn at(&mut self, unit: Unit, prefix: &str, done: u64, total: u64, message: &str) {
-        if self.unit != unit {
-            self.unit = unit;
-            self.style(unit);
-        }
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_prefix(prefix.to_owned());
             bar.set_message(message.to_owned());
-        } else if self.last_line.elapsed() >= LINE_EVERY {
+        }
+        // After the numbers: a bar must not show those of the work before.
+        if self.unit != unit {
+            self.unit = unit;
+            self.style(unit);
+        }
+        if self.bar.is_none() && self.last_line.elapsed() >= LINE_EVERY {
             let of = if unit == Unit::Spinner {
                 String::new()
             } else {
@@ -87,8 +91,8 @@ impl Reporter {
         match &self.bar {
             _ if self.quiet => {}
             // Above the bar, which stays below.
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| output::note(line)),
+            None => output::note(line),
         }
     }
 

@@ -25,15 +25,13 @@ Examples:
   nixery verify --storage-path /var/lib/nixery --json | jq .defects
   nixery verify --storage-path /var/lib/nixery --delete-corrupt   the next build makes them anew")]
 pub(crate) struct VerifyArgs {
-    #[command(flatten)]
-    storage: StorageArgs,
-
     /// Delete what is corrupt, so that the next build makes it anew
     #[arg(long)]
     delete_corrupt: bool,
 
     /// Objects read at once
-    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_CONCURRENCY)]
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_CONCURRENCY,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
     concurrency: usize,
 
     /// Print the report as JSON
@@ -43,6 +41,10 @@ pub(crate) struct VerifyArgs {
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    storage: StorageArgs,
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {

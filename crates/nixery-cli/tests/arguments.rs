@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+
 use common::Place;
 use rstest::rstest;
 
@@ -55,4 +59,60 @@ fn a_destination_is_checked_before_the_build(#[case] output: &str, #[case] probl
     place
         .run(&["build", "git", "--output", output])
         .failed(1, problem);
+}
+
+#[test]
+fn the_flags_of_verify_are_not_those_of_the_store() {
+    let help = Place::new().run(&["verify", "--help"]).ok();
+    let (own, store) = help.split_once("\nBlob store:\n").expect("a heading");
+    assert!(
+        own.contains("--delete-corrupt") && own.contains("--json"),
+        "{help}"
+    );
+    assert!(store.contains("--storage-path"), "{help}");
+}
+
+#[test]
+fn what_is_read_from_standard_input_can_be_interrupted() {
+    let mut child = Place::new()
+        .command(&["layers", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it runs");
+    // More than a pipe holds: once it is written, the command reads.
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(&[b' '; 1 << 20]).expect("a reader");
+    let sent = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(sent.is_ok_and(|status| status.success()));
+    // Standard input stays open: only the signal can end it.
+    let (told, ended) = std::sync::mpsc::channel();
+    let process = child.id();
+    std::thread::spawn(move || told.send(child.wait()));
+    let status = ended.recv_timeout(std::time::Duration::from_secs(20));
+    if status.is_err() {
+        let _ = std::process::Command::new("kill")
+            .args(["-KILL", &process.to_string()])
+            .status();
+    }
+    let status = status.expect("it ends").expect("its status");
+    assert!(
+        status.signal() == Some(2) || status.code() == Some(130),
+        "{status}"
+    );
+    drop(stdin);
+}
+
+#[test]
+fn nobody_needs_to_read_the_errors() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Place::new()
+        .command(&["layers", "missing.json"])
+        .stderr(writer)
+        .status()
+        .expect("it runs");
+    assert_eq!(status.code(), Some(1));
 }

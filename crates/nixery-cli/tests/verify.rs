@@ -89,6 +89,7 @@ fn the_store_may_come_from_the_environment() {
 #[case(&["verify", "--storage-path", "missing"], 1, "no such directory")]
 #[case(&["verify", "--storage-path", "."], 1, "no store is there")]
 #[case(&["verify", "--storage-path", "store/layers/x"], 1, "a file and not a directory")]
+#[case(&["verify", "--concurrency", "0"], 2, "--concurrency")]
 #[case(&["verify", "--storage-backend", "tape"], 2, "NIXERY_STORAGE_BACKEND (--storage-backend)")]
 fn a_store_that_is_none_is_named(
     #[case] arguments: &[&str],

@@ -201,9 +201,9 @@ fn print_log_tail(lines: &[String]) {
     if lines.is_empty() {
         return;
     }
-    eprintln!("the end of the build's log:");
+    output::note("the end of the build's log:");
     for line in lines {
-        eprintln!("  {line}");
+        output::note(&format!("  {line}"));
     }
 }
 
