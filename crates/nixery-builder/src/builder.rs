@@ -12,7 +12,7 @@ use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow;
 use crate::handle::{BuildHandle, BuildSummary};
-use crate::history::History;
+use crate::history::{History, Target};
 use crate::image::{Image, ManifestBlob};
 use crate::nix::Nix;
 use crate::progress::BuildId;
@@ -54,12 +54,25 @@ impl Builder {
 
     /// Starts building an image, or joins the build that runs, or returns one that has just ended:
     /// failed less than `failure_ttl` ago, or succeeded from a source that cannot change.
+    ///
+    /// Where `max_waiting` builds run or wait already, the handle has failed with
+    /// [`BuildError::Busy`] and nothing remembers it.
     pub fn request(&self, request: ImageRequest) -> BuildHandle {
+        let target = Target {
+            name: request.name.clone(),
+            source: self.config().source.resolve(&request.tag),
+        };
         let mut history = self.history();
-        if let Some(handle) = history.current(&request) {
+        if let Some(handle) = history.current(&target) {
             return handle;
         }
-        let handle = BuildHandle::new(request);
+        let handle = BuildHandle::new(request, target);
+        let waiting = self.running();
+        if waiting >= self.config().max_waiting.max(1) {
+            tracing::warn!(image = %handle.request().name, waiting, "too many builds wait: refused");
+            handle.finish(Err(Arc::new(BuildError::Busy { waiting })));
+            return handle;
+        }
         history.started(&handle);
         self.0.running.send_modify(|running| *running += 1);
         drop(history);

@@ -13,6 +13,10 @@ use nixery_manifest::Compression;
 /// images. The same number as the original's.
 pub const DEFAULT_LAYER_BUDGET: NonZeroUsize = NonZeroUsize::new(94).expect("94 is not zero");
 
+/// Builds that may run or wait at once, unless configured: each holds some kilobytes and waits for
+/// Nix, so that the last of so many would be served hours later anyway.
+pub const DEFAULT_MAX_WAITING: usize = 1000;
+
 /// How long a failed build answers again without being tried again, unless configured.
 pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 
@@ -24,7 +28,8 @@ pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 pub struct BuilderConfig {
     /// Where packages come from.
     pub source: PackageSource,
-    /// Most layers an image may have, the root layer included.
+    /// Most layers an image may have, the root layer included. 1 counts as 2: there is always a
+    /// layer of packages and the root layer.
     pub budget: NonZeroUsize,
     /// How store paths are grouped into layers.
     pub strategy: Arc<dyn LayerStrategy>,
@@ -38,6 +43,9 @@ pub struct BuilderConfig {
     pub max_evaluations: usize,
     /// Nix realisations at once.
     pub max_builds: usize,
+    /// Builds that may run or wait at once; further images are refused until one ends. 0 counts
+    /// as 1.
+    pub max_waiting: usize,
     /// How long a failed build answers again without being tried again.
     pub failure_ttl: Duration,
     /// How long a blob that was seen in the store counts as there, before a cached image that
@@ -62,6 +70,7 @@ impl BuilderConfig {
             pack_threads: cores,
             max_evaluations: cores.min(4),
             max_builds: cores.clamp(2, 8),
+            max_waiting: DEFAULT_MAX_WAITING,
             failure_ttl: DEFAULT_FAILURE_TTL,
             recheck_after: DEFAULT_RECHECK_AFTER,
             history: 100,

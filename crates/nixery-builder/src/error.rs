@@ -80,8 +80,14 @@ pub enum BuildError {
         #[source]
         source: Option<Box<NixError>>,
     },
+    /// So many builds run or wait that no other is taken on.
+    #[error("the server has {waiting} other images to build: pull this one again in a while")]
+    Busy {
+        /// Builds that run or wait.
+        waiting: usize,
+    },
     /// A store path cannot be packed into a layer.
-    #[error("a store path cannot be put into a layer: {0}")]
+    #[error(transparent)]
     Pack(#[from] PackError),
     /// The blob store failed.
     #[error("the server's blob store failed while the image was being {doing}")]
@@ -120,6 +126,7 @@ impl BuildError {
             Self::TimedOut { .. } => "timed-out",
             Self::Source { .. } => "source-unavailable",
             Self::Unavailable { .. } => "nix-unavailable",
+            Self::Busy { .. } => "busy",
             Self::Pack(_) => "packing-failed",
             Self::Storage { .. } => "storage-failed",
             Self::Spool { .. } => "disk-failed",
@@ -150,6 +157,7 @@ impl BuildError {
             Self::Evaluation { package: None, .. }
             | Self::Source { .. }
             | Self::Unavailable { .. }
+            | Self::Busy { .. }
             | Self::Pack(_)
             | Self::Storage { .. }
             | Self::Spool { .. }
@@ -308,6 +316,17 @@ mod tests {
     fn messages_and_slugs(#[case] error: BuildError, #[case] message: &str, #[case] slug: &str) {
         assert_eq!(error.to_string(), message);
         assert_eq!(error.slug(), slug);
+    }
+
+    /// The server logs a message and its sources: nothing may stand there twice.
+    #[test]
+    fn a_packing_error_is_told_once() {
+        let path = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-x".into();
+        let source = std::io::Error::other("the system's reason");
+        let error = BuildError::from(PackError::Read { path, source });
+        assert!(error.to_string().starts_with("cannot read the file"));
+        let source = std::error::Error::source(&error).expect("is kept");
+        assert_eq!(source.to_string(), "the system's reason");
     }
 
     #[test]

@@ -18,8 +18,7 @@ use crate::record::{self, ImageRecord};
 /// Builds the image a handle asks for, or finds it.
 pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image, BuildError> {
     let request = handle.request();
-    let source = engine.config.source.resolve(&request.tag);
-    let recipe = Recipe::new(&engine.config, request, &source);
+    let recipe = Recipe::new(&engine.config, request, &handle.target().source);
 
     let pinned = recipe.pinned_key();
     let mut phases = Phases::start(handle, pinned.is_some());
@@ -76,7 +75,7 @@ async fn evaluate(
     phases.enter(Phase::Evaluate);
     let request = handle.request();
     let request = EvaluationRequest {
-        source: engine.config.source.resolve(&request.tag),
+        source: handle.target().source.clone(),
         packages: request.name.packages().to_vec(),
         architecture: request.name.architecture(),
     };

@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 use crate::build_log::BuildLog;
 use crate::config::ImageRequest;
 use crate::error::BuildError;
+use crate::history::Target;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
 
@@ -23,6 +24,7 @@ pub struct BuildHandle(Arc<Shared>);
 struct Shared {
     id: BuildId,
     request: ImageRequest,
+    target: Target,
     started: SystemTime,
     clock: Instant,
     log: BuildLog,
@@ -37,12 +39,13 @@ pub(crate) struct Outcome {
 }
 
 impl BuildHandle {
-    pub(crate) fn new(request: ImageRequest) -> Self {
+    pub(crate) fn new(request: ImageRequest, target: Target) -> Self {
         let (progress, _) = watch::channel(Progress::default());
         let (outcome, _) = watch::channel(None);
         Self(Arc::new(Shared {
             id: BuildId::fresh(),
             request,
+            target,
             started: SystemTime::now(),
             clock: Instant::now(),
             log: BuildLog::new(Some(progress.clone())),
@@ -119,6 +122,10 @@ impl BuildHandle {
             elapsed: end.saturating_duration_since(self.0.clock),
             state,
         }
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.0.target
     }
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
+use nixery_core::{ImageName, ResolvedSource};
 use nixery_manifest::Digest;
 
-use crate::config::ImageRequest;
 use crate::handle::BuildHandle;
 
 /// Builds that run and builds that ended, bounded.
@@ -13,19 +13,19 @@ use crate::handle::BuildHandle;
 pub(crate) struct History {
     /// Newest first.
     builds: VecDeque<BuildHandle>,
-    /// The latest build of each image and tag, while it is remembered.
+    /// The latest build of each image, while it is remembered.
     latest: HashMap<Target, BuildHandle>,
     max: usize,
     failure_ttl: Duration,
     recheck_after: Duration,
 }
 
-/// What is built once at a time. Not the canonical name: `shell/git` and `git/shell` share one, though the second
-/// asks for a package named `shell`.
-type Target = ImageRequest;
-
-fn target(request: &ImageRequest) -> Target {
-    request.clone()
+/// What is built once at a time. Not the tag: only a git source looks at it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    /// Equal where the same packages are asked for, in whatever order.
+    pub(crate) name: ImageName,
+    pub(crate) source: ResolvedSource,
 }
 
 impl History {
@@ -46,8 +46,8 @@ impl History {
     }
 
     /// The build that answers a request without a new one.
-    pub(crate) fn current(&self, request: &ImageRequest) -> Option<BuildHandle> {
-        let handle = self.latest.get(&target(request))?;
+    pub(crate) fn current(&self, target: &Target) -> Option<BuildHandle> {
+        let handle = self.latest.get(target)?;
         let answers = match handle.outcome() {
             None => true,
             Some(outcome) => {
@@ -65,7 +65,7 @@ impl History {
 
     pub(crate) fn started(&mut self, handle: &BuildHandle) {
         self.builds.push_front(handle.clone());
-        self.latest.insert(target(handle.request()), handle.clone());
+        self.latest.insert(handle.target().clone(), handle.clone());
         self.trim();
     }
 
@@ -73,9 +73,8 @@ impl History {
     /// the builds people look for.
     pub(crate) fn ended(&mut self, handle: &BuildHandle) {
         if from_cache(handle) {
-            let this = target(handle.request());
             self.builds.retain(|other| {
-                other.id() == handle.id() || !from_cache(other) || target(other.request()) != this
+                other.id() == handle.id() || !from_cache(other) || other.target() != handle.target()
             });
         }
         self.trim();
@@ -110,13 +109,9 @@ impl History {
             }
             excess -= 1;
             if let Some(old) = self.builds.remove(at) {
-                let target = target(old.request());
-                if self
-                    .latest
-                    .get(&target)
-                    .is_some_and(|latest| latest.id() == old.id())
-                {
-                    self.latest.remove(&target);
+                let latest = self.latest.get(old.target());
+                if latest.is_some_and(|latest| latest.id() == old.id()) {
+                    self.latest.remove(old.target());
                 }
             }
         }

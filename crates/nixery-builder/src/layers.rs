@@ -32,7 +32,7 @@ pub(crate) struct ReadyLayer {
     pub(crate) summary: LayerSummary,
 }
 
-/// Groups the graph's paths. Leaves room for the root layer in the budget, where there is any.
+/// Groups the graph's paths. Leaves room for the root layer in the budget.
 pub(crate) async fn plan(
     engine: &Engine,
     graph: ReferenceGraph,

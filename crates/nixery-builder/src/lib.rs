@@ -63,7 +63,8 @@ mod spool;
 pub use build_log::BuildLog;
 pub use builder::Builder;
 pub use config::{
-    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_RECHECK_AFTER, ImageRequest,
+    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_MAX_WAITING,
+    DEFAULT_RECHECK_AFTER, ImageRequest,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

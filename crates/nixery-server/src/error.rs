@@ -261,6 +261,14 @@ impl BuildAnswer {
                 ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, &message)
                     .retry_after(RETRY_SECONDS),
             ),
+            BuildError::Busy { .. } => Self::Direct(
+                ApiError::new(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    Code::TooManyRequests,
+                    &message,
+                )
+                .retry_after(RETRY_SECONDS),
+            ),
             BuildError::Storage { source, .. } => {
                 let mut answer = ApiError::from(source);
                 answer.message = redact(&format!("{message}: {}", answer.message));

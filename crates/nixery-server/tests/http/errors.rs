@@ -207,6 +207,7 @@ fn build_errors() -> Vec<BuildError> {
                 source: system(),
             })),
         },
+        BuildError::Busy { waiting: 1000 },
         BuildError::Spool {
             action: "create a spool file",
             source: system(),
