@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::CACHE_CONTROL;
+use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
 
@@ -41,10 +41,11 @@ async fn answer(State(state): State<AppState>, request: Request) -> Response {
         }
         Err(error) => (Subject::UNKNOWN, page::error(ApiError::from(error))),
     };
+    let headers = response.headers_mut();
+    // Errors, logs and layers hold what others wrote: no browser shall take them for pages.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if registry {
-        response
-            .headers_mut()
-            .insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     }
     if request.method == Method::HEAD {
         response = without_body(response);

@@ -1,12 +1,20 @@
 //! Keeps this server's paths out of what clients read.
 
+use std::borrow::Cow;
+
+/// Paths that are the same everywhere, and that the messages of builds are full of.
+const EVERYWHERE: [&str; 4] = ["/bin/sh", "/dev/null", "/nix/store", "/usr/bin/env"];
+/// Where Nix builds in a sandbox.
+const BUILD_FOLDER: &str = "/build";
+/// How a folder's name begins that Nix builds in without one.
+const OTHER_BUILD_FOLDER: &str = "/nix-build-";
+
 /// Replaces absolute paths outside the Nix store by `…`, and takes the folder of a relocated store off store paths.
 ///
 /// The errors of the crates below are written to hold none; this is the last line of defence, as messages of Nix
 /// itself pass through them.
 #[must_use]
 pub(crate) fn redact(text: &str) -> String {
-    const STORE: &str = "/nix/store/";
     let text = without_credentials(text);
     let mut clean = String::with_capacity(text.len());
     let mut rest = text.as_str();
@@ -22,14 +30,10 @@ pub(crate) fn redact(text: &str) -> String {
             clean.chars().next_back().is_some_and(|c| {
                 c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '~' | '@' | '+')
             }) || (clean.ends_with(':') && path.starts_with("//") && !path.starts_with("///"));
-        if let Some(store) = path.find(STORE) {
-            if inside_a_word {
-                clean.push_str(path);
-            } else {
-                clean.push_str(&path[store..]);
-            }
-        } else if inside_a_word || path.trim_matches('/').is_empty() || path == "/nix/store" {
+        if inside_a_word {
             clean.push_str(path);
+        } else if let Some(shown) = shown(path) {
+            clean.push_str(&shown);
         } else {
             clean.push('…');
             // The full stop of a sentence is not the path's.
@@ -41,6 +45,25 @@ pub(crate) fn redact(text: &str) -> String {
     }
     clean.push_str(rest);
     clean
+}
+
+/// What is shown of a path, `None` if it is this server's own.
+fn shown(path: &str) -> Option<Cow<'_, str>> {
+    if let Some(store) = path.find("/nix/store/") {
+        return Some(Cow::Borrowed(&path[store..]));
+    }
+    if let Some(at) = path.find(OTHER_BUILD_FOLDER) {
+        let inside = path[at + 1..]
+            .find('/')
+            .map(|slash| &path[at + 1 + slash..]);
+        let inside = inside.unwrap_or_default();
+        return Some(Cow::Owned(format!("{BUILD_FOLDER}{inside}")));
+    }
+    let in_build_folder = path
+        .strip_prefix(BUILD_FOLDER)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let harmless = path.trim_matches('/').is_empty() || EVERYWHERE.contains(&path);
+    (in_build_folder || harmless).then_some(Cow::Borrowed(path))
 }
 
 /// The text with user names and passwords taken out of its URLs.
@@ -84,6 +107,11 @@ mod tests {
         "image shell/git, see https://host/builds/1",
         "image shell/git, see https://host/builds/1"
     )]
+    #[case("/bin/sh: cannot read /etc/motd", "/bin/sh: cannot read …")]
+    #[case("/build/hello/a.c:3: error", "/build/hello/a.c:3: error")]
+    #[case("/builder/x", "…")]
+    #[case("/tmp/nix-build-a-1.drv-0/hello/a.c:3", "/build/hello/a.c:3")]
+    #[case("cd /tmp/nix-build-a-1.drv-0", "cd /build")]
     #[case("and/or", "and/or")]
     #[case("1 / 2", "1 / 2")]
     #[case("", "")]

@@ -9,6 +9,7 @@ use crate::error::{ApiError, BuildAnswer};
 use crate::hold;
 use crate::host::absolute;
 use crate::query;
+use crate::redact::redact;
 use crate::response::redirect;
 use crate::state::AppState;
 use axum::response::Response;
@@ -69,7 +70,7 @@ pub(super) fn told(state: &AppState, request: &Parts, name: &ImageName) -> Optio
 fn whole_story(error: &BuildError, log: &str) -> ApiError {
     let answer = BuildAnswer::of(error).into_error();
     let mut message = answer.message;
-    let tail = error.log_tail();
+    let tail: Vec<_> = error.log_tail().iter().map(|line| redact(line)).collect();
     if !tail.is_empty() {
         message.push_str("\nThe last lines of its log:");
         for line in &tail[tail.len().saturating_sub(MESSAGE_LINES)..] {

@@ -11,7 +11,7 @@ use crate::response::{REVALIDATE, contents};
 use crate::state::AppState;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::header::{ACCEPT, CACHE_CONTROL, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::html;
@@ -22,7 +22,8 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
     let plain = wants_plain(&request.headers);
     let found = id.parse().ok().and_then(|id: BuildId| {
         let build = state.builder().build(&id)?;
-        let log = state.builder().log(&id).unwrap_or_default();
+        // Traces of evaluations name the files of the package set.
+        let log = redact(&state.builder().log(&id).unwrap_or_default());
         Some((build, log))
     });
     let Some((build, log)) = found else {
@@ -36,24 +37,18 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
         };
     };
     if plain {
-        plain_log(&build, &log)
+        plain_log(log)
     } else {
         let host = pull_host(state.settings(), &request.headers, authority(request));
         log_page(&build, &requested(state, &build), &log, &host)
     }
 }
 
-fn plain_log(build: &BuildSummary, log: &str) -> Response {
+fn plain_log(mut text: String) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    let mut text = log.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
-        text.push('\n');
-    }
-    if let BuildState::Failed(error) = &build.state {
-        text.push_str(&redact(&error.to_string()));
         text.push('\n');
     }
     contents("text/plain; charset=utf-8", headers, Bytes::from(text))

@@ -12,9 +12,7 @@ use crate::response::{REVALIDATE, contents};
 use crate::route::Asset;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
@@ -41,7 +39,6 @@ pub(crate) fn asset(asset: Asset) -> Response {
         CACHE_CONTROL,
         HeaderValue::from_static("public, max-age=3600"),
     );
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     contents(media_type, headers, Bytes::from_static(text.as_bytes()))
 }
 
@@ -54,6 +51,14 @@ pub(crate) fn wants_plain(headers: &HeaderMap) -> bool {
         .any(|value| value.contains("text/html"))
 }
 
+/// A message with a capital letter and a full stop.
+fn sentence(message: &str) -> String {
+    let mut rest = message.chars();
+    let first = rest.next().map(char::to_uppercase);
+    let text: String = first.into_iter().flatten().chain(rest).collect();
+    format!("{}.", text.trim_end_matches('.'))
+}
+
 /// A page that says what is wrong.
 pub(crate) fn error(error: ApiError) -> Response {
     let title = match error.status {
@@ -62,7 +67,7 @@ pub(crate) fn error(error: ApiError) -> Response {
     };
     let body = html! {
         h1 { (title) }
-        p { (error.message) "." }
+        p { (sentence(&error.message)) }
         p { a href="/" { "To the start page" } }
     };
     page(error.status, title, None, &body)
@@ -94,7 +99,6 @@ fn page(status: StatusCode, title: &str, refresh: Option<u32>, body: &Markup) ->
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
     let bytes = Bytes::from(markup.into_string());

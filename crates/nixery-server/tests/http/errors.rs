@@ -42,6 +42,7 @@ async fn wrong_requests_get_the_specifications_codes(
         answer.header("docker-distribution-api-version"),
         "registry/2.0"
     );
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
     let head = registry.head(path).await;
     assert_eq!(head.status.as_u16(), status);
     assert!(head.body.is_empty());

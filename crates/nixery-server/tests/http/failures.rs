@@ -90,16 +90,47 @@ async fn a_failure_redirects_to_a_url_that_says_why(
     }
 }
 
+#[rstest]
+#[case::trace("broken", "undefined variable")]
+#[case::builder("failing", "/bin/sh: cannot open …")]
+#[tokio::test]
+async fn logs_tell_no_path_of_this_server(#[case] package: &str, #[case] expected: &str) {
+    let registry = Registry::new().await;
+    let (told, _) = registry
+        .follow(&format!("/v2/{package}/manifests/latest"))
+        .await;
+    let id = registry.state.builder().recent()[0].id;
+    let plain = registry.get(&format!("/builds/{id}")).await;
+    let page = registry
+        .get_with(&format!("/builds/{id}"), &[("accept", "text/html")])
+        .await;
+    for answer in [told, plain, page] {
+        let text = answer.text();
+        assert!(text.contains(expected), "{text}");
+        assert!(!text.contains("/srv") && !text.contains("secret"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_ends_with_the_error_once() {
+    let registry = Registry::new().await;
+    registry.get("/v2/failing/manifests/latest").await;
+    let id = registry.state.builder().recent()[0].id;
+    let log = registry.get(&format!("/builds/{id}")).await;
+    let found = log.text().matches("package `failing` failed to build");
+    assert_eq!(found.count(), 1, "{}", log.text());
+}
+
 #[tokio::test]
 async fn the_end_of_the_log_is_in_the_message_and_more_of_it_in_the_detail() {
     let registry = Registry::new().await;
     let (answer, _) = registry.follow("/v2/failing/manifests/latest").await;
     let (_, _, message) = answer.error();
     assert!(
-        message.contains("\n  line 20\n") && message.contains("\n  line 9\n"),
+        message.contains("\n  line 20\n") && message.contains("\n  line 10\n"),
         "{message}"
     );
-    assert!(!message.contains("line 8\n"), "{message}");
+    assert!(!message.contains("line 9\n"), "{message}");
     let detail = &answer.json()["errors"][0]["detail"];
     assert_eq!(detail["package"], "failing");
     assert_eq!(detail["logTail"][0], "line 1");

@@ -110,6 +110,8 @@ impl Nix for FakeNix {
                     });
                 }
                 "broken" => {
+                    log.push("error: undefined variable 'x'");
+                    log.push("       at /srv/secret/pkgs/default.nix:3:1:");
                     return Err(NixError::Evaluation {
                         package: Some(package.clone()),
                         message: "undefined variable 'x' at /srv/secret/pkgs/default.nix:3".into(),
@@ -152,7 +154,8 @@ impl Nix for FakeNix {
         for package in &evaluation.packages {
             match package.name.as_str() {
                 "failing" => {
-                    let tail: Vec<String> = (1..=20).map(|n| format!("line {n}")).collect();
+                    let mut tail: Vec<String> = (1..=20).map(|n| format!("line {n}")).collect();
+                    tail.insert(19, "/bin/sh: cannot open /srv/secret/input".into());
                     tail.iter().for_each(|line| log.push(line));
                     return Err(NixError::Failed {
                         package: "failing".into(),
