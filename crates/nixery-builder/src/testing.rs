@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(crate) struct FakeNix {
     /// Each realisation takes a permit for good.
     pub(crate) gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
+    /// Something was packed though the last GC roots were gone.
+    pub(crate) packed_unrooted: AtomicBool,
     made: Mutex<BTreeSet<StorePath>>,
 }
 
@@ -54,6 +56,7 @@ impl FakeNix {
             realisations: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
+            packed_unrooted: AtomicBool::new(false),
             made: Mutex::default(),
         }
     }
@@ -168,7 +171,12 @@ impl Nix for FakeNix {
         Vec::new()
     }
 
+    /// Asked for by whatever is about to be packed.
     fn store_root(&self) -> &StoreRoot {
+        let roots = self.gc_roots.lock().expect("not poisoned");
+        if roots.as_ref().is_some_and(|dir| !dir.is_dir()) {
+            self.packed_unrooted.store(true, Ordering::SeqCst);
+        }
         &self.store
     }
 }

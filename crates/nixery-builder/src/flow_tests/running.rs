@@ -1,5 +1,6 @@
 //! How builds run: once, detached, limited, and remembered.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_core::{PackageSource, Tag};
@@ -175,6 +176,8 @@ async fn gc_roots_last_as_long_as_the_build() {
         .take()
         .expect("was rooted");
     assert!(!roots.exists());
+    let unrooted = &bench.nix.packed_unrooted;
+    assert!(!unrooted.load(Ordering::SeqCst), "packed without roots");
     fail(&bench, "broken").await;
     let roots = bench
         .nix

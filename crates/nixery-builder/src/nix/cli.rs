@@ -26,6 +26,9 @@ const LOAD_PKGS: &str = include_str!("../../nix/load-pkgs.nix");
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
 /// Queries of the store's database are quick; they wait for a lock at most.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much later than ours Nix's own deadline for a builder is, so that ours is the one that is
+/// told of.
+const OWN_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 
 /// Settings of [`NixCli`].
 #[derive(Debug, Clone)]
@@ -38,6 +41,9 @@ pub struct NixCliConfig {
     /// Most time one evaluation may take, fetching the package set included.
     pub evaluate_timeout: Duration,
     /// Most time one realisation may take.
+    ///
+    /// Nix is told of it too, in place of the `timeout` in `nix.conf`: when this process is
+    /// killed, the builders that it leaves behind end by then.
     pub realise_timeout: Duration,
     /// Added to the environment of Nix.
     pub env: Vec<(String, String)>,
@@ -237,6 +243,13 @@ impl Nix for NixCli {
         log: &BuildLog,
     ) -> Result<Vec<RealisedPackage>, NixError> {
         let mut args = strings(["--realise", "--log-format", "internal-json"]);
+        let deadline = self
+            .config
+            .realise_timeout
+            .saturating_add(OWN_DEADLINE_MARGIN);
+        // Nix reads no larger number.
+        let deadline = deadline.as_secs().min(i32::MAX.unsigned_abs().into());
+        args.extend(strings(["--timeout", &deadline.to_string()]));
         if let Some(jobs) = self.config.max_jobs {
             args.extend(strings(["--max-jobs", &jobs.to_string()]));
         }

@@ -1,0 +1,175 @@
+//! What is built, and what is held meanwhile.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use nixery_builder::{
+    BuildError, BuildLog, Builder, Evaluation, EvaluationRequest, Finding, ImageRequest, Nix,
+    NixCli, NixError, RealisedPackage,
+};
+use nixery_core::pack::StoreRoot;
+use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
+use rstest::rstest;
+
+use crate::setup::{Setup, nix_config, paths};
+
+#[rstest]
+#[case::with_its_dependency("foo", &["cacert-1", "foo-1.0", "iana-etc-1", "libfoo-1.0"])]
+#[case::other_output_is_a_reference("multi", &["cacert-1", "iana-etc-1", "multi-1.0", "multi-1.0-lib"])]
+#[case::case_insensitive_and_only_that_output("multilib", &["cacert-1", "iana-etc-1", "multi-1.0-lib"])]
+#[case::nested("set.foo", &["cacert-1", "foo-1.0", "iana-etc-1", "libfoo-1.0"])]
+#[case::a_file("single", &["cacert-1", "iana-etc-1", "single.txt"])]
+#[case::floods_both_pipes("noisy", &["cacert-1", "iana-etc-1", "noisy-1.0"])]
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn builds(#[case] name: &str, #[case] expected: &[&str]) {
+    let setup = Setup::new().await;
+    let image = setup.build(name).await;
+    assert_eq!(paths(&image), expected);
+    let again = setup.build(name).await;
+    assert!(again.stats.from_cache);
+    assert_eq!(again.oci, image.oci);
+}
+
+/// Runs git in `dir` and returns what it prints.
+fn git(dir: &Path, args: &[&str]) -> String {
+    let git = std::process::Command::new("git")
+        .args(["-c", "user.name=Test", "-c", "user.email=test@example.org"])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("git runs");
+    assert!(
+        git.status.success(),
+        "{}",
+        String::from_utf8_lossy(&git.stderr)
+    );
+    String::from_utf8(git.stdout)
+        .expect("UTF-8")
+        .trim()
+        .to_owned()
+}
+
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn tags_are_branches_and_commits_of_a_git_source() {
+    let source = |set: &Path| {
+        git(set, &["init", "-q", "--initial-branch=trunk"]);
+        git(set, &["add", "."]);
+        git(set, &["commit", "-q", "-m", "First"]);
+        PackageSource::git(&format!("file://{}", set.display())).expect("valid")
+    };
+    let setup = Setup::of(|_| {}, source).await;
+    let set = setup.dir.path().join("set");
+    let first = git(&set, &["rev-parse", "HEAD"]);
+    let file = set.join("default.nix");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::write(&file, text.replace("foo-1.0", "foo-2.0")).expect("writes");
+    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
+
+    let names = async |tag: &str| {
+        let handle = setup.request_at("foo", tag);
+        let image = handle.wait().await;
+        let image = image.unwrap_or_else(|error| panic!("{tag}: {error}\n{}", handle.log().text()));
+        (paths(&image).contains(&"foo-2.0"), image.stats.immutable)
+    };
+    assert_eq!(names("latest").await, (true, false));
+    assert_eq!(names("trunk").await, (true, false));
+    assert_eq!(names(&first).await, (false, true));
+
+    match &*setup
+        .request_at("foo", "no-such-branch")
+        .wait()
+        .await
+        .expect_err("fails")
+    {
+        BuildError::Source { message } => assert!(message.contains("no-such-branch"), "{message}"),
+        error => panic!("{error:?}"),
+    }
+}
+
+fn gc_roots_of(path: &str) -> String {
+    let out = std::process::Command::new("nix-store")
+        .args(["--query", "--roots", path])
+        .output();
+    String::from_utf8(out.expect("nix-store runs").stdout).expect("UTF-8")
+}
+
+/// Real Nix that notes the GC roots of what was realised when it is asked for the graph.
+#[derive(Debug)]
+struct Watched {
+    nix: NixCli,
+    roots: Mutex<Vec<String>>,
+}
+
+#[async_trait]
+impl Nix for Watched {
+    async fn evaluate(
+        &self,
+        request: &EvaluationRequest,
+        log: &BuildLog,
+    ) -> Result<Evaluation, NixError> {
+        self.nix.evaluate(request, log).await
+    }
+
+    async fn realise(
+        &self,
+        evaluation: &Evaluation,
+        gc_roots: &Path,
+        log: &BuildLog,
+    ) -> Result<Vec<RealisedPackage>, NixError> {
+        self.nix.realise(evaluation, gc_roots, log).await
+    }
+
+    async fn reference_graph(
+        &self,
+        roots: &[StorePath],
+        log: &BuildLog,
+    ) -> Result<ReferenceGraph, NixError> {
+        let held = roots.iter().map(|root| gc_roots_of(root.as_str()));
+        self.roots.lock().expect("not poisoned").extend(held);
+        self.nix.reference_graph(roots, log).await
+    }
+
+    async fn preflight(&self) -> Vec<Finding> {
+        self.nix.preflight().await
+    }
+
+    fn store_root(&self) -> &StoreRoot {
+        self.nix.store_root()
+    }
+}
+
+/// Each realised package is held while the build runs, every output of one derivation too; once
+/// it has ended, nothing is. That packing is within that time is tested in `src/flow_tests`.
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn gc_roots_end_with_the_build() {
+    let setup = Setup::new().await;
+    let spool = setup.dir.path().join("spool");
+    let watched = Arc::new(Watched {
+        nix: NixCli::new(nix_config(&spool)).expect("spool is usable"),
+        roots: Mutex::default(),
+    });
+    let config = setup.builder.config().clone();
+    let builder = Builder::new(config, watched.clone(), setup.builder.storage().clone()).await;
+    let request = ImageRequest {
+        name: ImageName::parse("foo/multi/multilib").expect("valid"),
+        tag: Tag::latest(),
+    };
+    let handle = builder.expect("opens").request(request);
+    let image = handle.wait().await.expect("builds");
+
+    let spool = spool.canonicalize().expect("is there");
+    let spool = spool.to_str().expect("UTF-8");
+    let held = std::mem::take(&mut *watched.roots.lock().expect("not poisoned"));
+    assert_eq!(held.len(), image.packages.len());
+    for roots in held {
+        assert!(roots.contains(spool), "not rooted there: {roots}");
+    }
+    for path in image.layers.iter().flat_map(|layer| &layer.paths) {
+        let roots = gc_roots_of(path.as_str());
+        assert!(!roots.contains(spool), "{path:?} is still held: {roots}");
+    }
+}

@@ -1,0 +1,11 @@
+//! The builder over real Nix, with a package set of `/bin/sh` derivations.
+//!
+//! Needs `nix-bin` (2.8 or later). As root without a `nixbld` group, and without a network:
+//! `NIX_CONFIG=$'build-users-group =\nsubstituters ='`. `make test` sees to it.
+#![allow(clippy::panic)] // Helpers of tests fail tests.
+
+mod building;
+mod failures;
+mod preflight;
+mod setup;
+mod stopping;

@@ -1,0 +1,47 @@
+//! What is found wrong with Nix before anything is built.
+
+use nixery_builder::{Finding, Nix, NixCli, NixCliConfig};
+use rstest::rstest;
+
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn preflight_finds_nothing_where_nix_works() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let nix = NixCli::new(NixCliConfig::new(dir.path())).expect("spool is usable");
+    assert_eq!(nix.preflight().await, []);
+}
+
+#[rstest]
+#[case::no_nix(("PATH", "/nonexistent"), "Nix is not installed", "apt-get install nix-bin")]
+#[case::no_daemon(("NIX_REMOTE", "daemon"), "cannot connect to socket", "nix-daemon")]
+#[case::no_group(("NIX_CONFIG", "build-users-group = nonexistent"), "'nonexistent'", "build-users-group =")]
+#[case::no_access(("NIX_STATE_DIR", "/proc/nothing"), "creating directory", "make /nix writable")]
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn preflight_says_what_is_wrong_and_what_to_do(
+    #[case] env: (&str, &str),
+    #[case] problem: &str,
+    #[case] remedy: &str,
+) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut config = NixCliConfig::new(dir.path());
+    config.env.push((env.0.to_owned(), env.1.to_owned()));
+    let findings = NixCli::new(config)
+        .expect("spool is usable")
+        .preflight()
+        .await;
+    let [
+        Finding {
+            problem: found,
+            remedy: advice,
+            fatal: true,
+        },
+    ] = &findings[..]
+    else {
+        panic!("{findings:?}")
+    };
+    assert!(
+        found.contains(problem) && advice.contains(remedy),
+        "{findings:?}"
+    );
+}
