@@ -90,11 +90,21 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawHash<'a> {
                 #[derive(Deserialize)]
                 struct Parts {
                     algorithm: String,
+                    format: Option<String>,
                     hash: String,
                 }
                 let map = serde::de::value::MapAccessDeserializer::new(map);
-                let Parts { algorithm, hash } = Parts::deserialize(map)?;
-                Ok(RawHash(format!("{algorithm}-{hash}").into()))
+                let Parts {
+                    algorithm,
+                    format,
+                    hash,
+                } = Parts::deserialize(map)?;
+                // As text, base64 comes after a dash (SRI) and the other formats after a colon.
+                let separator = match format.as_deref() {
+                    None | Some("base64") => '-',
+                    Some(_) => ':',
+                };
+                Ok(RawHash(format!("{algorithm}{separator}{hash}").into()))
             }
         }
         deserializer.deserialize_any(HashVisitor)

@@ -251,7 +251,7 @@ fn a_chain_of_100_000() {
 #[case::map(r#"{"$a":{"ca":null,"narHash":"sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=","narSize":5,"references":["$b"],"signatures":[],"ultimate":true},
   "$b":{"narHash":"sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=","narSize":7,"references":[]}}"#)]
 #[case::version_2(r#"{"info":{"%a":{"narHash":{"algorithm":"sha256","format":"base64","hash":"ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="},"narSize":5,"references":["%b"]},
-  "%b":{"narHash":"sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=","narSize":7,"references":[]}},"storeDir":"/nix/store","version":2}"#)]
+  "%b":{"narHash":{"algorithm":"sha256","format":"base16","hash":"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"},"narSize":7,"references":[]}},"storeDir":"/nix/store","version":2}"#)]
 fn path_info(#[case] json: &str) {
     let (a, b) = (path("a"), path("b"));
     let json = json
