@@ -154,7 +154,7 @@ fn sorted_json(counts: &HashMap<String, u64>, least: u64) -> Vec<u8> {
         .filter(|&(_, &count)| count >= least)
         .map(|(name, &count)| (&**name, count))
         .collect();
-    serde_json::to_vec(&sorted).unwrap_or_default()
+    serde_json::to_vec(&sorted).expect("a map of names and counts serialises to JSON")
 }
 
 #[cfg(test)]

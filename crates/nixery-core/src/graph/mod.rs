@@ -255,7 +255,7 @@ impl ReferenceGraph {
             roots: WrittenRoots { graph: roots },
             graph,
         };
-        serde_json::to_vec(&json).unwrap_or_default()
+        serde_json::to_vec(&json).expect("texts and integers serialise to JSON")
     }
 }
 

@@ -118,7 +118,7 @@ impl PopularityCounter {
         for reference in references {
             let name = &reference[HASH_LEN + 1..];
             match self.counts.get_mut(name) {
-                Some(count) => *count += 1,
+                Some(count) => *count = count.saturating_add(1),
                 None => {
                     self.counts.insert(name.to_owned(), 1);
                 }
@@ -151,7 +151,7 @@ impl PopularityCounter {
             .iter()
             .map(|(name, &count)| (name.clone(), count))
             .collect();
-        serde_json::to_vec(&State { seen, counts }).unwrap_or_default()
+        serde_json::to_vec(&State { seen, counts }).expect("texts and integers serialise to JSON")
     }
 
     /// Goes on from what [`Self::to_state`] gave.
@@ -273,6 +273,20 @@ mod tests {
             .add_narinfo(&narinfo(&base('b', "b-1"), &[base('c', "c-1")]))
             .unwrap();
         assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
+    }
+
+    /// A state comes from a file, which may hold anything.
+    #[test]
+    fn counts_saturate() {
+        let state = format!(r#"{{"seen":[],"counts":{{"c-1":{}}}}}"#, u64::MAX);
+        let mut counter = PopularityCounter::from_state(state.as_bytes()).unwrap();
+        counter
+            .add_narinfo(&narinfo(&base('a', "a-1"), &[base('c', "c-1")]))
+            .unwrap();
+        assert_eq!(
+            counter.to_json(),
+            format!(r#"{{"c-1":{}}}"#, u64::MAX).as_bytes()
+        );
     }
 
     #[rstest]
