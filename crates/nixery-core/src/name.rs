@@ -205,7 +205,7 @@ pub enum ComponentRule {
     /// Nothing between two slashes, before the first or after the last.
     #[error("is empty: remove the extra slash")]
     Empty,
-    /// A capital letter, which registries do not allow.
+    /// A capital letter, `A` to `Z`, which registries do not allow.
     #[error(
         "has the capital letter {found:?} at offset {offset}: write it in lower case, packages are found regardless of case"
     )]
@@ -248,7 +248,7 @@ pub enum ComponentRule {
 fn check_component(component: &str) -> Result<(), ComponentRule> {
     let is_separator = |c: char| matches!(c, '.' | '_' | '-');
     for (offset, found) in component.char_indices() {
-        if found.is_uppercase() {
+        if found.is_ascii_uppercase() {
             return Err(ComponentRule::Capital { found, offset });
         }
         if !(found.is_ascii_lowercase() || found.is_ascii_digit() || is_separator(found)) {
