@@ -154,7 +154,7 @@ pub(crate) async fn ensure_root(
 ) -> Result<ReadyLayer, BuildError> {
     let packages: Vec<_> = packages
         .iter()
-        .map(|package| (package.name.clone(), package.path.clone()))
+        .map(|package| package.path.clone())
         .collect();
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
     let packed = pack_and_store(engine, move |out| {

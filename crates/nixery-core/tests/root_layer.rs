@@ -215,16 +215,16 @@ fn what_no_layer_may_hold_is_refused_here_too() {
     let store = Store::new();
     let one = store_path('1', "one");
     store.file(&one, "share/.wh.passwd", "");
-    let packages = [("one".to_owned(), one.clone())];
+    let packages = [one.clone()];
     let error = RootLayer::plan(&packages, &store.root).expect_err("a whiteout");
     assert!(matches!(&error, PackError::Whiteout { path }
         if *path == Path::new(one.as_str()).join("share/.wh.passwd")));
     let script = store_path('2', ".wh.etc");
     store.program(&script, "");
-    let packages = [("script".to_owned(), script)];
+    let packages = [script];
     let error = RootLayer::plan(&packages, &store.root).expect_err("a whiteout");
     assert!(matches!(error, PackError::Whiteout { .. }), "{error}");
-    let packages = [("gone".to_owned(), store_path('3', "gone"))];
+    let packages = [store_path('3', "gone")];
     let error = RootLayer::plan(&packages, &store.root).expect_err("missing");
     assert!(matches!(error, PackError::Missing { .. }), "{error}");
 }

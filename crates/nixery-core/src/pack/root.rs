@@ -111,20 +111,17 @@ pub enum RootEntryKind {
 }
 
 impl RootLayer {
-    /// Plans the root layer of packages, given with their names (for the reader of a plan; they
-    /// do not matter) and in the order of their precedence.
+    /// Plans the root layer of packages, given in the order of their precedence.
     ///
     /// Reads directories and links of the packages, but no file. All packages have to be realised.
     ///
     /// # Errors
     /// [`PackError`], if a package is missing, cannot be listed, or has what no layer may hold, if
     /// the packages are of different stores, or have more than a million files.
-    pub fn plan(packages: &[(String, StorePath)], store: &StoreRoot) -> Result<Self, PackError> {
+    pub fn plan(packages: &[StorePath], store: &StoreRoot) -> Result<Self, PackError> {
         let directory = packages
             .first()
-            .map_or(Path::new(DEFAULT_STORE), |(_, path)| {
-                Path::new(path.store_dir())
-            });
+            .map_or(Path::new(DEFAULT_STORE), |path| Path::new(path.store_dir()));
         let resolver = Resolver::new(store, directory.to_owned());
         let mut forest = Forest::new(resolver);
         for parent in directory.ancestors() {
@@ -139,7 +136,7 @@ impl RootLayer {
         }
 
         let mut unlinked = Vec::new();
-        for (_, package) in packages {
+        for package in packages {
             if Path::new(package.store_dir()) != directory {
                 return Err(PackError::MixedStores {
                     first: directory.to_owned(),

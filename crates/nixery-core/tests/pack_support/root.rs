@@ -7,10 +7,7 @@ use nixery_core::{ConflictKind, RootEntryKind, RootLayer, StorePath};
 use super::Store;
 
 pub fn plan(store: &Store, packages: &[&StorePath]) -> RootLayer {
-    let packages: Vec<(String, StorePath)> = packages
-        .iter()
-        .map(|path| (path.package_name().to_owned(), (*path).clone()))
-        .collect();
+    let packages: Vec<StorePath> = packages.iter().copied().cloned().collect();
     RootLayer::plan(&packages, &store.root).expect("a root layer")
 }
 
