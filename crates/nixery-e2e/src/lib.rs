@@ -25,6 +25,11 @@ pub use registry::{Registry, RegistryOptions};
 
 use std::path::{Path, PathBuf};
 
+/// The README, so that its example is compiled with the documentation tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
+
 /// The root of the checkout.
 pub fn checkout() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
