@@ -3,9 +3,8 @@
 #   nix-build nix -A nixery             result/bin/nixery-server, result/bin/nixery
 #   nix-build nix -A image              docker load < result; docker run -p 8080:8080 nixery
 #
-# It needs a nixpkgs whose Rust is as new as `rust-version` in ../Cargo.toml. Where this project is developed
-# nixpkgs cannot be reached: the tests parse this file and evaluate it against a stand-in of the functions it
-# calls, and nobody has built it there.
+# It needs a nixpkgs whose Rust is as new as `rust-version` in ../Cargo.toml. The project's tests work without
+# nixpkgs: they parse this file and evaluate it against a stand-in of the functions it calls. They do not build it.
 { pkgs ? import <nixpkgs> { } }:
 
 let
