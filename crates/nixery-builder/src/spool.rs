@@ -7,6 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tempfile::{NamedTempFile, TempDir};
 
@@ -14,12 +15,15 @@ use tempfile::{NamedTempFile, TempDir};
 const PREFIX: &str = "nixery-";
 /// The file in an instance directory that its owner keeps locked.
 const LOCK: &str = "lock";
+/// Held from the making of a directory until it is locked: whoever holds it and finds a directory
+/// unlocked knows that its owner is dead.
+const GATE: &str = ".nixery.lock";
 
 /// The directory of one process.
 #[derive(Debug)]
 pub(crate) struct InstanceDir {
     dir: TempDir,
-    _lock: File,
+    lock: Mutex<File>,
 }
 
 impl InstanceDir {
@@ -33,19 +37,17 @@ impl InstanceDir {
         // GC roots are links to absolute paths.
         let spool_dir = &spool_dir.canonicalize().map_err(at(spool_dir))?;
 
-        // Held from the making of a directory until it is locked: whoever holds it and finds a
-        // directory unlocked knows that its owner is dead.
-        let gate_path = spool_dir.join(".nixery.lock");
-        let gate = File::create(&gate_path).map_err(at(&gate_path))?;
-        gate.lock().map_err(at(&gate_path))?;
+        let _gate = locked(&spool_dir.join(GATE)).map_err(at(&spool_dir.join(GATE)))?;
         remove_dead(spool_dir);
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(spool_dir)
             .map_err(at(spool_dir))?;
-        let lock = File::create(dir.path().join(LOCK)).map_err(at(dir.path()))?;
-        lock.lock().map_err(at(dir.path()))?;
-        Ok(Self { dir, _lock: lock })
+        let lock = locked(&dir.path().join(LOCK)).map_err(at(dir.path()))?;
+        Ok(Self {
+            dir,
+            lock: Mutex::new(lock),
+        })
     }
 
     /// Where it is; absolute.
@@ -55,17 +57,46 @@ impl InstanceDir {
 
     /// A new file, deleted when the value is dropped.
     pub(crate) fn spool_file(&self) -> io::Result<NamedTempFile> {
-        tempfile::Builder::new()
-            .prefix("layer-")
-            .tempfile_in(self.path())
+        self.make(|dir| tempfile::Builder::new().prefix("layer-").tempfile_in(dir))
     }
 
     /// A new directory for GC roots. The roots end when the value is dropped.
     pub(crate) fn gc_roots(&self) -> io::Result<TempDir> {
-        tempfile::Builder::new()
-            .prefix("roots-")
-            .tempdir_in(self.path())
+        self.make(|dir| tempfile::Builder::new().prefix("roots-").tempdir_in(dir))
     }
+
+    /// Makes something in the directory, and the directory again where somebody has cleared it
+    /// away under a running server.
+    pub(crate) fn make<T>(&self, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+        match make(self.path()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.restore()?;
+                make(self.path())
+            }
+            result => result,
+        }
+    }
+
+    fn restore(&self) -> io::Result<()> {
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.path().join(LOCK).exists() {
+            return Ok(());
+        }
+        let spool_dir = self.path().parent().unwrap_or(self.path());
+        fs::create_dir_all(spool_dir)?;
+        let _gate = locked(&spool_dir.join(GATE))?;
+        fs::create_dir_all(self.path())?;
+        *lock = locked(&self.path().join(LOCK))?;
+        tracing::warn!(path = %self.path().display(), "the spool directory was gone and is made again");
+        Ok(())
+    }
+}
+
+/// Makes and locks a file.
+fn locked(path: &Path) -> io::Result<File> {
+    let file = File::create(path)?;
+    file.lock()?;
+    Ok(file)
 }
 
 fn remove_dead(spool_dir: &Path) {
@@ -124,6 +155,22 @@ mod tests {
         let gone = second.path().to_owned();
         drop(second);
         assert!(!gone.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_cleared_away_is_made_again() {
+        let spool = tempfile::tempdir().expect("temp dir");
+        let dir = spool.path().join("spool");
+        let instance = InstanceDir::open(&dir).expect("opens");
+        for _ in 0..2 {
+            fs::remove_dir_all(&dir).expect("removes");
+            let file = instance.spool_file().expect("makes");
+            let roots = instance.gc_roots().expect("makes");
+            assert!(file.path().exists() && roots.path().exists());
+            // It is locked as before: nobody takes it for that of a dead process.
+            let _other = InstanceDir::open(&dir).expect("opens");
+            assert!(file.path().exists() && roots.path().exists());
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The one real implementation of [`Nix`]: the command-line tools.
 
 use std::ffi::OsString;
-use std::fs;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
+use tempfile::NamedTempFile;
 
 use super::answer::parse_answer;
 use super::command::{self, CommandSpec, Finished};
@@ -21,6 +22,8 @@ use crate::spool::InstanceDir;
 /// The Nix code, for servers that are one binary.
 const PREPARE_IMAGE: &str = include_str!("../../nix/prepare-image.nix");
 const LOAD_PKGS: &str = include_str!("../../nix/load-pkgs.nix");
+/// The file that Nix is given.
+const ENTRY: &str = "prepare-image.nix";
 
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
@@ -72,7 +75,8 @@ pub struct NixCli {
     config: NixCliConfig,
     entry: PathBuf,
     store: StoreRoot,
-    _instance: Option<InstanceDir>,
+    /// Where the embedded files are.
+    embedded: Option<InstanceDir>,
 }
 
 impl NixCli {
@@ -86,17 +90,13 @@ impl NixCli {
             Some(dir) => (dir.clone(), None),
             None => {
                 let instance = InstanceDir::open(&config.spool_dir).map_err(failed)?;
-                for (name, text) in [
-                    ("prepare-image.nix", PREPARE_IMAGE),
-                    ("load-pkgs.nix", LOAD_PKGS),
-                ] {
-                    let path = instance.path().join(name);
-                    fs::write(&path, text).map_err(|source| failed((path, source)))?;
-                }
-                (instance.path().to_owned(), Some(instance))
+                let dir = instance.path().to_owned();
+                let written = instance.make(write_embedded);
+                written.map_err(|source| failed((dir.clone(), source)))?;
+                (dir, Some(instance))
             }
         };
-        let entry = dir.join("prepare-image.nix");
+        let entry = dir.join(ENTRY);
         let entry = entry
             .canonicalize()
             .map_err(|source| BuilderError::NixCode {
@@ -107,7 +107,7 @@ impl NixCli {
             config,
             entry,
             store: StoreRoot::host(),
-            _instance: instance,
+            embedded: instance,
         })
     }
 
@@ -146,6 +146,21 @@ impl NixCli {
             });
         }
         Ok(finished)
+    }
+
+    /// Writes the embedded files again where somebody has cleared them away.
+    fn restore_embedded(&self) -> Result<(), NixError> {
+        match &self.embedded {
+            Some(instance) if !self.entry.exists() => {
+                instance
+                    .make(write_embedded)
+                    .map_err(|source| NixError::Process {
+                        action: "write the built-in Nix code".to_owned(),
+                        source,
+                    })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -192,6 +207,16 @@ impl NixCli {
     }
 }
 
+fn write_embedded(dir: &Path) -> io::Result<()> {
+    // The entry last and whole: while it is there, all of it is.
+    for (name, text) in [("load-pkgs.nix", LOAD_PKGS), (ENTRY, PREPARE_IMAGE)] {
+        let mut file = NamedTempFile::new_in(dir)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(dir.join(name)).map_err(|error| error.error)?;
+    }
+    Ok(())
+}
+
 #[async_trait]
 impl Nix for NixCli {
     async fn evaluate(
@@ -199,6 +224,7 @@ impl Nix for NixCli {
         request: &EvaluationRequest,
         log: &BuildLog,
     ) -> Result<Evaluation, NixError> {
+        self.restore_embedded()?;
         let json = serde_json::json!({
             "srcType": request.source.src_type,
             "srcArgs": request.source.src_args,

@@ -89,6 +89,15 @@ async fn tags_are_branches_and_commits_of_a_git_source() {
     }
 }
 
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn a_spool_that_is_cleared_under_a_running_server_is_made_again() {
+    let setup = Setup::new().await;
+    setup.build("foo").await;
+    std::fs::remove_dir_all(setup.dir.path().join("spool")).expect("removes");
+    setup.build("multi").await;
+}
+
 fn gc_roots_of(path: &str) -> String {
     let out = std::process::Command::new("nix-store")
         .args(["--query", "--roots", path])
