@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use nixery_manifest::{Blob, Digest};
 use nixery_storage::{Key, PutMode, Storage, StorageError};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::blobs::Blobs;
 use crate::config::{BuilderConfig, ImageRequest};
@@ -30,7 +30,7 @@ pub(crate) struct Engine {
     pub(crate) layer_locks: KeyedLocks<Digest>,
     evaluations: Semaphore,
     realisations: Semaphore,
-    packing: Semaphore,
+    packing: Arc<Semaphore>,
 }
 
 impl Engine {
@@ -47,7 +47,7 @@ impl Engine {
             layer_locks: KeyedLocks::default(),
             evaluations: Semaphore::new(config.max_evaluations.max(1)),
             realisations: Semaphore::new(config.max_builds.max(1)),
-            packing: Semaphore::new(config.pack_threads.max(1)),
+            packing: Arc::new(Semaphore::new(config.pack_threads.max(1))),
             config,
             nix,
             storage,
@@ -62,8 +62,10 @@ impl Engine {
         permit(&self.realisations).await
     }
 
-    pub(crate) async fn may_pack(&self) -> Result<SemaphorePermit<'_>, BuildError> {
-        permit(&self.packing).await
+    /// Goes along with the thread that packs: that one is not stopped when its build is.
+    pub(crate) async fn may_pack(&self) -> Result<OwnedSemaphorePermit, BuildError> {
+        let permit = Arc::clone(&self.packing).acquire_owned().await;
+        permit.map_err(BuildError::internal)
     }
 
     /// The image that was built for a key, if every blob of it is still there.

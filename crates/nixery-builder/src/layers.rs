@@ -186,9 +186,10 @@ async fn pack_and_store(
         source,
     };
     let (packed, spool) = {
-        let _permit = engine.may_pack().await?;
+        let permit = engine.may_pack().await?;
         let spool = engine.instance.spool_file().map_err(spool_error)?;
         let packing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let (packed, out) = pack(BufWriter::with_capacity(128 * 1024, spool))?;
             let mut spool = out
                 .into_inner()
@@ -206,6 +207,8 @@ async fn pack_and_store(
         .storage
         .put_file(&Key::Blob(packed.digest), spool.path())
         .await;
+    // Deleting gigabytes takes a while.
+    tokio::task::spawn_blocking(move || drop(spool));
     stored.map_err(|source| BuildError::Storage {
         doing: "stored",
         source,
