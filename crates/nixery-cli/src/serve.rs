@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nixery_server::{Config, RunError};
 
+use crate::errors::Interrupted;
+
 /// Run the registry: the same as nixery-server, with the same flags.
 ///
 /// Every setting is a flag and an environment variable, the same as for nixery-server. Without
@@ -26,8 +28,9 @@ pub(crate) struct ServeArgs {
 pub(crate) async fn run(args: ServeArgs) -> Result<ExitCode> {
     match nixery_server::run(&args.config).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        // Its own type tells wrong settings from a failure.
+        // Types of their own tell wrong settings and signals from failures.
         Err(RunError::Config(errors)) => Err(errors.into()),
+        Err(RunError::Interrupted) => Err(Interrupted.into()),
         Err(error) => Err(error.into()),
     }
 }

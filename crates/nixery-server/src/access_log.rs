@@ -1,6 +1,6 @@
 //! One log line for each request, written when its last byte was handed over.
 
-use crate::route::{Reference, Route};
+use crate::route::Route;
 use crate::state::AppState;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -14,11 +14,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 /// What a request was about, for its log line and the counters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
     route: &'static str,
-    /// `name:tag` or `name@digest`.
-    image: Option<String>,
     /// Whether the line is only of interest to those who look for it.
     quiet: bool,
 }
@@ -27,37 +25,24 @@ impl Subject {
     /// A path that names nothing.
     pub(crate) const UNKNOWN: Self = Self {
         route: "unknown",
-        image: None,
         quiet: false,
     };
 
     pub(crate) fn of(route: &Route) -> Self {
-        let (word, image, quiet) = match route {
-            Route::Start => ("start", None, true),
-            Route::Build(_) => ("build", None, true),
-            Route::Asset(_) => ("asset", None, true),
-            Route::Live => ("live", None, true),
-            Route::Ready => ("ready", None, true),
-            Route::Metrics => ("metrics", None, true),
-            Route::ApiVersion => ("version", None, true),
-            Route::Manifest { name, reference } => {
-                let image = match reference {
-                    Reference::Tag(tag) => format!("{name}:{}", tag.as_str()),
-                    Reference::Digest(digest) => format!("{name}@{digest}"),
-                };
-                ("manifest", Some(image), false)
-            }
-            Route::Blob { name, digest } => ("blob", Some(format!("{name}@{digest}")), false),
-            Route::Tags { name } => ("tags", Some(name.to_string()), false),
-            Route::Referrers { name, digest } => {
-                ("referrers", Some(format!("{name}@{digest}")), false)
-            }
+        let (route, quiet) = match route {
+            Route::Start => ("start", true),
+            Route::Build(_) => ("build", true),
+            Route::Asset(_) => ("asset", true),
+            Route::Live => ("live", true),
+            Route::Ready => ("ready", true),
+            Route::Metrics => ("metrics", true),
+            Route::ApiVersion => ("version", true),
+            Route::Manifest { .. } => ("manifest", false),
+            Route::Blob { .. } => ("blob", false),
+            Route::Tags { .. } => ("tags", false),
+            Route::Referrers { .. } => ("referrers", false),
         };
-        Self {
-            route: word,
-            image,
-            quiet,
-        }
+        Self { route, quiet }
     }
 }
 
@@ -87,7 +72,7 @@ pub(crate) async fn log_requests(
     // If the client goes away before the answer, the entry is dropped here, and says so.
     let response = next.run(request).await;
     if let Some(subject) = response.extensions().get::<Subject>() {
-        entry.subject = subject.clone();
+        entry.subject = *subject;
     }
     entry.status = Some(response.status().as_u16());
     let (parts, inner) = response.into_parts();
@@ -116,19 +101,19 @@ impl Drop for Entry {
         let status = self.status.unwrap_or(499);
         metrics.count_request(self.subject.route, status);
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
-        let outcome = if cut { "aborted" } else { "complete" };
+        // Only there where it says something.
+        let aborted = cut.then_some(true);
         let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
-                    method = self.method,
-                    path = self.path,
-                    image = self.subject.image,
                     status,
+                    method = %self.method,
+                    path = %self.path,
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,
-                    client = self.client,
-                    outcome,
+                    client = %self.client,
+                    aborted,
                     "request"
                 )
             };

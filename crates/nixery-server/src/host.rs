@@ -3,6 +3,7 @@
 use crate::config::HttpSettings;
 use http::HeaderMap;
 use http::header::HOST;
+use std::net::SocketAddr;
 
 /// Whether the text is a host name or address with an optional port, and nothing else.
 #[must_use]
@@ -45,8 +46,7 @@ pub fn is_authority(text: &str) -> bool {
 #[must_use]
 pub fn pull_host(settings: &HttpSettings, headers: &HeaderMap, authority: Option<&str>) -> String {
     if let Some(url) = &settings.public_url {
-        let host = url.split_once("://").map_or(url.as_str(), |(_, host)| host);
-        return host.to_owned();
+        return without_scheme(url).to_owned();
     }
     let forwarded = headers
         .get("x-forwarded-host")
@@ -58,6 +58,21 @@ pub fn pull_host(settings: &HttpSettings, headers: &HeaderMap, authority: Option
         .or_else(|| request_host(headers, authority))
         .unwrap_or("localhost")
         .to_owned()
+}
+
+/// Host and port for an example that is shown before anybody asked: the configured one, or how this machine
+/// itself reaches the address.
+#[must_use]
+pub fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> String {
+    match &settings.public_url {
+        Some(url) => without_scheme(url).to_owned(),
+        None if address.ip().is_unspecified() => format!("localhost:{}", address.port()),
+        None => address.to_string(),
+    }
+}
+
+fn without_scheme(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, host)| host)
 }
 
 /// An absolute URL for a path of this registry where its address is known, else the path itself.
@@ -129,6 +144,25 @@ mod tests {
             absolute(&settings, &headers, None, "/builds/1"),
             "http://inside:80/builds/1"
         );
+    }
+
+    #[rstest]
+    #[case(None, "[::]:8080", "localhost:8080")]
+    #[case(None, "0.0.0.0:80", "localhost:80")]
+    #[case(None, "10.0.0.1:8080", "10.0.0.1:8080")]
+    #[case(None, "[fd00::1]:8080", "[fd00::1]:8080")]
+    #[case(Some("https://nixery.dev"), "[::]:8080", "nixery.dev")]
+    fn examples_name_a_host_that_works(
+        #[case] public_url: Option<&str>,
+        #[case] address: &str,
+        #[case] expected: &str,
+    ) {
+        let settings = HttpSettings {
+            public_url: public_url.map(str::to_owned),
+            ..HttpSettings::default()
+        };
+        let address = address.parse().unwrap();
+        assert_eq!(host_of_examples(&settings, address), expected);
     }
 
     #[test]

@@ -43,6 +43,7 @@ mod run;
 pub mod setup;
 mod shutdown;
 mod state;
+mod text;
 
 pub use app::router;
 pub use config::Config;

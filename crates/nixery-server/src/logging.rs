@@ -1,7 +1,13 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
+use crate::text::timestamp;
+use std::fmt;
 use std::io::IsTerminal;
+use std::time::SystemTime;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Layout of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub fn start(format: LogFormat, filter: &str) {
     };
     // Failing means that the program around us has a subscriber already: its choice stands.
     let _ = if text {
-        builder.with_ansi(terminal).try_init()
+        builder.with_ansi(terminal).with_timer(Seconds).try_init()
     } else {
         builder
             .json()
@@ -40,4 +46,44 @@ pub fn start(format: LogFormat, filter: &str) {
             .with_span_list(false)
             .try_init()
     };
+}
+
+/// The time for people: in UTC, to the second.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(&timestamp(SystemTime::now()))
+    }
+}
+
+/// Whether the text is a level, or a list of levels and `crate=level`.
+///
+/// [`EnvFilter`] takes any other word for the name of a crate, and silences all the rest.
+#[must_use]
+pub(crate) fn is_filter(text: &str) -> bool {
+    EnvFilter::try_new(text).is_ok()
+        && text
+            .split(',')
+            .all(|directive| directive.contains('=') || directive.parse::<LevelFilter>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("info", true)]
+    #[case("OFF", true)]
+    #[case("nixery_builder=debug,warn", true)]
+    #[case("warn,nixery_server::listen=trace", true)]
+    #[case("verbose", false)]
+    #[case("wran", false)]
+    #[case("info,", true)]
+    #[case("nixery_builder=loud", false)]
+    #[case("a=b=c", false)]
+    fn a_filter_is_made_of_levels(#[case] text: &str, #[case] expected: bool) {
+        assert_eq!(is_filter(text), expected);
+    }
 }

@@ -23,7 +23,7 @@ async fn main() -> ExitCode {
             for line in nixery_server::explain(&error).lines() {
                 eprintln!("nixery-server: {line}");
             }
-            ExitCode::FAILURE
+            error.exit_code().into()
         }
     }
 }

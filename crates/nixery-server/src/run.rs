@@ -2,10 +2,14 @@
 
 use crate::app::router;
 use crate::config::{Config, Settings};
+use crate::host::host_of_examples;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
+use crate::page::EXAMPLE;
 use crate::setup::{self, SetupError};
-use crate::shutdown::{Signals, unless_signalled};
+use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
+use crate::state::AppState;
+use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -24,12 +28,28 @@ pub enum RunError {
     /// Signals cannot be handled.
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
+    /// A second signal ended the server before its work had ended.
+    #[error("stopped at once by a second signal; what was being built or sent is lost")]
+    Interrupted,
+}
+
+impl RunError {
+    /// What the process tells whoever started it: 2 for wrong settings, as for wrong flags, 130 after a second
+    /// signal, as shells have it, else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Interrupted => INTERRUPTED,
+            Self::Setup(_) | Self::Listen(_) | Self::Signals(_) => 1,
+        }
+    }
 }
 
 /// Checks the configuration, starts logging, and serves until a signal comes.
 ///
 /// # Errors
-/// The server could not start.
+/// The server could not start, or a second signal did not let it end in order.
 pub async fn run(config: &Config) -> Result<(), RunError> {
     let settings = config.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
@@ -47,16 +67,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         state = setup::state(settings) => state?,
         () = signals.next() => return Ok(()),
     };
-    let address = listener.local_addr().map_or_else(
-        |_| format!("port {}", settings.server.port),
-        |address| address.to_string(),
-    );
-    tracing::info!(
-        address,
-        packages = %settings.source,
-        storage = state.builder().storage().backend(),
-        "serving"
-    );
+    announce(settings, &state, listener.local_addr().ok());
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
@@ -91,8 +102,26 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         Some((true, true)) => tracing::info!("stopped"),
         Some((requests, builds)) => {
             tracing::warn!(requests, builds, "stopped before all work had ended");
+            exit_soon(0);
         }
-        None => tracing::warn!("stopping at once, as a second signal asks"),
+        None => {
+            exit_soon(INTERRUPTED);
+            return Err(RunError::Interrupted);
+        }
     }
     Ok(())
+}
+
+/// Says where the registry is and how to use it.
+fn announce(settings: &Settings, state: &AppState, address: Option<SocketAddr>) {
+    let packages = &settings.source;
+    let storage = state.builder().storage().backend();
+    match address {
+        Some(address) => {
+            tracing::info!(%packages, %storage, "listening on http://{address}");
+            let host = host_of_examples(&settings.server.http, address);
+            tracing::info!("try it: docker pull {host}/{EXAMPLE}");
+        }
+        None => tracing::info!(%packages, %storage, "listening on port {}", settings.server.port),
+    }
 }

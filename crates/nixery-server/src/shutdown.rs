@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Status of a process that was interrupted, as shells report `SIGINT`.
-const INTERRUPTED: i32 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 /// Time for stopping Nix and whatever it runs, when everything is to end at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
@@ -37,21 +37,23 @@ impl Signals {
 }
 
 /// Runs `work` until it ends or a signal comes; `None` is for the signal.
-///
-/// After a signal the process ends within two seconds, whatever it does: work in progress is lost, but nothing is
-/// damaged. Until then whoever dropped the work can stop what runs outside of this process.
 pub(crate) async fn unless_signalled<T>(
     signals: &mut Signals,
     work: impl Future<Output = T>,
 ) -> Option<T> {
     tokio::select! {
         result = work => Some(result),
-        () = signals.next() => {
-            std::thread::spawn(|| {
-                std::thread::sleep(AT_ONCE);
-                std::process::exit(INTERRUPTED);
-            });
-            None
-        }
+        () = signals.next() => None,
     }
+}
+
+/// Ends the process within two seconds, whatever it does: work in progress is lost, but nothing is damaged.
+///
+/// Until then whoever dropped the work can stop what runs outside of this process. Layers being packed are on
+/// threads that the runtime would wait for.
+pub(crate) fn exit_soon(code: u8) {
+    std::thread::spawn(move || {
+        std::thread::sleep(AT_ONCE);
+        std::process::exit(code.into());
+    });
 }

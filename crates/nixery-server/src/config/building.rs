@@ -168,7 +168,12 @@ pub struct LayeringArgs {
 
     /// Popularity data, as `nixery popcount` writes it: an http, https or file URL, or a path
     /// [default: every package is equally popular]
-    #[arg(long, env = "NIX_POPULARITY_URL", value_name = "URL")]
+    #[arg(
+        long,
+        env = "NIX_POPULARITY_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub popularity_url: Option<String>,
 
     /// Compression of layers: `gzip`, or `zstd` for clients that read OCI images [default: gzip]

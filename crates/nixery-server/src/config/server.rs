@@ -1,7 +1,7 @@
 //! How the registry listens, waits, logs and stops.
 
 use super::value::{ConfigErrors, Setting, given};
-use crate::logging::LogFormat;
+use crate::logging::{LogFormat, is_filter};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
@@ -171,8 +171,8 @@ impl ServerArgs {
 
     fn log_filter(&self, errors: &mut ConfigErrors) -> String {
         let filter = given(self.log.as_deref()).unwrap_or("info");
-        if tracing_subscriber::EnvFilter::try_new(filter).is_err() {
-            let allowed = "error, warn, info, debug, trace, or a list of crate=level";
+        if !is_filter(filter) {
+            let allowed = "off, error, warn, info, debug, trace, or a list of crate=level";
             errors.invalid(LOG, filter, allowed);
         }
         filter.to_owned()
@@ -212,6 +212,7 @@ mod tests {
     #[case::hold(|a: &mut ServerArgs| a.hold_seconds = Some("0".into()), "NIXERY_HOLD_SECONDS (--hold-seconds) is \"0\"; allowed: a whole number from 1 to 600 (seconds)")]
     #[case::grace(|a: &mut ServerArgs| a.shutdown_grace = Some("-1".into()), "NIXERY_SHUTDOWN_GRACE (--shutdown-grace) is \"-1\"")]
     #[case::log_format(|a: &mut ServerArgs| a.log_format = Some("xml".into()), "NIXERY_LOG_FORMAT (--log-format) is \"xml\"; allowed: auto, text, json")]
+    #[case::log_word(|a: &mut ServerArgs| a.log = Some("verbose".into()), "NIXERY_LOG (--log) is \"verbose\"; allowed: off, error,")]
     #[case::log(|a: &mut ServerArgs| a.log = Some("a=b=c".into()), "NIXERY_LOG (--log) is \"a=b=c\"")]
     fn a_wrong_value_is_refused_with_its_names_and_what_is_allowed(
         #[case] set: fn(&mut ServerArgs),

@@ -19,8 +19,14 @@ pub struct SourceArgs {
     #[arg(long, env = "NIXERY_CHANNEL", value_name = "CHANNEL")]
     pub channel: Option<String>,
 
+    // Its value may hold a password, which help must not print.
     /// git repository with a package set; the image tag selects a branch, tag or commit
-    #[arg(long, env = "NIXERY_PKGS_REPO", value_name = "URL")]
+    #[arg(
+        long,
+        env = "NIXERY_PKGS_REPO",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
     pub pkgs_repo: Option<String>,
 
     /// Local folder or file with a package set

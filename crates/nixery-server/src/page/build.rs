@@ -1,7 +1,6 @@
 //! The page of one build: its state and its log.
 
 use super::start::{requested, state as state_markup};
-use super::text::{duration, timestamp};
 use super::{REFRESH_RUNNING, error, page, wants_plain};
 use crate::api::authority;
 use crate::error::{ApiError, Code};
@@ -9,6 +8,7 @@ use crate::host::pull_host;
 use crate::redact::redact;
 use crate::response::{REVALIDATE, contents};
 use crate::state::AppState;
+use crate::text::{duration, timestamp};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, VARY};

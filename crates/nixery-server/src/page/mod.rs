@@ -2,10 +2,9 @@
 
 mod build;
 mod start;
-mod text;
 
 pub(crate) use build::build;
-pub(crate) use start::start;
+pub(crate) use start::{EXAMPLE, start};
 
 use crate::error::ApiError;
 use crate::response::{REVALIDATE, contents};

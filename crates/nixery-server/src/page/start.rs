@@ -1,11 +1,11 @@
 //! The start page: what this is, how to use it, and what it did lately.
 
-use super::text::{ago, duration, size, timestamp};
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
 use crate::api::authority;
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::state::AppState;
+use crate::text::{ago, duration, size, timestamp};
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
@@ -17,7 +17,7 @@ use nixery_core::meta::META_PACKAGES;
 /// Rows of the list of builds.
 const SHOWN: usize = 30;
 /// The image of the examples.
-const EXAMPLE: &str = "shell/git/htop";
+pub(crate) const EXAMPLE: &str = "shell/git/htop";
 
 pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
     let host = pull_host(state.settings(), &request.headers, authority(request));

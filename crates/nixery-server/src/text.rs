@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// "4.2 s", "3 min 20 s", "1 h 5 min".
-pub(super) fn duration(duration: Duration) -> String {
+pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..10 => format!("{:.1} s", duration.as_secs_f64()),
@@ -14,7 +14,7 @@ pub(super) fn duration(duration: Duration) -> String {
 }
 
 /// "just now", "5 min ago", "3 h ago", "2 days ago".
-pub(super) fn ago(since: Duration) -> String {
+pub(crate) fn ago(since: Duration) -> String {
     let minutes = since.as_secs() / 60;
     match minutes {
         0 => "just now".to_owned(),
@@ -26,7 +26,7 @@ pub(super) fn ago(since: Duration) -> String {
 }
 
 /// "512 B", "4.2 MB": powers of a thousand, as disks and downloads are measured.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     let mut unit = "B";
     #[allow(clippy::cast_precision_loss)]
     let mut value = bytes as f64;
@@ -45,7 +45,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
-pub(super) fn timestamp(time: SystemTime) -> String {
+pub(crate) fn timestamp(time: SystemTime) -> String {
     let seconds = time
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
