@@ -171,7 +171,7 @@ impl Builder {
 /// Runs a build to its end, whatever that is, and announces it.
 async fn supervise(builder: Builder, handle: BuildHandle) {
     let name = handle.request().name.clone();
-    tracing::info!(build = %handle.id(), image = %name, tag = handle.request().tag.as_str(), "build started");
+    tracing::info!(build = %handle.id(), image = %name, tag = %handle.request().tag, "build started");
     let result = run_detached(&builder.0.engine, &handle).await;
     match &result {
         Ok(image) => {
@@ -179,8 +179,8 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
             tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, times, "build finished");
         }
         Err(error) => {
-            let cause = causes(error);
-            tracing::warn!(build = %handle.id(), image = %name, kind = error.kind(), cause, "build failed: {error}");
+            let cause = Some(causes(error)).filter(|cause| !cause.is_empty());
+            tracing::warn!(build = %handle.id(), image = %name, kind = %error.kind(), cause, "build failed: {error}");
             handle.log().push(&format!("error: {error}"));
         }
     }

@@ -51,21 +51,33 @@ pub fn get_following(url: &str) -> Response {
     request(&["-L", "--max-redirs", "10", url])
 }
 
+/// GET, redirects not followed; `None` where the connection ends without an answer.
+pub fn try_get(url: &str) -> Option<Response> {
+    attempt(&[url]).ok()
+}
+
 /// Any request, by curl's own arguments.
 ///
 /// # Panics
 /// Where curl gets no answer.
 #[track_caller]
 pub fn request(arguments: &[&str]) -> Response {
+    attempt(arguments).unwrap_or_else(|said| panic!("{said}"))
+}
+
+/// The answer, or what curl said instead.
+fn attempt(arguments: &[&str]) -> Result<Response, String> {
     let directory = tempfile::tempdir().expect("a scratch folder");
     let (head, body) = (directory.path().join("head"), directory.path().join("body"));
-    run(Command::new("curl")
+    let ran = run(Command::new("curl")
         .args(["-sS", "--max-time", "300", "-D"])
         .arg(&head)
         .arg("-o")
         .arg(&body)
-        .args(arguments))
-    .success();
+        .args(arguments));
+    if !ran.ok {
+        return Err(format!("`{}` failed: {}", ran.line, ran.stderr));
+    }
     let head = std::fs::read_to_string(&head).expect("curl wrote the headers");
     // One block per answer on the way; the last one counts.
     let last = head
@@ -78,12 +90,12 @@ pub fn request(arguments: &[&str]) -> Response {
         .next()
         .and_then(|line| line.split(' ').nth(1))
         .and_then(|code| code.parse().ok());
-    Response {
+    Ok(Response {
         status: status.unwrap_or_else(|| panic!("no status line in {head:?}")),
         headers: lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect(),
         body: std::fs::read(&body).unwrap_or_default(),
-    }
+    })
 }

@@ -24,6 +24,7 @@ pub use proxy::HeaderLimitProxy;
 pub use registry::{Registry, RegistryOptions};
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The README, so that its example is compiled with the documentation tests.
 #[cfg(doctest)]
@@ -93,4 +94,17 @@ pub fn free_port() -> u16 {
         .local_addr()
         .expect("a bound socket has an address")
         .port()
+}
+
+/// Returns once the condition holds.
+///
+/// # Panics
+/// Where it does not hold within a minute.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::{command, demo_set, free_port, http, program, test_set};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -102,6 +102,36 @@ impl Registry {
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// Sends a signal, such as `TERM`.
+    ///
+    /// # Panics
+    /// Where the process is gone.
+    #[track_caller]
+    pub fn signal(&self, signal: &str) {
+        let process = self.process().to_string();
+        command::run(Command::new("kill").args(["-s", signal, &process])).success();
+    }
+
+    /// How the process ended by itself.
+    ///
+    /// # Panics
+    /// Where it did not end in time; its log is in the message.
+    #[track_caller]
+    pub fn ended(&mut self, within: Duration) -> ExitStatus {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the registry did not end:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The absolute URL of a path.

@@ -1,6 +1,7 @@
 //! Failures that people can read: over HTTP, in a client's output and on the page.
 
 use nixery_e2e::clients::skopeo_copy;
+use nixery_e2e::command::with_in_environment;
 use nixery_e2e::http::{self, Response};
 use nixery_e2e::{Registry, RegistryOptions};
 
@@ -121,25 +122,8 @@ fn a_build_that_hangs_times_out() {
     assert_fails(&registry, "hangs", "realise:timed-out", &["4 s"]);
     // Its builder lives in a process group of its own and does not heed SIGTERM; Nix must have seen to it.
     let salt = std::fs::read(folder.path().join("test-set/salt")).unwrap();
-    let left = processes_with_in_environment(&salt);
+    let left = with_in_environment(&salt);
     assert!(left.is_empty(), "builders still run: {left:?}");
-}
-
-/// The processes whose environment holds the text, which is how a builder is told its salt.
-fn processes_with_in_environment(text: &[u8]) -> Vec<std::path::PathBuf> {
-    let processes = std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path());
-    let environment =
-        |process: &std::path::Path| std::fs::read(process.join("environ")).unwrap_or_default();
-    processes
-        .filter(|process| {
-            environment(process)
-                .windows(text.len())
-                .any(|window| window == text)
-        })
-        .collect()
 }
 
 #[test]
@@ -196,6 +180,19 @@ fn no_answer_shows_a_path_of_the_server() {
         assert!(answer.status >= 400, "{image}: {}", answer.status);
         for path in [storage.to_str().unwrap(), set.to_str().unwrap()] {
             assert!(!answer.text().contains(path), "{image}: {}", answer.text());
+        }
+    }
+    // The logs neither, though Nix traces evaluations through the files of the package set.
+    let builds = http::request(&["-H", "Accept: text/html", &registry.url("/")]).text();
+    let logs: Vec<_> = builds
+        .match_indices("/builds/")
+        .map(|(at, _)| builds[at..].split('"').next().unwrap())
+        .collect();
+    assert!(logs.len() >= 7, "{builds}");
+    for log in logs {
+        let log = http::get(&registry.url(log)).text();
+        for path in [storage.to_str().unwrap(), set.to_str().unwrap()] {
+            assert!(!log.contains(path), "{log}");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! One build for many clients, clients that vanish, and a server that is killed at any moment.
 
-use nixery_e2e::{NixCalls, Registry, RegistryOptions, http};
+use nixery_e2e::{NixCalls, Registry, RegistryOptions, http, wait_until};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[test]
 #[ignore = "needs Nix: run make test"]
@@ -115,15 +115,6 @@ fn assert_nothing_left_in_spool(registry: &Registry) {
         }
     }
     assert!(left.is_empty(), "left over: {left:?}");
-}
-
-#[track_caller]
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !condition() {
-        assert!(Instant::now() < deadline, "timed out waiting until {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]

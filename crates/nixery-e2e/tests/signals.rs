@@ -1,0 +1,56 @@
+//! Signals against the real program: an orderly end, and a quick one.
+
+use nixery_e2e::command::with_in_environment;
+use nixery_e2e::{NixCalls, Registry, RegistryOptions, http, wait_until};
+use std::time::{Duration, Instant};
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn sigterm_lets_a_running_build_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = NixCalls::new();
+    let options = RegistryOptions::salted(&folder).env("PATH", &calls.path());
+    let mut registry = Registry::start(options);
+    let url = registry.manifest_url("slow-5");
+    let before = calls.count("--realise");
+    let client = std::thread::spawn(move || http::get_following(&url));
+    wait_until("the build runs", || calls.count("--realise") > before);
+
+    registry.signal("TERM");
+    let status = registry.ended(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(0), "{status}\n{}", registry.log());
+    let answer = client.join().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    registry.verify();
+
+    // What was built is there for the next one.
+    registry.kill_and_restart();
+    let built = calls.count("--realise");
+    let again = registry.manifest("slow-5");
+    assert_eq!((again.status, again.body), (200, answer.body));
+    assert_eq!(calls.count("--realise"), built, "nothing is built again");
+}
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn a_second_signal_ends_at_once_and_leaves_no_builder() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut registry = Registry::start(RegistryOptions::salted(&folder));
+    let salt = std::fs::read(folder.path().join("test-set/salt")).unwrap();
+    let url = registry.manifest_url("hangs");
+    let client = std::thread::spawn(move || http::try_get(&url));
+    let builders = || with_in_environment(&salt);
+    wait_until("the builder runs", || !builders().is_empty());
+
+    registry.signal("TERM");
+    wait_until("it is stopping", || registry.logged("stopping") == 1);
+    let asked = Instant::now();
+    registry.signal("INT");
+    let status = registry.ended(Duration::from_secs(60));
+    let took = asked.elapsed();
+    assert_eq!(status.code(), Some(130), "{status}\n{}", registry.log());
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(client.join().unwrap().is_none(), "it got an answer");
+    wait_until("its builder is gone", || builders().is_empty());
+    registry.verify();
+}
