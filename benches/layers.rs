@@ -1,7 +1,10 @@
 //! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths.
 //!
 //! `cargo bench -p nixery-benches` runs everything in about two minutes; `-- parse` or `-- group` a part of it.
-//! The `baseline` lines are the plain way of doing the same.
+//! The `baseline` lines are the plain way of doing the same; a table after each group says how many times
+//! slower that was in this run.
+
+mod ratios;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -13,18 +16,21 @@ use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
     StorePath, to_dot,
 };
+use ratios::Ratios;
 
 fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
+    let mut ratios = Ratios::default();
     for size in SIZES {
         let set = package_set(size);
         group.throughput(Throughput::Bytes(set.graph.len() as u64));
-        group.bench_function(BenchmarkId::new("graph", size), |b| {
-            b.iter(|| ReferenceGraph::parse(black_box(set.graph.as_bytes())).expect("a graph"));
-        });
-        group.bench_function(BenchmarkId::new("baseline", size), |b| {
-            b.iter(|| baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"));
-        });
+        ratios.compare(
+            &mut group,
+            "graph",
+            size,
+            || ReferenceGraph::parse(black_box(set.graph.as_bytes())).expect("a graph"),
+            || baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"),
+        );
         let roots: Vec<StorePath> = set
             .roots
             .iter()
@@ -41,10 +47,12 @@ fn parse(criterion: &mut Criterion) {
         );
     }
     group.finish();
+    ratios.print();
 }
 
 fn group(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("group");
+    let mut ratios = Ratios::default();
     for size in SIZES {
         let set = package_set(size);
         let graph = ReferenceGraph::parse(set.graph.as_bytes()).expect("a graph");
@@ -55,14 +63,16 @@ fn group(criterion: &mut Criterion) {
             ..Dominator::default()
         };
         group.throughput(Throughput::Elements(size as u64));
-        group.bench_function(BenchmarkId::new("dominator", size), |b| {
-            b.iter(|| strategy.plan(black_box(&graph), DEFAULT_BUDGET));
-        });
-        group.bench_function(BenchmarkId::new("baseline", size), |b| {
-            b.iter(|| baseline::group(black_box(&graph), &popularity, DEFAULT_BUDGET.get()));
-        });
+        ratios.compare(
+            &mut group,
+            "dominator",
+            size,
+            || strategy.plan(black_box(&graph), DEFAULT_BUDGET),
+            || baseline::group(black_box(&graph), &popularity, DEFAULT_BUDGET.get()),
+        );
     }
     group.finish();
+    ratios.print();
 }
 
 fn other(criterion: &mut Criterion) {
