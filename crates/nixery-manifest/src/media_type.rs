@@ -82,60 +82,37 @@ pub enum MediaType {
     Other(String),
 }
 
-/// Every known media type with its text.
-const KNOWN: [(MediaType, &str); 11] = [
-    (
-        MediaType::DockerManifest,
-        "application/vnd.docker.distribution.manifest.v2+json",
-    ),
-    (
-        MediaType::DockerManifestList,
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-    ),
-    (
-        MediaType::DockerConfig,
-        "application/vnd.docker.container.image.v1+json",
-    ),
-    (
-        MediaType::DockerLayerGzip,
-        "application/vnd.docker.image.rootfs.diff.tar.gzip",
-    ),
-    (
-        MediaType::OciManifest,
-        "application/vnd.oci.image.manifest.v1+json",
-    ),
-    (
-        MediaType::OciIndex,
-        "application/vnd.oci.image.index.v1+json",
-    ),
-    (
-        MediaType::OciConfig,
-        "application/vnd.oci.image.config.v1+json",
-    ),
-    (
-        MediaType::OciLayer,
-        "application/vnd.oci.image.layer.v1.tar",
-    ),
-    (
-        MediaType::OciLayerGzip,
-        "application/vnd.oci.image.layer.v1.tar+gzip",
-    ),
-    (
-        MediaType::OciLayerZstd,
-        "application/vnd.oci.image.layer.v1.tar+zstd",
-    ),
-    (MediaType::OciEmpty, "application/vnd.oci.empty.v1+json"),
+/// Every known media type.
+const KNOWN: [MediaType; 11] = [
+    MediaType::DockerManifest,
+    MediaType::DockerManifestList,
+    MediaType::DockerConfig,
+    MediaType::DockerLayerGzip,
+    MediaType::OciManifest,
+    MediaType::OciIndex,
+    MediaType::OciConfig,
+    MediaType::OciLayer,
+    MediaType::OciLayerGzip,
+    MediaType::OciLayerZstd,
+    MediaType::OciEmpty,
 ];
 
 impl MediaType {
     /// The media type as text.
     pub fn as_str(&self) -> &str {
         match self {
+            Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
+            Self::DockerManifestList => "application/vnd.docker.distribution.manifest.list.v2+json",
+            Self::DockerConfig => "application/vnd.docker.container.image.v1+json",
+            Self::DockerLayerGzip => "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            Self::OciManifest => "application/vnd.oci.image.manifest.v1+json",
+            Self::OciIndex => "application/vnd.oci.image.index.v1+json",
+            Self::OciConfig => "application/vnd.oci.image.config.v1+json",
+            Self::OciLayer => "application/vnd.oci.image.layer.v1.tar",
+            Self::OciLayerGzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Self::OciLayerZstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+            Self::OciEmpty => "application/vnd.oci.empty.v1+json",
             Self::Other(text) => text,
-            known => KNOWN
-                .iter()
-                .find(|(media_type, _)| media_type == known)
-                .map_or("", |(_, text)| text),
         }
     }
 
@@ -168,10 +145,7 @@ impl MediaType {
     }
 
     fn known(text: &str) -> Option<Self> {
-        KNOWN
-            .iter()
-            .find(|(_, known)| *known == text)
-            .map(|(media_type, _)| media_type.clone())
+        KNOWN.into_iter().find(|known| known.as_str() == text)
     }
 }
 
