@@ -23,7 +23,7 @@ pub struct Index {
     #[serde(default = "oci_index")]
     pub media_type: MediaType,
     /// The manifests.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default")]
     pub manifests: Vec<Descriptor>,
     /// Annotations, in the order of their keys; OCI only.
     #[serde(

@@ -30,7 +30,7 @@ pub struct Manifest {
     /// The image config.
     pub config: Descriptor,
     /// The layers, the lowest first.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default")]
     pub layers: Vec<Descriptor>,
     /// The manifest that this one is about; OCI only.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -246,6 +246,7 @@ const CONFIG: &str = r#""config":{"mediaType":"application/vnd.oci.image.config.
 #[rstest]
 #[case("", "cannot read the image manifest")]
 #[case("[]", "cannot read the image manifest")]
+#[case(r#"{"schemaVersion":2,CONFIG}"#, "cannot read the image manifest")]
 #[case(r#"{"schemaVersion":2}"#, "cannot read the image manifest")]
 #[case(
     r#"{"schemaVersion":1,CONFIG,"layers":[]}"#,
@@ -274,6 +275,7 @@ fn refuses_what_is_no_manifest(#[case] json: &str, #[case] message: &str) {
     r#"{"schemaVersion":2,"mediaType":"text/plain","manifests":[]}"#,
     "the document is a `text/plain`, not an image index"
 )]
+#[case(r#"{"schemaVersion":2}"#, "cannot read the image index")]
 #[case(r#"{"schemaVersion":3,"manifests":[]}"#, "cannot read the image index")]
 fn refuses_what_is_no_index(#[case] json: &str, #[case] message: &str) {
     let error = Index::from_slice(json.as_bytes()).unwrap_err().to_string();
