@@ -37,13 +37,21 @@ impl InstanceDir {
         // GC roots are links to absolute paths.
         let spool_dir = &spool_dir.canonicalize().map_err(at(spool_dir))?;
 
-        let _gate = locked(&spool_dir.join(GATE)).map_err(at(&spool_dir.join(GATE)))?;
-        remove_dead(spool_dir);
+        let gate = spool_dir.join(GATE);
+        let (_gate, alone) = locked(&gate).map_err(at(&gate))?;
+        if alone {
+            remove_dead(spool_dir);
+        } else {
+            tracing::warn!(
+                path = %spool_dir.display(),
+                "this file system has no file locks: what dead processes leave here stays"
+            );
+        }
         let dir = tempfile::Builder::new()
             .prefix(PREFIX)
             .tempdir_in(spool_dir)
             .map_err(at(spool_dir))?;
-        let lock = locked(&dir.path().join(LOCK)).map_err(at(dir.path()))?;
+        let (lock, _) = locked(&dir.path().join(LOCK)).map_err(at(dir.path()))?;
         Ok(Self {
             dir,
             lock: Mutex::new(lock),
@@ -86,17 +94,20 @@ impl InstanceDir {
         fs::create_dir_all(spool_dir)?;
         let _gate = locked(&spool_dir.join(GATE))?;
         fs::create_dir_all(self.path())?;
-        *lock = locked(&self.path().join(LOCK))?;
+        (*lock, _) = locked(&self.path().join(LOCK))?;
         tracing::warn!(path = %self.path().display(), "the spool directory was gone and is made again");
         Ok(())
     }
 }
 
-/// Makes and locks a file.
-fn locked(path: &Path) -> io::Result<File> {
+/// Makes and locks a file; `false` where the file system has no locks, as some over a network.
+fn locked(path: &Path) -> io::Result<(File, bool)> {
     let file = File::create(path)?;
-    file.lock()?;
-    Ok(file)
+    match file.lock() {
+        Ok(()) => Ok((file, true)),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok((file, false)),
+        Err(error) => Err(error),
+    }
 }
 
 fn remove_dead(spool_dir: &Path) {
