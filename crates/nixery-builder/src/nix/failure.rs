@@ -196,7 +196,8 @@ pub(super) fn unavailable(text: &str) -> Option<&'static str> {
         ),
         (
             &[
-                "cannot build missing derivation",
+                // Nix ≥ 2.30 writes "Cannot".
+                "annot build missing derivation",
                 "don't know how to build these paths",
             ],
             "a derivation was garbage-collected before it was built; try again",

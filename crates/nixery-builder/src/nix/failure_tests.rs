@@ -78,6 +78,14 @@ fn the_tail_is_the_failed_builders() {
 }
 
 #[rstest]
+#[case::to_2_26("cannot build missing derivation '/nix/store/x.drv'")]
+#[case::from_2_30("Cannot build missing derivation '/nix/store/x.drv'")]
+fn a_derivation_that_is_gone_can_be_tried_again(#[case] text: &str) {
+    assert!(unavailable(text).is_some_and(|problem| problem.ends_with("try again")));
+    assert_eq!(failed_derivation(text), None);
+}
+
+#[rstest]
 #[case("realise-no-daemon.log", "the Nix daemon cannot be reached")]
 #[case("realise-no-build-group.log", "Nix's build group does not exist")]
 #[case(
