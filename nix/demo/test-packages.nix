@@ -18,7 +18,9 @@ let
     inherit name;
     system = builtins.currentSystem;
     builder = "${host.bashInteractive}/bin/bash";
-    args = [ "-euc" script ];
+    # Bash becomes the last command of a script, and Nix kills (signal 9) what closes its output before it ends,
+    # as the programs of coreutils do. So the last command is one of bash's own.
+    args = [ "-euc" "${script}\n:" ];
     PATH = "${host.coreutils}/bin";
     preferLocalBuild = true;
     allowSubstitutes = false;
