@@ -9,7 +9,7 @@ const BUILD_FOLDER: &str = "/build";
 /// How a folder's name begins that Nix builds in without one.
 const OTHER_BUILD_FOLDER: &str = "/nix-build-";
 
-/// Replaces absolute paths outside the Nix store by `…`, and takes the folder of a relocated store off store paths.
+/// Replaces absolute paths outside the Nix store by `…`, of Nix code the folder alone, and takes the folder of a relocated store off store paths.
 ///
 /// The errors of the crates below are written to hold none; this is the last line of defence, as messages of Nix
 /// itself pass through them.
@@ -63,7 +63,13 @@ fn shown(path: &str) -> Option<Cow<'_, str>> {
         .strip_prefix(BUILD_FOLDER)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     let harmless = path.trim_matches('/').is_empty() || EVERYWHERE.contains(&path);
-    (in_build_folder || harmless).then_some(Cow::Borrowed(path))
+    if in_build_folder || harmless {
+        return Some(Cow::Borrowed(path));
+    }
+    // Which file of the package set is at fault is no secret, and all that helps its author.
+    let (_, file) = path.rsplit_once('/')?;
+    file.ends_with(".nix")
+        .then(|| Cow::Owned(format!("…/{file}")))
 }
 
 /// The text with user names and passwords taken out of its URLs.
@@ -89,8 +95,8 @@ mod tests {
 
     #[rstest]
     #[case("cannot read /srv/nixery/spool/x.", "cannot read ….")]
-    #[case("in \"/home/a/pkgs/default.nix\":3", "in \"…\":3")]
-    #[case("at /home/a/default.nix:3:1", "at …:3:1")]
+    #[case("in \"/home/a/pkgs/default.nix\":3", "in \"…/default.nix\":3")]
+    #[case("at /home/a/default.nix:3:1", "at …/default.nix:3:1")]
     #[case("(/etc/nix/nix.conf)", "(…)")]
     #[case("file:///etc/passwd", "file:…")]
     #[case("fetch https://user:secret@host/a.git", "fetch https://host/a.git")]
