@@ -198,6 +198,19 @@ async fn a_reason_in_a_url_is_cut_short() {
 }
 
 #[tokio::test]
+async fn who_spells_the_name_in_another_way_is_told_the_whole_story_too() {
+    let registry = Registry::with(|config| config.failure_ttl = Duration::from_secs(600)).await;
+    for image in ["git/failing", "failing/git/git"] {
+        let path = format!("/v2/{image}/manifests/latest");
+        let (answer, _) = registry.follow(&path).await;
+        let (status, _, message) = answer.error();
+        assert_eq!(status, 422);
+        assert!(message.contains("line 20"), "{image}: {message}");
+    }
+    assert_eq!(registry.nix.evaluations(), 1, "one build for both");
+}
+
+#[tokio::test]
 async fn the_failure_of_another_image_is_not_told() {
     let registry = Registry::new().await;
     registry.get("/v2/failing/manifests/latest").await;
