@@ -2,6 +2,7 @@
 
 use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_core::pack::{
@@ -13,6 +14,7 @@ use nixery_manifest::{Digest, ImageLayer};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
 
+use crate::build_log::BuildLog;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
@@ -24,6 +26,9 @@ use crate::record::{self, LayerRecord};
 const STORE_AHEAD: usize = 4;
 /// Names of store paths shown in a layer's history entry.
 const NAMES_SHOWN: usize = 5;
+
+/// Conflicts of the root layer that a build's log lists; two versions of a package may have thousands.
+const CONFLICTS_TOLD: usize = 20;
 
 /// A layer that is in the blob store.
 #[derive(Debug)]
@@ -157,8 +162,10 @@ pub(crate) async fn ensure_root(
         .map(|package| package.path.clone())
         .collect();
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
+    let told = handle.clone();
     let packed = pack_and_store(engine, move |out| {
         let root = RootLayer::plan(&packages, &store)?;
+        tell_what_is_left_out(&root, told.log());
         pack_root_layer(&root, compression, out)
     });
     let record = LayerRecord::from(packed.await?);
@@ -170,6 +177,30 @@ pub(crate) async fn ensure_root(
         Vec::new(),
         "root layer: links into the packages".to_owned(),
     ))
+}
+
+/// Says in the build's log what a user may look for in vain in the image's own directories.
+fn tell_what_is_left_out(root: &RootLayer, log: &BuildLog) {
+    for path in root.unlinked() {
+        let path = path.as_str();
+        log.push(&format!(
+            "root layer: {path} is no directory and no program, nothing links to it"
+        ));
+    }
+    for conflict in root.conflicts().iter().take(CONFLICTS_TOLD) {
+        // Without the slash in front: logs are shown without the server's paths, and this is not one.
+        let place = conflict.path.strip_prefix("/").unwrap_or(&conflict.path);
+        let kept = conflict.kept.as_deref().map(Path::display);
+        let kept = kept.map_or("the image's own".to_owned(), |kept| kept.to_string());
+        let skipped = conflict.skipped.display();
+        log.push(&format!(
+            "root layer: {} is {kept}; {skipped} is left out",
+            place.display()
+        ));
+    }
+    if let more @ 1.. = root.conflicts().len().saturating_sub(CONFLICTS_TOLD) {
+        log.push(&format!("root layer: {more} more files are left out"));
+    }
 }
 
 /// Packs into a spool file, then stores it under its digest.
