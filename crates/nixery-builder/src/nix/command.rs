@@ -267,6 +267,9 @@ mod tests {
         std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|text| !text.is_empty())
     }
 
+    /// A deadline, in milliseconds, before which even a busy machine has started the shell and run its first line.
+    const SOON: u64 = 3000;
+
     /// Waits until the process is gone; fails the test after ten seconds.
     async fn gone(pid: &str) {
         let start = Instant::now();
@@ -325,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_deadline_stops_the_whole_group() {
-        let (finished, lines) = run_lines(&sh("sleep 100 & echo $! >&2; wait", 300)).await;
+        let (finished, lines) = run_lines(&sh("sleep 100 & echo $! >&2; wait", SOON)).await;
         assert!(finished.timed_out && !finished.status.success());
         gone(std::str::from_utf8(&lines[0]).expect("a pid")).await;
     }
@@ -334,7 +337,7 @@ mod tests {
     async fn who_ignores_sigterm_is_killed() {
         let start = Instant::now();
         let script = "trap '' TERM; echo $$ >&2; while :; do sleep 1; done";
-        let (finished, lines) = run_lines(&sh(script, 300)).await;
+        let (finished, lines) = run_lines(&sh(script, SOON)).await;
         assert!(finished.timed_out);
         assert!(
             start.elapsed() < Duration::from_secs(20),
