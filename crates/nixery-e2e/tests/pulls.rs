@@ -85,7 +85,7 @@ fn podman_pulls_and_runs() {
         "{printed}"
     );
 
-    for image in ["hello", DIGIT_LED, CAMEL_CASE] {
+    for image in ["hello", "arm64/hello", DIGIT_LED, CAMEL_CASE] {
         let reference = registry.reference(image);
         podman.pull(&reference).success();
         let digest = format!("{reference}@{}", skopeo_digest(&reference));
