@@ -263,8 +263,13 @@ mod tests {
     }
 
     fn alive(pid: &str) -> bool {
-        // A zombie has no command line.
-        std::fs::read(format!("/proc/{}/cmdline", pid.trim())).is_ok_and(|text| !text.is_empty())
+        // The state follows the name in parentheses; zombies are dead. (Not the command line: that is empty for a
+        // moment in a process that is just becoming its program.)
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        let state = stat
+            .ok()
+            .and_then(|stat| stat.rsplit(')').next()?.trim().chars().next());
+        state.is_some_and(|state| !"ZX".contains(state))
     }
 
     /// A deadline, in milliseconds, before which even a busy machine has started the shell and run its first line.
