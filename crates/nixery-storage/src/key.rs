@@ -8,7 +8,7 @@ use nixery_manifest::Digest;
 /// Bytes of a SHA-1 digest, the cache keys of the original Nixery.
 const SHA1_BYTES: usize = 20;
 
-/// The three folders of a store.
+/// The folders of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum KeyKind {
@@ -18,19 +18,34 @@ pub enum KeyKind {
     Manifest,
     /// `builds/`: cached layer builds, named by the cache key of their inputs.
     Build,
+    /// `uses/`: marks whose age tells when a blob was last needed, named by the blob's SHA-256.
+    Use,
+    /// `leases/`: who is doing what only one process should do, named by the SHA-256 of the task.
+    Lease,
 }
 
 impl KeyKind {
     /// Every kind, in the order in which stores are listed and verified.
-    pub const ALL: [Self; 3] = [Self::Blob, Self::Manifest, Self::Build];
+    pub const ALL: [Self; 5] = [
+        Self::Blob,
+        Self::Manifest,
+        Self::Build,
+        Self::Use,
+        Self::Lease,
+    ];
 
-    /// The folder of this kind, without slashes; the layout of the original's buckets.
+    /// The kinds that hold content. What the others hold may be lost at any time.
+    pub const CONTENT: [Self; 3] = [Self::Blob, Self::Manifest, Self::Build];
+
+    /// The folder of this kind, without slashes; content lies as in the original's buckets.
     #[must_use]
     pub const fn folder(self) -> &'static str {
         match self {
             Self::Blob => "layers",
             Self::Manifest => "manifests",
             Self::Build => "builds",
+            Self::Use => "uses",
+            Self::Lease => "leases",
         }
     }
 }
@@ -64,6 +79,10 @@ pub enum Key {
     Manifest(Digest),
     /// A cached layer build, under the SHA-256 cache key of the layer's contents.
     Build(Digest),
+    /// When the blob with this SHA-256 was last needed: the age of the object tells.
+    Use(Digest),
+    /// The lease of a task, under the SHA-256 of the task's name.
+    Lease(Digest),
     /// A manifest cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
     LegacyManifest([u8; SHA1_BYTES]),
     /// A layer build cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
@@ -78,6 +97,8 @@ impl Key {
             Self::Blob(_) => KeyKind::Blob,
             Self::Manifest(_) | Self::LegacyManifest(_) => KeyKind::Manifest,
             Self::Build(_) | Self::LegacyBuild(_) => KeyKind::Build,
+            Self::Use(_) => KeyKind::Use,
+            Self::Lease(_) => KeyKind::Lease,
         }
     }
 
@@ -85,7 +106,11 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Self::Blob(digest) | Self::Manifest(digest) | Self::Build(digest) => digest.hex(),
+            Self::Blob(digest)
+            | Self::Manifest(digest)
+            | Self::Build(digest)
+            | Self::Use(digest)
+            | Self::Lease(digest) => digest.hex(),
             Self::LegacyManifest(sha1) | Self::LegacyBuild(sha1) => hex(sha1),
         }
     }
@@ -103,7 +128,9 @@ impl Key {
     pub const fn content_type(&self) -> &'static str {
         match self.kind() {
             KeyKind::Blob => "application/octet-stream",
-            KeyKind::Manifest | KeyKind::Build => "application/json",
+            KeyKind::Manifest | KeyKind::Build | KeyKind::Use | KeyKind::Lease => {
+                "application/json"
+            }
         }
     }
 
@@ -131,11 +158,13 @@ impl Key {
                 KeyKind::Blob => Self::Blob(digest),
                 KeyKind::Manifest => Self::Manifest(digest),
                 KeyKind::Build => Self::Build(digest),
+                KeyKind::Use => Self::Use(digest),
+                KeyKind::Lease => Self::Lease(digest),
             });
         }
         let sha1 = sha1_from_hex(name)?;
         match kind {
-            KeyKind::Blob => None,
+            KeyKind::Blob | KeyKind::Use | KeyKind::Lease => None,
             KeyKind::Manifest => Some(Self::LegacyManifest(sha1)),
             KeyKind::Build => Some(Self::LegacyBuild(sha1)),
         }
@@ -159,7 +188,7 @@ impl FromStr for Key {
 /// A path that is not the name of an object in a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{path}' is not a key of a store: expected layers/, manifests/ or builds/ and a digest in lower-case hex"
+    "'{path}' is not a key of a store: expected layers/, manifests/, builds/, uses/ or leases/ and a digest in lower-case hex"
 )]
 pub struct NotAKey {
     /// What was read.
@@ -205,6 +234,8 @@ mod tests {
     #[case(Key::Blob(Digest::of(b"")), format!("layers/{SHA256}"))]
     #[case(Key::Manifest(Digest::of(b"")), format!("manifests/{SHA256}"))]
     #[case(Key::Build(Digest::of(b"")), format!("builds/{SHA256}"))]
+    #[case(Key::Use(Digest::of(b"")), format!("uses/{SHA256}"))]
+    #[case(Key::Lease(Digest::of(b"")), format!("leases/{SHA256}"))]
     fn a_key_prints_and_parses(#[case] key: Key, #[case] path: String) {
         assert_eq!(key.path(), path);
         assert_eq!(key.to_string(), path);
@@ -244,7 +275,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds)/[0-9a-f]{38,66}|.*") {
+        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds|uses|leases)/[0-9a-f]{38,66}|.*") {
             if let Some(key) = Key::parse(&path) {
                 prop_assert_eq!(key.path(), path);
             }

@@ -109,6 +109,12 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
+    /// The URL of the object for anybody who may read the store without a signature, or `None`
+    /// where the backend has no such URLs. Whether anybody may is not checked.
+    fn public_url(&self, _key: &Key) -> Option<String> {
+        None
+    }
+
     /// Tests that the store can be reached and written to, for start-up and readiness probes.
     ///
     /// # Errors

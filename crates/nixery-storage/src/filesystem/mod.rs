@@ -28,7 +28,7 @@ const BACKEND: &str = "filesystem";
 /// A store in a directory: `layers/<hex>`, `manifests/<hex>`, `builds/<hex>`, and `tmp/` for what
 /// is being written.
 ///
-/// All four folders must be on one file system. Several processes may share the directory, over
+/// All folders must be on one file system. Several processes may share the directory, over
 /// NFS as well. Cheap to clone; clones share the temporary folder, which goes with the last one.
 #[derive(Clone)]
 pub struct FilesystemStorage {
@@ -101,7 +101,7 @@ impl FilesystemStorage {
         let storage = Self::new(root.into());
         let path = &storage.root.path;
         fs::read_dir(path).map_err(|error| cannot_open(path, error))?;
-        let is_store = KeyKind::ALL
+        let is_store = KeyKind::CONTENT
             .into_iter()
             .any(|kind| storage.root.folder(kind).is_dir());
         if !is_store {
