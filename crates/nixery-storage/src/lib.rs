@@ -37,6 +37,8 @@ mod error;
 mod filesystem;
 mod key;
 mod memory;
+#[cfg(any(feature = "s3", feature = "gcs"))]
+mod remote;
 mod storage;
 pub mod verify;
 
@@ -44,4 +46,10 @@ pub use error::{Operation, StorageError};
 pub use filesystem::FilesystemStorage;
 pub use key::{Key, KeyKind, NotAKey};
 pub use memory::MemoryStorage;
+#[cfg(any(feature = "s3", feature = "gcs"))]
+pub use remote::RemoteLimits;
+#[cfg(feature = "gcs")]
+pub use remote::{GcsConfig, GcsStorage};
+#[cfg(feature = "s3")]
+pub use remote::{S3Addressing, S3Config, S3Credentials, S3Storage};
 pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};

@@ -1,0 +1,170 @@
+//! [`S3Storage`]: objects in an S3 bucket, at AWS or in anything that speaks its API.
+
+use std::fmt;
+
+use opendal::Operator;
+use opendal::services::S3;
+
+use super::location::{Opening, folder};
+use super::{Parts, Remote, RemoteLimits, Upload};
+use crate::StorageError;
+
+const BACKEND: &str = "s3";
+/// What stores that know no regions call theirs.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Where an S3 store is, and as whom to speak with it.
+#[derive(Clone, Debug, Default)]
+pub struct S3Config {
+    /// The bucket, which must exist.
+    pub bucket: String,
+    /// Where in the bucket the store is: nothing, or `a/b`.
+    pub prefix: String,
+    /// `https://host:port` of the API; `None` means AWS.
+    pub endpoint: Option<String>,
+    /// The endpoint under which clients reach the store: URLs are signed for it.
+    pub public_endpoint: Option<String>,
+    /// The bucket's region; `None` means `AWS_REGION`, `AWS_DEFAULT_REGION`, and for an endpoint
+    /// of its own at last `us-east-1`.
+    pub region: Option<String>,
+    /// How the bucket is named in URLs.
+    pub addressing: S3Addressing,
+    /// The access key; `None` means what AWS's own tools would find: environment, profile files,
+    /// web identity, container and machine roles.
+    pub credentials: Option<S3Credentials>,
+    /// Sign nothing, for stores that ask for no key. Then there are no signed URLs either.
+    pub anonymous: bool,
+    /// Retries, time-outs and upload sizes.
+    pub limits: RemoteLimits,
+}
+
+/// How a bucket is named in URLs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum S3Addressing {
+    /// `https://host/bucket/key`.
+    #[default]
+    Path,
+    /// `https://bucket.host/key`.
+    Virtual,
+}
+
+/// An access key. Shows no secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Credentials {
+    /// The key's public half.
+    pub access_key_id: String,
+    /// The key's secret half.
+    pub secret_access_key: String,
+    /// For keys that expire.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for S3Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A store in an S3 bucket. Cheap to clone.
+///
+/// Files above a part's size are uploaded in parts. An upload that fails is aborted, but one whose
+/// process dies leaves its parts: give the bucket a lifecycle rule that aborts incomplete
+/// multipart uploads.
+#[derive(Clone, Debug)]
+pub struct S3Storage {
+    remote: Remote,
+}
+
+impl S3Storage {
+    /// Sets the store up, doing no I/O: [`check`](crate::Storage::check) tells whether it works.
+    ///
+    /// # Errors
+    /// [`StorageError::Open`] when the configuration cannot be meant so.
+    pub fn open(config: S3Config) -> Result<Self, StorageError> {
+        let mut opening = Opening::new(BACKEND, &config.bucket);
+        opening.bucket(&config.bucket)?;
+        opening.prefix(&config.prefix)?;
+        let endpoint = config
+            .endpoint
+            .as_deref()
+            .map(|url| opening.endpoint(url))
+            .transpose()?;
+        let public = config
+            .public_endpoint
+            .as_deref()
+            .map(|url| opening.endpoint(url))
+            .transpose()?;
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let region = config
+            .region
+            .clone()
+            .or_else(|| variable("AWS_REGION"))
+            .or_else(|| variable("AWS_DEFAULT_REGION"))
+            .or_else(|| endpoint.as_ref().map(|_| DEFAULT_REGION.to_owned()))
+            .ok_or_else(|| opening.error("name the bucket's region"))?;
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        opening.location = format!("{} at {endpoint}", opening.location);
+        let public = public.unwrap_or_else(|| endpoint.clone());
+
+        let operator = operator(&config, &endpoint, &region, &opening)?;
+        let signer = match config.anonymous {
+            true => None,
+            false => Some(self::operator(&config, &public, &region, &opening)?),
+        };
+        let remote = Remote::new(Parts {
+            backend: BACKEND,
+            location: opening.location,
+            operator,
+            signer,
+            public_base: public_base(&config, &public),
+            bucket: config.bucket,
+            limits: config.limits,
+            upload: Upload::Parts,
+        })?;
+        Ok(Self { remote })
+    }
+}
+
+fn operator(
+    config: &S3Config,
+    endpoint: &str,
+    region: &str,
+    opening: &Opening,
+) -> Result<Operator, StorageError> {
+    let mut builder = S3::default()
+        .bucket(&config.bucket)
+        .root(&format!("/{}", config.prefix))
+        .endpoint(endpoint)
+        .region(region);
+    if config.addressing == S3Addressing::Virtual {
+        builder = builder.enable_virtual_host_style();
+    }
+    if config.anonymous {
+        builder = builder.skip_signature();
+    } else if let Some(credentials) = &config.credentials {
+        builder = builder
+            .disable_config_load()
+            .disable_ec2_metadata()
+            .access_key_id(&credentials.access_key_id)
+            .secret_access_key(&credentials.secret_access_key);
+        if let Some(token) = &credentials.session_token {
+            builder = builder.session_token(token);
+        }
+    }
+    Operator::new(builder).map_err(|error| opening.error(error.message()))
+}
+
+fn public_base(config: &S3Config, endpoint: &str) -> String {
+    let folder = folder(&config.prefix);
+    let bucket = &config.bucket;
+    match (config.addressing, endpoint.split_once("://")) {
+        (S3Addressing::Virtual, Some((scheme, host))) => {
+            format!("{scheme}://{bucket}.{host}/{folder}")
+        }
+        _ => format!("{endpoint}/{bucket}/{folder}"),
+    }
+}
+
+super::implement_storage!(S3Storage, BACKEND);

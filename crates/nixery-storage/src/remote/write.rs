@@ -1,0 +1,246 @@
+//! Storing objects.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::StatusCode;
+use opendal::{Buffer, ErrorKind};
+
+use super::body::read_block;
+use super::call::{Call, Patience};
+use super::transport::Media;
+use super::{Remote, Upload, content_type};
+use crate::{Key, Operation, PutMode, PutOutcome, StorageError};
+
+/// How often a file is uploaded from its beginning, when the store loses parts of it or what
+/// arrived has another size. Requests that fail are repeated besides.
+const UPLOADS: u32 = 3;
+/// S3 takes 10,000 parts. <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
+const MAX_PARTS: u64 = 10_000;
+
+impl Remote {
+    pub(super) async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        // A task of its own: an upload whose caller goes away is finished or aborted, not left.
+        let (remote, key, spool) = (self.clone(), *key, spool.to_owned());
+        let task = tokio::spawn(async move { remote.put_spool(&key, &spool).await });
+        task.await.unwrap_or_else(|error| {
+            Err(self
+                .call(Operation::Write, key)
+                .broken(format!("the upload was cut off: {error}")))
+        })
+    }
+
+    async fn put_spool(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        let unreadable = |source| StorageError::spool(key, spool, source);
+        // Opened, too: that it cannot be read shows before anything is sent.
+        let file = tokio::fs::File::open(spool).await.map_err(unreadable)?;
+        let metadata = file.metadata().await.map_err(unreadable)?;
+        if !metadata.is_file() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+            return Err(unreadable(source));
+        }
+        drop(file);
+        let size = metadata.len();
+        if self.stat(key).await?.is_some_and(|stat| stat.size == size) {
+            return Ok(());
+        }
+        for upload in 1..=UPLOADS {
+            let failure = match self.upload(key, spool, size).await {
+                Ok(()) => None,
+                Err(failure) if failure.is_final || upload == UPLOADS => return Err(failure.error),
+                Err(failure) => Some(failure.error),
+            };
+            // Also after a failure: its last request may have done its work unseen.
+            match self.stat(key).await? {
+                Some(stat) if stat.size == size => return Ok(()),
+                Some(stat) if upload == UPLOADS => {
+                    self.delete(key).await?;
+                    return Err(StorageError::Truncated {
+                        backend: self.shared.backend,
+                        target: key.to_string(),
+                        expected: size,
+                        actual: stat.size,
+                    });
+                }
+                _ => tracing::warn!(
+                    %key,
+                    upload,
+                    error = failure.as_ref().map(tracing::field::display),
+                    "an upload did not arrive whole and is made again"
+                ),
+            }
+        }
+        Err(self
+            .call(Operation::Write, key)
+            .broken("the object vanished after it was stored"))
+    }
+
+    async fn upload(&self, key: &Key, spool: &Path, size: u64) -> Result<(), Failure> {
+        match self.shared.upload {
+            #[cfg(feature = "gcs")]
+            Upload::OneRequest => self.upload_in_one_request(key, spool, size).await,
+            #[cfg(feature = "s3")]
+            Upload::Parts => self.upload_in_parts(key, spool, size).await,
+        }
+    }
+
+    /// opendal builds the request around a placeholder, the transport sends the file for it.
+    #[cfg(feature = "gcs")]
+    async fn upload_in_one_request(
+        &self,
+        key: &Key,
+        spool: &Path,
+        size: u64,
+    ) -> Result<(), Failure> {
+        let media = Media {
+            content_type: Some(content_type(key)),
+            file: Some((spool.to_owned(), size)),
+        };
+        let call = self.call_with(Operation::Write, key, Patience::Full, media);
+        let placeholder = Buffer::from(Bytes::from_static(b"-"));
+        match call.operator.write(&key.path(), placeholder).await {
+            Ok(_) => {
+                self.saw_bucket();
+                Ok(())
+            }
+            Err(error) => Err(Failure::of(&call, &error, spool)),
+        }
+    }
+
+    #[cfg(feature = "s3")]
+    async fn upload_in_parts(&self, key: &Key, spool: &Path, size: u64) -> Result<(), Failure> {
+        let unreadable = |source| Failure {
+            error: StorageError::spool(key, spool, source),
+            is_final: true,
+        };
+        let limits = &self.shared.limits;
+        let part = limits.part_size.max(size.div_ceil(MAX_PARTS));
+        let call = self.call(Operation::Write, key);
+        let mut writer = call
+            .operator
+            .writer_with(&key.path())
+            .content_type(content_type(key))
+            .concurrent(limits.parts_at_once)
+            .await
+            .map_err(|error| Failure::of(&call, &error, spool))?;
+        let mut file = tokio::fs::File::open(spool).await.map_err(unreadable)?;
+        let mut left = size;
+        let sent = async {
+            while left > 0 {
+                // A part fits in memory, and so in a usize.
+                let length = usize::try_from(left.min(part)).unwrap_or(usize::MAX);
+                let block = read_block(&mut file, length).await.map_err(unreadable)?;
+                left -= block.len() as u64;
+                let written = writer.write(block).await;
+                written.map_err(|error| Failure::of(&call, &error, spool))?;
+            }
+            let closed = writer.close().await;
+            closed.map_err(|error| Failure::of(&call, &error, spool))
+        };
+        let result: Result<_, Failure> = sent.await;
+        if let Err(failure) = result {
+            if let Err(error) = writer.abort().await {
+                // The parts stay until the bucket's lifecycle rule removes them.
+                let error = call.error(&error);
+                tracing::warn!(%key, %error, "the parts of a failed upload could not be removed");
+            }
+            return Err(failure);
+        }
+        self.saw_bucket();
+        Ok(())
+    }
+
+    pub(super) async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.put_with(key, bytes, mode, Patience::Full).await
+    }
+
+    pub(super) async fn put_with(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+        patience: Patience,
+    ) -> Result<PutOutcome, StorageError> {
+        let media = Media {
+            content_type: Some(content_type(key)),
+            file: None,
+        };
+        let call = self.call_with(Operation::Write, key, patience, media);
+        let path = key.path();
+        let write = call.operator.write_with(&path, bytes.clone());
+        let written = match mode {
+            PutMode::Replace => write.await,
+            PutMode::CreateNew => write.if_not_exists(true).await,
+        };
+        match written {
+            Ok(_) => {
+                self.saw_bucket();
+                Ok(PutOutcome::Stored)
+            }
+            Err(error) if mode == PutMode::CreateNew && is_taken(&call, &error) => {
+                self.saw_bucket();
+                // An attempt whose answer was lost may have stored it: then it is ours.
+                let ours = call.seen.repeated()
+                    && self
+                        .get_whole(key, bytes.len())
+                        .await?
+                        .is_some_and(|found| found == bytes);
+                Ok(if ours {
+                    PutOutcome::Stored
+                } else {
+                    PutOutcome::AlreadyExists
+                })
+            }
+            Err(error) => Err(call.error(&error)),
+        }
+    }
+
+    /// The object if it has exactly this size.
+    async fn get_whole(&self, key: &Key, size: usize) -> Result<Option<Bytes>, StorageError> {
+        match self.get(key, None).await? {
+            Some(reader) if reader.stat.size == size as u64 => reader.bytes().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn is_taken(call: &Call, error: &opendal::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists
+    ) || call.seen.status() == Some(StatusCode::PRECONDITION_FAILED)
+}
+
+/// Why an upload failed.
+struct Failure {
+    error: StorageError,
+    /// Another upload would fail as well.
+    is_final: bool,
+}
+
+impl Failure {
+    fn of(call: &Call, error: &opendal::Error, spool: &Path) -> Self {
+        let exhausted = call.seen.exhausted();
+        let mut error = call.error(error);
+        if let StorageError::Spool { path, .. } = &mut error {
+            *path = PathBuf::from(spool);
+        }
+        // Parts that a store lost and uploads it forgot are refused with a 400 or 404.
+        let lost = call.seen.answer().is_some_and(|answer| {
+            answer.has_code(&[
+                "InvalidPart",
+                "InvalidPartOrder",
+                "NoSuchUpload",
+                "IncompleteBody",
+            ])
+        });
+        let is_final = !lost && (exhausted || !error.is_retryable());
+        Self { error, is_final }
+    }
+}
