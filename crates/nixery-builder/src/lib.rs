@@ -52,6 +52,8 @@ mod history;
 mod image;
 mod keyed_lock;
 mod layers;
+#[allow(dead_code, unused_imports)] // Used by what comes next.
+mod lease;
 mod nix;
 pub mod popcount;
 mod popularity;
