@@ -73,7 +73,7 @@ pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
 pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
-    RealisedPackage,
+    NixStore, NixStoreError, RealisedPackage,
 };
 pub use popularity::{LoadPopularityError, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};

@@ -10,6 +10,10 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "nixery-server", version)]
 struct Command {
+    /// Check the flags and variables, say what is wrong with them, and end without starting anything
+    #[arg(long)]
+    check_config: bool,
+
     #[command(flatten)]
     config: Config,
 }
@@ -17,7 +21,12 @@ struct Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    match nixery_server::run(&command.config).await {
+    let done = if command.check_config {
+        command.config.settings().map(drop).map_err(Into::into)
+    } else {
+        nixery_server::run(&command.config).await
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             for line in nixery_server::explain(&error).lines() {

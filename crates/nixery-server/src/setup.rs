@@ -63,6 +63,7 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupEr
         evaluate_timeout: settings.evaluate_timeout,
         realise_timeout: settings.realise_timeout,
         max_jobs: settings.max_jobs,
+        store: settings.store.clone(),
         ..NixCliConfig::new(spool)
     };
     Ok(Arc::new(NixCli::new(config)?))

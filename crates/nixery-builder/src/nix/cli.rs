@@ -14,7 +14,9 @@ use super::answer::parse_answer;
 use super::command::{self, CommandSpec, Finished};
 use super::failure::{Cause, evaluation_error, realise_cause};
 use super::log_format::{NixLog, short_name};
-use super::{Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage, preflight};
+use super::{
+    Evaluation, EvaluationRequest, Finding, Nix, NixError, NixStore, RealisedPackage, preflight,
+};
 use crate::build_log::BuildLog;
 use crate::error::BuilderError;
 use crate::spool::InstanceDir;
@@ -53,6 +55,8 @@ pub struct NixCliConfig {
     /// Derivations Nix builds at once for one image (`--max-jobs`); `None` leaves it to
     /// `nix.conf`.
     pub max_jobs: Option<usize>,
+    /// The store to build in and to pack from. `None` leaves it to `NIX_REMOTE` and `nix.conf`.
+    pub store: Option<NixStore>,
 }
 
 impl NixCliConfig {
@@ -65,6 +69,7 @@ impl NixCliConfig {
             realise_timeout: Duration::from_secs(3600),
             env: Vec::new(),
             max_jobs: None,
+            store: None,
         }
     }
 }
@@ -104,9 +109,9 @@ impl NixCli {
                 source,
             })?;
         Ok(Self {
+            store: store_root(&config),
             config,
             entry,
-            store: StoreRoot::host(),
             embedded: instance,
         })
     }
@@ -114,10 +119,13 @@ impl NixCli {
     pub(super) async fn run(
         &self,
         program: &'static str,
-        args: Vec<OsString>,
+        mut args: Vec<OsString>,
         timeout: Duration,
         log: &mut NixLog<'_>,
     ) -> Result<Finished, NixError> {
+        if let Some(store) = &self.config.store {
+            args.extend(strings(["--store", store.uri()]));
+        }
         let spec = CommandSpec {
             program: program.into(),
             args,
@@ -205,6 +213,20 @@ impl NixCli {
             .find_map(wanted)
             .unwrap_or_else(|| short_name(derivation).to_owned())
     }
+}
+
+/// Where the files of the store are that Nix will use. Where `nix.conf` names another, the preflight finds out.
+fn store_root(config: &NixCliConfig) -> StoreRoot {
+    let given = config.env.iter().rfind(|(name, _)| name == "NIX_REMOTE");
+    let remote = || match given {
+        Some((_, uri)) => Some(uri.clone()),
+        None => std::env::var("NIX_REMOTE").ok(),
+    };
+    let store = config
+        .store
+        .clone()
+        .or_else(|| NixStore::parse(&remote()?).ok());
+    store.map_or_else(StoreRoot::host, |store| store.root())
 }
 
 fn write_embedded(dir: &Path) -> io::Result<()> {

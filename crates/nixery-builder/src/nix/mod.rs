@@ -6,6 +6,7 @@ mod command;
 mod failure;
 mod log_format;
 mod preflight;
+mod store;
 mod words;
 
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::build_log::BuildLog;
 
 pub use cli::{NixCli, NixCliConfig};
 pub(crate) use failure::describe_reason;
+pub use store::{NixStore, NixStoreError};
 pub(crate) use words::hide_credentials;
 
 /// Everything the builder asks of Nix.

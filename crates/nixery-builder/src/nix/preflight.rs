@@ -3,10 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use nixery_core::StorePath;
+
 use super::cli::{NixCli, strings};
 use super::failure::unavailable;
 use super::log_format::NixLog;
-use super::{Finding, NixError};
+use super::{Finding, Nix, NixError};
 use crate::build_log::BuildLog;
 use crate::progress::BuildId;
 
@@ -91,7 +93,21 @@ async fn tiny_build(nix: &NixCli) -> Result<(), Finding> {
     if !finished.status.success() {
         return Err(store_finding("build a derivation", &log, &out));
     }
-    Ok(())
+    let built = String::from_utf8_lossy(&finished.stdout).trim().to_owned();
+    let files = StorePath::parse(&built).map(|path| nix.store_root().locate(&path));
+    if files.is_ok_and(|files| files.symlink_metadata().is_ok()) {
+        return Ok(());
+    }
+    Err(Finding {
+        problem: format!(
+            "Nix can build, but what it built is not below {}: its store is elsewhere",
+            nix.store_root().prefix().display()
+        ),
+        remedy: "name the store in NIXERY_NIX_STORE (--nix-store), for instance local?root=/mnt/nix; it must be on \
+                 this machine"
+            .to_owned(),
+        fatal: true,
+    })
 }
 
 fn not_started(program: &str, error: &NixError) -> Finding {

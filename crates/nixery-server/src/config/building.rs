@@ -1,7 +1,7 @@
 //! How Nix is run and how its results become layers.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, NixStore};
 use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
 use nixery_manifest::Compression;
 use std::ffi::OsString;
@@ -13,6 +13,7 @@ use std::time::Duration;
 const NIX_TIMEOUT: Setting = Setting::new("NIX_TIMEOUT", "--nix-timeout");
 const EVAL_TIMEOUT: Setting = Setting::new("NIXERY_EVAL_TIMEOUT", "--eval-timeout");
 const NIX_DIR: Setting = Setting::new("NIXERY_NIX_DIR", "--nix-dir");
+const NIX_STORE: Setting = Setting::new("NIXERY_NIX_STORE", "--nix-store");
 const NIX_MAX_JOBS: Setting = Setting::new("NIXERY_NIX_MAX_JOBS", "--nix-max-jobs");
 const MAX_BUILDS: Setting = Setting::new("NIXERY_MAX_BUILDS", "--max-builds");
 const MAX_EVALUATIONS: Setting = Setting::new("NIXERY_MAX_EVALUATIONS", "--max-evaluations");
@@ -51,6 +52,11 @@ pub struct NixArgs {
     #[arg(long, env = "NIXERY_NIX_DIR", value_name = "FOLDER")]
     pub nix_dir: Option<OsString>,
 
+    /// Nix store to build in and pack from: `daemon`, or `local?root=/mnt/nix` for one below another
+    /// folder [default: what `NIX_REMOTE` and nix.conf say]
+    #[arg(long, env = "NIXERY_NIX_STORE", value_name = "STORE")]
+    pub nix_store: Option<String>,
+
     /// Derivations Nix builds at once for one image [default: what nix.conf says]
     #[arg(long, env = "NIXERY_NIX_MAX_JOBS", value_name = "COUNT")]
     pub nix_max_jobs: Option<String>,
@@ -81,6 +87,8 @@ pub struct NixSettings {
     pub evaluate_timeout: Duration,
     /// Folder with the Nix files; `None` for those built in.
     pub nix_dir: Option<PathBuf>,
+    /// The store; `None` for Nix's own configuration.
+    pub store: Option<NixStore>,
     /// `--max-jobs`; `None` for Nix's own configuration.
     pub max_jobs: Option<usize>,
     /// Realisations at once.
@@ -108,6 +116,11 @@ impl NixArgs {
             let allowed = "a folder that holds prepare-image.nix";
             errors.invalid(NIX_DIR, &folder.display().to_string(), allowed);
         }
+        let store = given(self.nix_store.as_deref()).and_then(|uri| {
+            NixStore::parse(uri)
+                .map_err(|allowed| errors.invalid(NIX_STORE, uri, allowed.to_string()))
+                .ok()
+        });
         let max_jobs = given(self.nix_max_jobs.as_deref())
             .map(|text| errors.number(NIX_MAX_JOBS, Some(text), 1, 1..=MANY));
         let settings = NixSettings {
@@ -124,6 +137,7 @@ impl NixArgs {
                 1..=WEEK,
             ),
             nix_dir,
+            store,
             max_jobs,
             max_builds: errors.number(
                 MAX_BUILDS,
@@ -263,6 +277,7 @@ mod tests {
     #[case::timeout(|a: &mut NixArgs| a.nix_timeout = Some("1h".into()), "NIX_TIMEOUT (--nix-timeout) is \"1h\"; allowed: a whole number from 1 to 604800 (seconds)")]
     #[case::eval(|a: &mut NixArgs| a.eval_timeout = Some("0".into()), "NIXERY_EVAL_TIMEOUT (--eval-timeout) is \"0\"")]
     #[case::folder(|a: &mut NixArgs| a.nix_dir = Some("/".into()), "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder that holds prepare-image.nix")]
+    #[case::store(|a: &mut NixArgs| a.nix_store = Some("ssh-ng://builder".into()), "NIXERY_NIX_STORE (--nix-store) is \"ssh-ng://builder\"; allowed: `auto`, `daemon`,")]
     #[case::jobs(|a: &mut NixArgs| a.nix_max_jobs = Some("all".into()), "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
     #[case::builds(|a: &mut NixArgs| a.max_builds = Some("0".into()), "NIXERY_MAX_BUILDS (--max-builds) is \"0\"; allowed: a whole number from 1")]
     #[case::evaluations(|a: &mut NixArgs| a.max_evaluations = Some("0".into()), "NIXERY_MAX_EVALUATIONS")]
