@@ -66,7 +66,7 @@ pub fn request(arguments: &[&str]) -> Response {
 }
 
 /// The answer, or what curl said instead.
-fn attempt(arguments: &[&str]) -> Result<Response, String> {
+pub(crate) fn attempt(arguments: &[&str]) -> Result<Response, String> {
     let directory = tempfile::tempdir().expect("a scratch folder");
     let (head, body) = (directory.path().join("head"), directory.path().join("body"));
     let ran = run(Command::new("curl")

@@ -12,6 +12,7 @@
 pub mod clients;
 pub mod command;
 mod count;
+pub mod engines;
 pub mod http;
 mod image;
 mod proxy;

@@ -1,5 +1,6 @@
 //! A registry process of its own for each test.
 
+use crate::engines::Bucket;
 use crate::{command, demo_set, free_port, http, program, test_set};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,6 +14,8 @@ pub struct RegistryOptions {
     pub packages: PathBuf,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// Whether the environment names a bucket: then only the spool is in the registry's folder.
+    bucket: bool,
 }
 
 impl RegistryOptions {
@@ -21,6 +24,7 @@ impl RegistryOptions {
         Self {
             packages: demo_set(),
             environment: Vec::new(),
+            bucket: false,
         }
     }
 
@@ -29,6 +33,7 @@ impl RegistryOptions {
         Self {
             packages: test_set(),
             environment: Vec::new(),
+            bucket: false,
         }
     }
 
@@ -47,6 +52,7 @@ impl RegistryOptions {
         Self {
             packages,
             environment: Vec::new(),
+            bucket: false,
         }
     }
 
@@ -54,6 +60,20 @@ impl RegistryOptions {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Stores in the bucket instead of a folder; several registries may share it.
+    #[must_use]
+    pub fn on(self, bucket: &Bucket) -> Self {
+        self.on_through(bucket, bucket.port())
+    }
+
+    /// The same through a proxy at that port.
+    #[must_use]
+    pub fn on_through(mut self, bucket: &Bucket, port: u16) -> Self {
+        self.environment.extend(bucket.environment_through(port));
+        self.bucket = true;
         self
     }
 }
@@ -182,13 +202,19 @@ impl Registry {
     /// Runs `nixery verify` over the store, which must find nothing wrong.
     #[track_caller]
     pub fn verify(&self) {
+        self.nixery(&["verify"]).success();
+    }
+
+    /// Runs a command of `nixery` on this registry's store.
+    #[track_caller]
+    pub fn nixery(&self, arguments: &[&str]) -> command::Ran {
         command::run(
             Command::new(program("nixery"))
-                .arg("verify")
-                .arg("--storage-path")
-                .arg(self.storage()),
+                .args(arguments)
+                .env("NIXERY_STORAGE_BACKEND", "filesystem")
+                .env("STORAGE_PATH", self.storage())
+                .envs(variables(&self.options)),
         )
-        .success();
     }
 
     fn wait_until_ready(&mut self) {
@@ -245,20 +271,26 @@ fn spawn(options: &RegistryOptions, port: u16, folder: &Path) -> Child {
         .append(true)
         .open(folder.join("log"))
         .expect("the log can be opened");
-    Command::new(program("nixery-server"))
+    let mut command = Command::new(program("nixery-server"));
+    if options.bucket {
+        command.env("NIXERY_SPOOL_DIR", folder.join("spool"));
+    }
+    command
         .env("PORT", port.to_string())
         .env("NIXERY_PKGS_PATH", &options.packages)
         .env("NIXERY_STORAGE_BACKEND", "filesystem")
         .env("STORAGE_PATH", folder.join("storage"))
-        .envs(
-            options
-                .environment
-                .iter()
-                .map(|(name, value)| (name, value)),
-        )
+        .envs(variables(options))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a second handle"))
         .stderr(log)
         .spawn()
         .expect("the registry starts")
+}
+
+fn variables(options: &RegistryOptions) -> impl Iterator<Item = (&String, &String)> {
+    options
+        .environment
+        .iter()
+        .map(|(name, value)| (name, value))
 }
