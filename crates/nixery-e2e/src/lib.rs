@@ -13,15 +13,19 @@ pub mod clients;
 pub mod command;
 mod count;
 pub mod engines;
+mod fault_proxy;
 pub mod http;
 mod image;
 mod proxy;
+mod pull;
 mod registry;
 pub mod tree;
 
 pub use count::NixCalls;
+pub use fault_proxy::{Fault, FaultProxy};
 pub use image::Layout;
 pub use proxy::HeaderLimitProxy;
+pub use pull::{blobs_of, digest_of, pull_checked};
 pub use registry::{Registry, RegistryOptions};
 
 use std::path::{Path, PathBuf};
