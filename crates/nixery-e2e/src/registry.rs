@@ -15,7 +15,7 @@ pub struct RegistryOptions {
     /// More environment variables.
     pub environment: Vec<(String, String)>,
     /// Whether the environment names a bucket: then only the spool is in the registry's folder.
-    bucket: bool,
+    pub bucket: bool,
 }
 
 impl RegistryOptions {
