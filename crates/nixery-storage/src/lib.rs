@@ -34,15 +34,18 @@
 
 pub mod conformance;
 mod error;
+mod exclusive;
 mod filesystem;
 mod key;
 mod memory;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 mod remote;
+mod scratch;
 mod storage;
 pub mod verify;
 
 pub use error::{Operation, StorageError};
+pub use exclusive::can_create_exclusively;
 pub use filesystem::FilesystemStorage;
 pub use key::{Key, KeyKind, NotAKey};
 pub use memory::MemoryStorage;

@@ -94,6 +94,15 @@ pub async fn signing_works_or_is_declined(storage: &dyn Storage) {
     }
 }
 
+/// `public_url` gives an HTTP URL of the object or declines.
+pub async fn public_urls_name_the_object(storage: &dyn Storage) {
+    let key = cache_key("public_urls_name_the_object");
+    if let Some(url) = storage.public_url(&key) {
+        assert!(url.starts_with("http"), "{url}");
+        assert!(url.ends_with(&key.path()), "{url}");
+    }
+}
+
 /// `check` passes on a store that works.
 pub async fn check_passes(storage: &dyn Storage) {
     storage.check().await.expect("check");

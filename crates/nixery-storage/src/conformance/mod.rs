@@ -21,20 +21,25 @@ use crate::{ByteRange, Entry, Key, KeyKind, PutMode, PutOutcome, Storage};
 
 mod listing;
 mod reading;
+mod run;
 mod sharing;
 mod writing;
 
+#[cfg(test)]
+mod tests;
+
 pub use listing::{
-    check_passes, delete_deletes, kinds_are_apart, list_is_complete, signing_works_or_is_declined,
-    stat_tells_size_and_age,
+    check_passes, delete_deletes, kinds_are_apart, list_is_complete, public_urls_name_the_object,
+    signing_works_or_is_declined, stat_tells_size_and_age,
 };
 pub use reading::{
     bodies_come_in_bounded_chunks, get_bytes_keeps_its_limit, missing_objects, ranges_are_exact,
     unsatisfiable_ranges_are_refused,
 };
+pub use run::{CONTRACTS, Report, Run};
 pub use sharing::{concurrent_writers_agree, one_creator_wins, readers_survive_replacement};
 pub use writing::{
-    empty_objects, put_create_new_never_replaces, put_file_is_idempotent,
+    empty_objects, large_files_roundtrip, put_create_new_never_replaces, put_file_is_idempotent,
     put_file_replaces_another_size, put_file_roundtrip, put_file_without_spool_stores_nothing,
     put_replace_replaces, put_roundtrip,
 };
@@ -43,29 +48,11 @@ pub use writing::{
 const LARGE: usize = 1_500_007;
 
 /// All contracts, one after another.
+///
+/// # Panics
+/// When the store does not keep one, saying what was broken.
 pub async fn all(storage: &dyn Storage) {
-    put_file_roundtrip(storage).await;
-    put_file_is_idempotent(storage).await;
-    put_file_replaces_another_size(storage).await;
-    put_file_without_spool_stores_nothing(storage).await;
-    put_roundtrip(storage).await;
-    put_replace_replaces(storage).await;
-    put_create_new_never_replaces(storage).await;
-    empty_objects(storage).await;
-    missing_objects(storage).await;
-    ranges_are_exact(storage).await;
-    unsatisfiable_ranges_are_refused(storage).await;
-    bodies_come_in_bounded_chunks(storage).await;
-    readers_survive_replacement(storage).await;
-    get_bytes_keeps_its_limit(storage).await;
-    stat_tells_size_and_age(storage).await;
-    list_is_complete(storage).await;
-    kinds_are_apart(storage).await;
-    delete_deletes(storage).await;
-    concurrent_writers_agree(storage, storage).await;
-    one_creator_wins(storage, storage).await;
-    signing_works_or_is_declined(storage).await;
-    check_passes(storage).await;
+    let _ = Run::new(storage).run().await;
 }
 
 /// A blob of `size` bytes that no other contract uses.

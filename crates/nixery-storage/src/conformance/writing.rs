@@ -29,6 +29,20 @@ pub async fn put_file_roundtrip(storage: &dyn Storage) {
     }
 }
 
+/// Files that a backend cuts into parts are put together again.
+pub async fn large_files_roundtrip(storage: &dyn Storage) {
+    let (key, bytes) = blob("large_files_roundtrip", (20 << 20) + 7);
+    let spool = spool(&bytes);
+    storage
+        .put_file(&key, spool.path())
+        .await
+        .expect("put_file");
+    let stat = storage.stat(&key).await.expect("stat").expect("exists");
+    assert_eq!(stat.size, bytes.len() as u64);
+    assert!(read(storage, &key).await == bytes);
+    delete(storage, &key).await;
+}
+
 /// Storing a blob again succeeds and changes nothing.
 pub async fn put_file_is_idempotent(storage: &dyn Storage) {
     let (key, bytes) = blob("put_file_is_idempotent", 1000);

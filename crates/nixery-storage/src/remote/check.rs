@@ -1,14 +1,12 @@
 //! Whether a store can be used, answered quickly and in words.
 
 use std::error::Error;
-use std::time::{Duration, SystemTime};
-
-use nixery_manifest::Digest;
+use std::time::Duration;
 
 use super::Remote;
 use super::call::Patience;
 use super::transport::Media;
-use crate::{Key, Operation, PutMode, StorageError};
+use crate::{Operation, PutMode, StorageError, scratch};
 
 /// A check takes no longer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -47,7 +45,7 @@ impl Remote {
             .await
             .map_err(|error| listing.error(&error))?;
         self.saw_bucket();
-        let key = scratch_key("check");
+        let key = scratch::key("check");
         let _ = self
             .put_with(&key, "{}".into(), PutMode::Replace, Patience::Little)
             .await?;
@@ -55,12 +53,4 @@ impl Remote {
         let deleted = deleting.operator.delete(&key.path()).await;
         deleted.map_err(|error| deleting.error(&error))
     }
-}
-
-/// A key that nobody else uses, among the leases, which are collected when they are forgotten.
-pub(crate) fn scratch_key(purpose: &str) -> Key {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), purpose);
-    let name = format!("{purpose} {} {random} {now:?}", std::process::id());
-    Key::Lease(Digest::of(name.as_bytes()))
 }

@@ -15,12 +15,19 @@ mod gcs;
 mod limits;
 mod list;
 mod location;
+#[cfg(feature = "gcs")]
+mod one_request;
+#[cfg(feature = "s3")]
+mod parts;
 mod read;
 #[cfg(feature = "s3")]
 mod s3;
 mod storage;
 mod transport;
 mod write;
+
+#[cfg(all(test, feature = "s3", feature = "gcs"))]
+mod tests;
 
 #[cfg(feature = "gcs")]
 pub use gcs::{GcsConfig, GcsStorage};

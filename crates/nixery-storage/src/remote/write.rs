@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::StatusCode;
-use opendal::{Buffer, ErrorKind};
+use opendal::ErrorKind;
 
-use super::body::read_block;
 use super::call::{Call, Patience};
 use super::transport::Media;
 use super::{Remote, Upload, content_type};
@@ -16,9 +15,6 @@ use crate::{Key, Operation, PutMode, PutOutcome, StorageError};
 /// How often a file is uploaded from its beginning, when the store loses parts of it or what
 /// arrived has another size. Requests that fail are repeated besides.
 const UPLOADS: u32 = 3;
-/// S3 takes 10,000 parts. <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
-const MAX_PARTS: u64 = 10_000;
-
 impl Remote {
     pub(super) async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
         // A task of its own: an upload whose caller goes away is finished or aborted, not left.
@@ -83,72 +79,6 @@ impl Remote {
             #[cfg(feature = "s3")]
             Upload::Parts => self.upload_in_parts(key, spool, size).await,
         }
-    }
-
-    /// opendal builds the request around a placeholder, the transport sends the file for it.
-    #[cfg(feature = "gcs")]
-    async fn upload_in_one_request(
-        &self,
-        key: &Key,
-        spool: &Path,
-        size: u64,
-    ) -> Result<(), Failure> {
-        let media = Media {
-            content_type: Some(content_type(key)),
-            file: Some((spool.to_owned(), size)),
-        };
-        let call = self.call_with(Operation::Write, key, Patience::Full, media);
-        let placeholder = Buffer::from(Bytes::from_static(b"-"));
-        match call.operator.write(&key.path(), placeholder).await {
-            Ok(_) => {
-                self.saw_bucket();
-                Ok(())
-            }
-            Err(error) => Err(Failure::of(&call, &error, spool)),
-        }
-    }
-
-    #[cfg(feature = "s3")]
-    async fn upload_in_parts(&self, key: &Key, spool: &Path, size: u64) -> Result<(), Failure> {
-        let unreadable = |source| Failure {
-            error: StorageError::spool(key, spool, source),
-            is_final: true,
-        };
-        let limits = &self.shared.limits;
-        let part = limits.part_size.max(size.div_ceil(MAX_PARTS));
-        let call = self.call(Operation::Write, key);
-        let mut writer = call
-            .operator
-            .writer_with(&key.path())
-            .content_type(content_type(key))
-            .concurrent(limits.parts_at_once)
-            .await
-            .map_err(|error| Failure::of(&call, &error, spool))?;
-        let mut file = tokio::fs::File::open(spool).await.map_err(unreadable)?;
-        let mut left = size;
-        let sent = async {
-            while left > 0 {
-                // A part fits in memory, and so in a usize.
-                let length = usize::try_from(left.min(part)).unwrap_or(usize::MAX);
-                let block = read_block(&mut file, length).await.map_err(unreadable)?;
-                left -= block.len() as u64;
-                let written = writer.write(block).await;
-                written.map_err(|error| Failure::of(&call, &error, spool))?;
-            }
-            let closed = writer.close().await;
-            closed.map_err(|error| Failure::of(&call, &error, spool))
-        };
-        let result: Result<_, Failure> = sent.await;
-        if let Err(failure) = result {
-            if let Err(error) = writer.abort().await {
-                // The parts stay until the bucket's lifecycle rule removes them.
-                let error = call.error(&error);
-                tracing::warn!(%key, %error, "the parts of a failed upload could not be removed");
-            }
-            return Err(failure);
-        }
-        self.saw_bucket();
-        Ok(())
     }
 
     pub(super) async fn put(
@@ -218,14 +148,14 @@ fn is_taken(call: &Call, error: &opendal::Error) -> bool {
 }
 
 /// Why an upload failed.
-struct Failure {
-    error: StorageError,
+pub(super) struct Failure {
+    pub(super) error: StorageError,
     /// Another upload would fail as well.
-    is_final: bool,
+    pub(super) is_final: bool,
 }
 
 impl Failure {
-    fn of(call: &Call, error: &opendal::Error, spool: &Path) -> Self {
+    pub(super) fn of(call: &Call, error: &opendal::Error, spool: &Path) -> Self {
         let exhausted = call.seen.exhausted();
         let mut error = call.error(error);
         if let StorageError::Spool { path, .. } = &mut error {

@@ -1,0 +1,31 @@
+//! Faults on the wire, and what becomes of them.
+
+mod opening;
+mod reading;
+mod server;
+mod writing;
+
+use nixery_manifest::Digest;
+use tempfile::NamedTempFile;
+
+use crate::Key;
+
+fn blob(bytes: &[u8]) -> Key {
+    Key::Blob(Digest::of(bytes))
+}
+
+/// Where the fake store keeps it.
+fn name(key: &Key) -> String {
+    format!("a/b/{}", key.path())
+}
+
+fn spool(bytes: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a file");
+    std::io::Write::write_all(&mut file, bytes).expect("a file");
+    file
+}
+
+/// Bytes that differ everywhere.
+fn bytes(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i * 7 + i / 251) as u8).collect()
+}
