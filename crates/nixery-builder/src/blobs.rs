@@ -36,6 +36,8 @@ struct Known {
 struct Blob {
     size: u64,
     seen: Option<Instant>,
+    /// Whether this process read it to its end and its digest was right.
+    verified: bool,
 }
 
 impl Blobs {
@@ -68,7 +70,15 @@ impl Blobs {
             None => false,
         };
         let seen = there.then(Instant::now);
-        self.known().insert(digest, Blob { size, seen });
+        let verified = there && known.is_some_and(|blob| blob.verified);
+        self.known().insert(
+            digest,
+            Blob {
+                size,
+                seen,
+                verified,
+            },
+        );
         Ok(there)
     }
 
@@ -87,22 +97,49 @@ impl Blobs {
             .await
     }
 
-    /// Notes that the blob was stored just now.
+    /// Notes that the blob was stored just now, or was there with that size.
     pub(crate) fn stored(&self, digest: Digest, size: u64) {
+        let mut known = self.known();
+        let verified = known.get(&digest).is_some_and(|blob| blob.verified);
+        known.insert(
+            digest,
+            Blob {
+                size,
+                seen: Some(Instant::now()),
+                verified,
+            },
+        );
+    }
+
+    /// Notes that the blob was read to its end just now and is what its digest says.
+    pub(crate) fn verified(&self, digest: Digest, size: u64) {
         self.known().insert(
             digest,
             Blob {
                 size,
                 seen: Some(Instant::now()),
+                verified: true,
             },
         );
+    }
+
+    /// Whether the blob was read to its end and found right, and not reported missing since.
+    pub(crate) fn is_verified(&self, digest: &Digest) -> bool {
+        self.known().get(digest).is_some_and(|blob| blob.verified)
     }
 
     /// Notes the size a manifest gives a blob, seen or not.
     pub(crate) fn expect(&self, digest: Digest, size: u64) {
         let mut known = self.known();
         if known.get(&digest).is_none() {
-            known.insert(digest, Blob { size, seen: None });
+            known.insert(
+                digest,
+                Blob {
+                    size,
+                    seen: None,
+                    verified: false,
+                },
+            );
         }
     }
 
@@ -115,7 +152,14 @@ impl Blobs {
     pub(crate) fn missing(&self, digest: &Digest) {
         let mut known = self.known();
         if let Some(blob) = known.get(digest) {
-            known.insert(*digest, Blob { seen: None, ..blob });
+            known.insert(
+                *digest,
+                Blob {
+                    seen: None,
+                    verified: false,
+                    ..blob
+                },
+            );
         }
     }
 
@@ -177,6 +221,25 @@ mod tests {
         assert_eq!(lasting.expected_size(&digest), Some(4));
     }
 
+    #[tokio::test]
+    async fn a_verified_blob_stays_so_until_it_is_missed() {
+        let storage = Arc::new(MemoryStorage::new());
+        let blobs = Blobs::new(storage.clone(), Duration::ZERO);
+        let digest = Digest::of(b"blob");
+        let _ = storage
+            .put(&Key::Blob(digest), "blob".into(), PutMode::Replace)
+            .await
+            .expect("put");
+        blobs.stored(digest, 4);
+        assert!(!blobs.is_verified(&digest), "an older copy may be damaged");
+        blobs.verified(digest, 4);
+        assert!(blobs.is_there(digest, 4).await.expect("works"));
+        blobs.stored(digest, 4);
+        assert!(blobs.is_verified(&digest));
+        blobs.missing(&digest);
+        assert!(!blobs.is_verified(&digest));
+    }
+
     #[test]
     fn memory_is_bounded_and_what_is_used_stays() {
         let mut known = Known::default();
@@ -186,6 +249,7 @@ mod tests {
             Blob {
                 size: 1,
                 seen: None,
+                verified: false,
             },
         );
         for n in 0..5 * GENERATION {
@@ -194,6 +258,7 @@ mod tests {
                 Blob {
                     size: 1,
                     seen: None,
+                    verified: false,
                 },
             );
             if n % (GENERATION / 4) == 0 {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixery_manifest::Digest;
-use nixery_storage::Storage;
+use nixery_storage::{Storage, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -12,8 +12,10 @@ use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow;
 use crate::handle::{BuildHandle, BuildSummary};
+use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
 use crate::image::{Image, ManifestBlob};
+use crate::keyed_lock::KeyedLocks;
 use crate::nix::Nix;
 use crate::progress::BuildId;
 
@@ -28,6 +30,8 @@ struct Inner {
     engine: Arc<Engine>,
     history: Mutex<History>,
     running: watch::Sender<usize>,
+    /// Blobs that are looked at for damage.
+    rechecks: KeyedLocks<Digest>,
     runtime: Handle,
 }
 
@@ -48,6 +52,7 @@ impl Builder {
             engine: Arc::new(Engine::new(config, nix, storage)?),
             history: Mutex::new(history),
             running: watch::Sender::new(0),
+            rechecks: KeyedLocks::default(),
             runtime: Handle::current(),
         })))
     }
@@ -151,6 +156,36 @@ impl Builder {
     /// stored with another size is damaged and must not be served.
     pub fn expected_size(&self, digest: &Digest) -> Option<u64> {
         self.0.engine.blobs.expected_size(digest)
+    }
+
+    /// Whether this process has read the blob to its end and found it right.
+    pub fn is_verified(&self, digest: &Digest) -> bool {
+        self.0.engine.blobs.is_verified(digest)
+    }
+
+    /// Tells that a blob was read to its end and is what its digest says, with its size in bytes.
+    pub fn report_verified(&self, digest: &Digest, size: u64) {
+        self.0.engine.blobs.verified(*digest, size);
+    }
+
+    /// Tells that a blob was read to its end and is not what its digest says. It is read once more,
+    /// and deleted if it is indeed damaged, so that the next build that needs it makes it anew: one
+    /// of the right size would be taken for sound by every later build.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn discard_damaged(&self, digest: &Digest) -> Result<Recheck, StorageError> {
+        self.report_missing(digest);
+        let engine = &self.0.engine;
+        // Many clients may meet one damaged blob at once.
+        let _lock = self.0.rechecks.lock(*digest).await;
+        let outcome = heal::recheck(&*engine.storage, digest).await?;
+        match outcome {
+            Recheck::Sound { size } => engine.blobs.verified(*digest, size),
+            // Again: a build may have seen it since.
+            Recheck::Gone | Recheck::Deleted => self.report_missing(digest),
+        }
+        Ok(outcome)
     }
 
     /// Tells that a blob is missing or damaged: images that need it are checked, and mended, at

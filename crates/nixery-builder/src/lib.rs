@@ -48,6 +48,7 @@ mod error;
 pub mod export;
 mod flow;
 mod handle;
+mod heal;
 mod history;
 mod image;
 mod keyed_lock;
@@ -70,6 +71,7 @@ pub use config::{
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
+pub use heal::Recheck;
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
 pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,

@@ -7,7 +7,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -76,7 +76,10 @@ pub(crate) async fn log_requests(
     }
     entry.status = Some(response.status().as_u16());
     let (parts, inner) = response.into_parts();
-    entry.expected = http_body::Body::size_hint(&inner).exact();
+    // A stream does not know its length, the header does. Answers without a body have an exact length of nothing.
+    let announced = parts.headers.get(CONTENT_LENGTH);
+    let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
+    entry.expected = http_body::Body::size_hint(&inner).exact().or(announced);
     Response::from_parts(parts, Body::new(Counted { inner, entry }))
 }
 

@@ -195,7 +195,13 @@ impl From<&StorageError> for ApiError {
                 Code::Unknown,
                 "the server's blob store failed",
             ),
-            StorageError::Truncated { .. } | StorageError::TooLarge { .. } => (
+            // The store may be in the middle of something; damage that lasts is found by its size or digest.
+            StorageError::Truncated { .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                "the server's blob store gave a part of this only",
+            ),
+            StorageError::TooLarge { .. } => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 Code::Unknown,
                 "the server's blob store holds a damaged copy of this; its operator can find it with `nixery verify`",

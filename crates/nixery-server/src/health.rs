@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// How long one look at Nix and the store counts, so that probes cost next to nothing.
 const FRESH: Duration = Duration::from_secs(10);
@@ -42,32 +42,36 @@ impl Readiness {
         {
             return problems.clone();
         }
-        let problems = tokio::time::timeout(PATIENCE, look(state))
-            .await
-            .unwrap_or_else(|_| vec!["the blob store or Nix does not answer"]);
+        let (store, nix) = tokio::join!(look_at_store(state), look_at_nix(state));
+        let problems: Vec<_> = store.into_iter().chain(nix).collect();
         *last = Some((Instant::now(), problems.clone()));
         problems
     }
 }
 
-async fn look(state: &AppState) -> Vec<&'static str> {
-    let mut problems = Vec::new();
-    if let Err(error) = state.builder().storage().check().await {
-        tracing::warn!(error = %crate::api::chain(&error), "the blob store does not work");
-        problems.push("the blob store does not work");
-    }
-    for finding in state.builder().nix().preflight().await {
-        if finding.fatal {
-            tracing::warn!(
-                problem = finding.problem,
-                remedy = finding.remedy,
-                "Nix does not work"
-            );
-            problems.push("Nix does not work");
-            break;
+async fn look_at_store(state: &AppState) -> Option<&'static str> {
+    match timeout(PATIENCE, state.builder().storage().check()).await {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => {
+            tracing::warn!(error = %crate::api::chain(&error), "the blob store does not work");
+            Some("the blob store does not work")
+        }
+        Err(_) => {
+            tracing::warn!(after = ?PATIENCE, "the blob store does not answer");
+            Some("the blob store does not answer")
         }
     }
-    problems
+}
+
+async fn look_at_nix(state: &AppState) -> Option<&'static str> {
+    let Ok(findings) = timeout(PATIENCE, state.builder().nix().preflight()).await else {
+        tracing::warn!(after = ?PATIENCE, "Nix does not answer");
+        return Some("Nix does not answer");
+    };
+    let fatal = findings.into_iter().find(|finding| finding.fatal)?;
+    let (problem, remedy) = (fatal.problem, fatal.remedy);
+    tracing::warn!(problem, remedy, "Nix does not work");
+    Some("Nix does not work")
 }
 
 /// `/healthz`: the process answers.

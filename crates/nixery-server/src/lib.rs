@@ -25,6 +25,7 @@ mod access_log;
 mod api;
 mod app;
 pub mod config;
+pub mod delivery;
 pub mod error;
 mod health;
 mod hold;

@@ -23,6 +23,9 @@ pub struct Metrics {
     layers_packed: AtomicU64,
     layers_cached: AtomicU64,
     bytes_served: AtomicU64,
+    blobs_redirected: AtomicU64,
+    blobs_proxied: AtomicU64,
+    blobs_damaged: AtomicU64,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     seen: Mutex<(HashSet<BuildId>, VecDeque<BuildId>)>,
 }
@@ -73,6 +76,21 @@ impl Metrics {
     /// Counts bytes of bodies that were handed to connections.
     pub fn count_bytes(&self, bytes: u64) {
         add(&self.bytes_served, bytes);
+    }
+
+    /// Counts a blob that the client was sent to the store for.
+    pub fn count_redirected(&self) {
+        add(&self.blobs_redirected, 1);
+    }
+
+    /// Counts a blob, or a part of one, that passes through this server.
+    pub fn count_proxied(&self) {
+        add(&self.blobs_proxied, 1);
+    }
+
+    /// Counts a stored blob that was found damaged while it was served.
+    pub fn count_damaged(&self) {
+        add(&self.blobs_damaged, 1);
     }
 }
 
@@ -155,6 +173,31 @@ pub(crate) fn render(state: &AppState) -> String {
         "counter",
         "Bytes of response bodies",
         bytes,
+    );
+    let blobs = [
+        (
+            "delivery=\"redirected\"".to_owned(),
+            get(&metrics.blobs_redirected),
+        ),
+        (
+            "delivery=\"proxied\"".to_owned(),
+            get(&metrics.blobs_proxied),
+        ),
+    ];
+    family(
+        &mut text,
+        "nixery_blobs_total",
+        "counter",
+        "Blobs asked for, by the way they took",
+        blobs,
+    );
+    let damaged = [(String::new(), get(&metrics.blobs_damaged))];
+    family(
+        &mut text,
+        "nixery_blobs_damaged_total",
+        "counter",
+        "Stored blobs found damaged while they were served",
+        damaged,
     );
 
     let requests = metrics

@@ -86,6 +86,37 @@ pub(crate) fn not_modified(mut headers: HeaderMap, size: u64) -> Response {
     respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
 }
 
+/// An answer with contents held in memory, or without them to a client that has them.
+#[must_use]
+pub(crate) fn document(
+    request: &Parts,
+    media_type: &str,
+    headers: HeaderMap,
+    digest: &Digest,
+    bytes: bytes::Bytes,
+) -> Response {
+    if unchanged(request, digest) {
+        return not_modified(headers, bytes.len() as u64);
+    }
+    contents(media_type, headers, bytes)
+}
+
+/// A redirect to the store, from which the client gets the contents.
+///
+/// It is not to be kept by anybody: a signed location outlives its worth, and whether the contents are still
+/// there is looked at each time.
+#[must_use]
+pub(crate) fn elsewhere(digest: &Digest, location: HeaderValue) -> Response {
+    let mut headers = HeaderMap::new();
+    if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
+        headers.insert(DOCKER_CONTENT_DIGEST, digest);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
+    headers.insert(LOCATION, location);
+    respond(StatusCode::TEMPORARY_REDIRECT, headers, Body::empty())
+}
+
 /// An answer with exactly these headers.
 #[must_use]
 pub(crate) fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {

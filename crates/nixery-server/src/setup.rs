@@ -1,6 +1,7 @@
 //! From checked settings to a registry that can serve.
 
 use crate::config::{LayeringSettings, NixSettings, Settings, StorageBackend, StorageSettings};
+use crate::delivery::{self, DeliveryError};
 use crate::state::AppState;
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, Finding, LoadPopularityError, Nix, NixCli, NixCliConfig,
@@ -21,6 +22,9 @@ pub enum SetupError {
         "the blob store cannot be used; set STORAGE_PATH (--storage-path) to a folder this user may write to"
     )]
     Storage(#[source] Box<StorageError>),
+    /// The blob store cannot deliver blobs as configured.
+    #[error(transparent)]
+    Delivery(#[from] DeliveryError),
     /// Popularity data is not to be had.
     #[error(
         "the popularity data of NIX_POPULARITY_URL (--popularity-url) cannot be loaded; unset it to do without"
@@ -118,6 +122,7 @@ pub async fn builder(
         pack_threads: layering.pack_threads,
         max_builds: nix_settings.max_builds,
         max_evaluations: nix_settings.max_evaluations,
+        max_waiting: nix_settings.max_waiting,
         failure_ttl: nix_settings.failure_ttl,
         history: nix_settings.history,
         ..BuilderConfig::new(source, spool)
@@ -135,6 +140,8 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
         .check()
         .await
         .map_err(|error| SetupError::Storage(Box::new(error)))?;
+    let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
+    tracing::info!(store = %settings.storage, blobs = blobs.way(), "blob store");
     let spool = &settings.storage.spool;
     let nix = nix(&settings.nix, spool)?;
     for finding in preflight(&*nix).await? {

@@ -5,7 +5,7 @@ use crate::error::{ApiError, BuildAnswer, Code};
 use crate::hold;
 use crate::host::absolute;
 use crate::negotiate::{Preference, preference};
-use crate::response::{IMMUTABLE, REVALIDATE, content_headers, contents, not_modified, unchanged};
+use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
 use crate::route::Reference;
 use crate::state::AppState;
 use axum::response::Response;
@@ -95,14 +95,8 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
 }
 
 fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
-    if unchanged(request, &manifest.digest) {
-        return not_modified(headers, manifest.bytes.len() as u64);
-    }
-    contents(
-        manifest.media_type.as_str(),
-        headers,
-        manifest.bytes.clone(),
-    )
+    let (media_type, bytes) = (manifest.media_type.as_str(), manifest.bytes.clone());
+    document(request, media_type, headers, &manifest.digest, bytes)
 }
 
 /// The host of an HTTP/2 request, which stands in its URI.

@@ -4,6 +4,7 @@ mod blobs;
 mod failure;
 mod listings;
 mod manifests;
+mod verified;
 
 pub(crate) use blobs::{blob, chain};
 pub(crate) use listings::{referrers, tags};

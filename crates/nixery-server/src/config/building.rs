@@ -1,7 +1,7 @@
 //! How Nix is run and how its results become layers.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, NixStore};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_MAX_WAITING, NixStore};
 use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
 use nixery_manifest::Compression;
 use std::ffi::OsString;
@@ -17,6 +17,7 @@ const NIX_STORE: Setting = Setting::new("NIXERY_NIX_STORE", "--nix-store");
 const NIX_MAX_JOBS: Setting = Setting::new("NIXERY_NIX_MAX_JOBS", "--nix-max-jobs");
 const MAX_BUILDS: Setting = Setting::new("NIXERY_MAX_BUILDS", "--max-builds");
 const MAX_EVALUATIONS: Setting = Setting::new("NIXERY_MAX_EVALUATIONS", "--max-evaluations");
+const MAX_WAITING: Setting = Setting::new("NIXERY_MAX_WAITING", "--max-waiting");
 const FAILURE_TTL: Setting = Setting::new("NIXERY_FAILURE_TTL", "--failure-ttl");
 const HISTORY: Setting = Setting::new("NIXERY_HISTORY", "--history");
 const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
@@ -69,6 +70,10 @@ pub struct NixArgs {
     #[arg(long, env = "NIXERY_MAX_EVALUATIONS", value_name = "COUNT")]
     pub max_evaluations: Option<String>,
 
+    /// Builds that run or wait; further images are answered with 429 [default: 1000]
+    #[arg(long, env = "NIXERY_MAX_WAITING", value_name = "COUNT")]
+    pub max_waiting: Option<String>,
+
     /// How long a failed build answers again without being tried again, in seconds [default: 10]
     #[arg(long, env = "NIXERY_FAILURE_TTL", value_name = "SECONDS")]
     pub failure_ttl: Option<String>,
@@ -95,6 +100,8 @@ pub struct NixSettings {
     pub max_builds: usize,
     /// Evaluations at once.
     pub max_evaluations: usize,
+    /// Builds that run or wait.
+    pub max_waiting: usize,
     /// How long a failure answers again.
     pub failure_ttl: Duration,
     /// Builds remembered.
@@ -150,6 +157,12 @@ impl NixArgs {
                 self.max_evaluations.as_deref(),
                 cores.min(4),
                 1..=MANY,
+            ),
+            max_waiting: errors.number(
+                MAX_WAITING,
+                self.max_waiting.as_deref(),
+                DEFAULT_MAX_WAITING,
+                1..=100_000,
             ),
             failure_ttl: errors.seconds(
                 FAILURE_TTL,
@@ -281,6 +294,7 @@ mod tests {
     #[case::jobs(|a: &mut NixArgs| a.nix_max_jobs = Some("all".into()), "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
     #[case::builds(|a: &mut NixArgs| a.max_builds = Some("0".into()), "NIXERY_MAX_BUILDS (--max-builds) is \"0\"; allowed: a whole number from 1")]
     #[case::evaluations(|a: &mut NixArgs| a.max_evaluations = Some("0".into()), "NIXERY_MAX_EVALUATIONS")]
+    #[case::waiting(|a: &mut NixArgs| a.max_waiting = Some("none".into()), "NIXERY_MAX_WAITING (--max-waiting) is \"none\"; allowed: a whole number from 1 to 100000")]
     #[case::failures(|a: &mut NixArgs| a.failure_ttl = Some("x".into()), "NIXERY_FAILURE_TTL")]
     #[case::history(|a: &mut NixArgs| a.history = Some("0".into()), "NIXERY_HISTORY")]
     fn wrong_nix_settings_are_refused(#[case] set: fn(&mut NixArgs), #[case] expected: &str) {

@@ -1,6 +1,7 @@
 //! How the registry listens, waits, logs and stops.
 
 use super::value::{ConfigErrors, Setting, given};
+use crate::delivery::BlobDelivery;
 use crate::logging::{LogFormat, is_filter};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -9,6 +10,8 @@ const PORT: Setting = Setting::new("PORT", "--port");
 const LISTEN: Setting = Setting::new("NIXERY_LISTEN", "--listen");
 const PUBLIC_URL: Setting = Setting::new("NIXERY_PUBLIC_URL", "--public-url");
 const HOLD: Setting = Setting::new("NIXERY_HOLD_SECONDS", "--hold-seconds");
+const DELIVERY: Setting = Setting::new("NIXERY_BLOB_DELIVERY", "--blob-delivery");
+const REDIRECT_TTL: Setting = Setting::new("NIXERY_REDIRECT_TTL", "--redirect-ttl");
 const GRACE: Setting = Setting::new("NIXERY_SHUTDOWN_GRACE", "--shutdown-grace");
 const LOG_FORMAT: Setting = Setting::new("NIXERY_LOG_FORMAT", "--log-format");
 const LOG: Setting = Setting::new("NIXERY_LOG", "--log");
@@ -19,6 +22,10 @@ pub const DEFAULT_HOLD_SECONDS: u64 = 25;
 pub const DEFAULT_PORT: u16 = 8080;
 /// Long enough for a large layer on a slow line, short enough for an impatient service manager.
 const DEFAULT_GRACE_SECONDS: u64 = 120;
+/// Clients begin to read within seconds of a redirect; the rest is for those that queue their downloads.
+const DEFAULT_REDIRECT_TTL: u64 = 15 * 60;
+/// The longest time that S3 and GCS let a signed URL live.
+const LONGEST_REDIRECT_TTL: u64 = 7 * DAY;
 /// An upper bound for times that a typing error would otherwise turn into years.
 const DAY: u64 = 24 * 60 * 60;
 
@@ -43,6 +50,16 @@ pub struct ServerArgs {
     /// give up after 30 [default: 25]
     #[arg(long, env = "NIXERY_HOLD_SECONDS", value_name = "SECONDS")]
     pub hold_seconds: Option<String>,
+
+    /// Which way blobs take to clients: `redirect` sends them to signed URLs of the store, `public`
+    /// to unsigned ones, `proxy` sends blobs through this server, `auto` is `redirect` where the
+    /// store can sign, else `proxy` [default: auto]
+    #[arg(long, env = "NIXERY_BLOB_DELIVERY", value_name = "WAY")]
+    pub blob_delivery: Option<String>,
+
+    /// How long a signed URL can be used, in seconds [default: 900]
+    #[arg(long, env = "NIXERY_REDIRECT_TTL", value_name = "SECONDS")]
+    pub redirect_ttl: Option<String>,
 
     /// How long running builds and transfers may take to end after a SIGTERM, in seconds [default: 120]
     #[arg(long, env = "NIXERY_SHUTDOWN_GRACE", value_name = "SECONDS")]
@@ -87,6 +104,10 @@ pub struct HttpSettings {
     pub public_url: Option<String>,
     /// Time a manifest request waits for its build.
     pub hold: Duration,
+    /// Which way blobs take.
+    pub delivery: BlobDelivery,
+    /// Time for which signed URLs are good.
+    pub redirect_ttl: Duration,
 }
 
 impl Default for HttpSettings {
@@ -94,6 +115,8 @@ impl Default for HttpSettings {
         Self {
             public_url: None,
             hold: Duration::from_secs(DEFAULT_HOLD_SECONDS),
+            delivery: BlobDelivery::default(),
+            redirect_ttl: Duration::from_secs(DEFAULT_REDIRECT_TTL),
         }
     }
 }
@@ -123,6 +146,18 @@ impl ServerArgs {
                     self.hold_seconds.as_deref(),
                     DEFAULT_HOLD_SECONDS,
                     1..=600,
+                ),
+                delivery: errors.choice(
+                    DELIVERY,
+                    self.blob_delivery.as_deref(),
+                    BlobDelivery::default(),
+                    &BlobDelivery::WORDS,
+                ),
+                redirect_ttl: errors.seconds(
+                    REDIRECT_TTL,
+                    self.redirect_ttl.as_deref(),
+                    DEFAULT_REDIRECT_TTL,
+                    30..=LONGEST_REDIRECT_TTL,
                 ),
             },
             shutdown_grace: errors.seconds(
@@ -211,6 +246,8 @@ mod tests {
     #[case::public_url_path(|a: &mut ServerArgs| a.public_url = Some("https://nixery.dev/a".into()), "without a path")]
     #[case::hold(|a: &mut ServerArgs| a.hold_seconds = Some("0".into()), "NIXERY_HOLD_SECONDS (--hold-seconds) is \"0\"; allowed: a whole number from 1 to 600 (seconds)")]
     #[case::grace(|a: &mut ServerArgs| a.shutdown_grace = Some("-1".into()), "NIXERY_SHUTDOWN_GRACE (--shutdown-grace) is \"-1\"")]
+    #[case::delivery(|a: &mut ServerArgs| a.blob_delivery = Some("direct".into()), "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"direct\"; allowed: auto, redirect, public, proxy")]
+    #[case::redirect_ttl(|a: &mut ServerArgs| a.redirect_ttl = Some("5".into()), "NIXERY_REDIRECT_TTL (--redirect-ttl) is \"5\"; allowed: a whole number from 30 to 604800 (seconds)")]
     #[case::log_format(|a: &mut ServerArgs| a.log_format = Some("xml".into()), "NIXERY_LOG_FORMAT (--log-format) is \"xml\"; allowed: auto, text, json")]
     #[case::log_word(|a: &mut ServerArgs| a.log = Some("verbose".into()), "NIXERY_LOG (--log) is \"verbose\"; allowed: off, error,")]
     #[case::log(|a: &mut ServerArgs| a.log = Some("a=b=c".into()), "NIXERY_LOG (--log) is \"a=b=c\"")]

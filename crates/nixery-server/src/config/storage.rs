@@ -3,6 +3,7 @@
 use super::value::{ConfigErrors, Setting, given, given_path};
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 
 const BACKEND: Setting = Setting::new("NIXERY_STORAGE_BACKEND", "--storage-backend");
@@ -34,6 +35,12 @@ pub struct StorageSettings {
     pub path: PathBuf,
     /// The folder for work in progress.
     pub spool: PathBuf,
+}
+
+impl fmt::Display for StorageSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "filesystem {}", self.path.display())
+    }
 }
 
 /// The kinds of blob store this version has.

@@ -4,9 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod blobs;
+mod damage;
+mod delivery;
 mod errors;
 mod failures;
 mod fake_nix;
+mod fake_store;
 mod holds;
 mod listen;
 mod listings;

@@ -3,6 +3,7 @@
 use crate::fake_nix::FakeNix;
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -35,9 +36,18 @@ impl Registry {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut BuilderConfig)) -> Self {
+        let storage = Arc::new(MemoryStorage::new());
+        Self::over(storage, HttpSettings::default(), change).await
+    }
+
+    /// A registry over a store that others may hold as well.
+    pub(crate) async fn over(
+        storage: Arc<dyn Storage>,
+        settings: HttpSettings,
+        change: impl FnOnce(&mut BuilderConfig),
+    ) -> Self {
         let spool = tempfile::tempdir().unwrap();
         let nix = Arc::new(FakeNix::new());
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let source = PackageSource::git("https://user:hunter2@example.org/pkgs.git").unwrap();
         let mut config = BuilderConfig::new(source, spool.path());
         config.failure_ttl = Duration::ZERO;
@@ -45,7 +55,7 @@ impl Registry {
         let builder = Builder::new(config, nix.clone(), storage.clone())
             .await
             .unwrap();
-        let state = AppState::new(builder, HttpSettings::default());
+        let state = AppState::new(builder, settings);
         Self {
             nix,
             storage,
@@ -59,9 +69,13 @@ impl Registry {
         Self::with(|config| config.compression = Compression::Zstd).await
     }
 
+    /// The answer, its body as it comes.
+    pub(crate) async fn response(&self, request: Request<Body>) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
     pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (parts, body) = response.into_parts();
+        let (parts, body) = self.response(request).await.into_parts();
         Answer {
             status: parts.status,
             headers: parts.headers,

@@ -144,8 +144,20 @@ async fn examine_blob(
     key: &Key,
     expected: &Digest,
 ) -> Result<Outcome, StorageError> {
+    Ok(match hash(storage, key).await? {
+        None => Outcome::Gone,
+        Some((actual, bytes)) if actual == *expected => Outcome::Sound { bytes },
+        Some((actual, _)) => Outcome::Defective(Problem::WrongDigest { actual }),
+    })
+}
+
+/// Reads a whole object: its digest and its size in bytes, or `None` where there is none.
+///
+/// # Errors
+/// The object cannot be read to its end.
+pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u64)>, StorageError> {
     let Some(mut reader) = storage.get(key, None).await? else {
-        return Ok(Outcome::Gone);
+        return Ok(None);
     };
     let mut digester = Digester::new();
     while let Some(chunk) = reader.body.try_next().await? {
@@ -164,12 +176,7 @@ async fn examine_blob(
         })?;
     }
     let bytes = digester.bytes();
-    let actual = digester.finish();
-    Ok(if actual == *expected {
-        Outcome::Sound { bytes }
-    } else {
-        Outcome::Defective(Problem::WrongDigest { actual })
-    })
+    Ok(Some((digester.finish(), bytes)))
 }
 
 async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {

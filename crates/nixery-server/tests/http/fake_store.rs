@@ -1,0 +1,170 @@
+//! A store in memory that signs URLs, or fails, as it is told.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use nixery_manifest::Digest;
+use nixery_storage::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, Operation, PutMode, PutOutcome,
+    Stat, Storage, StorageError,
+};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// What a signature is good for, and no log may show.
+pub(crate) const SECRET: &str = "X-Amz-Signature=5ec2e7";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Mood {
+    #[default]
+    Well,
+    /// Signing fails.
+    NoSigning,
+    /// Every call fails, and may succeed later.
+    Down,
+    /// Every call fails for good.
+    Refusing,
+    /// No call ever ends.
+    Silent,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeStore {
+    objects: MemoryStorage,
+    signs: bool,
+    public: bool,
+    mood: Mutex<Mood>,
+    signed: AtomicUsize,
+    opened: AtomicUsize,
+}
+
+impl FakeStore {
+    pub(crate) fn signing() -> Self {
+        Self {
+            signs: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn public() -> Self {
+        Self {
+            public: true,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+    }
+
+    /// URLs that were signed.
+    pub(crate) fn signed(&self) -> usize {
+        self.signed.load(Ordering::SeqCst)
+    }
+
+    /// Objects whose bytes were asked for.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Ordering::SeqCst)
+    }
+
+    /// Stores a blob, right or not.
+    pub(crate) async fn blob(&self, digest: Digest, bytes: impl Into<Bytes>) {
+        let key = Key::Blob(digest);
+        let stored = self.objects.put(&key, bytes.into(), PutMode::Replace);
+        let _ = stored.await.unwrap();
+    }
+
+    pub(crate) async fn has(&self, digest: Digest) -> bool {
+        let stat = self.objects.stat(&Key::Blob(digest)).await;
+        stat.unwrap().is_some()
+    }
+
+    async fn may(&self, operation: Operation) -> Result<(), StorageError> {
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Well => Ok(()),
+            Mood::NoSigning if operation != Operation::Sign => Ok(()),
+            Mood::Silent => std::future::pending().await,
+            Mood::Down | Mood::NoSigning | Mood::Refusing => Err(StorageError::Failed {
+                backend: "fake",
+                operation,
+                target: "layers/x at http://10.0.0.1/bucket".into(),
+                retryable: mood == Mood::Down,
+                source: "connection refused".into(),
+            }),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for FakeStore {
+    fn backend(&self) -> &'static str {
+        "fake"
+    }
+
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.may(Operation::Write).await?;
+        self.objects.put_file(key, spool).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.may(Operation::Write).await?;
+        self.objects.put(key, bytes, mode).await
+    }
+
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.may(Operation::Read).await?;
+        self.opened.fetch_add(1, Ordering::SeqCst);
+        self.objects.get(key, range).await
+    }
+
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        self.may(Operation::Stat).await?;
+        self.objects.stat(key).await
+    }
+
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.may(Operation::List).await?;
+        self.objects.list(kind).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        self.may(Operation::Delete).await?;
+        self.objects.delete(key).await
+    }
+
+    async fn presign_get(&self, key: &Key, ttl: Duration) -> Result<Option<String>, StorageError> {
+        self.may(Operation::Sign).await?;
+        if !self.signs {
+            return Ok(None);
+        }
+        self.signed.fetch_add(1, Ordering::SeqCst);
+        let seconds = ttl.as_secs();
+        Ok(Some(format!(
+            "https://bucket.test/{key}?X-Amz-Expires={seconds}&{SECRET}"
+        )))
+    }
+
+    fn public_url(&self, key: &Key) -> Option<String> {
+        self.public.then(|| format!("https://public.test/{key}"))
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        self.may(Operation::Check).await?;
+        self.objects.check().await
+    }
+}
