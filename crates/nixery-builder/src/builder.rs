@@ -38,10 +38,10 @@ struct Inner {
 impl Builder {
     /// A builder with its own directory below `config.spool_dir`. Builds run on this runtime.
     ///
+    /// Tries out whether leases work in the store, and warns where they do not.
+    ///
     /// # Errors
     /// The spool directory cannot be used.
-    // Async because it needs a runtime, and so that checks of the store may be added.
-    #[allow(clippy::unused_async)]
     pub async fn new(
         config: BuilderConfig,
         nix: Arc<dyn Nix>,
@@ -49,7 +49,7 @@ impl Builder {
     ) -> Result<Self, BuilderError> {
         let history = History::new(config.history, config.failure_ttl, config.recheck_after);
         Ok(Self(Arc::new(Inner {
-            engine: Arc::new(Engine::new(config, nix, storage)?),
+            engine: Arc::new(Engine::new(config, nix, storage).await?),
             history: Mutex::new(history),
             running: watch::Sender::new(0),
             rechecks: KeyedLocks::default(),
@@ -130,7 +130,7 @@ impl Builder {
         *self.0.running.borrow()
     }
 
-    /// Waits until no build runs.
+    /// Waits until no build runs, and other servers on the store can know it.
     pub async fn drain(&self) {
         // The sender is in `self`: the channel is open.
         let _ = self
@@ -139,6 +139,13 @@ impl Builder {
             .subscribe()
             .wait_for(|running| *running == 0)
             .await;
+        self.0.engine.leases.settled().await;
+    }
+
+    /// For a process that ends before its builds do: lets other servers on the store, which wait
+    /// for these builds, begin them at once.
+    pub async fn leave(&self) {
+        self.0.engine.leases.give_up().await;
     }
 
     /// The manifest or index with this digest, verified; `None` where the store has none.

@@ -23,6 +23,10 @@ pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 /// How long a blob that was seen in the store counts as there, unless configured.
 pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 
+/// How long another server on the same store is waited for after its last sign of life, unless
+/// configured. It gives one every third of this time.
+pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
+
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
@@ -52,6 +56,9 @@ pub struct BuilderConfig {
     /// needs it is answered again. [`Builder::report_missing`](crate::Builder::report_missing)
     /// ends it early.
     pub recheck_after: Duration,
+    /// How long another server on the same store that builds an image is waited for after its last
+    /// sign of life. Zero: it is not waited for, and nobody waits for this one.
+    pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
 }
@@ -73,6 +80,7 @@ impl BuilderConfig {
             max_waiting: DEFAULT_MAX_WAITING,
             failure_ttl: DEFAULT_FAILURE_TTL,
             recheck_after: DEFAULT_RECHECK_AFTER,
+            lease_ttl: DEFAULT_LEASE_TTL,
             history: 100,
         }
     }

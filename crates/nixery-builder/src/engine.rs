@@ -12,6 +12,7 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::error::{BuildError, BuilderError};
 use crate::image::{BuildStats, Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
+use crate::lease::Leases;
 use crate::nix::Nix;
 use crate::record::{self, ImageRecord};
 use crate::spool::InstanceDir;
@@ -28,20 +29,26 @@ pub(crate) struct Engine {
     pub(crate) blobs: Blobs,
     pub(crate) instance: InstanceDir,
     pub(crate) layer_locks: KeyedLocks<Digest>,
-    evaluations: Semaphore,
-    realisations: Semaphore,
+    /// Of images being made, so that other servers on the store wait for them.
+    pub(crate) leases: Leases,
+    /// Evaluations that may run; see [`permit`].
+    pub(crate) evaluations: Semaphore,
+    /// Realisations that may run.
+    pub(crate) realisations: Semaphore,
     packing: Arc<Semaphore>,
 }
 
 impl Engine {
-    pub(crate) fn new(
+    pub(crate) async fn new(
         config: BuilderConfig,
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
     ) -> Result<Self, BuilderError> {
         let instance = InstanceDir::open(&config.spool_dir);
         let instance = instance.map_err(|(path, source)| BuilderError::Spool { path, source })?;
+        let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         Ok(Self {
+            leases,
             blobs: Blobs::new(Arc::clone(&storage), config.recheck_after),
             instance,
             layer_locks: KeyedLocks::default(),
@@ -52,14 +59,6 @@ impl Engine {
             nix,
             storage,
         })
-    }
-
-    pub(crate) async fn may_evaluate(&self) -> Result<SemaphorePermit<'_>, BuildError> {
-        permit(&self.evaluations).await
-    }
-
-    pub(crate) async fn may_realise(&self) -> Result<SemaphorePermit<'_>, BuildError> {
-        permit(&self.realisations).await
     }
 
     /// Goes along with the thread that packs: that one is not stopped when its build is.
@@ -155,7 +154,8 @@ impl Engine {
     }
 }
 
-async fn permit(semaphore: &Semaphore) -> Result<SemaphorePermit<'_>, BuildError> {
+/// Waits for one's turn.
+pub(crate) async fn permit(semaphore: &Semaphore) -> Result<SemaphorePermit<'_>, BuildError> {
     // Never closed.
     semaphore.acquire().await.map_err(BuildError::internal)
 }

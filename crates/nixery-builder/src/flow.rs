@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use nixery_manifest::assemble;
 use nixery_storage::Key;
+use tokio::sync::SemaphorePermit;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
@@ -14,26 +15,32 @@ use crate::nix::{Evaluation, EvaluationRequest, RealisedPackage};
 use crate::progress::Phase;
 use crate::recipe::Recipe;
 use crate::record::{self, ImageRecord};
+use crate::turn::{self, Turn};
 
 /// Builds the image a handle asks for, or finds it.
 pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image, BuildError> {
-    let request = handle.request();
-    let recipe = Recipe::new(&engine.config, request, &handle.target().source);
+    let recipe = Recipe::new(&engine.config, handle.request(), &handle.target().source);
 
     let pinned = recipe.pinned_key();
     let mut phases = Phases::start(handle, pinned.is_some());
-    if let Some(key) = pinned
-        && let Some(image) = engine.cached_image(key, request).await?
-    {
-        return Ok(phases.finish(image));
-    }
 
-    let evaluation = evaluate(engine, handle, &mut phases).await?;
+    // What cannot change is found, or waited for, without Nix.
+    let (mut lease, mut may_evaluate) = (None, None);
+    if let Some(key) = pinned {
+        match turn::take(engine, handle, &mut phases, key, &engine.evaluations).await? {
+            Turn::Found(image) => return Ok(phases.finish(*image)),
+            Turn::Ours(ours, permit) => (lease, may_evaluate) = (Some(ours), Some(permit)),
+        }
+    }
+    let evaluation = evaluate(engine, handle, &mut phases, may_evaluate).await?;
+
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
-    if pinned.is_none()
-        && let Some(image) = engine.cached_image(key, request).await?
-    {
-        return Ok(phases.finish(image));
+    let mut may_realise = None;
+    if pinned.is_none() {
+        match turn::take(engine, handle, &mut phases, key, &engine.realisations).await? {
+            Turn::Found(image) => return Ok(phases.finish(*image)),
+            Turn::Ours(ours, permit) => (lease, may_realise) = (Some(ours), Some(permit)),
+        }
     }
 
     // Until the layers are stored, nothing of the closure may be garbage-collected.
@@ -42,7 +49,8 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
         action: "make GC roots",
         source,
     })?;
-    let packages = realise(engine, &evaluation, gc_roots.path(), handle, &mut phases).await?;
+    let roots = gc_roots.path();
+    let packages = realise(engine, &evaluation, roots, handle, &mut phases, may_realise).await?;
 
     phases.enter(Phase::Graph);
     let roots: Vec<_> = packages
@@ -63,6 +71,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     phases.enter(Phase::Assemble);
     let image = assemble_and_store(engine, handle, recipe, layers, root).await?;
     remember(engine, &image, Key::Manifest(key)).await?;
+    drop(lease);
     Ok(phases.finish(image))
 }
 
@@ -70,8 +79,12 @@ async fn evaluate(
     engine: &Engine,
     handle: &BuildHandle,
     phases: &mut Phases<'_>,
+    allowed: Option<SemaphorePermit<'_>>,
 ) -> Result<Evaluation, BuildError> {
-    let _permit = engine.may_evaluate().await?;
+    let _permit = match allowed {
+        Some(permit) => permit,
+        None => permit(&engine.evaluations).await?,
+    };
     phases.enter(Phase::Evaluate);
     let request = handle.request();
     let request = EvaluationRequest {
@@ -89,9 +102,13 @@ async fn realise(
     gc_roots: &std::path::Path,
     handle: &BuildHandle,
     phases: &mut Phases<'_>,
+    allowed: Option<SemaphorePermit<'_>>,
 ) -> Result<Vec<RealisedPackage>, BuildError> {
     phases.enter(Phase::Queued);
-    let _permit = engine.may_realise().await?;
+    let _permit = match allowed {
+        Some(permit) => permit,
+        None => permit(&engine.realisations).await?,
+    };
     phases.enter(Phase::Realise);
     let packages = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
     packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
@@ -164,7 +181,7 @@ async fn remember(engine: &Engine, image: &Image, key: Key) -> Result<(), BuildE
 }
 
 /// The build's phases as they are passed through, with their times.
-struct Phases<'a> {
+pub(crate) struct Phases<'a> {
     handle: &'a BuildHandle,
     immutable: bool,
     current: Phase,
@@ -183,7 +200,7 @@ impl<'a> Phases<'a> {
         }
     }
 
-    fn enter(&mut self, phase: Phase) {
+    pub(crate) fn enter(&mut self, phase: Phase) {
         let elapsed = self.since.elapsed();
         match self
             .passed

@@ -8,6 +8,8 @@
 //!   any other is evaluated, and found by what it evaluates to.
 //! - A cache entry counts only while every blob it names is in the store with the right size.
 //!   What is missing or truncated is made again, and nothing else is.
+//! - Of several builders on one store, in whatever processes, one builds an image while the others
+//!   wait for it. What one fails to build, or dies over, the next one tries.
 //! - Layers are packed in parallel, each once, into a spool file, and stored under their digests;
 //!   what refers to a blob is stored after it. A process that dies at any moment leaves a store
 //!   that is whole.
@@ -53,7 +55,7 @@ mod history;
 mod image;
 mod keyed_lock;
 mod layers;
-#[allow(dead_code, unused_imports)] // Used by what comes next.
+#[allow(dead_code, unused_imports)] // Notes are for the collection of garbage.
 mod lease;
 mod nix;
 pub mod popcount;
@@ -62,12 +64,13 @@ mod progress;
 mod recipe;
 mod record;
 mod spool;
+mod turn;
 
 pub use build_log::BuildLog;
 pub use builder::Builder;
 pub use config::{
-    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_MAX_WAITING,
-    DEFAULT_RECHECK_AFTER, ImageRequest,
+    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL,
+    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

@@ -11,6 +11,8 @@ use serde::Serialize;
 pub enum Phase {
     /// Waiting for its turn, or looking for a cached result.
     Queued,
+    /// Another server on the same store makes the image, and this one waits for it.
+    Waiting,
     /// Nix evaluates the packages to derivations.
     Evaluate,
     /// Nix builds or substitutes them.
@@ -34,6 +36,7 @@ impl Phase {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
+            Self::Waiting => "waiting",
             Self::Evaluate => "evaluate",
             Self::Realise => "realise",
             Self::Graph => "graph",

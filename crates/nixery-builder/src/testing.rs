@@ -1,6 +1,8 @@
 //! Doubles for the tests of the flow: a store of made-up packages in a temporary directory behind
 //! the [`Nix`] trait, and a blob store that counts. Real Nix runs in `tests/real_nix.rs`.
 
+pub(crate) mod faulty;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,11 +183,24 @@ impl Nix for FakeNix {
     }
 }
 
-/// A memory store that counts the files put into it: packed layers.
-#[derive(Debug, Default)]
+/// A store, in memory unless another is given, that counts the files put into it: packed layers.
+#[derive(Debug)]
 pub(crate) struct CountingStorage {
-    inner: MemoryStorage,
+    inner: Arc<dyn Storage>,
     pub(crate) files: AtomicUsize,
+}
+
+impl Default for CountingStorage {
+    fn default() -> Self {
+        Self::over(Arc::new(MemoryStorage::new()))
+    }
+}
+
+impl CountingStorage {
+    pub(crate) fn over(inner: Arc<dyn Storage>) -> Self {
+        let files = AtomicUsize::new(0);
+        Self { inner, files }
+    }
 }
 
 #[async_trait]

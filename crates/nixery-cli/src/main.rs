@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         match cli.command {
-            Command::Build(args) => signals::or_interrupted(build::run(args)).await,
+            Command::Build(args) => build::run(args).await,
             // It reads and plans in one go, with nothing to clean up: a signal just ends it.
             Command::Layers(args) => layers::run(args).await,
             Command::Popcount(args) => popcount::run(args).await,

@@ -40,6 +40,7 @@ pub(crate) fn later(uri: &Uri, handle: &BuildHandle, log: &str) -> Result<Respon
     let progress = handle.progress().borrow().clone();
     let doing = match progress.phase {
         Phase::Queued => "it waits for its turn".to_owned(),
+        Phase::Waiting => "another server makes it".to_owned(),
         Phase::Pack => format!(
             "{} of {} layers are packed",
             progress.layers_done, progress.layers_total

@@ -103,9 +103,11 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         Some((requests, builds)) => {
             tracing::warn!(requests, builds, "stopped before all work had ended");
             exit_soon(0);
+            builder.leave().await;
         }
         None => {
             exit_soon(INTERRUPTED);
+            builder.leave().await;
             return Err(RunError::Interrupted);
         }
     }

@@ -124,6 +124,7 @@ pub async fn builder(
         max_evaluations: nix_settings.max_evaluations,
         max_waiting: nix_settings.max_waiting,
         failure_ttl: nix_settings.failure_ttl,
+        lease_ttl: nix_settings.lease_ttl,
         history: nix_settings.history,
         ..BuilderConfig::new(source, spool)
     };

@@ -2,6 +2,7 @@
 
 mod caching;
 mod images;
+mod leases;
 mod running;
 
 use std::sync::Arc;

@@ -56,15 +56,13 @@ impl Contender {
             return Ok(Some(Lease::unguarded()));
         }
         let content = Content::new(&self.task, shared.ttl, shared.dice.token());
+        if !shared.exclusive {
+            return self.replace(content).await;
+        }
         for _ in 0..TRIES {
-            let begun = Instant::now();
             let created = self.put(&content, PutMode::CreateNew).await?;
             if created == PutOutcome::Stored {
-                return if shared.exclusive {
-                    Ok(Some(self.hold(content)))
-                } else {
-                    Ok(self.settle(content, begun).await)
-                };
+                return Ok(Some(self.hold(content)));
             }
             match self.watch.look().await? {
                 // It was given back between the two calls.
@@ -74,7 +72,7 @@ impl Contender {
                     return Ok(Some(self.hold(content)));
                 }
                 Sight::Held { .. } => return Ok(None),
-                Sight::Abandoned => return self.take_over(content).await,
+                Sight::Abandoned => return self.replace(content).await,
             }
         }
         Ok(None)
@@ -104,34 +102,32 @@ impl Contender {
     }
 
     /// Replaces what a dead holder left, unless somebody else is faster.
-    async fn take_over(&mut self, content: Content) -> Result<Option<Lease>, StorageError> {
+    async fn replace(&mut self, content: Content) -> Result<Option<Lease>, StorageError> {
         let begun = Instant::now();
-        if self.watch.look().await? != Sight::Abandoned {
+        let sight = self.watch.look().await?;
+        if matches!(sight, Sight::Held { .. }) {
             return Ok(None);
         }
         let _ = self.put(&content, PutMode::Replace).await?;
-        tracing::info!(
-            task = self.task,
-            "taking over the lease of a server that is gone"
-        );
-        Ok(self.settle(content, begun).await)
-    }
-
-    /// Whether the lease is still ours when all who tried at the same time have written.
-    async fn settle(&self, content: Content, begun: Instant) -> Option<Lease> {
+        // Until all who looked at the same time have written.
         sleep(SETTLE.max(begun.elapsed() * SETTLE_TIMES)).await;
-        let storage = &*self.leases.0.storage;
-        match content::read(storage, &self.key).await {
+        let ours = match content::read(&*self.leases.0.storage, &self.key).await {
             Ok(Some(bytes)) => {
-                let ours = Content::parse(&bytes).is_some_and(|found| found.token == content.token);
-                ours.then(|| self.hold(content))
+                Content::parse(&bytes).is_some_and(|found| found.token == content.token)
             }
-            Ok(None) => None,
+            Ok(None) => false,
             Err(error) => {
                 tracing::warn!(task = self.task, %error, "cannot tell who has a lease: taken as ours");
-                Some(self.hold(content))
+                true
             }
+        };
+        if ours && sight == Sight::Abandoned {
+            tracing::info!(
+                task = self.task,
+                "took over the lease of a server that is gone"
+            );
         }
+        Ok(ours.then(|| self.hold(content)))
     }
 
     async fn put(&self, content: &Content, mode: PutMode) -> Result<PutOutcome, StorageError> {

@@ -17,6 +17,8 @@ mod contender;
 mod content;
 mod keeper;
 mod process;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::hash::{BuildHasher, RandomState};
@@ -25,7 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage, StorageError};
+use nixery_storage::{Key, Storage, StorageError, can_create_exclusively};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub(crate) use contender::Contender;
@@ -62,6 +64,28 @@ impl Leases {
             exclusive,
             RandomState::new().hash_one("lease"),
         )
+    }
+
+    /// Leases as far as they work in this store; where they do not, none, with a warning.
+    pub(crate) async fn where_exclusive(storage: Arc<dyn Storage>, ttl: Duration) -> Self {
+        if ttl.is_zero() {
+            return Self::new(storage, ttl, true);
+        }
+        let exclusive = can_create_exclusively(&*storage).await;
+        let exclusive = exclusive.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell whether leases work in this store: taken as if they did");
+            true
+        });
+        let ttl = if exclusive {
+            ttl
+        } else {
+            tracing::warn!(
+                storage = storage.backend(),
+                "this store does not create objects exclusively: there are no leases, and servers that share it may build an image twice"
+            );
+            Duration::ZERO
+        };
+        Self::new(storage, ttl, exclusive)
     }
 
     fn seeded(storage: Arc<dyn Storage>, ttl: Duration, exclusive: bool, seed: u64) -> Self {

@@ -44,7 +44,9 @@ impl Process {
     /// Whether it ran where this process runs, and does so no more.
     pub(super) fn is_dead(&self) -> bool {
         let here = Self::current().is_some_and(|current| current.machine == self.machine);
-        let Some(pid) = Pid::from_raw(self.pid).filter(|_| here && self.pid > 0) else {
+        // `from_raw` panics at negative numbers, and 0 is no process.
+        let pid = (here && self.pid > 0).then(|| Pid::from_raw(self.pid));
+        let Some(pid) = pid.flatten() else {
             return false;
         };
         // Not by `/proc` alone: it may hide the processes of other users.

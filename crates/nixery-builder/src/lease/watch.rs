@@ -72,7 +72,6 @@ impl Watch {
                 if let Some(seen) = &mut self.seen {
                     seen.stale = true;
                 }
-                tracing::info!(key = %self.key, holder = content.holder(), "this lease was left behind");
                 Sight::Abandoned
             }
             None if stale => Sight::Abandoned,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
-use nixery_builder::{BuildError, Image, ImageRequest};
+use nixery_builder::{BuildError, Builder, Image, ImageRequest};
 use nixery_core::{ImageName, Tag};
 use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
 use nixery_server::logging::{self, LogFormat};
@@ -20,6 +20,7 @@ use nixery_storage::Storage;
 use crate::errors::Usage;
 use crate::output;
 use crate::progress::{Reporter, Unit};
+use crate::signals::or_interrupted;
 use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
@@ -86,7 +87,26 @@ impl std::error::Error for Failed {
     }
 }
 
+/// Everything that is needed before the build begins.
+struct Work {
+    builder: Builder,
+    storage: Arc<dyn Storage>,
+    request: ImageRequest,
+    destination: Destination,
+    reporter: Reporter,
+}
+
 pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
+    let (json, verbose) = (args.json, args.verbose);
+    let work = or_interrupted(prepare(args)).await?;
+    let builder = work.builder.clone();
+    let done = or_interrupted(build(work, json, verbose)).await;
+    // Servers on the same store may be waiting for this build.
+    builder.leave().await;
+    done
+}
+
+async fn prepare(args: BuildArgs) -> Result<Work> {
     let request = parse_image(&args.image)?;
     let destination = match args.output {
         Some(destination) => destination,
@@ -122,9 +142,20 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
         Arc::clone(&storage),
     )
     .await?;
+    Ok(Work {
+        builder,
+        storage,
+        request,
+        destination,
+        reporter,
+    })
+}
 
-    let build = builder.request(request.clone());
-    watch::watch(&build, &mut reporter, args.verbose).await;
+async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
+    let (request, destination) = (&work.request, &work.destination);
+    let mut reporter = work.reporter;
+    let build = work.builder.request(request.clone());
+    watch::watch(&build, &mut reporter, verbose).await;
     let image = match build.wait().await {
         Ok(image) => image,
         Err(error) => {
@@ -133,16 +164,16 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
             return Err(Failed(error).into());
         }
     };
-    let exported = export(&image, &storage, &destination, &request, &mut reporter)
+    let exported = export(&image, &work.storage, destination, request, &mut reporter)
         .await
         .with_context(|| format!("the image is built, but not written to {destination}"));
     reporter.finish();
     exported?;
     let took = build.summary().elapsed;
-    if args.json {
-        output::json(&report::json(&image, &request, &destination, took))?;
+    if json {
+        output::json(&report::json(&image, request, destination, took))?;
     } else {
-        output::text(&report::text(&image, &request, &destination, took))?;
+        output::text(&report::text(&image, request, destination, took))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -58,6 +58,7 @@ fn show(now: &Progress, reporter: &mut Reporter) {
 fn doing(phase: Phase) -> &'static str {
     match phase {
         Phase::Queued | Phase::Done | Phase::Failed => "",
+        Phase::Waiting => "waiting for another server to make the image",
         Phase::Evaluate => "evaluating the packages",
         Phase::Realise => "building or fetching them",
         Phase::Graph => "reading the reference graph",

@@ -1,7 +1,9 @@
 //! How Nix is run and how its results become layers.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_MAX_WAITING, NixStore};
+use nixery_builder::{
+    DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore,
+};
 use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
 use nixery_manifest::Compression;
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ const MAX_BUILDS: Setting = Setting::new("NIXERY_MAX_BUILDS", "--max-builds");
 const MAX_EVALUATIONS: Setting = Setting::new("NIXERY_MAX_EVALUATIONS", "--max-evaluations");
 const MAX_WAITING: Setting = Setting::new("NIXERY_MAX_WAITING", "--max-waiting");
 const FAILURE_TTL: Setting = Setting::new("NIXERY_FAILURE_TTL", "--failure-ttl");
+const LEASE: Setting = Setting::new("NIXERY_LEASE_SECONDS", "--lease-seconds");
 const HISTORY: Setting = Setting::new("NIXERY_HISTORY", "--history");
 const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
 const THRESHOLD: Setting = Setting::new("NIXERY_POPULARITY_THRESHOLD", "--popularity-threshold");
@@ -34,6 +37,8 @@ const DEFAULT_EVAL_SECONDS: u64 = 300;
 const DEFAULT_NIX_SECONDS: u64 = 1800;
 /// An upper bound for times that a typing error would otherwise turn into years.
 const WEEK: u64 = 7 * 24 * 60 * 60;
+/// Nobody should wait longer for a server that is gone.
+const LONGEST_LEASE: u64 = 60 * 60;
 /// An upper bound for counts of processes and threads.
 const MANY: usize = 1024;
 
@@ -78,6 +83,11 @@ pub struct NixArgs {
     #[arg(long, env = "NIXERY_FAILURE_TTL", value_name = "SECONDS")]
     pub failure_ttl: Option<String>,
 
+    /// How long another server on the same store that builds an image is waited for after its last
+    /// sign of life, in seconds; 0 for not at all [default: 15]
+    #[arg(long, env = "NIXERY_LEASE_SECONDS", value_name = "SECONDS")]
+    pub lease_seconds: Option<String>,
+
     /// Builds remembered with their logs [default: 100]
     #[arg(long, env = "NIXERY_HISTORY", value_name = "COUNT")]
     pub history: Option<String>,
@@ -104,6 +114,8 @@ pub struct NixSettings {
     pub max_waiting: usize,
     /// How long a failure answers again.
     pub failure_ttl: Duration,
+    /// How long another server that builds an image is waited for without a sign of life.
+    pub lease_ttl: Duration,
     /// Builds remembered.
     pub history: usize,
 }
@@ -169,6 +181,12 @@ impl NixArgs {
                 self.failure_ttl.as_deref(),
                 DEFAULT_FAILURE_TTL.as_secs(),
                 0..=WEEK,
+            ),
+            lease_ttl: errors.seconds(
+                LEASE,
+                self.lease_seconds.as_deref(),
+                DEFAULT_LEASE_TTL.as_secs(),
+                0..=LONGEST_LEASE,
             ),
             history: errors.number(HISTORY, self.history.as_deref(), 100, 1..=10_000),
         };
@@ -296,6 +314,7 @@ mod tests {
     #[case::evaluations(|a: &mut NixArgs| a.max_evaluations = Some("0".into()), "NIXERY_MAX_EVALUATIONS")]
     #[case::waiting(|a: &mut NixArgs| a.max_waiting = Some("none".into()), "NIXERY_MAX_WAITING (--max-waiting) is \"none\"; allowed: a whole number from 1 to 100000")]
     #[case::failures(|a: &mut NixArgs| a.failure_ttl = Some("x".into()), "NIXERY_FAILURE_TTL")]
+    #[case::lease(|a: &mut NixArgs| a.lease_seconds = Some("1d".into()), "NIXERY_LEASE_SECONDS (--lease-seconds) is \"1d\"; allowed: a whole number from 0 to 3600 (seconds)")]
     #[case::history(|a: &mut NixArgs| a.history = Some("0".into()), "NIXERY_HISTORY")]
     fn wrong_nix_settings_are_refused(#[case] set: fn(&mut NixArgs), #[case] expected: &str) {
         let mut arguments = NixArgs::default();

@@ -10,7 +10,7 @@ use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use maud::{Markup, html};
-use nixery_builder::{BuildState, BuildSummary};
+use nixery_builder::{BuildState, BuildSummary, Phase};
 use nixery_core::PackageSource;
 use nixery_core::meta::META_PACKAGES;
 
@@ -202,6 +202,9 @@ fn row(build: &BuildSummary, image: &str) -> Markup {
 pub(super) fn state(state: &BuildState) -> Markup {
     html! {
         @match state {
+            BuildState::Running(Phase::Waiting) => {
+                span class="badge running" { "waiting" } " for another server to make it"
+            }
             BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
             BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {
                 span class="badge done" { @if *from_cache { "cached" } @else { "built" } }

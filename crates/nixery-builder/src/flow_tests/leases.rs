@@ -1,0 +1,231 @@
+//! Several builders on one store.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use nixery_storage::{FilesystemStorage, MemoryStorage, Storage};
+use rstest::rstest;
+use tokio::time::{Instant, sleep};
+
+use super::{build, fail};
+use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
+use crate::handle::BuildHandle;
+use crate::progress::Phase;
+use crate::testing::faulty::FaultyStorage;
+use crate::testing::{Bench, CountingStorage, pinned, request};
+
+/// What a waiter may take longer than the server it waits for.
+const A_LITTLE: Duration = Duration::from_secs(2);
+
+async fn bench(storage: &Arc<dyn Storage>, change: impl FnOnce(&mut BuilderConfig)) -> Bench {
+    let storage = CountingStorage::over(Arc::clone(storage));
+    Bench::over(Arc::new(storage), change).await
+}
+
+async fn reaches(handle: &BuildHandle, phase: Phase) {
+    let mut progress = handle.progress();
+    let reached = progress.wait_for(|progress| progress.phase == phase).await;
+    reached.expect("runs");
+}
+
+fn moving(_: &mut BuilderConfig) {}
+
+#[rstest]
+#[case::moving(moving, 1)]
+// Not even evaluated.
+#[case::pinned(pinned, 0)]
+#[tokio::test(start_paused = true)]
+async fn two_builders_build_an_image_once(
+    #[case] source: fn(&mut BuilderConfig),
+    #[case] evaluations: usize,
+) {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let (here, there) = (bench(&storage, source).await, bench(&storage, source).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("git"));
+    reaches(&first, Phase::Realise).await;
+    let second = there.builder.request(request("git"));
+    reaches(&second, Phase::Waiting).await;
+    // Other images are built meanwhile: who waits holds no permit.
+    build(&there, "hello").await;
+
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(second.progress().borrow().phase, Phase::Waiting);
+    here.nix.gate.add_permits(1);
+    let begun = Instant::now();
+    let built = first.wait().await.expect("builds");
+    let found = second.wait().await.expect("finds it");
+    assert!(begun.elapsed() < A_LITTLE);
+    assert!(found.stats.from_cache && !built.stats.from_cache);
+    assert_eq!(found.oci, built.oci);
+    assert!(
+        second
+            .log()
+            .text()
+            .contains("another server makes this image")
+    );
+    assert_eq!(there.realisations(), 1, "the other image");
+    assert_eq!(there.evaluations(), 1 + evaluations);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_builder_that_dies_is_followed_within_the_lease_time() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let lifeline = FaultyStorage::new(Arc::clone(&storage));
+    let mortal: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&lifeline);
+    let (here, there) = (bench(&mortal, moving).await, bench(&storage, moving).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("git"));
+    reaches(&first, Phase::Realise).await;
+    let second = there.builder.request(request("git"));
+    reaches(&second, Phase::Waiting).await;
+
+    lifeline.dead.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    let image = second.wait().await.expect("builds");
+    assert!(begun.elapsed() < DEFAULT_LEASE_TTL + A_LITTLE);
+    assert!(!image.stats.from_cache);
+    assert_eq!(there.realisations(), 1);
+    assert!(second.log().text().contains("making it here"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_builder_that_is_stopped_lets_others_begin_at_once() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let (here, there) = (bench(&storage, moving).await, bench(&storage, moving).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("git"));
+    reaches(&first, Phase::Realise).await;
+    let second = there.builder.request(request("git"));
+    reaches(&second, Phase::Waiting).await;
+    here.builder.leave().await;
+    let begun = Instant::now();
+    second.wait().await.expect("builds");
+    assert!(begun.elapsed() < A_LITTLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_build_is_tried_by_one_server_after_the_other() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let benches = [
+        bench(&storage, moving).await,
+        bench(&storage, moving).await,
+        bench(&storage, moving).await,
+    ];
+    for bench in &benches {
+        bench.nix.gate.forget_permits(usize::MAX);
+    }
+    let handles = benches
+        .iter()
+        .map(|bench| bench.builder.request(request("broken")));
+    let handles: Vec<_> = handles.collect();
+    for tried in 1..=benches.len() {
+        sleep(Duration::from_secs(60)).await;
+        let realisations: usize = benches.iter().map(Bench::realisations).sum();
+        assert_eq!(realisations, tried, "no two at once");
+        for bench in benches.iter().filter(|bench| bench.realisations() == 1) {
+            bench.nix.gate.add_permits(1);
+        }
+    }
+    for handle in handles {
+        handle.wait().await.expect_err("fails everywhere");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_at_leases_fails_no_build() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let faulty = FaultyStorage::new(Arc::clone(&storage));
+    let shared: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&faulty);
+    let (here, there) = (bench(&shared, moving).await, bench(&shared, moving).await);
+    faulty.leases_fail.store(true, Ordering::SeqCst);
+    let alone = build(&here, "git").await;
+    assert!(!alone.stats.from_cache);
+
+    // Fails while one works and the other waits: at worst it is built twice.
+    faulty.leases_fail.store(false, Ordering::SeqCst);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("hello"));
+    reaches(&first, Phase::Realise).await;
+    let second = there.builder.request(request("hello"));
+    reaches(&second, Phase::Waiting).await;
+    faulty.leases_fail.store(true, Ordering::SeqCst);
+    let image = second.wait().await.expect("builds");
+    here.nix.gate.add_permits(1);
+    assert_eq!(first.wait().await.expect("builds").oci, image.oci);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_cannot_create_exclusively_has_no_leases() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let plain = FaultyStorage::new(Arc::clone(&storage));
+    plain.not_exclusive.store(true, Ordering::SeqCst);
+    let plain: Arc<dyn Storage> = plain;
+    let (here, there) = (bench(&plain, moving).await, bench(&plain, moving).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("git"));
+    reaches(&first, Phase::Realise).await;
+    build(&there, "git").await;
+    here.nix.gate.add_permits(1);
+    first.wait().await.expect("builds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_lease_time_of_zero_nobody_waits() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let off = |config: &mut BuilderConfig| config.lease_ttl = Duration::ZERO;
+    let (here, there) = (bench(&storage, off).await, bench(&storage, off).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let first = here.builder.request(request("git"));
+    reaches(&first, Phase::Realise).await;
+    build(&there, "git").await;
+    here.nix.gate.add_permits(1);
+    first.wait().await.expect("builds");
+}
+
+/// What is queued at a busy server is left to an idle one.
+#[tokio::test(start_paused = true)]
+async fn a_queued_image_is_not_reserved() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let narrow = |config: &mut BuilderConfig| config.max_builds = 1;
+    let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
+    here.nix.gate.forget_permits(usize::MAX);
+    let long = here.builder.request(request("long"));
+    reaches(&long, Phase::Realise).await;
+    let queued = here.builder.request(request("git"));
+    sleep(Duration::from_secs(60)).await;
+    assert!(!build(&there, "git").await.stats.from_cache);
+    here.nix.gate.add_permits(1);
+    long.wait().await.expect("builds");
+    assert!(queued.wait().await.expect("finds it").stats.from_cache);
+}
+
+/// Real time and real files: many images over both servers, each built once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_a_file_system_two_builders_share_the_work() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let open =
+        || -> Arc<dyn Storage> { Arc::new(FilesystemStorage::open(folder.path()).expect("opens")) };
+    let (here, there) = (bench(&open(), moving).await, bench(&open(), moving).await);
+    let names = ["a", "b", "c", "d"];
+    let handles: Vec<_> = (0..40)
+        .map(|n| {
+            let bench = if n % 2 == 0 { &here } else { &there };
+            (n / 2 % 4, bench.builder.request(request(names[n / 2 % 4])))
+        })
+        .collect();
+    let mut digests = std::collections::BTreeSet::new();
+    for (name, handle) in handles {
+        let image = handle.wait().await.expect("builds");
+        digests.insert((name, image.oci.digest));
+    }
+    assert_eq!(digests.len(), names.len());
+    assert_eq!(here.realisations() + there.realisations(), names.len());
+    here.builder.drain().await;
+    there.builder.drain().await;
+    let leases = open().list(nixery_storage::KeyKind::Lease).await;
+    let left = futures::StreamExt::count(leases.expect("lists")).await;
+    assert_eq!(left, 0, "given back");
+    fail(&here, "missing").await;
+}

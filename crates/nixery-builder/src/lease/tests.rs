@@ -1,0 +1,322 @@
+//! The protocol, under a clock that jumps to the next timer: hours pass in milliseconds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nixery_storage::{FilesystemStorage, KeyKind, MemoryStorage, PutMode, Storage};
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::content::Content;
+use super::{Dice, LeaseError, Leases, Sight, key_of};
+use crate::testing::faulty::FaultyStorage;
+
+const TTL: Duration = Duration::from_secs(15);
+/// A waiter looks once a second; then it writes its name and lets it stand.
+const A_LITTLE: Duration = Duration::from_millis(1500);
+const TASK: &str = "image x";
+
+fn memory() -> Arc<dyn Storage> {
+    Arc::new(MemoryStorage::new())
+}
+
+fn on(storage: &Arc<dyn Storage>) -> Leases {
+    Leases::new(Arc::clone(storage), TTL, true)
+}
+
+fn behind(storage: &Arc<FaultyStorage>) -> Leases {
+    Leases::new(Arc::<FaultyStorage>::clone(storage), TTL, true)
+}
+
+/// A lease whose holder ran on another machine, or on this one and is dead.
+async fn leave_behind(storage: &Arc<dyn Storage>, here: bool) {
+    let content = Content::new(TASK, TTL, "left behind".into());
+    let mut json: serde_json::Value = serde_json::from_slice(&content.bytes()).expect("JSON");
+    if here {
+        // The PID is this process's by now.
+        json["process"]["started"] = json!(1);
+    } else {
+        json.as_object_mut().expect("an object").remove("process");
+    }
+    let _ = storage
+        .put(&key_of(TASK), json.to_string().into(), PutMode::Replace)
+        .await
+        .expect("puts");
+}
+
+async fn is_free(storage: &Arc<dyn Storage>) -> bool {
+    storage.stat(&key_of(TASK)).await.expect("works").is_none()
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_holds_it_and_the_next_gets_it_when_it_is_given_back() {
+    let storage = memory();
+    let (here, there) = (on(&storage), on(&storage));
+    let lease = here.acquire(TASK).await.expect("free");
+    assert!(here.try_acquire(TASK).await.expect("works").is_none());
+    assert!(there.try_acquire(TASK).await.expect("works").is_none());
+    let _other = there
+        .try_acquire("image y")
+        .await
+        .expect("works")
+        .expect("another task");
+
+    let begun = Instant::now();
+    let waiting = tokio::spawn(async move { there.acquire(TASK).await });
+    sleep(10 * TTL).await;
+    assert!(!waiting.is_finished(), "it was renewed all the time");
+    assert!(!lease.is_lost());
+    drop(lease);
+    here.settled().await;
+    let next = waiting.await.expect("runs").expect("works");
+    assert!(begun.elapsed() < 10 * TTL + A_LITTLE);
+    next.release().await;
+    assert!(is_free(&storage).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_left_behind_elsewhere_is_taken_over_after_the_lease_time() {
+    let storage = memory();
+    leave_behind(&storage, false).await;
+    let begun = Instant::now();
+    let lease = on(&storage).acquire(TASK).await.expect("works");
+    let waited = begun.elapsed();
+    assert!((TTL..TTL + A_LITTLE).contains(&waited), "{waited:?}");
+    lease.release().await;
+    assert!(is_free(&storage).await);
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_process_of_this_machine_left_is_taken_over_at_once() {
+    let storage = memory();
+    leave_behind(&storage, true).await;
+    let begun = Instant::now();
+    assert_eq!(on(&storage).note(TASK).await.expect("works"), None);
+    let _lease = on(&storage)
+        .try_acquire(TASK)
+        .await
+        .expect("works")
+        .expect("taken over");
+    assert!(begun.elapsed() < Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_version_of_this_program_wrote_goes_stale_as_well() {
+    let storage = memory();
+    let _ = storage
+        .put(&key_of(TASK), "?".into(), PutMode::Replace)
+        .await
+        .expect("puts");
+    let begun = Instant::now();
+    let _lease = on(&storage).acquire(TASK).await.expect("works");
+    assert!(begun.elapsed() >= TTL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_renew_loses_it_notices_and_leaves_the_next_holder_alone() {
+    let storage = memory();
+    let cut_off = FaultyStorage::new(Arc::clone(&storage));
+    let (here, there) = (behind(&cut_off), on(&storage));
+    let lease = here.acquire(TASK).await.expect("free");
+    lease.put_note(Some(json!("a"))).await.expect("ours");
+
+    cut_off.leases_fail.store(true, Ordering::SeqCst);
+    let error = lease.put_note(None).await.expect_err("the store fails");
+    assert!(matches!(error, LeaseError::Storage(_)), "{error:?}");
+    let begun = Instant::now();
+    let next = there.acquire(TASK).await.expect("works");
+    assert!(begun.elapsed() < TTL + A_LITTLE);
+    assert!(!lease.is_lost(), "it cannot know");
+
+    cut_off.leases_fail.store(false, Ordering::SeqCst);
+    sleep(TTL).await;
+    assert!(lease.is_lost());
+    let error = lease.put_note(None).await.expect_err("lost");
+    assert!(matches!(error, LeaseError::Lost), "{error:?}");
+    drop(lease);
+    here.settled().await;
+    assert!(!is_free(&storage).await, "the next holder has it");
+    assert!(!next.is_lost());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_shorter_than_the_lease_time_costs_nothing() {
+    let storage = memory();
+    let unsteady = FaultyStorage::new(Arc::clone(&storage));
+    let lease = behind(&unsteady).acquire(TASK).await.expect("free");
+    let other = behind(&unsteady);
+    let waiting = tokio::spawn(async move {
+        let mut contender = other.contender(TASK);
+        while !contender.may_try().await {
+            contender.pause().await;
+        }
+    });
+    for _ in 0..10 {
+        sleep(TTL).await;
+        unsteady.leases_fail.store(true, Ordering::SeqCst);
+        sleep(TTL * 3 / 4).await;
+        unsteady.leases_fail.store(false, Ordering::SeqCst);
+    }
+    assert!(!lease.is_lost());
+    assert!(!waiting.is_finished(), "who cannot see cannot judge");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_long_lets_everybody_try() {
+    let storage = memory();
+    leave_behind(&storage, false).await;
+    let failing = FaultyStorage::new(Arc::clone(&storage));
+    let mut contender = behind(&failing).contender(TASK);
+    assert!(contender.try_take().await.expect("works").is_none());
+    failing.leases_fail.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    while !contender.may_try().await {
+        contender.pause().await;
+    }
+    assert!((TTL..TTL + A_LITTLE).contains(&begun.elapsed()));
+    contender
+        .try_take()
+        .await
+        .expect_err("told, so that it goes on without");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_lost_is_no_lost_lease() {
+    let storage = memory();
+    let lossy = FaultyStorage::new(Arc::clone(&storage));
+    lossy.answers_get_lost.store(true, Ordering::SeqCst);
+    let leases = behind(&lossy);
+    let lease = leases
+        .try_acquire(TASK)
+        .await
+        .expect("works")
+        .expect("created");
+    lease.release().await;
+    assert!(is_free(&storage).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn notes_are_for_all_to_read_while_the_lease_is_held() {
+    let storage = memory();
+    let (here, there) = (on(&storage), on(&storage));
+    assert_eq!(there.note(TASK).await.expect("works"), None);
+    let lease = here.acquire(TASK).await.expect("free");
+    assert_eq!(there.note(TASK).await.expect("works"), None);
+    lease.put_note(Some(json!(["a", "b"]))).await.expect("ours");
+    sleep(5 * TTL).await;
+    let note = there.note(TASK).await.expect("works");
+    assert_eq!(note, Some(json!(["a", "b"])), "renewals keep it");
+    lease.put_note(None).await.expect("ours");
+    assert_eq!(there.note(TASK).await.expect("works"), None);
+    lease.release().await;
+    assert_eq!(there.watch(TASK).look().await.expect("works"), Sight::Free);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_gives_up_what_it_holds() {
+    let storage = memory();
+    let leases = on(&storage);
+    let lease = leases.acquire(TASK).await.expect("free");
+    let _other = leases.acquire("image y").await.expect("free");
+    leases.give_up().await;
+    assert!(is_free(&storage).await);
+    // Whoever still has them finds out, and nothing hangs.
+    assert!(lease.put_note(None).await.is_err());
+    drop(lease);
+    leases.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_lease_time_everybody_gets_every_lease() {
+    let storage = memory();
+    let leases = Leases::new(Arc::clone(&storage), Duration::ZERO, true);
+    let _one = leases.acquire(TASK).await.expect("no store");
+    let _two = leases.acquire(TASK).await.expect("no store");
+    assert!(is_free(&storage).await);
+}
+
+/// Some servers, of which some die, want one lease at about the same time, over a store that takes
+/// up to 100 ms for each call.
+async fn schedule(seed: u64) {
+    let dice = Dice(seed.wrapping_mul(0x5851_F42D_4C95_7F2D).into());
+    let storage = memory();
+    if seed.is_multiple_of(2) {
+        leave_behind(&storage, false).await;
+    }
+    let exclusive = !seed.is_multiple_of(3);
+    let holders = Arc::new(AtomicUsize::new(0));
+    let servers: Vec<_> = (0..3 + dice.draw() % 3)
+        .map(|_| {
+            let delay = Duration::from_millis(50);
+            let view = FaultyStorage::slow(Arc::clone(&storage), delay, dice.draw());
+            view.not_exclusive.store(!exclusive, Ordering::SeqCst);
+            let own = Arc::<FaultyStorage>::clone(&view);
+            let leases = Leases::seeded(own, TTL, exclusive, dice.draw());
+            let comes = Duration::from_millis(dice.draw() % 2000);
+            let works = Duration::from_millis(dice.draw() % 40_000);
+            let dies = dice.draw().is_multiple_of(4);
+            let holders = Arc::clone(&holders);
+            tokio::spawn(async move {
+                sleep(comes).await;
+                let lease = leases.acquire(TASK).await.expect("works");
+                let before = holders.fetch_add(1, Ordering::SeqCst);
+                assert_eq!(before, 0, "two hold it, seed {seed}");
+                sleep(works).await;
+                assert!(!lease.is_lost(), "seed {seed}");
+                holders.fetch_sub(1, Ordering::SeqCst);
+                if dies {
+                    view.dead.store(true, Ordering::SeqCst);
+                } else {
+                    lease.release().await;
+                }
+            })
+        })
+        .collect();
+    // Each works 40 s at most, and may leave its lease behind.
+    let enough = 6 * (Duration::from_secs(40) + TTL + 2 * A_LITTLE);
+    let all = futures::future::join_all(servers);
+    let ended = timeout(enough, all).await;
+    for server in ended.unwrap_or_else(|_| unreachable!("nobody gets it, seed {seed}")) {
+        server.expect("holds what it should");
+    }
+}
+
+#[test]
+fn in_no_schedule_do_two_hold_it_or_is_it_lost() {
+    for seed in 0..300 {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(schedule(seed));
+    }
+}
+
+/// Real time and real files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_a_file_system_one_of_many_gets_it() {
+    let folder = tempfile::tempdir().expect("temp dir");
+    let open =
+        || -> Arc<dyn Storage> { Arc::new(FilesystemStorage::open(folder.path()).expect("opens")) };
+    let held = Arc::new(AtomicUsize::new(0));
+    let servers = (0..8).map(|_| {
+        let (leases, held) = (on(&open()), Arc::clone(&held));
+        tokio::spawn(async move {
+            let lease = leases.try_acquire(TASK).await.expect("works");
+            if lease.is_some() {
+                held.fetch_add(1, Ordering::SeqCst);
+            }
+            lease
+        })
+    });
+    let leases: Vec<_> = futures::future::join_all(servers).await;
+    assert_eq!(held.load(Ordering::SeqCst), 1);
+    for lease in leases.into_iter().flatten().flatten() {
+        lease.release().await;
+    }
+    let entries = open().list(KeyKind::Lease).await.expect("lists");
+    assert_eq!(futures::StreamExt::count(entries).await, 0);
+}

@@ -1,0 +1,138 @@
+//! A store as one server sees it: slow, failing for a while, or gone because the server is dead.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use nixery_storage::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
+    StorageError,
+};
+
+/// Passes everything on to the store that the servers share, as far as its flags let it.
+#[derive(Debug)]
+pub(crate) struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    /// Longest delay before an operation, and again after it.
+    slowness: Duration,
+    random: AtomicU64,
+    /// Nothing is ever answered again, as after `kill -9`.
+    pub(crate) dead: AtomicBool,
+    /// Everything about leases fails.
+    pub(crate) leases_fail: AtomicBool,
+    /// What is created is reported as if it had been there before.
+    pub(crate) answers_get_lost: AtomicBool,
+    /// Creating replaces what is there, as in stores that do not know better.
+    pub(crate) not_exclusive: AtomicBool,
+}
+
+impl FaultyStorage {
+    pub(crate) fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
+        Self::slow(inner, Duration::ZERO, 0)
+    }
+
+    pub(crate) fn slow(inner: Arc<dyn Storage>, slowness: Duration, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            slowness,
+            random: AtomicU64::new(seed),
+            dead: AtomicBool::new(false),
+            leases_fail: AtomicBool::new(false),
+            answers_get_lost: AtomicBool::new(false),
+            not_exclusive: AtomicBool::new(false),
+        })
+    }
+
+    async fn pass(&self, kind: Option<KeyKind>) -> Result<(), StorageError> {
+        if !self.slowness.is_zero() {
+            // xorshift64: any numbers will do.
+            let mut x = self.random.load(Ordering::Relaxed) | 1;
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            self.random.store(x, Ordering::Relaxed);
+            let permille = u32::try_from(x % 1001).expect("small");
+            tokio::time::sleep(self.slowness * permille / 1000).await;
+        }
+        if self.dead.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if kind == Some(KeyKind::Lease) && self.leases_fail.load(Ordering::SeqCst) {
+            return Err(StorageError::Failed {
+                backend: "faulty",
+                operation: Operation::Write,
+                target: "a lease".to_owned(),
+                retryable: true,
+                source: "as asked for".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Storage for FaultyStorage {
+    fn backend(&self) -> &'static str {
+        "faulty"
+    }
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.pass(Some(key.kind())).await?;
+        self.inner.put_file(key, spool).await
+    }
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        let not_exclusive = self.not_exclusive.load(Ordering::SeqCst);
+        let real = if not_exclusive {
+            PutMode::Replace
+        } else {
+            mode
+        };
+        let outcome = self.inner.put(key, bytes, real).await?;
+        self.pass(Some(key.kind())).await?;
+        let lost = self.answers_get_lost.load(Ordering::SeqCst);
+        Ok(match mode {
+            PutMode::CreateNew if lost => PutOutcome::AlreadyExists,
+            _ => outcome,
+        })
+    }
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        let reader = self.inner.get(key, range).await;
+        self.pass(Some(key.kind())).await?;
+        reader
+    }
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        self.inner.stat(key).await
+    }
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.pass(Some(kind)).await?;
+        self.inner.list(kind).await
+    }
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        let deleted = self.inner.delete(key).await;
+        self.pass(Some(key.kind())).await?;
+        deleted
+    }
+    async fn check(&self) -> Result<(), StorageError> {
+        self.pass(None).await?;
+        self.inner.check().await
+    }
+}
