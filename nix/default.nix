@@ -1,7 +1,7 @@
 # Nixery itself as a Nix package, and as a container image:
 #
 #   nix-build nix -A nixery             result/bin/nixery-server, result/bin/nixery
-#   nix-build nix -A image              docker load < result; docker run -p 8080:8080 nixery
+#   nix-build nix -A image              docker load < result; docker run -p 8080:8080 nixery:VERSION
 #
 # It needs a nixpkgs whose Rust is as new as `rust-version` in ../Cargo.toml. The project's tests work without
 # nixpkgs: they parse this file and evaluate it against a stand-in of the functions it calls. They do not build it.
@@ -19,8 +19,7 @@ let
     # For package sets fetched over ssh.
     pkgs.openssh
   ];
-in
-rec {
+
   nixery = pkgs.rustPlatform.buildRustPackage {
     pname = "nixery";
     inherit (workspace) version;
@@ -58,20 +57,38 @@ rec {
     };
   };
 
-  # A server with a Nix store of its own. Layers and manifests are kept in the volume /data.
+  # Who the server runs as where it is not root: a number alone has no home for git and no name for Nix.
+  accounts = pkgs.dockerTools.fakeNss.override {
+    extraPasswdLines = [ "nixery:x:1000:1000:Nixery:/data:/bin/false" ];
+    extraGroupLines = [ "nixery:x:1000:" ];
+  };
+
+  contents = [
+    nixery
+    accounts
+    pkgs.bashInteractive
+    pkgs.cacert
+    pkgs.coreutils
+    pkgs.iana-etc
+  ]
+  # On the path for `docker exec` too.
+  ++ programs;
+
+  # Puts all of that into a volume which is then mounted over /nix: nixery-seed-store DIR.
+  seedStore = pkgs.writeShellScriptBin "nixery-seed-store" ''
+    export PATH=${lib.makeBinPath [ pkgs.nix pkgs.coreutils ]}
+    exec ${pkgs.bashInteractive}/bin/bash ${./seed-store} ${pkgs.closureInfo { rootPaths = contents; }} "$@"
+  '';
+in
+{
+  inherit nixery;
+
+  # A server with a Nix store of its own. Layers and manifests are kept in the volume /data. It runs as root, or as
+  # user 1000 where /nix and /data are that user's volumes, as in ../deploy/kubernetes.
   image = pkgs.dockerTools.buildLayeredImageWithNixDb {
     name = "nixery";
     tag = workspace.version;
-    contents = [
-      nixery
-      pkgs.bashInteractive
-      pkgs.cacert
-      pkgs.coreutils
-      pkgs.dockerTools.fakeNss
-      pkgs.iana-etc
-    ]
-    # On the path for `docker exec` too.
-    ++ programs;
+    contents = contents ++ [ seedStore ];
     extraCommands = ''
       mkdir -p -m 1777 tmp
       mkdir -p data root
@@ -79,10 +96,8 @@ rec {
     config = {
       Entrypoint = [ "${nixery}/bin/nixery-server" ];
       Env = [
-        "HOME=/root"
+        "HOME=/data"
         "NIX_CONFIG=build-users-group =\nsandbox = false"
-        "NIXERY_CHANNEL=nixos-unstable"
-        "NIXERY_STORAGE_BACKEND=filesystem"
         "NIX_SSL_CERT_FILE=${pkgs.cacert}/etc/ssl/certs/ca-bundle.crt"
         "PATH=/bin"
         "PORT=8080"
