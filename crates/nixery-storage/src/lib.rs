@@ -29,6 +29,12 @@
 //! # }
 //! ```
 //!
+//! Backends: [`FilesystemStorage`], [`MemoryStorage`], and behind the features `s3` and `gcs`, both on
+//! by default, `S3Storage` and `GcsStorage`. The remote ones repeat what fails on the way, take up
+//! a broken read where it broke (never mixing two states of an object), upload a spool file
+//! without holding it in memory, and look at its size afterwards. Their `check` says in words what
+//! to mend. [`can_create_exclusively`] tells whether leases can stand on a store.
+//!
 //! Layout, the same in every backend and compatible with the original's buckets: `layers/<sha256>`
 //! holds every blob, `manifests/<key>` and `builds/<key>` the caches. [`Key`] owns these names.
 

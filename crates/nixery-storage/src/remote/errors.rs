@@ -62,8 +62,13 @@ pub(super) fn diagnose(
         words,
     };
     match (fault, seen.answer()) {
-        (Some(Fault::TimedOut(why)), _) => failed(true, format!("the store did not answer{attempts}: {why}")),
-        (Some(Fault::Broken(why)), _) => failed(true, format!("the store could not be reached{attempts}: {why}")),
+        (Some(Fault::TimedOut(why)), _) => {
+            failed(true, format!("the store did not answer{attempts}: {why}"))
+        }
+        (Some(Fault::Broken(why)), _) => failed(
+            true,
+            format!("the store could not be reached{attempts}: {why}"),
+        ),
         (Some(Fault::Impossible(why)), _) => failed(false, why.clone()),
         (Some(Fault::Spool(why)), _) => failed(false, why.to_string()),
         (None, Some(answer)) if !answer.status.is_success() => {
@@ -74,7 +79,11 @@ pub(super) fn diagnose(
                 .cloned()
                 .collect::<Vec<_>>()
                 .join(", ");
-            let said = if said.is_empty() { said } else { format!(" ({said})") };
+            let said = if said.is_empty() {
+                said
+            } else {
+                format!(" ({said})")
+            };
             let status = answer.status.as_u16();
             Diagnosis {
                 class,
@@ -84,17 +93,34 @@ pub(super) fn diagnose(
         // An error within a success, or an answer that makes no sense.
         (None, Some(_)) => failed(
             true,
-            format!("the store's answer makes no sense{attempts}: {}", error.kind()),
+            format!(
+                "the store's answer makes no sense{attempts}: {}",
+                error.kind()
+            ),
         ),
         // Nothing was sent.
         (None, None) => match error.kind() {
-            ErrorKind::Unsupported | ErrorKind::ConfigInvalid => failed(false, error.message().to_owned()),
-            _ => Diagnosis {
-                class: Class::Denied,
-                words: "no credentials were found, or they cannot be used: \
-                        give an access key, a profile, a key file or a role, or use the store anonymously"
-                    .to_owned(),
-            },
+            ErrorKind::Unsupported | ErrorKind::ConfigInvalid => {
+                failed(false, error.message().to_owned())
+            }
+            _ => {
+                let hint = "give an access key, a profile, a key file or a role, \
+                            or use the store anonymously";
+                match seen.why_no_credentials() {
+                    // The service may come back.
+                    Some(why) => failed(
+                        true,
+                        format!(
+                            "no credentials were found, and the machine's service for them \
+                             gave none ({why}): {hint}"
+                        ),
+                    ),
+                    None => Diagnosis {
+                        class: Class::Denied,
+                        words: format!("no credentials were found, or they cannot be used: {hint}"),
+                    },
+                }
+            }
         },
     }
 }

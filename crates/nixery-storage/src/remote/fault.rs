@@ -44,6 +44,8 @@ struct Inner {
     exhausted: bool,
     /// A request was sent more than once.
     repeated: bool,
+    /// Why a service that gives credentials gave none.
+    no_credentials: Option<String>,
 }
 
 impl Seen {
@@ -68,6 +70,14 @@ impl Seen {
 
     pub(super) fn failed(&self, fault: Fault) {
         self.lock().fault = Some(fault);
+    }
+
+    pub(super) fn no_credentials(&self, why: String) {
+        self.lock().no_credentials = Some(why);
+    }
+
+    pub(super) fn why_no_credentials(&self) -> Option<String> {
+        self.lock().no_credentials.clone()
     }
 
     pub(super) fn gave_up(&self) {

@@ -10,7 +10,7 @@ const MIN_PART: u64 = 5 << 20;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteLimits {
     /// How often one request is sent at most, 0 counting as 1. Waits between attempts grow from
-    /// 0.2 s to 5 s: 10 attempts outlast a store that is away for 20 s.
+    /// 0.2 s to 5 s: 12 attempts outlast a store that is away for 30 s.
     pub attempts: u32,
     /// How long an answer may take to begin, once the request is sent.
     pub call_timeout: Duration,
@@ -25,7 +25,8 @@ pub struct RemoteLimits {
 impl Default for RemoteLimits {
     fn default() -> Self {
         Self {
-            attempts: 10,
+            // SeaweedFS, killed and started again after 10 s, takes 20 s more to come back.
+            attempts: 12,
             call_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(20),
             part_size: 8 << 20,

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, Response};
-use opendal::raw::Operation;
+use opendal::raw::{Operation, ServiceOperation};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
 
 use super::RemoteLimits;
@@ -23,6 +23,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Attempts that may run into a time-out: a store that swallows requests is not waited for ten
 /// times over.
 const MAX_TIMEOUTS: u32 = 3;
+/// Attempts to fetch credentials: most machines have no service that gives some.
+const CREDENTIAL_ATTEMPTS: u32 = 2;
 /// Answers that are read whole are pages of listings and errors. A page of 1000 is below 1 MB.
 const MAX_ANSWER: usize = 32 << 20;
 
@@ -54,6 +56,10 @@ pub(super) struct Media {
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        // opendal marks the requests to the store; those for credentials go elsewhere.
+        if request.extensions().get::<ServiceOperation>().is_none() {
+            return self.fetch_credentials(request).await;
+        }
         let mut timeouts = 0;
         for attempt in 1.. {
             self.seen.begin(attempt);
@@ -100,6 +106,39 @@ impl HttpTransport for Transport {
 }
 
 impl Transport {
+    /// Asks a metadata or token service. Its answers are not the store's, and where there is no
+    /// such service, that shows soon.
+    async fn fetch_credentials(
+        &self,
+        request: Request<Buffer>,
+    ) -> opendal::Result<Response<HttpBody>> {
+        let own = Self {
+            client: self.client.clone(),
+            limits: self.limits.clone(),
+            seen: Arc::default(),
+            media: Media::default(),
+        };
+        let attempts = own.limits.attempts.min(CREDENTIAL_ATTEMPTS);
+        for attempt in 1..=attempts {
+            let why = match own.attempt(&request).await {
+                Ok(received) => match own.seen.answer() {
+                    Some(answer) if answer.is_temporary() => format!("{}", answer.status),
+                    _ => return Ok(received),
+                },
+                Err(Fault::TimedOut(why) | Fault::Broken(why) | Fault::Impossible(why)) => why,
+                Err(Fault::Spool(error)) => error.to_string(),
+            };
+            self.seen.no_credentials(why);
+            if attempt < attempts {
+                tokio::time::sleep(backoff::wait(attempt)).await;
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unexpected,
+            "no credentials could be fetched",
+        ))
+    }
+
     /// Sends the request once. Only a successful read's body is left to be streamed.
     async fn attempt(&self, request: &Request<Buffer>) -> Result<Response<HttpBody>, Fault> {
         let progress = Progress::new();

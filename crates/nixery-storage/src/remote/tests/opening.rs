@@ -59,6 +59,27 @@ async fn a_check_says_what_to_do(#[case] fault: Fault, #[case] hint: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_without_usable_credentials_says_so() {
+    let server = Server::start().await;
+    let key =
+        r#"{"type":"service_account","client_email":"a@example.org","private_key":"a-secret"}"#;
+    let file = super::spool(key.as_bytes());
+    let storage = GcsStorage::open(GcsConfig {
+        bucket: "bucket".to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        credential_file: Some(file.path().to_owned()),
+        ..GcsConfig::default()
+    });
+    let error = storage.unwrap().check().await.unwrap_err();
+    assert!(
+        error.to_string().contains("no credentials were found"),
+        "{error}"
+    );
+    assert!(!format!("{error:?}").contains("a-secret"), "{error:?}");
+    assert_eq!(server.state().log, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_leaves_nothing() {
     let server = Server::start().await;
     server.storage().check().await.unwrap();
