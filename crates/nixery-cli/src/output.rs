@@ -54,3 +54,10 @@ pub(crate) fn text(text: &str) -> Result<()> {
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
+
+/// Warns of settings that do nothing.
+pub(crate) fn ignored(settings: &[String]) {
+    for setting in settings {
+        note(&format!("warning: {setting}"));
+    }
+}

@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_server::config::{StorageArgs, StorageBackend};
+use nixery_server::config::StorageArgs;
+use nixery_server::setup;
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
-use nixery_storage::{FilesystemStorage, Storage};
 
 use crate::errors::FAILURE;
 use crate::output;
@@ -49,9 +49,8 @@ pub(crate) struct VerifyArgs {
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     let settings = args.storage.settings()?;
-    let storage: Box<dyn Storage> = match settings.backend {
-        StorageBackend::Filesystem => Box::new(FilesystemStorage::open_existing(settings.path)?),
-    };
+    output::ignored(&settings.ignored);
+    let storage = setup::existing_storage(&settings)?;
     let options = VerifyOptions {
         concurrency: args.concurrency,
         delete_corrupt: args.delete_corrupt,

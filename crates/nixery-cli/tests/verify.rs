@@ -85,7 +85,20 @@ fn the_store_may_come_from_the_environment() {
     common::finish(command.env("STORAGE_PATH", "store")).ok();
 }
 
+#[test]
+fn settings_of_another_store_are_warned_of() {
+    let arguments = [&VERIFY[..], &["--s3-bucket", "images"]].concat();
+    let run = sound().run(&arguments);
+    assert_eq!(run.code, 0);
+    assert_eq!(
+        run.stderr,
+        "warning: NIXERY_S3_BUCKET (--s3-bucket) is set but not used: the blob store is filesystem\n"
+    );
+}
+
 #[rstest]
+#[case(&["verify", "--storage-backend", "s3", "--s3-region", "x"], 2, "NIXERY_S3_BUCKET (--s3-bucket) is not set; needed: the name of the bucket")]
+#[case(&["verify", "--storage-backend", "gcs"], 2, "GCS_BUCKET (--gcs-bucket) is not set")]
 #[case(&["verify", "--storage-path", "missing"], 1, "no such directory")]
 #[case(&["verify", "--storage-path", "."], 1, "no store is there")]
 #[case(&["verify", "--storage-path", "store/layers/x"], 1, "a file and not a directory")]

@@ -43,6 +43,7 @@ pub mod route;
 mod run;
 pub mod setup;
 mod shutdown;
+mod stall;
 mod state;
 mod text;
 

@@ -1,5 +1,6 @@
 //! Connections: limits, time-outs, and an orderly end.
 
+use crate::stall::Impatient;
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -15,6 +16,8 @@ use tokio::sync::watch;
 
 /// Time a client has for the head of each request, from the first or the previous one's end.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time for which a client may take nothing of what is sent to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Bytes of a request's head: a 255 byte image name, and room for long tokens of proxies.
 const MOST_HEADER_BYTES: usize = 64 * 1024;
 /// Requests at once on one HTTP/2 connection.
@@ -117,7 +120,7 @@ fn connection(
         .max_concurrent_streams(MOST_STREAMS)
         .keep_alive_interval(HEADER_TIMEOUT);
     let connection = builder
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Impatient::new(stream, WRITE_TIMEOUT)), service)
         .into_owned();
     let connection = graceful.watch(connection);
     tokio::spawn(async move {

@@ -53,7 +53,8 @@ impl RunError {
 pub async fn run(config: &Config) -> Result<(), RunError> {
     let settings = config.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
-    for ignored in &settings.server.ignored {
+    let ignored = settings.server.ignored.iter();
+    for ignored in ignored.chain(&settings.storage.ignored) {
         tracing::warn!("{ignored}");
     }
     run_settings(&settings).await

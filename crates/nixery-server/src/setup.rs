@@ -1,7 +1,7 @@
 //! From checked settings to a registry that can serve.
 
 use crate::config::{LayeringSettings, NixSettings, Settings, StorageBackend, StorageSettings};
-use crate::delivery::{self, DeliveryError};
+use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, Finding, LoadPopularityError, Nix, NixCli, NixCliConfig,
@@ -10,7 +10,7 @@ use nixery_builder::{
 use nixery_core::PackageSource;
 use nixery_core::plan::Dominator;
 use nixery_core::popularity::Popularity;
-use nixery_storage::{FilesystemStorage, Storage, StorageError};
+use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,10 +18,14 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The blob store cannot be used.
-    #[error(
-        "the blob store cannot be used; set STORAGE_PATH (--storage-path) to a folder this user may write to"
-    )]
-    Storage(#[source] Box<StorageError>),
+    #[error("the blob store cannot be used; {hint}")]
+    Storage {
+        /// What to look at.
+        hint: &'static str,
+        /// What is wrong.
+        #[source]
+        source: Box<StorageError>,
+    },
     /// The blob store cannot deliver blobs as configured.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
@@ -45,16 +49,52 @@ pub fn line(finding: &Finding) -> String {
     format!("{problem}; to mend it: {}", finding.remedy)
 }
 
-/// Opens the blob store, creating it where there is none.
+/// Opens the blob store; on the filesystem it is created where there is none.
 ///
 /// # Errors
 /// [`SetupError::Storage`].
 pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
-    match settings.backend {
-        StorageBackend::Filesystem => FilesystemStorage::open(&settings.path)
-            .map(|storage| Arc::new(storage) as Arc<dyn Storage>)
-            .map_err(|error| SetupError::Storage(Box::new(error))),
+    let storage = match &settings.backend {
+        StorageBackend::Filesystem(path) => FilesystemStorage::open(path).map(shared),
+        StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
+    };
+    storage.map_err(unusable(&settings.backend))
+}
+
+/// Opens a blob store that exists, writing nothing to it.
+///
+/// # Errors
+/// There is none, or it cannot be used.
+pub fn existing_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {
+    match &settings.backend {
+        StorageBackend::Filesystem(path) => FilesystemStorage::open_existing(path).map(shared),
+        StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
     }
+}
+
+fn shared(storage: impl Storage + 'static) -> Arc<dyn Storage> {
+    Arc::new(storage)
+}
+
+fn unusable(backend: &StorageBackend) -> impl Fn(StorageError) -> SetupError + use<> {
+    let hint = backend.hint();
+    move |source| SetupError::Storage {
+        hint,
+        source: Box::new(source),
+    }
+}
+
+/// Opens the blob store and tries it out.
+///
+/// # Errors
+/// [`SetupError::Storage`].
+pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
+    let storage = storage(settings)?;
+    let checked = storage.check().await;
+    checked.map_err(unusable(&settings.backend))?;
+    Ok(storage)
 }
 
 /// Nix by its command-line tools; `spool` gets the built-in Nix files.
@@ -131,18 +171,31 @@ pub async fn builder(
     Ok(Builder::new(config, nix, storage).await?)
 }
 
+/// Whether a URL names the machine itself.
+fn is_loopback(url: &str) -> bool {
+    let host = url.split_once("://").map_or(url, |(_, host)| host);
+    ["127.", "localhost", "[::1]"]
+        .iter()
+        .any(|name| host.starts_with(name))
+}
+
 /// Everything at once: store, Nix with its preflight, builder, registry.
 ///
 /// # Errors
 /// The first thing that is in the way.
 pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
-    let storage = storage(&settings.storage)?;
-    storage
-        .check()
-        .await
-        .map_err(|error| SetupError::Storage(Box::new(error)))?;
+    let storage = working_storage(&settings.storage).await?;
+    let backend = &settings.storage.backend;
     let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
-    tracing::info!(store = %settings.storage, blobs = blobs.way(), "blob store");
+    tracing::info!(store = %backend, blobs = blobs.way(), "blob store");
+    if let Some(endpoint) = backend.client_endpoint()
+        && matches!(blobs, BlobDelivery::Redirect | BlobDelivery::Public)
+        && is_loopback(endpoint)
+    {
+        tracing::warn!(
+            "clients are redirected to {endpoint}, which only this machine reaches: set NIXERY_S3_PUBLIC_ENDPOINT (--s3-public-endpoint) to the store's address for clients, or NIXERY_BLOB_DELIVERY (--blob-delivery) to proxy"
+        );
+    }
     let spool = &settings.storage.spool;
     let nix = nix(&settings.nix, spool)?;
     for finding in preflight(&*nix).await? {

@@ -127,7 +127,8 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
 
     let filter = if args.verbose { "info" } else { "error" };
     logging::start(LogFormat::Text, filter);
-    let storage = setup::storage(&store)?;
+    output::ignored(&store.ignored);
+    let storage = setup::working_storage(&store).await?;
     let nix = setup::nix(&nix_settings, &store.spool)?;
     let mut reporter = Reporter::new(args.quiet);
     for finding in setup::preflight(&*nix).await? {

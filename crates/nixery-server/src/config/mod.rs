@@ -12,7 +12,7 @@ mod value;
 pub use building::{LayeringArgs, LayeringSettings, NixArgs, NixSettings};
 pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
 pub use source::{DEFAULT_CHANNEL, SourceArgs};
-pub use storage::{StorageArgs, StorageBackend, StorageSettings};
+pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};
 pub use value::{ConfigError, ConfigErrors, Setting};
 
 use nixery_core::PackageSource;
@@ -50,7 +50,7 @@ pub struct Config {
 }
 
 /// A checked configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Where packages come from.
     pub source: PackageSource,
@@ -124,6 +124,7 @@ mod tests {
             "NIXERY_PKGS_PATH",
             "NIXERY_STORAGE_BACKEND",
             "STORAGE_PATH",
+            "GCS_BUCKET",
             "NIX_TIMEOUT",
             "NIX_POPULARITY_URL",
         ] {
@@ -158,7 +159,7 @@ mod tests {
             "nixery-server",
             "--port=x",
             "--pkgs-path=/no/such",
-            "--storage-backend=s3",
+            "--storage-backend=tape",
             "--layer-budget=0",
             "--nix-timeout=never",
         ]);

@@ -1,6 +1,6 @@
 //! How the registry listens, waits, logs and stops.
 
-use super::value::{ConfigErrors, Setting, given};
+use super::value::{ConfigErrors, Setting, given, origin};
 use crate::delivery::BlobDelivery;
 use crate::logging::{LogFormat, is_filter};
 use std::net::{IpAddr, Ipv6Addr};
@@ -212,15 +212,6 @@ impl ServerArgs {
         }
         filter.to_owned()
     }
-}
-
-/// The URL without its trailing slash, if it is nothing but a scheme and an authority.
-fn origin(text: &str) -> Option<String> {
-    let url = text.strip_suffix('/').unwrap_or(text);
-    let host = url
-        .strip_prefix("https://")
-        .or_else(|| url.strip_prefix("http://"))?;
-    crate::host::is_authority(host).then(|| url.to_owned())
 }
 
 #[cfg(test)]

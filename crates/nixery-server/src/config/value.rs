@@ -47,6 +47,14 @@ pub enum ConfigError {
         /// What may stand there.
         allowed: String,
     },
+    /// A setting that has to be given.
+    #[error("{setting} is not set; needed: {needed}")]
+    Missing {
+        /// Which setting.
+        setting: Setting,
+        /// What has to stand there.
+        needed: String,
+    },
     /// Settings of which only one may be given.
     #[error("{} are set; allowed: exactly one of them, as it selects the package source", list(.settings))]
     Exclusive {
@@ -77,6 +85,14 @@ impl ConfigErrors {
             setting,
             value: value.to_owned(),
             allowed: allowed.into(),
+        });
+    }
+
+    /// Notes a setting that has to be given.
+    pub fn missing(&mut self, setting: Setting, needed: impl Into<String>) {
+        self.push(ConfigError::Missing {
+            setting,
+            needed: needed.into(),
         });
     }
 
@@ -168,4 +184,14 @@ pub(super) fn given(value: Option<&str>) -> Option<&str> {
 #[must_use]
 pub(super) fn given_path(value: Option<&OsString>) -> Option<PathBuf> {
     value.filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The URL without its trailing slash, if it is nothing but a scheme and an authority.
+#[must_use]
+pub(super) fn origin(text: &str) -> Option<String> {
+    let url = text.strip_suffix('/').unwrap_or(text);
+    let host = url
+        .strip_prefix("https://")
+        .or_else(|| url.strip_prefix("http://"))?;
+    crate::host::is_authority(host).then(|| url.to_owned())
 }
