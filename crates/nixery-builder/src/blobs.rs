@@ -1,19 +1,21 @@
 //! Which blobs are in the store, whole: what was seen there lately need not be asked for again.
 
-use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage};
+use nixery_storage::{Key, PutMode, Storage, StorageError};
+use tokio::time::Instant;
 
 use crate::error::BuildError;
+use crate::generations::Generations;
+use crate::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
 const LOOKUPS: usize = 32;
-/// Blobs remembered per generation, about 100 bytes each.
-const GENERATION: usize = 100_000;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -21,15 +23,8 @@ pub(crate) struct Blobs {
     storage: Arc<dyn Storage>,
     /// How long a blob that was seen counts as there.
     recheck_after: Duration,
-    known: Mutex<Known>,
-}
-
-/// Two generations: when the newer is full it becomes the older one and the older is forgotten, so
-/// memory is bounded and what is used stays.
-#[derive(Debug, Default)]
-struct Known {
-    newer: HashMap<Digest, Blob>,
-    older: HashMap<Digest, Blob>,
+    known: Mutex<Generations<Digest, Blob>>,
+    uses: Uses,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -41,12 +36,60 @@ struct Blob {
 }
 
 impl Blobs {
-    pub(crate) fn new(storage: Arc<dyn Storage>, recheck_after: Duration) -> Self {
+    /// `grace` is that of the store's collector, at most.
+    pub(crate) fn new(storage: Arc<dyn Storage>, recheck_after: Duration, grace: Duration) -> Self {
         Self {
+            uses: Uses::new(Arc::clone(&storage), grace),
             storage,
-            recheck_after,
+            // What was seen must not count as there when a collector may have taken it since.
+            recheck_after: recheck_after.min(grace / 4),
             known: Mutex::default(),
         }
+    }
+
+    /// The marks of when blobs were last needed.
+    pub(crate) fn uses(&self) -> &Uses {
+        &self.uses
+    }
+
+    /// Whether the blob is there, and will be while an image is built upon it.
+    pub(crate) async fn hold(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
+        if self.uses.hold(digest).await.map_err(looked_up)? {
+            // What was seen before may have been the last glimpse of it.
+            return self.look(digest, size).await;
+        }
+        self.is_there(digest, size).await
+    }
+
+    /// Stores a packed layer, unless it is there.
+    pub(crate) async fn put_file(
+        &self,
+        digest: Digest,
+        size: u64,
+        spool: &Path,
+    ) -> Result<(), BuildError> {
+        let at = Instant::now();
+        let store = async {
+            self.uses.hold_before_storing(digest).await?;
+            self.storage.put_file(&Key::Blob(digest), spool).await
+        };
+        store.await.map_err(stored)?;
+        self.stored(digest, size, at);
+        Ok(())
+    }
+
+    /// Stores a small blob, over a damaged one if need be.
+    pub(crate) async fn put(&self, digest: Digest, bytes: Bytes) -> Result<(), BuildError> {
+        let at = Instant::now();
+        let size = bytes.len() as u64;
+        let store = async {
+            self.uses.hold_before_storing(digest).await?;
+            let key = Key::Blob(digest);
+            self.storage.put(&key, bytes, PutMode::Replace).await
+        };
+        store.await.map(drop).map_err(stored)?;
+        self.stored(digest, size, at);
+        Ok(())
     }
 
     /// Whether the blob is in the store with this size.
@@ -56,11 +99,12 @@ impl Blobs {
         if known.is_some_and(|blob| blob.size == size && blob.seen.is_some_and(fresh)) {
             return Ok(true);
         }
+        self.look(digest, size).await
+    }
+
+    async fn look(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let stat = self.storage.stat(&Key::Blob(digest)).await;
-        let stat = stat.map_err(|source| BuildError::Storage {
-            doing: "looked up",
-            source,
-        })?;
+        let stat = stat.map_err(looked_up)?;
         let there = match stat {
             Some(stat) if stat.size == size => true,
             Some(stat) => {
@@ -69,9 +113,13 @@ impl Blobs {
             }
             None => false,
         };
+        if !there {
+            self.uses.forget(&digest);
+        }
         let seen = there.then(Instant::now);
-        let verified = there && known.is_some_and(|blob| blob.verified);
-        self.known().insert(
+        let mut known = self.known();
+        let verified = there && known.get(&digest).is_some_and(|blob| blob.verified);
+        known.insert(
             digest,
             Blob {
                 size,
@@ -97,8 +145,9 @@ impl Blobs {
             .await
     }
 
-    /// Notes that the blob was stored just now, or was there with that size.
-    pub(crate) fn stored(&self, digest: Digest, size: u64) {
+    /// Notes that the blob was stored, or was there with that size, in a write that began at `at`.
+    pub(crate) fn stored(&self, digest: Digest, size: u64, at: Instant) {
+        self.uses.stored(digest, at);
         let mut known = self.known();
         let verified = known.get(&digest).is_some_and(|blob| blob.verified);
         known.insert(
@@ -150,6 +199,7 @@ impl Blobs {
 
     /// Notes that the blob is not there after all.
     pub(crate) fn missing(&self, digest: &Digest) {
+        self.uses.forget(digest);
         let mut known = self.known();
         if let Some(blob) = known.get(digest) {
             known.insert(
@@ -163,27 +213,19 @@ impl Blobs {
         }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, Generations<Digest, Blob>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    fn get(&mut self, digest: &Digest) -> Option<Blob> {
-        if let Some(blob) = self.newer.get(digest) {
-            return Some(*blob);
-        }
-        let blob = self.older.remove(digest)?;
-        self.insert(*digest, blob);
-        Some(blob)
-    }
+fn looked_up(source: StorageError) -> BuildError {
+    let doing = "looked up";
+    BuildError::Storage { doing, source }
+}
 
-    fn insert(&mut self, digest: Digest, blob: Blob) {
-        if self.newer.len() >= GENERATION {
-            self.older = std::mem::take(&mut self.newer);
-        }
-        self.newer.insert(digest, blob);
-    }
+fn stored(source: StorageError) -> BuildError {
+    let doing = "stored";
+    BuildError::Storage { doing, source }
 }
 
 #[cfg(test)]
@@ -192,13 +234,15 @@ mod tests {
 
     use super::*;
 
+    const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
     #[tokio::test]
     async fn what_was_seen_is_asked_for_again_only_after_a_while() {
         let storage = Arc::new(MemoryStorage::new());
         let digest = Digest::of(b"blob");
         let key = Key::Blob(digest);
-        let lasting = Blobs::new(storage.clone(), Duration::from_secs(3600));
-        let forgetful = Blobs::new(storage.clone(), Duration::ZERO);
+        let lasting = Blobs::new(storage.clone(), Duration::from_secs(3600), GRACE);
+        let forgetful = Blobs::new(storage.clone(), Duration::ZERO, GRACE);
         assert!(!lasting.is_there(digest, 4).await.expect("works"));
 
         let _ = storage
@@ -224,47 +268,19 @@ mod tests {
     #[tokio::test]
     async fn a_verified_blob_stays_so_until_it_is_missed() {
         let storage = Arc::new(MemoryStorage::new());
-        let blobs = Blobs::new(storage.clone(), Duration::ZERO);
+        let blobs = Blobs::new(storage.clone(), Duration::ZERO, GRACE);
         let digest = Digest::of(b"blob");
         let _ = storage
             .put(&Key::Blob(digest), "blob".into(), PutMode::Replace)
             .await
             .expect("put");
-        blobs.stored(digest, 4);
+        blobs.stored(digest, 4, Instant::now());
         assert!(!blobs.is_verified(&digest), "an older copy may be damaged");
         blobs.verified(digest, 4);
         assert!(blobs.is_there(digest, 4).await.expect("works"));
-        blobs.stored(digest, 4);
+        blobs.stored(digest, 4, Instant::now());
         assert!(blobs.is_verified(&digest));
         blobs.missing(&digest);
         assert!(!blobs.is_verified(&digest));
-    }
-
-    #[test]
-    fn memory_is_bounded_and_what_is_used_stays() {
-        let mut known = Known::default();
-        let used = Digest::of(b"used");
-        known.insert(
-            used,
-            Blob {
-                size: 1,
-                seen: None,
-                verified: false,
-            },
-        );
-        for n in 0..5 * GENERATION {
-            known.insert(
-                Digest::of(&n.to_le_bytes()),
-                Blob {
-                    size: 1,
-                    seen: None,
-                    verified: false,
-                },
-            );
-            if n % (GENERATION / 4) == 0 {
-                assert!(known.get(&used).is_some(), "{n}");
-            }
-        }
-        assert!(known.newer.len() + known.older.len() <= 2 * GENERATION);
     }
 }

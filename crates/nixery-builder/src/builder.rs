@@ -156,7 +156,15 @@ impl Builder {
         &self,
         digest: &Digest,
     ) -> Result<Option<ManifestBlob>, BuildError> {
-        self.0.engine.manifest(digest).await
+        self.0.engine.manifest_to_serve(digest).await
+    }
+
+    /// Tells that an image is being served, by the digest of the manifest the client gets: the
+    /// collection of garbage drops what was not used for long. Cheap; writes a mark in the
+    /// background now and then.
+    pub fn used(&self, manifest: &Digest) {
+        let uses = self.0.engine.blobs.uses();
+        uses.mark_soon(*manifest, &self.0.runtime);
     }
 
     /// The size in bytes a blob must have, if a manifest that was served or built names it. A blob

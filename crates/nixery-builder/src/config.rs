@@ -27,6 +27,10 @@ pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 /// configured. It gives one every third of this time.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
 
+/// How long whatever was stored or needed is safe from collection, unless configured: longer than
+/// any build and any pull.
+pub const DEFAULT_GC_GRACE: Duration = Duration::from_secs(6 * 60 * 60);
+
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
 pub struct BuilderConfig {
@@ -61,6 +65,9 @@ pub struct BuilderConfig {
     pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
+    /// The grace of whoever collects garbage in the store, see [`gc`](crate::gc): use marks are
+    /// written often enough for it. One that is too short costs writes, one that is too long safety.
+    pub gc_grace: Duration,
 }
 
 impl BuilderConfig {
@@ -82,6 +89,7 @@ impl BuilderConfig {
             recheck_after: DEFAULT_RECHECK_AFTER,
             lease_ttl: DEFAULT_LEASE_TTL,
             history: 100,
+            gc_grace: DEFAULT_GC_GRACE,
         }
     }
 }

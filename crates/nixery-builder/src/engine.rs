@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use nixery_manifest::{Blob, Digest};
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::blobs::Blobs;
@@ -49,7 +49,7 @@ impl Engine {
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         Ok(Self {
             leases,
-            blobs: Blobs::new(Arc::clone(&storage), config.recheck_after),
+            blobs: Blobs::new(Arc::clone(&storage), config.recheck_after, config.gc_grace),
             instance,
             layer_locks: KeyedLocks::default(),
             evaluations: Semaphore::new(config.max_evaluations.max(1)),
@@ -141,16 +141,27 @@ impl Engine {
     /// Stores a small blob, over a damaged one if need be.
     pub(crate) async fn store_blob(&self, blob: &Blob) -> Result<(), BuildError> {
         let bytes = Bytes::from(blob.bytes.clone());
-        let stored = self
-            .storage
-            .put(&Key::Blob(blob.digest), bytes, PutMode::Replace)
-            .await;
-        stored.map(drop).map_err(|source| BuildError::Storage {
-            doing: "stored",
-            source,
-        })?;
-        self.blobs.stored(blob.digest, blob.size());
-        Ok(())
+        self.blobs.put(blob.digest, bytes).await
+    }
+
+    /// A manifest as [`manifest`](Self::manifest), to be served by its digest: what it names stays
+    /// for the client to fetch, also where no cache entry leads to it any more.
+    pub(crate) async fn manifest_to_serve(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<ManifestBlob>, BuildError> {
+        let Some(manifest) = self.manifest(digest).await? else {
+            return Ok(None);
+        };
+        let size = manifest.bytes.len() as u64;
+        match self.blobs.hold(*digest, size).await {
+            Ok(there) => Ok(there.then_some(manifest)),
+            // It can be read: a store that cannot be written to still serves.
+            Err(error) => {
+                tracing::warn!(%digest, %error, "a use mark could not be written");
+                Ok(Some(manifest))
+            }
+        }
     }
 }
 

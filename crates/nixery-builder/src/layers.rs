@@ -140,13 +140,11 @@ async fn ensure(
     ))
 }
 
-/// The layer built for a key, if its blob is still there.
-async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
+/// The layer built for a key, if its blob is still there, which then stays for this build.
+pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
     let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await?;
     match record {
-        Some(record) if engine.blobs.is_there(record.digest, record.size).await? => {
-            Ok(Some(record))
-        }
+        Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),
     }
 }
@@ -234,17 +232,11 @@ async fn pack_and_store(
         }
     };
     // The store makes it durable.
-    let stored = engine
-        .storage
-        .put_file(&Key::Blob(packed.digest), spool.path())
-        .await;
+    let (digest, size) = (packed.digest, packed.size);
+    let stored = engine.blobs.put_file(digest, size, spool.path()).await;
     // Deleting gigabytes takes a while.
     tokio::task::spawn_blocking(move || drop(spool));
-    stored.map_err(|source| BuildError::Storage {
-        doing: "stored",
-        source,
-    })?;
-    engine.blobs.stored(packed.digest, packed.size);
+    stored?;
     Ok(packed)
 }
 

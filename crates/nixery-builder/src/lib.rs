@@ -49,6 +49,8 @@ mod engine;
 mod error;
 pub mod export;
 mod flow;
+pub mod gc;
+mod generations;
 mod handle;
 mod heal;
 mod history;
@@ -65,11 +67,12 @@ mod recipe;
 mod record;
 mod spool;
 mod turn;
+mod uses;
 
 pub use build_log::BuildLog;
 pub use builder::Builder;
 pub use config::{
-    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL,
+    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL,
     DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest,
 };
 pub use error::{BuildError, BuilderError};

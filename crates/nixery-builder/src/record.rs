@@ -16,9 +16,9 @@ use crate::error::BuildError;
 use crate::image::LayerSummary;
 
 /// Version of both formats. Raise it when old entries must not be used any more.
-const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 1;
 /// Most bytes of an entry. An image of 50,000 store paths has about 5 MB.
-const MAX_RECORD: u64 = 64 * 1024 * 1024;
+pub(crate) const MAX_RECORD: u64 = 64 * 1024 * 1024;
 
 /// A built image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 
 mod build;
 mod errors;
+mod gc;
 mod layers;
 mod output;
 mod popcount;
@@ -48,6 +49,7 @@ Examples:
   nixery layers graph.json --budget 20                 which path goes into which layer, and why
   nixery popcount all.json --out popularity.json       how many packages need which
   nixery verify --storage-path /var/lib/nixery         is the store sound?
+  nixery gc --max-unused 30d --dry-run                 what a collection of garbage would drop
   nixery serve --port 8080                             the registry
 
 Each command has examples of its own: nixery build --help.
@@ -64,6 +66,7 @@ enum Command {
     Layers(layers::LayersArgs),
     Popcount(popcount::PopcountArgs),
     Verify(verify::VerifyArgs),
+    Gc(gc::GcArgs),
     Serve(serve::ServeArgs),
 }
 
@@ -86,6 +89,8 @@ fn main() -> ExitCode {
             Command::Layers(args) => layers::run(args).await,
             Command::Popcount(args) => popcount::run(args).await,
             Command::Verify(args) => signals::or_interrupted(verify::run(args)).await,
+            // Whatever it has done when a signal comes is whole.
+            Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
             Command::Serve(args) => serve::run(args).await,
         }
     });

@@ -24,6 +24,7 @@
 mod access_log;
 mod api;
 mod app;
+pub mod collection;
 pub mod config;
 pub mod delivery;
 pub mod error;

@@ -1,5 +1,6 @@
 //! Counters in the text format of Prometheus, version 0.0.4.
 
+use crate::collection::GcMetrics;
 use crate::state::AppState;
 use nixery_builder::{BuildId, BuildResult};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -27,6 +28,7 @@ pub struct Metrics {
     blobs_proxied: AtomicU64,
     blobs_damaged: AtomicU64,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
+    gc: GcMetrics,
     seen: Mutex<(HashSet<BuildId>, VecDeque<BuildId>)>,
 }
 
@@ -71,6 +73,11 @@ impl Metrics {
     pub fn count_request(&self, route: &'static str, status: u16) {
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         *requests.entry((route, status)).or_default() += 1;
+    }
+
+    /// What collections of garbage did.
+    pub fn gc(&self) -> &GcMetrics {
+        &self.gc
     }
 
     /// Counts bytes of bodies that were handed to connections.
@@ -199,6 +206,10 @@ pub(crate) fn render(state: &AppState) -> String {
         "Stored blobs found damaged while they were served",
         damaged,
     );
+
+    metrics.render_gc(|name, kind, help, samples| {
+        family(&mut text, name, kind, help, samples);
+    });
 
     let requests = metrics
         .requests

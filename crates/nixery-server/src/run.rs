@@ -1,6 +1,7 @@
 //! The whole life of the server.
 
 use crate::app::router;
+use crate::collection::collect_forever;
 use crate::config::{Config, Settings};
 use crate::host::host_of_examples;
 use crate::listen::{ListenError, bind, serve};
@@ -69,6 +70,11 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         () = signals.next() => return Ok(()),
     };
     announce(settings, &state, listener.local_addr().ok());
+    let longest_build = settings.nix.evaluate_timeout + settings.nix.realise_timeout;
+    if let Some(oddity) = settings.gc.oddity(longest_build) {
+        tracing::warn!("{oddity}");
+    }
+    let collection = tokio::spawn(collect_forever(state.clone(), settings.gc.clone()));
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
@@ -86,6 +92,8 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
 
     signals.next().await;
     readiness.readiness().stop();
+    // At any moment: what it has done is whole.
+    collection.abort();
     tracing::info!(
         seconds = grace.as_secs(),
         "stopping: running requests and builds may end, a second signal stops at once"

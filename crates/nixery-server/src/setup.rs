@@ -13,6 +13,7 @@ use nixery_core::popularity::Popularity;
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why the registry cannot start. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +144,8 @@ pub async fn strategy(settings: &LayeringSettings) -> Result<Dominator, SetupErr
     })
 }
 
-/// The builder of a configuration, over the given Nix and blob store.
+/// The builder of a configuration, over the given Nix and blob store; `gc_grace` is that of the
+/// store's collection of garbage.
 ///
 /// # Errors
 /// The strategy's data or the spool folder cannot be used.
@@ -154,8 +156,10 @@ pub async fn builder(
     spool: &Path,
     nix: Arc<dyn Nix>,
     storage: Arc<dyn Storage>,
+    gc_grace: Duration,
 ) -> Result<Builder, SetupError> {
     let config = BuilderConfig {
+        gc_grace,
         budget: layering.budget,
         strategy: Arc::new(strategy(layering).await?),
         compression: layering.compression,
@@ -208,6 +212,7 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
         spool,
         nix,
         storage,
+        settings.gc.policy.grace,
     )
     .await?;
     Ok(AppState::new(builder, settings.server.http.clone()))

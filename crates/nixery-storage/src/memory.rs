@@ -19,9 +19,15 @@ use crate::{
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A store in memory.
-#[derive(Default)]
 pub struct MemoryStorage {
     objects: RwLock<BTreeMap<Key, Object>>,
+    clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
+}
+
+impl Default for MemoryStorage {
+    fn default() -> Self {
+        Self::with_clock(SystemTime::now)
+    }
 }
 
 #[derive(Clone)]
@@ -46,6 +52,15 @@ impl MemoryStorage {
         Self::default()
     }
 
+    /// An empty store whose objects are dated by `clock`: for tests of what depends on age.
+    #[must_use]
+    pub fn with_clock(clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
+        Self {
+            objects: RwLock::default(),
+            clock: Box::new(clock),
+        }
+    }
+
     // The map is whole at every moment, so a panic elsewhere while the lock was held does no harm.
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Object>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
@@ -56,7 +71,7 @@ impl MemoryStorage {
     }
 
     fn store(&self, key: &Key, bytes: Bytes) {
-        let modified = SystemTime::now();
+        let modified = (self.clock)();
         self.write().insert(*key, Object { bytes, modified });
     }
 }
@@ -99,7 +114,7 @@ impl Storage for MemoryStorage {
                 if objects.contains_key(key) {
                     return Ok(PutOutcome::AlreadyExists);
                 }
-                let modified = SystemTime::now();
+                let modified = (self.clock)();
                 objects.insert(*key, Object { bytes, modified });
             }
         }

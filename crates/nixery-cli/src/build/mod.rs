@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
-use nixery_builder::{BuildError, Builder, Image, ImageRequest};
+use nixery_builder::{BuildError, Builder, DEFAULT_GC_GRACE, Image, ImageRequest};
 use nixery_core::{ImageName, Tag};
 use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
 use nixery_server::logging::{self, LogFormat};
@@ -141,6 +141,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
         &store.spool,
         nix,
         Arc::clone(&storage),
+        DEFAULT_GC_GRACE,
     )
     .await?;
     Ok(Work {

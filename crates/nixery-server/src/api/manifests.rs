@@ -47,6 +47,7 @@ async fn by_tag(
     match result {
         Ok(image) => {
             let manifest = pick(&image, preference(&request.headers))?;
+            state.builder().used(&manifest.digest);
             let mut headers = content_headers(&manifest.digest, REVALIDATE);
             headers.insert(VARY, HeaderValue::from(ACCEPT));
             Ok(answer(request, headers, manifest))

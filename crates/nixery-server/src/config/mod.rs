@@ -4,12 +4,15 @@
 //! `#[command(flatten)] source: SourceArgs`.
 
 mod building;
+mod gc;
 mod server;
 mod source;
 mod storage;
+mod units;
 mod value;
 
 pub use building::{LayeringArgs, LayeringSettings, NixArgs, NixSettings};
+pub use gc::{GcArgs, GcPolicyArgs, GcSettings};
 pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
 pub use source::{DEFAULT_CHANNEL, SourceArgs};
 pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};
@@ -47,6 +50,9 @@ pub struct Config {
     /// How layers are made.
     #[command(flatten)]
     pub layering: LayeringArgs,
+    /// When garbage is collected.
+    #[command(flatten)]
+    pub gc: GcArgs,
 }
 
 /// A checked configuration.
@@ -62,6 +68,8 @@ pub struct Settings {
     pub nix: NixSettings,
     /// How layers are made.
     pub layering: LayeringSettings,
+    /// When garbage is collected.
+    pub gc: GcSettings,
 }
 
 impl Config {
@@ -76,15 +84,18 @@ impl Config {
         let server = errors.part(self.server.settings());
         let nix = errors.part(self.nix.settings());
         let layering = errors.part(self.layering.settings());
-        match (source, storage, server, nix, layering) {
-            (Some(source), Some(storage), Some(server), Some(nix), Some(layering)) => errors
-                .finish(Settings {
+        let gc = errors.part(self.gc.settings());
+        match (source, storage, server, nix, layering, gc) {
+            (Some(source), Some(storage), Some(server), Some(nix), Some(layering), Some(gc)) => {
+                errors.finish(Settings {
                     source,
                     storage,
                     server,
                     nix,
                     layering,
-                }),
+                    gc,
+                })
+            }
             _ => Err(errors),
         }
     }

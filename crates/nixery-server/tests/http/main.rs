@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod blobs;
+mod collection;
 mod damage;
 mod delivery;
 mod errors;
