@@ -4,7 +4,9 @@
 //! [`baseline`] holds the plain way of doing what the benchmarks measure, to compare with.
 
 pub mod baseline;
+pub mod baseline_pack;
 mod package_set;
+pub mod trees;
 
 pub use package_set::{PackageSet, package_set};
 

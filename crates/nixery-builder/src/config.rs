@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixery_core::plan::{Dominator, LayerStrategy};
-use nixery_core::{ImageName, PackageSource, Tag};
-use nixery_manifest::Compression;
+use nixery_core::{Codec, ImageName, PackageSource, Tag};
 
 /// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
 /// images. The same number as the original's.
@@ -42,10 +41,11 @@ pub struct BuilderConfig {
     /// How store paths are grouped into layers.
     pub strategy: Arc<dyn LayerStrategy>,
     /// How layers are compressed.
-    pub compression: Compression,
+    pub compression: Codec,
     /// Directory for spool files and temporary GC roots. May be shared by several processes.
     pub spool_dir: PathBuf,
-    /// Layers packed at once, over all builds. 0 counts as 1.
+    /// Threads that pack, over all builds: as many layers at once, or one layer with all. 0 counts
+    /// as 1.
     pub pack_threads: usize,
     /// Evaluations at once, over all builds. Each may take a gigabyte with nixpkgs.
     pub max_evaluations: usize,
@@ -79,7 +79,7 @@ impl BuilderConfig {
             source,
             budget: DEFAULT_LAYER_BUDGET,
             strategy: Arc::new(Dominator::default()),
-            compression: Compression::Gzip,
+            compression: Codec::Gzip,
             spool_dir: spool_dir.into(),
             pack_threads: cores,
             max_evaluations: cores.min(4),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use nixery_core::pack::Packer;
 use nixery_manifest::{Blob, Digest};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -36,6 +37,7 @@ pub(crate) struct Engine {
     /// Realisations that may run.
     pub(crate) realisations: Semaphore,
     packing: Arc<Semaphore>,
+    pub(crate) packer: Arc<Packer>,
 }
 
 impl Engine {
@@ -54,6 +56,7 @@ impl Engine {
             layer_locks: KeyedLocks::default(),
             evaluations: Semaphore::new(config.max_evaluations.max(1)),
             realisations: Semaphore::new(config.max_builds.max(1)),
+            packer: Arc::new(Packer::new(config.pack_threads)),
             packing: Arc::new(Semaphore::new(config.pack_threads.max(1))),
             config,
             nix,

@@ -3,11 +3,10 @@
 use std::io::{BufWriter, Write};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use nixery_core::pack::{
-    PACKER_VERSION, PackError, PackedLayer, RootLayer, pack_layer, pack_root_layer,
-};
+use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLayer};
 use nixery_core::plan::{LayerPlan, PlannedLayer};
 use nixery_core::{ReferenceGraph, StorePath, layer_key};
 use nixery_manifest::{Digest, ImageLayer};
@@ -123,8 +122,8 @@ async fn ensure(
         None => {
             let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
             let packing = paths.clone();
-            let packed = pack_and_store(engine, move |out| {
-                pack_layer(&packing, &store, compression, out)
+            let packed = pack_and_store(engine, move |packer, out| {
+                packer.pack_layer(&packing, &store, compression, out)
             });
             let record = LayerRecord::from(packed.await?);
             record::save(&*engine.storage, &Key::Build(key), &record).await?;
@@ -161,10 +160,10 @@ pub(crate) async fn ensure_root(
         .collect();
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
     let told = handle.clone();
-    let packed = pack_and_store(engine, move |out| {
+    let packed = pack_and_store(engine, move |packer, out| {
         let root = RootLayer::plan(&packages, &store)?;
         tell_what_is_left_out(&root, told.log());
-        pack_root_layer(&root, compression, out)
+        packer.pack_root_layer(&root, compression, out)
     });
     let record = LayerRecord::from(packed.await?);
     handle.update(|progress| progress.layers_done += 1);
@@ -205,6 +204,7 @@ fn tell_what_is_left_out(root: &RootLayer, log: &BuildLog) {
 async fn pack_and_store(
     engine: &Engine,
     pack: impl FnOnce(
+        &Packer,
         BufWriter<NamedTempFile>,
     ) -> Result<(PackedLayer, BufWriter<NamedTempFile>), PackError>
     + Send
@@ -217,9 +217,10 @@ async fn pack_and_store(
     let (packed, spool) = {
         let permit = engine.may_pack().await?;
         let spool = engine.instance.spool_file().map_err(spool_error)?;
+        let packer = Arc::clone(&engine.packer);
         let packing = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            let (packed, out) = pack(BufWriter::with_capacity(128 * 1024, spool))?;
+            let (packed, out) = pack(&packer, BufWriter::with_capacity(128 * 1024, spool))?;
             let mut spool = out
                 .into_inner()
                 .map_err(|error| spool_error(error.into_error()))?;

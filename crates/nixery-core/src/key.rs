@@ -3,11 +3,12 @@
 //! A key is the SHA-256 of a JSON document, so no two inputs run together the way joined strings
 //! do. Each document names its kind: a layer's key is never an image's.
 
-use nixery_manifest::{Compression, Digest};
+use nixery_manifest::Digest;
 use serde::Serialize;
 
 use crate::arch::Architecture;
 use crate::nar_hash::NarHash;
+use crate::pack::Codec;
 use crate::store_path::StorePath;
 
 /// Version of the key documents and of what is built from them besides layers: raise it when
@@ -34,7 +35,7 @@ pub struct ManifestKeyInputs<'a> {
     /// Most layers the plan may have.
     pub budget: usize,
     /// How layers are compressed.
-    pub compression: Compression,
+    pub compression: Codec,
     /// [`PACKER_VERSION`](crate::PACKER_VERSION).
     pub packer_version: u32,
 }
@@ -72,7 +73,7 @@ pub enum SourceIdentity<'a> {
 ///         shell: name.shell(),
 ///         strategy: "dominator",
 ///         budget: 94,
-///         compression: nixery_manifest::Compression::Gzip,
+///         compression: nixery_core::Codec::Gzip,
 ///         packer_version: nixery_core::PACKER_VERSION,
 ///     };
 ///     Ok::<_, nixery_core::NameError>(manifest_key(&inputs))
@@ -94,7 +95,7 @@ pub fn manifest_key(inputs: &ManifestKeyInputs<'_>) -> Digest {
 /// different bytes under one store path.
 pub fn layer_key(
     members: &[(&StorePath, &NarHash)],
-    compression: Compression,
+    compression: Codec,
     packer_version: u32,
 ) -> Digest {
     let mut members: Vec<_> = members
@@ -119,7 +120,7 @@ enum Document<'a> {
     },
     Layer {
         packer_version: u32,
-        compression: Compression,
+        compression: Codec,
         /// Store path and NAR hash, sorted.
         members: Vec<(&'a str, String)>,
     },

@@ -9,7 +9,7 @@
 //! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
 //! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
 //! | a graph | layers | a [`LayerStrategy`], such as [`Dominator`] |
-//! | store paths | a layer's tar, compressed | [`pack_layer`] |
+//! | store paths | a layer's tar, compressed | a [`Packer`], or [`pack_layer`] |
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
 //!
@@ -76,8 +76,8 @@ pub use meta::{META_PACKAGES, MetaPackage, REQUIRED_PACKAGES};
 pub use name::{ComponentRule, ImageName, NameError};
 pub use nar_hash::{NarHash, NarHashError};
 pub use pack::{
-    Conflict, ConflictKind, PACKER_VERSION, PackError, PackedLayer, RootEntry, RootEntryKind,
-    RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
+    Codec, Conflict, ConflictKind, PACKER_VERSION, PackError, PackedLayer, Packer, RootEntry,
+    RootEntryKind, RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
 };
 pub use plan::{
     DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight,

@@ -13,8 +13,10 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use nixery_core::{PACKER_VERSION, PackError, StorePath, StoreRoot, pack_layer, write_layer_tar};
-use nixery_manifest::{Compression, Digest};
+use nixery_core::{
+    Codec, PACKER_VERSION, PackError, Packer, StorePath, StoreRoot, pack_layer, write_layer_tar,
+};
+use nixery_manifest::Digest;
 use pack_support::{Full, Store, line, read_tar, store_path};
 use rstest::rstest;
 
@@ -112,28 +114,34 @@ fn a_layer_holds_what_nix_keeps_of_its_paths() {
 /// that promise these bytes.
 #[rstest]
 #[case::gzip(
-    Compression::Gzip,
-    "sha256:30f15f4aae107de6e8174df3ab2980d48c48b52407321d767795276052cc95da"
+    Codec::Gzip,
+    "sha256:007d7a30bc3ea2a134c9cfaede1b0452d2654350a24da695f81da89ac5e2bcb9"
+)]
+#[case::gzip_single(
+    Codec::GzipSingle,
+    "sha256:1d8c6424b10409383b9535374fbc7e28fd91dac22ca92b6de84f7b348065b108"
 )]
 #[case::zstd(
-    Compression::Zstd,
-    "sha256:713f4d37d436a8df8a359a0251a19976f6952dc503e6cd82f646728f09d16a44"
+    Codec::Zstd,
+    "sha256:722fd72614febe41c64d2501533132703aa40483778ed2e5d496ed606894985b"
 )]
 fn the_bytes_are_pinned(
-    #[case] compression: Compression,
+    #[case] codec: Codec,
     #[case] digest: &str,
     #[values(false, true)] variant: bool,
 ) {
     let (store, paths) = sample(variant);
-    let (layer, bytes) = pack_layer(&paths, &store.root, compression, Vec::new()).expect("a layer");
+    let (layer, bytes) = pack_layer(&paths, &store.root, codec, Vec::new()).expect("a layer");
     assert_eq!(layer.digest, Digest::of(&bytes));
     assert_eq!(layer.size, bytes.len() as u64);
-    assert_eq!(layer.compression, compression);
+    assert_eq!(layer.compression, codec.compression());
 
     let mut tar = Vec::new();
-    match compression {
-        Compression::Gzip => flate2::read::GzDecoder::new(&bytes[..]).read_to_end(&mut tar),
-        Compression::Zstd => zstd::Decoder::new(&bytes[..])
+    match codec {
+        Codec::Gzip | Codec::GzipSingle => {
+            flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut tar)
+        }
+        Codec::Zstd => zstd::Decoder::new(&bytes[..])
             .expect("zstd")
             .read_to_end(&mut tar),
     }
@@ -145,7 +153,7 @@ fn the_bytes_are_pinned(
     let meant = "if the change of the layer format (or of the compressor's version) was meant, raise \
                  PACKER_VERSION, pin the new digests here, and say in the changelog that all layers \
                  are packed anew";
-    assert_eq!(PACKER_VERSION, 1, "{meant}");
+    assert_eq!(PACKER_VERSION, 2, "{meant}");
     assert_eq!(
         layer.diff_id.to_string(),
         "sha256:e32b645dfe9917f049864f9b9181aab732901ccfddd134639774bc8996740c0a",
@@ -324,32 +332,34 @@ fn text(bytes: usize) -> Vec<u8> {
     text
 }
 
-/// Large enough for every window to slide and every block to end; and many layers at once, as a
-/// server packs them.
+/// Large enough for every window to slide and for a few blocks; with any number of threads, and
+/// many layers at once, as a server packs them.
 #[rstest]
 #[case::gzip(
-    Compression::Gzip,
-    "sha256:887fbb5ee69a0990673647586119f7bc81a23a9b2143521ac79b34d4f4781d12"
+    Codec::Gzip,
+    "sha256:3d23a181290979c597c49b6cbb5d829c73585e019b5aca678d8bfc64c1920a04"
+)]
+#[case::gzip_single(
+    Codec::GzipSingle,
+    "sha256:2a72cf556e4f43381c2f314ba03ec58876dabd29eb3be89ac549eeae985610db"
 )]
 #[case::zstd(
-    Compression::Zstd,
-    "sha256:2bc282420c7c27ad91d70668bf514387dc4b00222279978d5631aea9a7e3bfa8"
+    Codec::Zstd,
+    "sha256:5840f2ae8a7102252a4d5479231dfc6b5e9f92981f2a063e4296fcfa64230704"
 )]
 fn compressors_are_pinned_whatever_else_runs(
-    #[case] compression: Compression,
+    #[case] codec: Codec,
     #[case] digest: &str,
+    #[values(1, 2, 3, 8)] threads: usize,
 ) {
     let store = Store::new();
     let path = store_path('n', "large");
     store.file(&path, "text", text(5_000_000));
+    let packer = Packer::new(threads);
     let pack = || {
-        let (layer, _) = pack_layer(
-            std::slice::from_ref(&path),
-            &store.root,
-            compression,
-            io::sink(),
-        )
-        .expect("a layer");
+        let (layer, _) = packer
+            .pack_layer(std::slice::from_ref(&path), &store.root, codec, io::sink())
+            .expect("a layer");
         layer
     };
     let first = pack();

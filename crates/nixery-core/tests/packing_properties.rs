@@ -8,8 +8,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nixery_core::{PackError, StorePath, pack_layer, write_layer_tar};
-use nixery_manifest::{Compression, Digest};
+use nixery_core::{Codec, PackError, Packer, StorePath, pack_layer, write_layer_tar};
+use nixery_manifest::Digest;
 use pack_support::{Entry, Store, read_tar, store_path};
 use proptest::prelude::*;
 
@@ -148,14 +148,17 @@ proptest! {
         wanted.sort_by(|one, two| one.name.cmp(&two.name));
         prop_assert_eq!(&found[2..], &wanted[..]);
 
-        for compression in [Compression::Gzip, Compression::Zstd] {
+        for codec in [Codec::Gzip, Codec::GzipSingle, Codec::Zstd] {
             let (layer, bytes) =
-                pack_layer(&paths, &store.root, compression, Vec::new()).expect("a layer");
+                pack_layer(&paths, &store.root, codec, Vec::new()).expect("a layer");
             prop_assert_eq!(layer.diff_id, Digest::of(&tar));
             prop_assert_eq!(layer.digest, Digest::of(&bytes));
-            let (second, _) =
-                pack_layer(&paths, &again.root, compression, std::io::sink()).expect("a layer");
-            prop_assert_eq!(layer, second);
+            for threads in [1, 2, 3, 8] {
+                let (second, _) = Packer::new(threads)
+                    .pack_layer(&paths, &again.root, codec, std::io::sink())
+                    .expect("a layer");
+                prop_assert_eq!(&layer, &second);
+            }
         }
     }
 
@@ -175,5 +178,34 @@ proptest! {
         let refused = matches!(result, Err(PackError::Whiteout { path: at })
             if at == Path::new(path.as_str()).join(&below));
         prop_assert!(refused);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    /// Layers of several blocks, which several threads share.
+    #[test]
+    fn threads_never_show(
+        files in prop::collection::vec((any::<u8>(), 0..900_000_usize), 1..12),
+        codec in prop::sample::select(&[Codec::Gzip, Codec::GzipSingle, Codec::Zstd][..]),
+    ) {
+        let store = Store::new();
+        let path = store_path('4', "large");
+        for (number, (byte, size)) in files.iter().enumerate() {
+            let mut contents = vec![*byte; *size];
+            contents.iter_mut().step_by(7).zip(0_u32..).for_each(|(byte, n)| *byte ^= (n.wrapping_mul(n) >> 5) as u8);
+            store.file(&path, format!("file{number}"), contents);
+        }
+        let paths = [path];
+        let (alone, bytes) =
+            pack_layer(&paths, &store.root, codec, Vec::new()).expect("a layer");
+        for threads in [1, 2, 3, 8] {
+            let (layer, same) = Packer::new(threads)
+                .pack_layer(&paths, &store.root, codec, Vec::new())
+                .expect("a layer");
+            prop_assert_eq!(&layer, &alone);
+            prop_assert!(same == bytes, "{} threads", threads);
+        }
     }
 }

@@ -8,8 +8,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
 
-use nixery_core::{PackError, StorePath, pack_layer, write_layer_tar};
-use nixery_manifest::Compression;
+use nixery_core::{Codec, PackError, StorePath, pack_layer, write_layer_tar};
 use pack_support::{Full, Store, store_path};
 use rstest::rstest;
 
@@ -28,7 +27,7 @@ fn whiteouts_are_refused(#[case] name: &str, #[values("file", "directory", "link
     let error = pack_layer(
         std::slice::from_ref(&path),
         &store.root,
-        Compression::Gzip,
+        Codec::Gzip,
         Vec::new(),
     )
     .expect_err("a whiteout");
@@ -86,13 +85,11 @@ fn two_stores_in_one_layer_are_refused() {
 }
 
 #[rstest]
-fn a_full_disk_is_an_error(
-    #[values(Compression::Gzip, Compression::Zstd)] compression: Compression,
-) {
+fn a_full_disk_is_an_error(#[values(Codec::Gzip, Codec::GzipSingle, Codec::Zstd)] codec: Codec) {
     let store = Store::new();
     let paths = [store_path('a', "a")];
     store.file(&paths[0], "", "some bytes");
-    let result = pack_layer(&paths, &store.root, compression, Full(Vec::new(), 0));
+    let result = pack_layer(&paths, &store.root, codec, Full(Vec::new(), 0));
     let Err(error) = result.map(|(layer, _)| layer) else {
         panic!("it cannot fit");
     };

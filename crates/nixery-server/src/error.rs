@@ -259,6 +259,7 @@ impl BuildAnswer {
                 | PackError::ReadLink { .. }
                 | PackError::Changed { .. }
                 | PackError::MixedStores { .. }
+                | PackError::Compress { .. }
                 | PackError::Write { .. } => {
                     direct(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
                 }

@@ -1,6 +1,7 @@
 //! What an image is made of.
 
-use nixery_manifest::{Compression, Family, ImageConfig, Manifest};
+use nixery_core::Codec;
+use nixery_manifest::{Family, ImageConfig, Manifest};
 
 use super::{build, bytes};
 use crate::config::BuilderConfig;
@@ -104,7 +105,7 @@ async fn digests_depend_on_neither_threads_nor_place() {
 #[tokio::test]
 async fn zstd_images_are_oci_only_and_another_image() {
     let gzip = Bench::new().await;
-    let change = |config: &mut BuilderConfig| config.compression = Compression::Zstd;
+    let change = |config: &mut BuilderConfig| config.compression = Codec::Zstd;
     let zstd = Bench::over(gzip.storage.clone(), change).await;
     let (first, second) = (build(&gzip, "git").await, build(&zstd, "git").await);
     assert!(!second.stats.from_cache);

@@ -11,7 +11,7 @@ fn inputs<'a>(packages: &'a [String], identity: SourceIdentity<'a>) -> ManifestK
         shell: false,
         strategy: "dominator",
         budget: 94,
-        compression: Compression::Gzip,
+        compression: Codec::Gzip,
         packer_version: 1,
     }
 }
@@ -50,7 +50,7 @@ fn keys_are_pinned() {
     );
     let hash = NarHash::from_bytes([7; 32]);
     assert_eq!(
-        layer_key(&[(&path('a'), &hash)], Compression::Gzip, 1).hex(),
+        layer_key(&[(&path('a'), &hash)], Codec::Gzip, 1).hex(),
         "d301c99dc690aaff9821b94dd1041f6429f540ed2479fed91bf6af3cf34daed1"
     );
 }
@@ -93,7 +93,7 @@ fn every_input_counts() {
     change(|inputs| inputs.shell = true);
     change(|inputs| inputs.strategy = "dominator;threshold=1000");
     change(|inputs| inputs.budget = 93);
-    change(|inputs| inputs.compression = Compression::Zstd);
+    change(|inputs| inputs.compression = Codec::Zstd);
     change(|inputs| inputs.packer_version = 2);
     let count = keys.len();
     keys.sort_unstable();
@@ -126,14 +126,14 @@ fn a_layer_key_covers_contents_compression_and_packer() {
     let (a, b) = (path('a'), path('b'));
     let (one, two) = (NarHash::from_bytes([1; 32]), NarHash::from_bytes([2; 32]));
     let mut keys = vec![
-        layer_key(&[(&a, &one)], Compression::Gzip, 1),
-        layer_key(&[(&a, &two)], Compression::Gzip, 1),
-        layer_key(&[(&b, &one)], Compression::Gzip, 1),
-        layer_key(&[(&a, &one), (&b, &two)], Compression::Gzip, 1),
-        layer_key(&[(&a, &two), (&b, &one)], Compression::Gzip, 1),
-        layer_key(&[(&a, &one)], Compression::Zstd, 1),
-        layer_key(&[(&a, &one)], Compression::Gzip, 2),
-        layer_key(&[], Compression::Gzip, 1),
+        layer_key(&[(&a, &one)], Codec::Gzip, 1),
+        layer_key(&[(&a, &two)], Codec::Gzip, 1),
+        layer_key(&[(&b, &one)], Codec::Gzip, 1),
+        layer_key(&[(&a, &one), (&b, &two)], Codec::Gzip, 1),
+        layer_key(&[(&a, &two), (&b, &one)], Codec::Gzip, 1),
+        layer_key(&[(&a, &one)], Codec::Zstd, 1),
+        layer_key(&[(&a, &one)], Codec::Gzip, 2),
+        layer_key(&[], Codec::Gzip, 1),
     ];
     let count = keys.len();
     keys.sort_unstable();
@@ -153,8 +153,8 @@ proptest! {
             .map(|&letter| (path(letter), NarHash::from_bytes([letter as u8 ^ seed; 32])))
             .collect();
         let mut references: Vec<_> = members.iter().map(|(path, hash)| (path, hash)).collect();
-        let key = layer_key(&references, Compression::Gzip, 1);
+        let key = layer_key(&references, Codec::Gzip, 1);
         references.sort_unstable_by_key(|(path, _)| path.as_str());
-        prop_assert_eq!(key, layer_key(&references, Compression::Gzip, 1));
+        prop_assert_eq!(key, layer_key(&references, Codec::Gzip, 1));
     }
 }

@@ -1,51 +1,108 @@
 //! Cuts a stream into blocks of one size.
 
-use std::io::{self, Write};
+use super::PackError;
 
-/// Bytes of a block: large enough that hashing, compressing and system calls cost little per
-/// call, small enough to stay in a core's cache. Part of the layer format: see [`Blocks`].
-pub(super) const BLOCK: usize = 128 * 1024;
+/// Bytes of a block: small enough that a large layer keeps every core busy and buffers cost
+/// little, large enough that a compressor which starts anew with each loses next to nothing. Part
+/// of the layer format: compressors give different (equally valid) output for the same input cut
+/// differently.
+pub(super) const BLOCK: usize = 1024 * 1024;
 
-/// Passes on what is written in blocks of exactly [`BLOCK`] bytes, the last one shorter.
-///
-/// Compressors give different (equally valid) output for the same input cut differently, and a
-/// `read` may return less than was asked for. Blocks make the output depend on the input alone.
-pub(super) struct Blocks<W> {
-    block: Vec<u8>,
-    out: W,
+/// A buffer for a block: [`BLOCK`] bytes, of which the first `filled` count.
+#[derive(Debug)]
+pub(super) struct Block {
+    bytes: Vec<u8>,
+    filled: usize,
 }
 
-impl<W: Write> Blocks<W> {
-    pub(super) fn new(out: W) -> Self {
+impl Block {
+    pub(super) fn new() -> Self {
         Self {
-            block: Vec::with_capacity(BLOCK),
-            out,
+            bytes: vec![0; BLOCK],
+            filled: 0,
         }
+    }
+
+    /// What it holds.
+    pub(super) fn filled(&self) -> &[u8] {
+        &self.bytes[..self.filled]
+    }
+
+    /// Makes it empty again.
+    pub(super) fn clear(&mut self) {
+        self.filled = 0;
+    }
+}
+
+/// Where full blocks go.
+pub(super) trait BlockSink {
+    /// Takes a block, which is full unless it is the last one, and gives an empty one for it.
+    ///
+    /// # Errors
+    /// If blocks can go no further; then no other one may be given.
+    fn block(&mut self, block: Block) -> Result<Block, PackError>;
+
+    /// Takes the last block.
+    ///
+    /// # Errors
+    /// As [`block`](Self::block).
+    fn last(&mut self, block: Block) -> Result<(), PackError> {
+        self.block(block).map(drop)
+    }
+}
+
+/// Collects what is written into blocks of exactly [`BLOCK`] bytes, the last one shorter. There is
+/// no way to end a block early: a short one in the middle would change the output.
+pub(super) struct Blocks<S> {
+    /// `None` after the sink has failed.
+    block: Option<Block>,
+    sink: S,
+}
+
+impl<S: BlockSink> Blocks<S> {
+    pub(super) fn new(block: Block, sink: S) -> Self {
+        Self {
+            block: Some(block),
+            sink,
+        }
+    }
+
+    /// Where the next bytes go, one at least; [`advance`](Self::advance) says how many were put
+    /// there.
+    pub(super) fn space(&mut self) -> Result<&mut [u8], PackError> {
+        let mut block = self.block.take().ok_or_else(PackError::stopped)?;
+        if block.filled == BLOCK {
+            block = self.sink.block(block)?;
+        }
+        let block = self.block.insert(block);
+        Ok(&mut block.bytes[block.filled..])
+    }
+
+    /// Counts so many bytes of the last [`space`](Self::space) in.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        if let Some(block) = &mut self.block {
+            block.filled = BLOCK.min(block.filled + bytes);
+        }
+    }
+
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> Result<(), PackError> {
+        while !bytes.is_empty() {
+            let space = self.space()?;
+            let fits = bytes.len().min(space.len());
+            space[..fits].copy_from_slice(&bytes[..fits]);
+            self.advance(fits);
+            bytes = &bytes[fits..];
+        }
+        Ok(())
     }
 
     /// Passes on the last block.
-    pub(super) fn finish(mut self) -> io::Result<W> {
-        if !self.block.is_empty() {
-            self.out.write_all(&self.block)?;
+    pub(super) fn finish(mut self) -> Result<S, PackError> {
+        let block = self.block.take().ok_or_else(PackError::stopped)?;
+        if block.filled > 0 {
+            self.sink.last(block)?;
         }
-        Ok(self.out)
-    }
-}
-
-impl<W: Write> Write for Blocks<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.block.len() == BLOCK {
-            self.out.write_all(&self.block)?;
-            self.block.clear();
-        }
-        let taken = bytes.len().min(BLOCK - self.block.len());
-        self.block.extend_from_slice(&bytes[..taken]);
-        Ok(taken)
-    }
-
-    /// Does nothing: a short block in the middle would change the output.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        Ok(self.sink)
     }
 }
 
@@ -56,13 +113,14 @@ mod tests {
 
     struct Lengths(Vec<usize>);
 
-    impl Write for Lengths {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.push(bytes.len());
-            Ok(bytes.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
+    impl BlockSink for Lengths {
+        fn block(&mut self, mut block: Block) -> Result<Block, PackError> {
+            self.0.push(block.filled().len());
+            if self.0.len() == 3 {
+                return Err(PackError::stopped());
+            }
+            block.clear();
+            Ok(block)
         }
     }
 
@@ -71,17 +129,23 @@ mod tests {
     #[case::one_short(7, 3, &[7])]
     #[case::exactly_one(BLOCK, 1000, &[BLOCK])]
     #[case::one_and_a_byte(BLOCK + 1, BLOCK + 1, &[BLOCK, 1])]
-    #[case::writes_larger_than_a_block(2 * BLOCK + 5, 3 * BLOCK, &[BLOCK, BLOCK, 5])]
     fn writes_of_any_size_become_whole_blocks(
         #[case] total: usize,
         #[case] per_write: usize,
         #[case] expected: &[usize],
     ) {
-        let mut blocks = Blocks::new(Lengths(Vec::new()));
+        let mut blocks = Blocks::new(Block::new(), Lengths(Vec::new()));
         for chunk in vec![1u8; total].chunks(per_write) {
-            blocks.write_all(chunk).expect("a write to memory");
-            blocks.flush().expect("a flush that does nothing");
+            blocks.write(chunk).expect("a write to memory");
         }
         assert_eq!(blocks.finish().expect("the last block").0, expected);
+    }
+
+    #[test]
+    fn after_a_failure_everything_fails() {
+        let mut blocks = Blocks::new(Block::new(), Lengths(Vec::new()));
+        assert!(blocks.write(&vec![1; 4 * BLOCK]).is_err());
+        assert!(blocks.write(b"more").is_err());
+        assert!(blocks.finish().is_err());
     }
 }

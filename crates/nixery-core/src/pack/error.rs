@@ -109,4 +109,21 @@ pub enum PackError {
         #[source]
         source: io::Error,
     },
+    /// A block of the layer could not be compressed or hashed: a defect of a library or of this
+    /// crate, or no memory.
+    #[error("cannot compress the layer; this is a defect, please report it")]
+    Compress {
+        /// What the compressor said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl PackError {
+    /// Packing goes on after it has failed, which no caller does.
+    pub(super) fn stopped() -> Self {
+        Self::Compress {
+            source: io::Error::other("packing has already failed"),
+        }
+    }
 }

@@ -22,9 +22,11 @@
 //!   it holds, and `lib-x` before `lib/`.
 //! - GNU tar headers; names and targets over 100 bytes as GNU long names, which hold any bytes;
 //!   sizes over 8 GiB in base 256.
-//! - gzip at level 6, with a header that names no file, time or system; or zstd at level 3.
-//!   Compressors get the tar in blocks of 128 KiB, since their output depends on how their input
-//!   is cut.
+//! - The tar is cut into blocks of exactly 1 MiB, the last one shorter, and each is compressed on
+//!   its own: the bytes do not tell how many threads did it. [`Codec`] says into what: gzip
+//!   members (libdeflate, level 4), one gzip member (zlib-rs, level 5, flushed after each block,
+//!   ended by an empty block), or zstd frames (level 3, which tell their size and have no
+//!   checksum). The heads of gzip members name no file, time or system.
 //!
 //! Refused, with the path: names that start with `.wh.` (an unpacker would delete files), sockets,
 //! pipes and devices, files that change while they are read. Paths longer than the system's limit
@@ -56,33 +58,40 @@
 //! ```
 
 mod blocks;
-mod compress;
+mod codec;
 mod conflict;
+mod encoder;
 mod error;
 mod forest;
+mod job;
+mod packer;
+mod pipeline;
+mod pool;
 mod resolve;
 mod root;
 mod tar;
 mod walk;
-mod writer;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use nixery_manifest::{Compression, Digest};
 
+pub use self::codec::Codec;
 pub use self::conflict::{Conflict, ConflictKind};
 pub use self::error::PackError;
+pub use self::packer::Packer;
 pub use self::root::{RootEntry, RootEntryKind, RootLayer, pack_root_layer};
 
+use self::blocks::Block;
+use self::packer::Plain;
 use self::tar::TarWriter;
-use self::writer::LayerWriter;
 use crate::StorePath;
 
 /// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
 /// with any change to the tar, to the compressors or to their settings (the tests that pin digests
 /// tell when).
-pub const PACKER_VERSION: u32 = 1;
+pub const PACKER_VERSION: u32 = 2;
 
 /// Where a Nix store physically is: the directory that stands for `/`.
 ///
@@ -133,50 +142,32 @@ pub struct PackedLayer {
     pub compression: Compression,
 }
 
-/// Packs store paths into a compressed layer, written to `out` in the one pass over the files that
-/// also hashes it, and in constant memory (a few blocks and one listing per open directory).
-///
-/// Order and repetition of `paths` do not matter. No path at all gives an empty tar. Returns the
-/// layer's facts and `out`, flushed.
+/// Packs store paths into a compressed layer on the calling thread alone: what
+/// [`Packer::pack_layer`] does with one thread. The bytes are the same.
 ///
 /// # Errors
-/// [`PackError`], if a path is missing, cannot be read, holds what no layer may, or changes
-/// meanwhile, or if `out` fails. What `out` has received then is no layer.
+/// As [`Packer::pack_layer`].
 pub fn pack_layer<W: Write>(
     paths: &[StorePath],
     store: &StoreRoot,
-    compression: Compression,
+    codec: impl Into<Codec>,
     out: W,
 ) -> Result<(PackedLayer, W), PackError> {
-    pack(compression, out, |tar| {
-        walk::write_store_paths(tar, paths, store)
-    })
+    Packer::new(1).pack_layer(paths, store, codec, out)
 }
 
-/// Writes the tar of a layer, not compressed, to `out` in blocks of 128 KiB.
+/// Writes the tar of a layer, not compressed, to `out` in blocks of 1 MiB.
 ///
 /// # Errors
-/// As [`pack_layer`].
+/// As [`Packer::pack_layer`].
 pub fn write_layer_tar<W: Write>(
     paths: &[StorePath],
     store: &StoreRoot,
     out: W,
 ) -> Result<W, PackError> {
-    let mut tar = TarWriter::new(out);
+    let mut tar = TarWriter::new(Block::new(), Plain(out));
     walk::write_store_paths(&mut tar, paths, store)?;
-    let mut out = tar.finish().map_err(|source| PackError::Write { source })?;
+    let Plain(mut out) = tar.finish()?;
     out.flush().map_err(|source| PackError::Write { source })?;
     Ok(out)
-}
-
-/// Packs the entries that `write` gives.
-fn pack<W: Write>(
-    compression: Compression,
-    out: W,
-    write: impl FnOnce(&mut TarWriter<LayerWriter<W>>) -> Result<(), PackError>,
-) -> Result<(PackedLayer, W), PackError> {
-    let failed = |source| PackError::Write { source };
-    let mut tar = TarWriter::new(LayerWriter::new(compression, out).map_err(failed)?);
-    write(&mut tar)?;
-    tar.finish().and_then(LayerWriter::finish).map_err(failed)
 }

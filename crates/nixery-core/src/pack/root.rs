@@ -5,13 +5,13 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nixery_manifest::Compression;
-
+use super::blocks::BlockSink;
 use super::conflict::Conflict;
 use super::forest::Forest;
 use super::resolve::{Resolver, Target};
+use super::tar::TarWriter;
 use super::walk::{self, PARENT_MODE, WHITEOUT, entry_name};
-use super::{PackError, PackedLayer, StoreRoot};
+use super::{Codec, PackError, PackedLayer, Packer, StoreRoot};
 use crate::StorePath;
 
 /// Where the store is if there is no package to tell.
@@ -183,29 +183,36 @@ impl RootEntry {
     }
 }
 
-/// Packs a root layer into `out`, as [`pack_layer`](super::pack_layer) packs store paths.
+/// Packs a root layer into `out` on the calling thread alone, as
+/// [`pack_layer`](super::pack_layer) packs store paths.
 ///
 /// # Errors
 /// [`PackError::Write`], if `out` fails.
 pub fn pack_root_layer<W: Write>(
     root: &RootLayer,
-    compression: Compression,
+    codec: impl Into<Codec>,
     out: W,
 ) -> Result<(PackedLayer, W), PackError> {
-    super::pack(compression, out, |tar| {
-        for entry in &root.entries {
-            let name = entry.name();
-            match &entry.kind {
-                RootEntryKind::Directory { mode } => tar.directory(&name, *mode),
-                RootEntryKind::Link { target } => tar.link(&name, target.as_os_str().as_bytes()),
-                RootEntryKind::File { mode, contents } => {
-                    tar.file(&name, *mode, contents.len() as u64, contents.as_slice())
-                }
+    Packer::new(1).pack_root_layer(root, codec, out)
+}
+
+/// Writes the entries of a root layer.
+pub(super) fn write<S: BlockSink>(
+    tar: &mut TarWriter<S>,
+    root: &RootLayer,
+) -> Result<(), PackError> {
+    for entry in &root.entries {
+        let name = entry.name();
+        match &entry.kind {
+            RootEntryKind::Directory { mode } => tar.directory(&name, *mode),
+            RootEntryKind::Link { target } => tar.link(&name, target.as_os_str().as_bytes()),
+            RootEntryKind::File { mode, contents } => {
+                tar.file(&name, *mode, contents.len() as u64, contents.as_slice())
             }
-            .map_err(|error| walk::failed(&entry.path, error))?;
         }
-        Ok(())
-    })
+        .map_err(|error| walk::failed(&entry.path, error))?;
+    }
+    Ok(())
 }
 
 /// Links a package into the forest; false if it has nothing to link.

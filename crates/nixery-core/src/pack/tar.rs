@@ -6,11 +6,12 @@
 //! images in Docker, containerd, podman, skopeo and umoci, reads all of these, as do GNU tar and
 //! libarchive.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 
 use tar::{EntryType, Header};
 
-use super::blocks::{BLOCK, Blocks};
+use super::PackError;
+use super::blocks::{Block, BlockSink, Blocks};
 
 /// Seconds since 1970 of every entry: what Nix sets in its store, where 0 means "not set".
 const MTIME: u64 = 1;
@@ -31,20 +32,26 @@ pub(super) enum TarError {
         /// `None`: there was more.
         found: Option<u64>,
     },
-    Write(io::Error),
+    /// The tar could go no further.
+    Sink(PackError),
+}
+
+impl From<PackError> for TarError {
+    fn from(error: PackError) -> Self {
+        Self::Sink(error)
+    }
 }
 
 /// Writes entries with nothing of the host in them: owner 0:0, no owner names, one time stamp.
-pub(super) struct TarWriter<W> {
-    out: Blocks<W>,
-    buffer: Box<[u8]>,
+pub(super) struct TarWriter<S> {
+    out: Blocks<S>,
 }
 
-impl<W: Write> TarWriter<W> {
-    pub(super) fn new(out: W) -> Self {
+impl<S: BlockSink> TarWriter<S> {
+    /// A writer of blocks to `sink`, the first of them in `block`.
+    pub(super) fn new(block: Block, sink: S) -> Self {
         Self {
-            out: Blocks::new(out),
-            buffer: vec![0; BLOCK].into_boxed_slice(),
+            out: Blocks::new(block, sink),
         }
     }
 
@@ -60,6 +67,9 @@ impl<W: Write> TarWriter<W> {
     }
 
     /// Writes a file of `size` bytes, which `contents` has to have exactly.
+    ///
+    /// Each `read` goes to where the bytes shall be, and asks for one more than there should be: a
+    /// file that fits is read, and seen to be no longer, in one call.
     pub(super) fn file(
         &mut self,
         name: &[u8],
@@ -69,32 +79,35 @@ impl<W: Write> TarWriter<W> {
     ) -> Result<(), TarError> {
         self.header(name, EntryType::Regular, mode, size, b"")?;
         let mut left = size;
-        while left > 0 {
-            let most = usize::try_from(left).map_or(BLOCK, |left| left.min(BLOCK));
-            let read = read(&mut contents, &mut self.buffer[..most])?;
-            if read == 0 {
+        loop {
+            let space = self.out.space()?;
+            let most = usize::try_from(left)
+                .map_or(space.len(), |left| space.len().min(left.saturating_add(1)));
+            let read = read(&mut contents, &mut space[..most])?;
+            if read as u64 > left {
+                return Err(TarError::Length {
+                    announced: size,
+                    found: None,
+                });
+            }
+            if read == 0 && left > 0 {
                 return Err(TarError::Length {
                     announced: size,
                     found: Some(size - left),
                 });
             }
-            self.out
-                .write_all(&self.buffer[..read])
-                .map_err(TarError::Write)?;
+            self.out.advance(read);
             left -= read as u64;
+            // A file gives less than it was asked for only where it ends.
+            if left == 0 && read < most {
+                return self.pad(size);
+            }
         }
-        if read(&mut contents, &mut self.buffer[..1])? > 0 {
-            return Err(TarError::Length {
-                announced: size,
-                found: None,
-            });
-        }
-        self.pad(size)
     }
 
     /// Ends the archive with its two empty records.
-    pub(super) fn finish(mut self) -> io::Result<W> {
-        self.out.write_all(&[0; 2 * RECORD])?;
+    pub(super) fn finish(mut self) -> Result<S, PackError> {
+        self.out.write(&[0; 2 * RECORD])?;
         self.out.finish()
     }
 
@@ -129,8 +142,8 @@ impl<W: Write> TarWriter<W> {
             fill(&mut gnu.name, LONG_NAME);
         }
         self.record(header, kind, 0o644, size)?;
-        self.out.write_all(name).map_err(TarError::Write)?;
-        self.out.write_all(&[0]).map_err(TarError::Write)?;
+        self.out.write(name)?;
+        self.out.write(&[0])?;
         self.pad(size)
     }
 
@@ -148,18 +161,14 @@ impl<W: Write> TarWriter<W> {
         header.set_mtime(MTIME);
         header.set_size(size);
         header.set_cksum();
-        self.out
-            .write_all(header.as_bytes())
-            .map_err(TarError::Write)
+        Ok(self.out.write(header.as_bytes())?)
     }
 
     fn pad(&mut self, size: u64) -> Result<(), TarError> {
         // The remainder is below 512.
         let over = (size % RECORD as u64) as usize;
         if over > 0 {
-            self.out
-                .write_all(&[0; RECORD][over..])
-                .map_err(TarError::Write)?;
+            self.out.write(&[0; RECORD][over..])?;
         }
         Ok(())
     }
@@ -182,6 +191,7 @@ fn read(contents: &mut impl Read, buffer: &mut [u8]) -> Result<usize, TarError> 
 
 #[cfg(test)]
 mod tests {
+    use super::super::blocks::BLOCK;
     use super::*;
     use rstest::rstest;
 
@@ -199,14 +209,24 @@ mod tests {
         }
     }
 
+    struct Collect(Vec<u8>);
+
+    impl BlockSink for Collect {
+        fn block(&mut self, mut block: Block) -> Result<Block, PackError> {
+            self.0.extend_from_slice(block.filled());
+            block.clear();
+            Ok(block)
+        }
+    }
+
     #[test]
     fn how_a_file_is_read_does_not_show() {
-        let contents: Vec<u8> = (0..3 * BLOCK).map(|byte| byte as u8).collect();
+        let contents: Vec<u8> = (0..BLOCK + 5000).map(|byte| byte as u8).collect();
         let write = |reader: &mut dyn Read| {
-            let mut tar = TarWriter::new(Vec::new());
+            let mut tar = TarWriter::new(Block::new(), Collect(Vec::new()));
             tar.file(b"file", 0o444, contents.len() as u64, reader)
                 .expect("the file");
-            tar.finish().expect("the end")
+            tar.finish().expect("the end").0
         };
         assert_eq!(
             write(&mut Slow(&contents, false)),
@@ -224,7 +244,7 @@ mod tests {
         #[case] length: usize,
         #[case] expected: Option<u64>,
     ) {
-        let mut tar = TarWriter::new(Vec::new());
+        let mut tar = TarWriter::new(Block::new(), Collect(Vec::new()));
         let error = tar
             .file(b"file", 0o444, announced, vec![1; length].as_slice())
             .expect_err("another length");

@@ -3,11 +3,12 @@
 use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::fs::{self, File, FileType};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::blocks::BlockSink;
 use super::tar::{TarError, TarWriter};
 use super::{PackError, StoreRoot};
 use crate::StorePath;
@@ -128,8 +129,8 @@ fn classify(kind: FileType, path: impl FnOnce() -> PathBuf) -> Result<Kind, Pack
 }
 
 /// Writes the store paths and all below them to `tar`, after the directories above them.
-pub(super) fn write_store_paths<W: Write>(
-    tar: &mut TarWriter<W>,
+pub(super) fn write_store_paths<S: BlockSink>(
+    tar: &mut TarWriter<S>,
     paths: &[StorePath],
     store: &StoreRoot,
 ) -> Result<(), PackError> {
@@ -200,12 +201,12 @@ pub(super) fn entry_name(path: &Path, directory: bool) -> Vec<u8> {
     name
 }
 
-struct Walk<'a, W> {
-    tar: &'a mut TarWriter<W>,
+struct Walk<'a, S> {
+    tar: &'a mut TarWriter<S>,
     store: &'a StoreRoot,
 }
 
-impl<W: Write> Walk<'_, W> {
+impl<S: BlockSink> Walk<'_, S> {
     /// Writes what is at `path` and below. Keeps its own stack (of listings, not of open
     /// directories), so that neither depth nor open files are limited by the thread or the system.
     fn tree(&mut self, path: &Path, kind: Kind) -> Result<(), PackError> {
@@ -292,7 +293,7 @@ pub(super) fn failed(path: &Path, error: TarError) -> PackError {
     let path = path.to_owned();
     match error {
         TarError::Read(source) => PackError::Read { path, source },
-        TarError::Write(source) => PackError::Write { source },
+        TarError::Sink(error) => error,
         TarError::Length { announced, found } => PackError::Changed {
             path,
             detail: match found {

@@ -4,8 +4,8 @@ use super::value::{ConfigErrors, Setting, given, given_path};
 use nixery_builder::{
     DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore,
 };
+use nixery_core::Codec;
 use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
-use nixery_manifest::Compression;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -221,11 +221,12 @@ pub struct LayeringArgs {
     )]
     pub popularity_url: Option<String>,
 
-    /// Compression of layers: `gzip`, or `zstd` for clients that read OCI images [default: gzip]
+    /// Compression of layers: `gzip`, `gzip-single` (one gzip member, slower), or `zstd` for clients that read OCI
+    /// images [default: gzip]
     #[arg(long, env = "NIXERY_COMPRESSION", value_name = "KIND")]
     pub compression: Option<String>,
 
-    /// Layers packed at once [default: the cores]
+    /// Threads that pack and compress layers [default: the cores]
     #[arg(long, env = "NIXERY_PACK_THREADS", value_name = "COUNT")]
     pub pack_threads: Option<String>,
 }
@@ -242,8 +243,8 @@ pub struct LayeringSettings {
     /// Where popularity data is.
     pub popularity: Option<String>,
     /// How layers are compressed.
-    pub compression: Compression,
-    /// Layers packed at once.
+    pub compression: Codec,
+    /// Threads that pack layers.
     pub pack_threads: usize,
 }
 
@@ -281,8 +282,12 @@ impl LayeringArgs {
             compression: errors.choice(
                 COMPRESSION,
                 self.compression.as_deref(),
-                Compression::Gzip,
-                &[("gzip", Compression::Gzip), ("zstd", Compression::Zstd)],
+                Codec::Gzip,
+                &[
+                    ("gzip", Codec::Gzip),
+                    ("gzip-single", Codec::GzipSingle),
+                    ("zstd", Codec::Zstd),
+                ],
             ),
             pack_threads: errors.number(
                 PACK_THREADS,
@@ -327,7 +332,7 @@ mod tests {
     #[case::budget(|a: &mut LayeringArgs| a.layer_budget = Some("126".into()), "NIXERY_LAYER_BUDGET (--layer-budget) is \"126\"; allowed: a whole number from 1 to 125")]
     #[case::threshold(|a: &mut LayeringArgs| a.popularity_threshold = Some("-1".into()), "NIXERY_POPULARITY_THRESHOLD")]
     #[case::weight(|a: &mut LayeringArgs| a.layer_weight = Some("size".into()), "NIXERY_LAYER_WEIGHT (--layer-weight) is \"size\"; allowed: closure-size, nar-size")]
-    #[case::compression(|a: &mut LayeringArgs| a.compression = Some("xz".into()), "NIXERY_COMPRESSION (--compression) is \"xz\"; allowed: gzip, zstd")]
+    #[case::compression(|a: &mut LayeringArgs| a.compression = Some("xz".into()), "NIXERY_COMPRESSION (--compression) is \"xz\"; allowed: gzip, gzip-single, zstd")]
     #[case::threads(|a: &mut LayeringArgs| a.pack_threads = Some("0".into()), "NIXERY_PACK_THREADS")]
     fn wrong_layer_settings_are_refused(
         #[case] set: fn(&mut LayeringArgs),
@@ -345,7 +350,7 @@ mod tests {
         assert_eq!(layers.budget.get(), 94);
         assert_eq!(layers.threshold, 100);
         assert_eq!(layers.weight, Weight::ClosureSize);
-        assert_eq!(layers.compression, Compression::Gzip);
+        assert_eq!(layers.compression, Codec::Gzip);
         let nix = NixArgs::default().settings().unwrap();
         assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
         assert_eq!(nix.max_jobs, None);

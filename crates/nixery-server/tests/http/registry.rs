@@ -8,8 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use nixery_builder::{Builder, BuilderConfig};
-use nixery_core::PackageSource;
-use nixery_manifest::{Compression, Digest};
+use nixery_core::{Codec, PackageSource};
+use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::{AppState, router};
 use nixery_storage::{MemoryStorage, Storage};
@@ -66,7 +66,7 @@ impl Registry {
     }
 
     pub(crate) async fn zstd() -> Self {
-        Self::with(|config| config.compression = Compression::Zstd).await
+        Self::with(|config| config.compression = Codec::Zstd).await
     }
 
     /// The answer, its body as it comes.

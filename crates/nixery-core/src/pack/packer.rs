@@ -1,0 +1,132 @@
+//! Packs layers with a number of threads.
+
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use super::blocks::{Block, BlockSink};
+use super::encoder::Encoders;
+use super::job::Encode;
+use super::pipeline::Pipeline;
+use super::pool::Pool;
+use super::tar::TarWriter;
+use super::{Codec, PackError, PackedLayer, RootLayer, StoreRoot, root, walk};
+use crate::StorePath;
+
+/// Packs layers, with at most so many threads at work over all of them.
+///
+/// Share one among everything that packs in a process. Layers that are packed at the same time,
+/// each by a thread that calls, are packed side by side; threads that are left over help with
+/// their blocks of 1 MiB. So one large layer is packed by all of them too. Bytes never depend on
+/// the number of threads, and memory is bounded by it: about 5 MiB per thread.
+///
+/// Its own threads, one less than it may use, start when they are first needed, and end when it is
+/// dropped.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use nixery_core::{Codec, Packer, StorePath, StoreRoot};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let root = tempfile::tempdir()?;
+/// # let store = StoreRoot::new(root.path());
+/// # let path = StorePath::parse("/nix/store/0c5qsh4h6sjn5qlkjw2yzwiqpqc2sywc-hello-2.12")?;
+/// # std::fs::create_dir_all(store.locate(&path))?;
+/// let packer = Arc::new(Packer::new(4));
+/// let (layer, bytes) = packer.pack_layer(&[path], &store, Codec::Zstd, Vec::new())?;
+/// assert_eq!(layer.size, bytes.len() as u64);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Packer {
+    pool: Arc<Pool>,
+}
+
+impl Packer {
+    /// A packer of so many threads, those that call it included; 0 counts as 1. Starts none yet.
+    pub fn new(threads: usize) -> Self {
+        Self::with_encoder(threads, Encoders::encode)
+    }
+
+    pub(super) fn with_encoder(threads: usize, encode: Encode) -> Self {
+        Self {
+            pool: Arc::new(Pool::new(threads, encode)),
+        }
+    }
+
+    /// Packs store paths into a compressed layer, written to `out` in the one pass over the files
+    /// that also hashes it, and in constant memory.
+    ///
+    /// Order and repetition of `paths` do not matter. No path at all gives an empty tar. Returns
+    /// the layer's facts and `out`, flushed. Waits while as many layers are being packed as there
+    /// are threads; so `out` must not pack with the same packer.
+    ///
+    /// # Errors
+    /// [`PackError`], if a path is missing, cannot be read, holds what no layer may, or changes
+    /// meanwhile, or if `out` fails. What `out` has received then is no layer.
+    pub fn pack_layer<W: Write>(
+        &self,
+        paths: &[StorePath],
+        store: &StoreRoot,
+        codec: impl Into<Codec>,
+        out: W,
+    ) -> Result<(PackedLayer, W), PackError> {
+        self.pack(codec.into(), out, |tar| {
+            walk::write_store_paths(tar, paths, store)
+        })
+    }
+
+    /// Packs a root layer into `out`, as [`pack_layer`](Self::pack_layer) packs store paths.
+    ///
+    /// # Errors
+    /// [`PackError::Write`], if `out` fails.
+    pub fn pack_root_layer<W: Write>(
+        &self,
+        root: &RootLayer,
+        codec: impl Into<Codec>,
+        out: W,
+    ) -> Result<(PackedLayer, W), PackError> {
+        self.pack(codec.into(), out, |tar| root::write(tar, root))
+    }
+
+    /// Packs the entries that `write` gives.
+    pub(super) fn pack<W: Write>(
+        &self,
+        codec: Codec,
+        out: W,
+        write: impl FnOnce(&mut TarWriter<Pipeline<W>>) -> Result<(), PackError>,
+    ) -> Result<(PackedLayer, W), PackError> {
+        let (pipeline, block) = Pipeline::new(&self.pool, codec, out)?;
+        let mut tar = TarWriter::new(block, pipeline);
+        write(&mut tar)?;
+        tar.finish()?.finish()
+    }
+}
+
+impl Drop for Packer {
+    fn drop(&mut self) {
+        self.pool.close();
+    }
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Packer").field(&self.pool).finish()
+    }
+}
+
+/// Writes blocks as they are.
+pub(super) struct Plain<W>(pub(super) W);
+
+impl<W: Write> BlockSink for Plain<W> {
+    fn block(&mut self, mut block: Block) -> Result<Block, PackError> {
+        let written = self.0.write_all(block.filled());
+        written.map_err(|source| PackError::Write { source })?;
+        block.clear();
+        Ok(block)
+    }
+}
+
+#[cfg(test)]
+mod tests;
