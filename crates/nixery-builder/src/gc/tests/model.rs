@@ -221,7 +221,7 @@ impl World {
             tokio::task::yield_now().await;
             // A collector that was stopped for hours in the midst of taking its lease pauses longer.
             let hurry = self.clients.is_empty() && turn > 2000;
-            advance(Duration::from_millis(if hurry { 60_000 } else { 250 })).await;
+            advance(Duration::from_millis(if hurry { 86_400_000 } else { 250 })).await;
         }
         Err(format!(
             "{} builds and pulls and {} collections never end",
