@@ -57,7 +57,6 @@ mod history;
 mod image;
 mod keyed_lock;
 mod layers;
-#[allow(dead_code, unused_imports)] // Notes are for the collection of garbage.
 mod lease;
 mod nix;
 pub mod popcount;

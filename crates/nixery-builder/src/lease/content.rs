@@ -31,9 +31,6 @@ pub(super) struct Content {
     /// The holder's process, where its machine can tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     process: Option<Process>,
-    /// What the holder tells all others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) note: Option<serde_json::Value>,
 }
 
 impl Content {
@@ -46,7 +43,6 @@ impl Content {
             milliseconds: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             renewals: 0,
             process: Process::current().cloned(),
-            note: None,
         }
     }
 

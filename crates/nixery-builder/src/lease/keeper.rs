@@ -1,4 +1,4 @@
-//! Holding a lease: a task of its own renews it, writes notes, and deletes it at the end.
+//! Holding a lease: a task of its own renews it, and deletes it at the end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,24 +31,9 @@ struct Kept {
 #[derive(Debug)]
 struct Ending(Leases);
 
-/// Why a note could not be written.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LeaseError {
-    /// It has gone stale meanwhile, or was never held.
-    #[error("the lease is not held any more")]
-    Lost,
-    /// The store failed.
-    #[error(transparent)]
-    Storage(#[from] StorageError),
-}
-
 /// What a keeper is told. Without a sender left, it ends as well.
 #[derive(Debug)]
 pub(super) enum Order {
-    Note(
-        Option<serde_json::Value>,
-        oneshot::Sender<Result<(), LeaseError>>,
-    ),
     Release(oneshot::Sender<()>),
 }
 
@@ -87,18 +72,6 @@ impl Lease {
         self.0
             .as_ref()
             .is_some_and(|kept| kept.lost.load(Ordering::SeqCst))
-    }
-
-    /// Writes, or clears, what all others may read with [`Leases::note`].
-    ///
-    /// # Errors
-    /// The store failed, or somebody else has the lease.
-    pub(crate) async fn put_note(&self, note: Option<serde_json::Value>) -> Result<(), LeaseError> {
-        let kept = self.0.as_ref().ok_or(LeaseError::Lost)?;
-        let (done, written) = oneshot::channel();
-        let sent = kept.orders.send(Order::Note(note, done)).await;
-        sent.map_err(|_| LeaseError::Lost)?;
-        written.await.map_err(|_| LeaseError::Lost)?
     }
 
     /// Gives it back, and returns when that is done.
@@ -159,16 +132,11 @@ impl Keeper {
             match order {
                 None => break None,
                 Some(Order::Release(done)) => break Some(done),
-                Some(Order::Note(note, done)) => {
-                    self.content.note = note;
-                    // Whoever asked may have gone.
-                    let _ = done.send(self.write().await);
-                }
             }
         };
         self.release().await;
         if let Some(done) = released {
-            // As above.
+            // Whoever asked may have gone.
             let _ = done.send(());
         }
     }
@@ -178,31 +146,29 @@ impl Keeper {
             return;
         }
         match self.write().await {
-            Ok(()) => {}
-            Err(LeaseError::Lost) => {
+            Ok(true) => {}
+            Ok(false) => {
+                self.lost.store(true, Ordering::SeqCst);
                 let holder = self.content.holder();
                 tracing::warn!(key = %self.key, holder, "a lease was taken over while its task ran; the task goes on");
             }
-            Err(LeaseError::Storage(error)) => {
+            Err(error) => {
                 tracing::warn!(key = %self.key, %error, "cannot renew a lease; the task goes on");
             }
         }
     }
 
-    /// Writes the next state of the lease, if it is still ours or nobody's.
-    async fn write(&mut self) -> Result<(), LeaseError> {
+    /// Writes the next state of the lease, if it is still ours or nobody's; `false` if it is not.
+    async fn write(&mut self) -> Result<bool, StorageError> {
         let mode = match self.found().await? {
             Found::Ours => PutMode::Replace,
             Found::Nothing => PutMode::CreateNew,
-            Found::Other => return Err(self.lose()),
+            Found::Other => return Ok(false),
         };
         self.content.renewals += 1;
         let storage = &self.leases.0.storage;
         let stored = storage.put(&self.key, self.content.bytes(), mode).await?;
-        if stored == PutOutcome::AlreadyExists {
-            return Err(self.lose());
-        }
-        Ok(())
+        Ok(stored == PutOutcome::Stored)
     }
 
     async fn release(&self) {
@@ -226,11 +192,6 @@ impl Keeper {
                 _ => Found::Other,
             },
         })
-    }
-
-    fn lose(&self) -> LeaseError {
-        self.lost.store(true, Ordering::SeqCst);
-        LeaseError::Lost
     }
 }
 

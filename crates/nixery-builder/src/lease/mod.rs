@@ -27,12 +27,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage, StorageError, can_create_exclusively};
+#[cfg(test)]
+use nixery_storage::StorageError;
+use nixery_storage::{Key, Storage, can_create_exclusively};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub(crate) use contender::Contender;
-pub(crate) use keeper::{Lease, LeaseError};
-pub(crate) use watch::{Sight, Watch};
+pub(crate) use keeper::Lease;
+pub(crate) use watch::Watch;
 
 use keeper::Order;
 
@@ -108,6 +110,7 @@ impl Leases {
     ///
     /// # Errors
     /// The store failed.
+    #[cfg(test)]
     pub(crate) async fn try_acquire(&self, task: &str) -> Result<Option<Lease>, StorageError> {
         self.contender(task).try_take().await
     }
@@ -116,6 +119,7 @@ impl Leases {
     ///
     /// # Errors
     /// The store failed.
+    #[cfg(test)]
     pub(crate) async fn acquire(&self, task: &str) -> Result<Lease, StorageError> {
         let mut contender = self.contender(task);
         loop {
@@ -132,18 +136,6 @@ impl Leases {
     /// Looks at the lease of a task without wanting it.
     pub(crate) fn watch(&self, task: &str) -> Watch {
         Watch::new(Arc::clone(&self.0.storage), key_of(task), self.0.ttl)
-    }
-
-    /// What the holder of a task's lease told all others; `None` where nobody holds it, or a holder
-    /// that is seen to be dead. One look cannot tell a dead holder elsewhere: see [`Leases::watch`].
-    ///
-    /// # Errors
-    /// The store failed.
-    pub(crate) async fn note(&self, task: &str) -> Result<Option<serde_json::Value>, StorageError> {
-        Ok(match self.watch(task).look().await? {
-            Sight::Held { note, .. } => note,
-            Sight::Free | Sight::Abandoned => None,
-        })
     }
 
     /// Waits until the leases that were dropped are deleted.

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nixery_storage::{FilesystemStorage, KeyKind, MemoryStorage, PutMode, Storage};
-use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::content::Content;
-use super::{Dice, LeaseError, Leases, Sight, key_of};
+use super::{Dice, Leases, key_of};
 use crate::testing::faulty::FaultyStorage;
 
 const TTL: Duration = Duration::from_secs(15);
@@ -35,7 +34,7 @@ async fn leave_behind(storage: &Arc<dyn Storage>, here: bool) {
     let mut json: serde_json::Value = serde_json::from_slice(&content.bytes()).expect("JSON");
     if here {
         // The PID is this process's by now.
-        json["process"]["started"] = json!(1);
+        json["process"]["started"] = 1.into();
     } else {
         json.as_object_mut().expect("an object").remove("process");
     }
@@ -93,7 +92,6 @@ async fn what_a_dead_process_of_this_machine_left_is_taken_over_at_once() {
     let storage = memory();
     leave_behind(&storage, true).await;
     let begun = Instant::now();
-    assert_eq!(on(&storage).note(TASK).await.expect("works"), None);
     let _lease = on(&storage)
         .try_acquire(TASK)
         .await
@@ -120,11 +118,8 @@ async fn who_cannot_renew_loses_it_notices_and_leaves_the_next_holder_alone() {
     let cut_off = FaultyStorage::new(Arc::clone(&storage));
     let (here, there) = (behind(&cut_off), on(&storage));
     let lease = here.acquire(TASK).await.expect("free");
-    lease.put_note(Some(json!("a"))).await.expect("ours");
 
     cut_off.leases_fail.store(true, Ordering::SeqCst);
-    let error = lease.put_note(None).await.expect_err("the store fails");
-    assert!(matches!(error, LeaseError::Storage(_)), "{error:?}");
     let begun = Instant::now();
     let next = there.acquire(TASK).await.expect("works");
     assert!(begun.elapsed() < TTL + A_LITTLE);
@@ -133,8 +128,6 @@ async fn who_cannot_renew_loses_it_notices_and_leaves_the_next_holder_alone() {
     cut_off.leases_fail.store(false, Ordering::SeqCst);
     sleep(TTL).await;
     assert!(lease.is_lost());
-    let error = lease.put_note(None).await.expect_err("lost");
-    assert!(matches!(error, LeaseError::Lost), "{error:?}");
     drop(lease);
     here.settled().await;
     assert!(!is_free(&storage).await, "the next holder has it");
@@ -198,23 +191,6 @@ async fn an_answer_that_is_lost_is_no_lost_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn notes_are_for_all_to_read_while_the_lease_is_held() {
-    let storage = memory();
-    let (here, there) = (on(&storage), on(&storage));
-    assert_eq!(there.note(TASK).await.expect("works"), None);
-    let lease = here.acquire(TASK).await.expect("free");
-    assert_eq!(there.note(TASK).await.expect("works"), None);
-    lease.put_note(Some(json!(["a", "b"]))).await.expect("ours");
-    sleep(5 * TTL).await;
-    let note = there.note(TASK).await.expect("works");
-    assert_eq!(note, Some(json!(["a", "b"])), "renewals keep it");
-    lease.put_note(None).await.expect("ours");
-    assert_eq!(there.note(TASK).await.expect("works"), None);
-    lease.release().await;
-    assert_eq!(there.watch(TASK).look().await.expect("works"), Sight::Free);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_process_that_ends_gives_up_what_it_holds() {
     let storage = memory();
     let leases = on(&storage);
@@ -222,8 +198,7 @@ async fn a_process_that_ends_gives_up_what_it_holds() {
     let _other = leases.acquire("image y").await.expect("free");
     leases.give_up().await;
     assert!(is_free(&storage).await);
-    // Whoever still has them finds out, and nothing hangs.
-    assert!(lease.put_note(None).await.is_err());
+    // Nothing hangs for whoever still has them.
     drop(lease);
     leases.settled().await;
 }

@@ -29,8 +29,6 @@ pub(crate) enum Sight {
         holder: String,
         /// Which acquisition it is; empty where the format is unknown.
         token: String,
-        /// What the holder tells all others.
-        note: Option<serde_json::Value>,
     },
     /// Somebody had it and is gone.
     Abandoned,
@@ -78,12 +76,10 @@ impl Watch {
             Some(content) => Sight::Held {
                 holder: content.holder().to_owned(),
                 token: content.token,
-                note: content.note,
             },
             None => Sight::Held {
                 holder: "a server of another version".to_owned(),
                 token: String::new(),
-                note: None,
             },
         })
     }

@@ -52,8 +52,8 @@ pub struct StorageArgs {
     #[arg(long, env = "NIXERY_STORAGE_TIMEOUT", value_name = "SECONDS")]
     pub storage_timeout: Option<String>,
 
-    /// How often a request to a remote store is sent at most; 10 attempts outlast a store that is
-    /// away for 20 seconds [default: 10]
+    /// How often a request to a remote store is sent at most; 12 attempts outlast a store that is
+    /// away for 30 seconds [default: 12]
     #[arg(long, env = "NIXERY_STORAGE_ATTEMPTS", value_name = "COUNT")]
     pub storage_attempts: Option<String>,
 
