@@ -39,7 +39,7 @@ impl Remote {
         let quick = |operation, target: &str| {
             self.call_with(operation, target, Patience::Little, Media::default())
         };
-        let listing = quick(Operation::List, "itself");
+        let listing = quick(Operation::List, "the bucket");
         listing
             .find_bucket()
             .await
