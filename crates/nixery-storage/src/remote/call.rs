@@ -9,7 +9,7 @@ use http::StatusCode;
 use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator};
 
 use super::errors::{Class, Diagnosis, diagnose};
-use super::fault::{Fault, Seen};
+use super::fault::{End, Fault, Met, Seen};
 use super::transport::{Media, Transport};
 use super::{Remote, RemoteLimits};
 use crate::{KeyKind, Operation, StorageError};
@@ -80,16 +80,16 @@ impl Remote {
 impl Call {
     /// Sorts a failure into its variant.
     pub(super) fn error(&self, error: &opendal::Error) -> StorageError {
-        let fault = self.seen.take_fault();
-        let diagnosis = diagnose(
-            error,
-            &self.seen,
-            fault.as_ref(),
-            &self.remote.shared.bucket,
-        );
-        if let Some(Fault::Spool(source)) = fault {
-            return StorageError::spool(&self.target, std::path::Path::new(""), source);
-        }
+        let met = match self.seen.take() {
+            Some(Met {
+                end: End::Unanswered(Fault::Spool(source)),
+                ..
+            }) => return StorageError::spool(&self.target, std::path::Path::new(""), source),
+            met => met,
+        };
+        let no_credentials = self.seen.why_no_credentials();
+        let bucket = &self.remote.shared.bucket;
+        let diagnosis = diagnose(error, met.as_ref(), no_credentials, bucket);
         self.failure(diagnosis)
     }
 

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use opendal::ErrorKind;
 
-use super::fault::{Answer, Fault, Seen};
+use super::fault::{Answer, End, Fault, Met};
 
 /// The variant of [`StorageError`](crate::StorageError) a failure belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +49,11 @@ const FULL: &[&str] = &[
 /// Judges by what was on the wire; opendal's words are only the last resort.
 pub(super) fn diagnose(
     error: &opendal::Error,
-    seen: &Seen,
-    fault: Option<&Fault>,
+    met: Option<&Met>,
+    no_credentials: Option<String>,
     bucket: &str,
 ) -> Diagnosis {
-    let attempts = match seen.attempts() {
+    let attempts = match met.map_or(0, |met| met.attempts) {
         0 | 1 => String::new(),
         n => format!(", {n} times"),
     };
@@ -61,18 +61,18 @@ pub(super) fn diagnose(
         class: Class::Failed { retryable },
         words,
     };
-    match (fault, seen.answer()) {
-        (Some(Fault::TimedOut(why)), _) => {
+    match met.map(|met| &met.end) {
+        Some(End::Unanswered(Fault::TimedOut(why))) => {
             failed(true, format!("the store did not answer{attempts}: {why}"))
         }
-        (Some(Fault::Broken(why)), _) => failed(
+        Some(End::Unanswered(Fault::Broken(why))) => failed(
             true,
             format!("the store could not be reached{attempts}: {why}"),
         ),
-        (Some(Fault::Impossible(why)), _) => failed(false, why.clone()),
-        (Some(Fault::Spool(why)), _) => failed(false, why.to_string()),
-        (None, Some(answer)) if !answer.status.is_success() => {
-            let (class, hint) = judge(&answer, bucket);
+        Some(End::Unanswered(Fault::Impossible(why))) => failed(false, why.clone()),
+        Some(End::Unanswered(Fault::Spool(why))) => failed(false, why.to_string()),
+        Some(End::Answered(answer, _)) if !answer.status.is_success() => {
+            let (class, hint) = judge(answer, bucket);
             let said = [&answer.code, &answer.message]
                 .into_iter()
                 .flatten()
@@ -91,7 +91,7 @@ pub(super) fn diagnose(
             }
         }
         // An error within a success, or an answer that makes no sense.
-        (None, Some(_)) => failed(
+        Some(End::Answered(..)) => failed(
             true,
             format!(
                 "the store's answer makes no sense{attempts}: {}",
@@ -99,14 +99,14 @@ pub(super) fn diagnose(
             ),
         ),
         // Nothing was sent.
-        (None, None) => match error.kind() {
+        None => match error.kind() {
             ErrorKind::Unsupported | ErrorKind::ConfigInvalid => {
                 failed(false, error.message().to_owned())
             }
             _ => {
                 let hint = "give an access key, a profile, a key file or a role, \
                             or use the store anonymously";
-                match seen.why_no_credentials() {
+                match no_credentials {
                     // The service may come back.
                     Some(why) => failed(
                         true,

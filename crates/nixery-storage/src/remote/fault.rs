@@ -28,7 +28,34 @@ pub(super) struct Answer {
     pub(super) message: Option<String>,
 }
 
-/// What the requests of one call met; the last of them counts.
+/// What became of one request.
+#[derive(Debug)]
+pub(super) struct Met {
+    /// How often it was sent.
+    pub(super) attempts: u32,
+    /// All attempts that it is worth were made, and none was answered for good.
+    pub(super) exhausted: bool,
+    pub(super) end: End,
+}
+
+/// How the last attempt of a request ended.
+#[derive(Debug)]
+pub(super) enum End {
+    Answered(Answer, HeaderMap),
+    Unanswered(Fault),
+}
+
+impl Met {
+    fn is_failure(&self) -> bool {
+        match &self.end {
+            End::Answered(answer, _) => !answer.status.is_success(),
+            End::Unanswered(_) => true,
+        }
+    }
+}
+
+/// What the requests of one call met. Several may be on their way at once, the parts of an upload:
+/// the first that fails counts, or else the last.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     inner: Mutex<Inner>,
@@ -36,12 +63,7 @@ pub(super) struct Seen {
 
 #[derive(Debug, Default)]
 struct Inner {
-    attempts: u32,
-    answer: Option<Answer>,
-    headers: HeaderMap,
-    fault: Option<Fault>,
-    /// The attempts of a request were used up.
-    exhausted: bool,
+    met: Option<Met>,
     /// A request was sent more than once.
     repeated: bool,
     /// Why a service that gives credentials gave none.
@@ -53,23 +75,18 @@ impl Seen {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn begin(&self, attempt: u32) {
+    /// Notes what became of a request.
+    pub(super) fn met(&self, met: Met) {
         let mut inner = self.lock();
-        inner.attempts = attempt;
-        inner.repeated |= attempt > 1;
-        inner.answer = None;
-        inner.fault = None;
+        inner.repeated |= met.attempts > 1;
+        if !inner.met.as_ref().is_some_and(Met::is_failure) {
+            inner.met = Some(met);
+        }
     }
 
-    pub(super) fn answered(&self, answer: Answer, headers: HeaderMap) {
-        let mut inner = self.lock();
-        inner.answer = Some(answer);
-        inner.headers = headers;
-        inner.fault = None;
-    }
-
-    pub(super) fn failed(&self, fault: Fault) {
-        self.lock().fault = Some(fault);
+    /// What counts, for the last time: what comes afterwards is another matter.
+    pub(super) fn take(&self) -> Option<Met> {
+        self.lock().met.take()
     }
 
     pub(super) fn no_credentials(&self, why: String) {
@@ -80,41 +97,43 @@ impl Seen {
         self.lock().no_credentials.clone()
     }
 
-    pub(super) fn gave_up(&self) {
-        self.lock().exhausted = true;
-    }
-
-    pub(super) fn attempts(&self) -> u32 {
-        self.lock().attempts
-    }
-
     pub(super) fn answer(&self) -> Option<Answer> {
-        self.lock().answer.clone()
+        match &self.lock().met.as_ref()?.end {
+            End::Answered(answer, _) => Some(answer.clone()),
+            End::Unanswered(_) => None,
+        }
     }
 
     pub(super) fn status(&self) -> Option<StatusCode> {
-        self.lock().answer.as_ref().map(|answer| answer.status)
+        Some(self.answer()?.status)
     }
 
     pub(super) fn headers(&self) -> HeaderMap {
-        self.lock().headers.clone()
+        match self.lock().met.as_ref().map(|met| &met.end) {
+            Some(End::Answered(_, headers)) => headers.clone(),
+            _ => HeaderMap::new(),
+        }
     }
 
     pub(super) fn exhausted(&self) -> bool {
-        self.lock().exhausted
+        self.lock().met.as_ref().is_some_and(|met| met.exhausted)
     }
 
     /// Whether an earlier attempt may have done what a later one was refused for.
     pub(super) fn repeated(&self) -> bool {
         self.lock().repeated
     }
-
-    pub(super) fn take_fault(&self) -> Option<Fault> {
-        self.lock().fault.take()
-    }
 }
 
 impl Answer {
+    pub(super) fn success(status: StatusCode) -> Self {
+        Self {
+            status,
+            code: None,
+            message: None,
+        }
+    }
+
     /// Reads an error's body: S3 sends XML, GCS JSON, proxies anything.
     pub(super) fn parse(status: StatusCode, body: &[u8]) -> Self {
         let (code, message) = match serde_json::from_slice::<serde_json::Value>(body) {
@@ -164,4 +183,37 @@ fn element(xml: &str, name: &str) -> Option<String> {
     let (_, rest) = xml.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     Some(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: StatusCode) -> Met {
+        Met {
+            attempts: 1,
+            exhausted: false,
+            end: End::Answered(Answer::success(status), HeaderMap::new()),
+        }
+    }
+
+    #[test]
+    fn what_failed_is_not_covered_up_by_other_requests_of_the_call() {
+        let seen = Seen::default();
+        seen.met(answered(StatusCode::CREATED));
+        seen.met(answered(StatusCode::OK));
+        assert_eq!(seen.status(), Some(StatusCode::OK), "the last success");
+        seen.met(Met {
+            attempts: 3,
+            exhausted: true,
+            end: End::Unanswered(Fault::TimedOut("why".to_owned())),
+        });
+        seen.met(answered(StatusCode::OK));
+        seen.met(answered(StatusCode::FORBIDDEN));
+        assert_eq!(seen.status(), None, "the first failure");
+        assert!(seen.exhausted() && seen.repeated());
+        assert!(matches!(seen.take(), Some(Met { attempts: 3, .. })));
+        seen.met(answered(StatusCode::FORBIDDEN));
+        assert_eq!(seen.status(), Some(StatusCode::FORBIDDEN), "another matter");
+    }
 }

@@ -16,7 +16,7 @@ use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
 use super::RemoteLimits;
 use super::backoff;
 use super::body::{Progress, Sending};
-use super::fault::{Answer, Fault, Seen};
+use super::fault::{Answer, End, Fault, Met, Seen};
 
 /// A connection is made in milliseconds or not at all; the rest is for far regions.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,34 +61,35 @@ impl HttpTransport for Transport {
             return self.fetch_credentials(request).await;
         }
         let mut timeouts = 0;
-        for attempt in 1.. {
-            self.seen.begin(attempt);
-            let last = attempt >= self.limits.attempts;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
             let mut pause = backoff::wait(attempt);
-            match self.attempt(&request).await {
-                Ok(received) => {
-                    let temporary = self
-                        .seen
-                        .answer()
-                        .is_some_and(|answer| answer.is_temporary());
-                    if !temporary {
-                        return Ok(received);
-                    }
-                    if last {
-                        self.seen.gave_up();
-                        return Ok(received);
-                    }
-                    pause = pause.max(asked_pause(received.headers()));
+            let (end, received) = match self.attempt(&request).await {
+                Ok((answer, received)) => {
+                    let headers = received.headers().clone();
+                    pause = pause.max(asked_pause(&headers));
+                    (End::Answered(answer, headers), Some(received))
                 }
                 Err(fault) => {
                     timeouts += u32::from(matches!(fault, Fault::TimedOut(_)));
-                    let hopeless = matches!(fault, Fault::Impossible(_) | Fault::Spool(_));
-                    self.seen.failed(fault);
-                    if hopeless || last || timeouts >= MAX_TIMEOUTS {
-                        self.seen.gave_up();
-                        break;
-                    }
+                    (End::Unanswered(fault), None)
                 }
+            };
+            let temporary = match &end {
+                End::Answered(answer, _) => answer.is_temporary(),
+                End::Unanswered(Fault::Impossible(_) | Fault::Spool(_)) => false,
+                End::Unanswered(_) => true,
+            };
+            if !temporary || attempt >= self.limits.attempts || timeouts >= MAX_TIMEOUTS {
+                self.seen.met(Met {
+                    attempts: attempt,
+                    exhausted: temporary || received.is_none(),
+                    end,
+                });
+                // What it was stands in `seen`.
+                return received
+                    .ok_or_else(|| Error::new(ErrorKind::Unexpected, "the store gave no answer"));
             }
             tracing::debug!(
                 attempt,
@@ -97,11 +98,6 @@ impl HttpTransport for Transport {
             );
             tokio::time::sleep(pause).await;
         }
-        // What it was stands in `seen`.
-        Err(Error::new(
-            ErrorKind::Unexpected,
-            "the store gave no answer",
-        ))
     }
 }
 
@@ -112,19 +108,11 @@ impl Transport {
         &self,
         request: Request<Buffer>,
     ) -> opendal::Result<Response<HttpBody>> {
-        let own = Self {
-            client: self.client.clone(),
-            limits: self.limits.clone(),
-            seen: Arc::default(),
-            media: Media::default(),
-        };
-        let attempts = own.limits.attempts.min(CREDENTIAL_ATTEMPTS);
+        let attempts = self.limits.attempts.min(CREDENTIAL_ATTEMPTS);
         for attempt in 1..=attempts {
-            let why = match own.attempt(&request).await {
-                Ok(received) => match own.seen.answer() {
-                    Some(answer) if answer.is_temporary() => format!("{}", answer.status),
-                    _ => return Ok(received),
-                },
+            let why = match self.attempt(&request).await {
+                Ok((answer, _)) if answer.is_temporary() => answer.status.to_string(),
+                Ok((_, received)) => return Ok(received),
                 Err(Fault::TimedOut(why) | Fault::Broken(why) | Fault::Impossible(why)) => why,
                 Err(Fault::Spool(error)) => error.to_string(),
             };
@@ -140,7 +128,10 @@ impl Transport {
     }
 
     /// Sends the request once. Only a successful read's body is left to be streamed.
-    async fn attempt(&self, request: &Request<Buffer>) -> Result<Response<HttpBody>, Fault> {
+    async fn attempt(
+        &self,
+        request: &Request<Buffer>,
+    ) -> Result<(Answer, Response<HttpBody>), Fault> {
         let progress = Progress::new();
         let sending = self.build(request, &progress)?.send();
         let response = tokio::select! {
@@ -155,32 +146,22 @@ impl Transport {
             && operation == Some(&Operation::Read)
             && request.method() == Method::GET
         {
-            let answer = Answer {
-                status,
-                code: None,
-                message: None,
-            };
-            self.seen.answered(answer, headers.clone());
             let chunks = response
                 .bytes_stream()
                 .map_ok(Buffer::from)
                 .map_err(|error| Error::new(ErrorKind::Unexpected, text(error)));
             // The length is checked where the body is read.
-            return Ok(respond(status, headers, HttpBody::new(chunks, None)));
+            let received = respond(status, headers, HttpBody::new(chunks, None));
+            return Ok((Answer::success(status), received));
         }
         let body = self.whole(response).await?;
         let answer = if status.is_success() {
-            Answer {
-                status,
-                code: None,
-                message: None,
-            }
+            Answer::success(status)
         } else {
             Answer::parse(status, &body)
         };
-        self.seen.answered(answer, headers.clone());
         let body = HttpBody::new(stream::iter([Ok(Buffer::from(body))]), None);
-        Ok(respond(status, headers, body))
+        Ok((answer, respond(status, headers, body)))
     }
 
     fn build(

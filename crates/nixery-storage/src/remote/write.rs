@@ -15,6 +15,7 @@ use crate::{Key, Operation, PutMode, PutOutcome, StorageError};
 /// How often a file is uploaded from its beginning, when the store loses parts of it or what
 /// arrived has another size. Requests that fail are repeated besides.
 const UPLOADS: u32 = 3;
+
 impl Remote {
     pub(super) async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
         // A task of its own: an upload whose caller goes away is finished or aborted, not left.
@@ -157,10 +158,6 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn of(call: &Call, error: &opendal::Error, spool: &Path) -> Self {
         let exhausted = call.seen.exhausted();
-        let mut error = call.error(error);
-        if let StorageError::Spool { path, .. } = &mut error {
-            *path = PathBuf::from(spool);
-        }
         // Parts that a store lost and uploads it forgot are refused with a 400 or 404.
         let lost = call.seen.answer().is_some_and(|answer| {
             answer.has_code(&[
@@ -170,6 +167,10 @@ impl Failure {
                 "IncompleteBody",
             ])
         });
+        let mut error = call.error(error);
+        if let StorageError::Spool { path, .. } = &mut error {
+            *path = PathBuf::from(spool);
+        }
         let is_final = !lost && (exhausted || !error.is_retryable());
         Self { error, is_final }
     }

@@ -46,9 +46,9 @@ pub(super) struct State {
     pub(super) parts: BTreeMap<u32, Vec<u8>>,
     /// `METHOD path?query` of every request.
     pub(super) log: Vec<String>,
-    /// Taken by the next requests of the method.
+    /// Taken by the next requests whose line in the log has this in it.
     pub(super) faults: VecDeque<(&'static str, Fault)>,
-    /// Taken by all requests of the method.
+    /// Taken by all such requests.
     pub(super) always: Option<(&'static str, Fault)>,
     pub(super) no_bucket: bool,
     /// Takes `If-Match` for granted.
@@ -101,8 +101,9 @@ impl Server {
         self.state.lock().expect("no panic in the server")
     }
 
-    pub(super) fn fail(&self, method: &'static str, faults: impl IntoIterator<Item = Fault>) {
-        let faults = faults.into_iter().map(|fault| (method, fault));
+    /// The next requests of a method, or with another word in their line of the log, meet these.
+    pub(super) fn fail(&self, which: &'static str, faults: impl IntoIterator<Item = Fault>) {
+        let faults = faults.into_iter().map(|fault| (which, fault));
         self.state().faults.extend(faults);
     }
 
@@ -195,19 +196,15 @@ impl Server {
 
     fn take_fault(&self, request: &Request) -> Option<Fault> {
         let mut state = self.state();
-        state.log.push(format!(
-            "{} {}?{}",
-            request.method, request.path, request.query
-        ));
-        if let Some((method, fault)) = &state.always
-            && *method == request.method
+        let line = format!("{} {}?{}", request.method, request.path, request.query);
+        state.log.push(line.clone());
+        if let Some((which, fault)) = &state.always
+            && line.contains(which)
         {
             return Some(fault.clone());
         }
-        let at = state
-            .faults
-            .iter()
-            .position(|(method, _)| *method == request.method)?;
+        let mut faults = state.faults.iter();
+        let at = faults.position(|(which, _)| line.contains(which))?;
         state.faults.remove(at).map(|(_, fault)| fault)
     }
 

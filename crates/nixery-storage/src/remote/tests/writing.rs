@@ -9,6 +9,12 @@ use crate::{PutMode, PutOutcome, Storage, StorageError};
 /// Three parts.
 const LARGE: usize = (11 << 20) + 3;
 
+/// Uploads a blob from a spool file.
+async fn store(server: &Server, bytes: &[u8]) -> Result<(), StorageError> {
+    let spool = spool(bytes);
+    server.storage().put_file(&blob(bytes), spool.path()).await
+}
+
 #[rstest]
 #[case(Fault::Answer(500, ""))]
 #[case(Fault::Reset)]
@@ -20,11 +26,7 @@ async fn two_faults_in_a_row_are_overcome(#[case] fault: Fault, #[values(100, LA
     let bytes = bytes(size);
     let key = blob(&bytes);
     server.fail("PUT", [fault.clone(), fault]);
-    server
-        .storage()
-        .put_file(&key, spool(&bytes).path())
-        .await
-        .unwrap();
+    store(&server, &bytes).await.unwrap();
     assert!(server.state().objects[&name(&key)] == bytes);
 }
 
@@ -35,11 +37,7 @@ async fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
     let key = blob(&bytes);
     // The first POST begins the upload.
     server.fail("POST", [Fault::Reset, Fault::Lost]);
-    server
-        .storage()
-        .put_file(&key, spool(&bytes).path())
-        .await
-        .unwrap();
+    store(&server, &bytes).await.unwrap();
     assert!(server.state().objects[&name(&key)] == bytes);
 }
 
@@ -47,19 +45,27 @@ async fn a_lost_answer_to_the_last_request_of_an_upload_is_no_failure() {
 async fn a_failed_upload_is_aborted() {
     let server = Server::start().await;
     let bytes = bytes(LARGE);
-    let key = blob(&bytes);
     server.state().always = Some((
         "PUT",
         Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>"),
     ));
-    let error = server
-        .storage()
-        .put_file(&key, spool(&bytes).path())
-        .await
-        .unwrap_err();
+    let error = store(&server, &bytes).await.unwrap_err();
     assert!(matches!(error, StorageError::Denied { .. }), "{error:?}");
     assert_eq!(server.count("DELETE"), 1, "{:?}", server.state().log);
     assert!(server.state().objects.is_empty());
+}
+
+/// Parts are sent at once: what comes of another one later must not cover it up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_refused_is_not_forgotten_when_another_one_arrives() {
+    let server = Server::start().await;
+    let refused = Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
+    server.state().always = Some(("partNumber=2", refused));
+    // So that it arrives after the refusal.
+    server.fail("partNumber=1", [Fault::Answer(503, "")]);
+    let error = store(&server, &bytes(LARGE)).await.unwrap_err();
+    assert!(matches!(error, StorageError::Denied { .. }), "{error:?}");
+    assert_eq!(server.count("POST"), 1, "it is not tried again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,11 +74,7 @@ async fn what_arrives_short_is_sent_again() {
     let bytes = bytes(1000);
     let key = blob(&bytes);
     server.fail("PUT", [Fault::Shorten(999)]);
-    server
-        .storage()
-        .put_file(&key, spool(&bytes).path())
-        .await
-        .unwrap();
+    store(&server, &bytes).await.unwrap();
     assert!(server.state().objects[&name(&key)] == bytes);
     assert_eq!(server.count("PUT"), 2);
 }
@@ -81,13 +83,8 @@ async fn what_arrives_short_is_sent_again() {
 async fn what_always_arrives_short_is_removed() {
     let server = Server::start().await;
     let bytes = bytes(1000);
-    let key = blob(&bytes);
     server.state().always = Some(("PUT", Fault::Shorten(999)));
-    let error = server
-        .storage()
-        .put_file(&key, spool(&bytes).path())
-        .await
-        .unwrap_err();
+    let error = store(&server, &bytes).await.unwrap_err();
     assert!(
         matches!(
             error,
@@ -107,11 +104,7 @@ async fn an_object_that_is_there_is_not_sent_again() {
     let server = Server::start().await;
     let key = blob(b"x");
     server.state().objects.insert(name(&key), b"x".to_vec());
-    server
-        .storage()
-        .put_file(&key, spool(b"x").path())
-        .await
-        .unwrap();
+    store(&server, b"x").await.unwrap();
     assert_eq!(server.count("PUT"), 0);
 }
 
