@@ -9,6 +9,10 @@ use tokio::time::Instant;
 
 use super::content::{self, Content};
 
+/// Whoever looks at least so often never counts as blind, however short the holder's lease time is:
+/// well above the pauses between two looks.
+const ATTENTIVE: Duration = Duration::from_secs(2);
+
 /// Looks at a lease again and again, and tells by its own clock when it was left behind.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -92,7 +96,8 @@ impl Watch {
 fn judge(seen: &mut Option<Seen>, bytes: Bytes, now: Instant, lease_time: Duration) -> bool {
     match seen {
         Some(seen) if seen.bytes == bytes => {
-            if !seen.stale && now.saturating_duration_since(seen.last) > lease_time / 2 {
+            let blind = ATTENTIVE.max(lease_time / 2);
+            if !seen.stale && now.saturating_duration_since(seen.last) > blind {
                 seen.since = now;
             }
             seen.last = now;
@@ -122,6 +127,7 @@ mod tests {
     #[case::unchanged(&[(0, "a"), (300, "a"), (600, "a"), (999, "a"), (1000, "a")], true)]
     #[case::not_yet(&[(0, "a"), (300, "a"), (600, "a"), (999, "a")], false)]
     #[case::renewed(&[(0, "a"), (400, "a"), (800, "b"), (1200, "b"), (1600, "b")], false)]
+    #[case::slower_than_half_the_lease_time(&[(0, "a"), (900, "a"), (1800, "a")], true)]
     #[case::two_looks_far_apart(&[(0, "a"), (5000, "a")], false)]
     #[case::blind_for_a_while(&[(0, "a"), (400, "a"), (3000, "a"), (3400, "a"), (3900, "a")], false)]
     #[case::blind_and_then_long_enough(&[(0, "a"), (3000, "a"), (3400, "a"), (3800, "a"), (4000, "a")], true)]
