@@ -46,7 +46,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Key, Operation, PutMode, Storage, StorageError};
 
 pub use plan::Reason;
 pub use report::{DroppedImage, GcReport};
@@ -57,6 +57,8 @@ use turn::Turn;
 
 /// The object that tells the store's time; as short-lived as a lease.
 const CLOCK: &[u8] = b"gc clock";
+/// How often it is stored at most, when other collections delete it before its time is read.
+const CLOCK_TRIES: u32 = 10;
 
 /// What may stay in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -251,11 +253,23 @@ async fn collect_as(
 async fn store_time(storage: &dyn Storage, only_look: bool) -> Result<SystemTime, GcError> {
     let key = Key::Lease(Digest::of(CLOCK));
     let write = async {
-        let json = Bytes::from_static(b"{}\n");
-        let _ = storage.put(&key, json, PutMode::Replace).await?;
-        let stat = storage.stat(&key).await?;
-        let _ = storage.delete(&key).await?;
-        Ok(stat.and_then(|stat| stat.modified))
+        for _ in 0..CLOCK_TRIES {
+            let json = Bytes::from_static(b"{}\n");
+            let _ = storage.put(&key, json, PutMode::Replace).await?;
+            let stat = storage.stat(&key).await?;
+            let _ = storage.delete(&key).await?;
+            if let Some(stat) = stat {
+                return Ok(stat.modified);
+            }
+        }
+        // Guessing would make everything old where this machine's clock is ahead.
+        Err(StorageError::Failed {
+            backend: storage.backend(),
+            operation: Operation::Stat,
+            target: key.to_string(),
+            retryable: true,
+            source: "it vanishes as soon as it is stored".into(),
+        })
     };
     match write.await {
         Ok(Some(now)) => Ok(now),
@@ -263,6 +277,6 @@ async fn store_time(storage: &dyn Storage, only_look: bool) -> Result<SystemTime
         Ok(None) => Ok(SystemTime::now()),
         // To look at a store that is mounted read-only, the clock of this machine will do.
         Err(StorageError::Denied { .. }) if only_look => Ok(SystemTime::now()),
-        Err(source) => Err(doing("stored")(source)),
+        Err(source) => Err(doing("dated")(source)),
     }
 }

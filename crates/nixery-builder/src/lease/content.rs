@@ -10,8 +10,8 @@ use super::process::{self, Process};
 
 /// Version of the format. Of another version only changes are seen, which is enough to wait.
 const VERSION: u32 = 1;
-/// Most bytes of a lease. Notes list some hundred digests at most.
-const MAX_BYTES: u64 = 4 * 1024 * 1024;
+/// Most bytes of a lease, which has a few hundred.
+const MAX_BYTES: u64 = 64 * 1024;
 /// Most that a holder may claim as its lease time: nobody shall wait longer for a dead one.
 const LONGEST: Duration = Duration::from_secs(3600);
 

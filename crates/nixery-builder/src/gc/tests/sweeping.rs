@@ -7,6 +7,7 @@ use nixery_storage::{Key, Storage};
 use rstest::rstest;
 use tokio::time::advance;
 
+use super::Stepped;
 use super::world::{DAY, GRACE, Made, census, is_there, memory, put, sweep, unused_for};
 use crate::gc::{GcMode, GcPolicy, Reason, collect};
 use crate::uses::put_mark;
@@ -59,6 +60,29 @@ async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
         "{census:?}"
     );
     assert_eq!((census["uses"], census["leases"]), (0, 0), "{census:?}");
+}
+
+/// The clock of this machine is decades ahead of the store's here: nothing may be judged by it.
+#[tokio::test(start_paused = true)]
+async fn collections_at_the_same_time_go_by_the_stores_clock() {
+    let storage = memory();
+    let policy = unused_for(DAY);
+    let look = |storage| collect(storage, &policy, GcMode::DryRun, |_| ());
+    let expected = look(Stepped::new(storage.clone()))
+        .await
+        .expect("works")
+        .now;
+    for steps in 0..10 {
+        let mut first = std::pin::pin!(look(Stepped::new(storage.clone())));
+        for _ in 0..steps {
+            assert!(futures::poll!(&mut first).is_pending());
+        }
+        let second = look(Stepped::new(storage.clone()));
+        let (first, second) = futures::join!(first, second);
+        for report in [first, second] {
+            assert_eq!(report.expect("works").now, expected, "{steps} steps ahead");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
