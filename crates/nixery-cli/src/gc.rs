@@ -7,6 +7,7 @@ use anyhow::Result;
 use nixery_builder::gc::{GcMode, GcPhase, GcReport, collect};
 use nixery_server::config::{ConfigErrors, GcPolicyArgs, StorageArgs};
 use nixery_server::setup;
+use nixery_storage::can_create_exclusively;
 
 use crate::errors::Usage;
 use crate::output;
@@ -71,6 +72,11 @@ pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
     } else {
         GcMode::Sweep
     };
+    if mode == GcMode::Sweep && matches!(can_create_exclusively(&*storage).await, Ok(false)) {
+        output::note(
+            "warning: this store does not create objects exclusively, so nothing keeps a second collection from running at the same time: see that none does",
+        );
+    }
     let mut reporter = Reporter::new(args.quiet);
     let report = collect(storage, &policy, mode, |at| {
         let (unit, message) = match at.phase {

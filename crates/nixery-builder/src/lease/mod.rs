@@ -38,6 +38,10 @@ pub(crate) use watch::Watch;
 
 use keeper::Order;
 
+/// How long a process that ends waits for a store to take its leases back. Whatever it does not take
+/// goes stale.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// The leases of one process on a store. Cheap to clone; clones share everything.
 #[derive(Debug, Clone)]
 pub(crate) struct Leases(Arc<Shared>);
@@ -83,7 +87,7 @@ impl Leases {
         } else {
             tracing::warn!(
                 storage = storage.backend(),
-                "this store does not create objects exclusively: there are no leases, and servers that share it may build an image twice"
+                "this store does not create objects exclusively: there are no leases, and servers that share it may build an image twice, and must not collect garbage at the same time"
             );
             Duration::ZERO
         };
@@ -149,8 +153,20 @@ impl Leases {
             .await;
     }
 
-    /// Gives up everything that is held, for a process that ends before its tasks do.
+    /// Gives up everything that is held, for a process that ends before its tasks do. Takes no longer
+    /// than [`FAREWELL`], whatever the store does.
     pub(crate) async fn give_up(&self) {
+        if tokio::time::timeout(FAREWELL, self.release_all())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                "the store takes too long to delete leases; others wait until they go stale"
+            );
+        }
+    }
+
+    async fn release_all(&self) {
         let keepers: Vec<_> = {
             let mut keepers = self.keepers();
             keepers

@@ -8,7 +8,7 @@ use nixery_storage::{FilesystemStorage, KeyKind, MemoryStorage, PutMode, Storage
 use tokio::time::{Instant, sleep, timeout};
 
 use super::content::Content;
-use super::{Dice, Leases, key_of};
+use super::{Dice, FAREWELL, Leases, key_of};
 use crate::testing::faulty::FaultyStorage;
 
 const TTL: Duration = Duration::from_secs(15);
@@ -188,6 +188,19 @@ async fn an_answer_that_is_lost_is_no_lost_lease() {
         .expect("created");
     lease.release().await;
     assert!(is_free(&storage).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_ends_does_not_wait_for_a_store_that_does_not_answer() {
+    let silent = FaultyStorage::new(memory());
+    let leases = behind(&silent);
+    let _lease = leases.acquire(TASK).await.expect("free");
+    silent.dead.store(true, Ordering::SeqCst);
+    let begun = Instant::now();
+    timeout(10 * TTL, leases.give_up())
+        .await
+        .expect("it has an end");
+    assert!(begun.elapsed() <= FAREWELL);
 }
 
 #[tokio::test(start_paused = true)]
