@@ -44,6 +44,15 @@ fn nix_config(lines: &str) -> String {
     )
 }
 
+/// A registry on a package set, with one variable more.
+fn serve(packages: PathBuf, variable: &str, value: &str) -> Registry {
+    let options = RegistryOptions {
+        packages,
+        ..RegistryOptions::demo()
+    };
+    Registry::start(options.env(variable, value))
+}
+
 fn nix(store: &str, arguments: &[&str]) -> String {
     let features = ["--extra-experimental-features", "nix-command"];
     run(Command::new("nix")
@@ -98,13 +107,7 @@ fn a_remote_builder_builds() {
         "max-jobs = 0\nbuilders = {builder} {}-linux - 2 1",
         std::env::consts::ARCH
     ));
-    let registry = Registry::start(
-        RegistryOptions {
-            packages,
-            ..RegistryOptions::demo()
-        }
-        .env("NIX_CONFIG", &config),
-    );
+    let registry = serve(packages, "NIX_CONFIG", &config);
     pull_fresh(&registry, &name);
 
     let there = path_in(&builder, &name).expect("the builder has what it built");
@@ -145,13 +148,7 @@ fn a_binary_cache_saves_the_build() {
     assert_eq!(path_in("auto", &name), None);
 
     let config = nix_config(&format!("substituters = {cache}\nrequire-sigs = false"));
-    let registry = Registry::start(
-        RegistryOptions {
-            packages,
-            ..RegistryOptions::demo()
-        }
-        .env("NIX_CONFIG", &config),
-    );
+    let registry = serve(packages, "NIX_CONFIG", &config);
     pull_fresh(&registry, &name);
     let here = path_in("auto", &name).expect("it is in the registry's store");
     assert_eq!(here, (built.trim().to_owned(), false), "fetched, not built");
@@ -235,12 +232,10 @@ fn a_daemon_builds() {
     let (packages, name) = fresh_package(&folder);
     let socket = folder.path().join("socket");
     let daemon = Daemon::start(&socket, folder.path().join("daemon.log"));
-    let registry = Registry::start(
-        RegistryOptions {
-            packages,
-            ..RegistryOptions::demo()
-        }
-        .env("NIX_REMOTE", &format!("unix://{}", socket.display())),
+    let registry = serve(
+        packages,
+        "NIX_REMOTE",
+        &format!("unix://{}", socket.display()),
     );
     pull_fresh(&registry, &name);
     let log = std::fs::read_to_string(&daemon.log).expect("the daemon's log");

@@ -94,18 +94,21 @@ fn fetch(url: &str) -> (u16, Vec<u8>) {
     (response.status, response.body)
 }
 
+/// Stores `the bytes` under the name of another blob, which no store looks at.
+async fn put_some_bytes(storage: &dyn Storage) -> Key {
+    let key = Key::parse(&format!("layers/{}", "0".repeat(64))).expect("a key");
+    let put = storage.put(&key, "the bytes".into(), PutMode::Replace);
+    put.await.map(drop).expect("put");
+    key
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs SeaweedFS: run make test"]
 async fn signed_urls_open_one_object_for_a_while() {
     let engine = SeaweedFs::shared();
     let bucket = engine.bucket();
     let storage = s3(&bucket);
-    let key: Key = Key::parse(&format!("layers/{}", "0".repeat(64))).expect("a key");
-    storage
-        .put(&key, "the bytes".into(), PutMode::Replace)
-        .await
-        .map(drop)
-        .expect("put");
+    let key = put_some_bytes(&storage).await;
     let sign = |ttl| storage.presign_get(&key, Duration::from_secs(ttl));
     let url = sign(60).await.expect("signed").expect("there is a key");
     assert_eq!(fetch(&url), (200, b"the bytes".to_vec()));
@@ -124,12 +127,7 @@ async fn public_urls_of_gcs_lead_to_the_object() {
     let engine = FakeGcs::shared();
     let bucket = engine.bucket();
     let storage = gcs(&bucket);
-    let key: Key = Key::parse(&format!("layers/{}", "0".repeat(64))).expect("a key");
-    storage
-        .put(&key, "the bytes".into(), PutMode::Replace)
-        .await
-        .map(drop)
-        .expect("put");
+    let key = put_some_bytes(&storage).await;
     let public = storage.public_url(&key).expect("a URL");
     assert_eq!(fetch(&public), (200, b"the bytes".to_vec()));
     let signed = storage.presign_get(&key, Duration::from_secs(60)).await;

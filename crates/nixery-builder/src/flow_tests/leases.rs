@@ -29,6 +29,14 @@ async fn reaches(handle: &BuildHandle, phase: Phase) {
     reached.expect("runs");
 }
 
+/// An image that this server is at, until its Nix gets a permit.
+async fn begin(bench: &Bench, name: &str) -> BuildHandle {
+    bench.nix.gate.forget_permits(usize::MAX);
+    let handle = bench.builder.request(request(name));
+    reaches(&handle, Phase::Realise).await;
+    handle
+}
+
 fn moving(_: &mut BuilderConfig) {}
 
 #[rstest]
@@ -46,9 +54,7 @@ async fn two_builders_build_an_image_once(
         (config.max_evaluations, config.max_builds) = (1, 1);
     };
     let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("git"));
-    reaches(&first, Phase::Realise).await;
+    let first = begin(&here, "git").await;
     let second = there.builder.request(request("git"));
     reaches(&second, Phase::Waiting).await;
     // Other images are built meanwhile: who waits holds no permit.
@@ -79,9 +85,7 @@ async fn a_builder_that_dies_is_followed_within_the_lease_time() {
     let lifeline = FaultyStorage::new(Arc::clone(&storage));
     let mortal: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&lifeline);
     let (here, there) = (bench(&mortal, moving).await, bench(&storage, moving).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("git"));
-    reaches(&first, Phase::Realise).await;
+    let _first = begin(&here, "git").await;
     let second = there.builder.request(request("git"));
     reaches(&second, Phase::Waiting).await;
 
@@ -98,9 +102,7 @@ async fn a_builder_that_dies_is_followed_within_the_lease_time() {
 async fn a_builder_that_is_stopped_lets_others_begin_at_once() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let (here, there) = (bench(&storage, moving).await, bench(&storage, moving).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("git"));
-    reaches(&first, Phase::Realise).await;
+    let _first = begin(&here, "git").await;
     let second = there.builder.request(request("git"));
     reaches(&second, Phase::Waiting).await;
     here.builder.leave().await;
@@ -149,9 +151,7 @@ async fn a_store_that_fails_at_leases_fails_no_build() {
 
     // Fails while one works and the other waits: at worst it is built twice.
     faulty.leases_fail.store(false, Ordering::SeqCst);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("hello"));
-    reaches(&first, Phase::Realise).await;
+    let first = begin(&here, "hello").await;
     let second = there.builder.request(request("hello"));
     reaches(&second, Phase::Waiting).await;
     faulty.leases_fail.store(true, Ordering::SeqCst);
@@ -167,9 +167,7 @@ async fn a_store_that_cannot_create_exclusively_has_no_leases() {
     plain.not_exclusive.store(true, Ordering::SeqCst);
     let plain: Arc<dyn Storage> = plain;
     let (here, there) = (bench(&plain, moving).await, bench(&plain, moving).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("git"));
-    reaches(&first, Phase::Realise).await;
+    let first = begin(&here, "git").await;
     build(&there, "git").await;
     here.nix.gate.add_permits(1);
     first.wait().await.expect("builds");
@@ -180,9 +178,7 @@ async fn with_a_lease_time_of_zero_nobody_waits() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let off = |config: &mut BuilderConfig| config.lease_ttl = Duration::ZERO;
     let (here, there) = (bench(&storage, off).await, bench(&storage, off).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let first = here.builder.request(request("git"));
-    reaches(&first, Phase::Realise).await;
+    let first = begin(&here, "git").await;
     build(&there, "git").await;
     here.nix.gate.add_permits(1);
     first.wait().await.expect("builds");
@@ -194,9 +190,7 @@ async fn a_queued_image_is_not_reserved() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let narrow = |config: &mut BuilderConfig| config.max_builds = 1;
     let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
-    here.nix.gate.forget_permits(usize::MAX);
-    let long = here.builder.request(request("long"));
-    reaches(&long, Phase::Realise).await;
+    let long = begin(&here, "long").await;
     let queued = here.builder.request(request("git"));
     sleep(Duration::from_secs(60)).await;
     assert!(!build(&there, "git").await.stats.from_cache);
