@@ -275,8 +275,10 @@ async fn store_time(storage: &dyn Storage, only_look: bool) -> Result<SystemTime
         Ok(Some(now)) => Ok(now),
         // A store that knows no ages: everything in it is new.
         Ok(None) => Ok(SystemTime::now()),
-        // To look at a store that is mounted read-only, the clock of this machine will do.
-        Err(StorageError::Denied { .. }) if only_look => Ok(SystemTime::now()),
+        // To look at a store that is full or mounted read-only, the clock of this machine will do.
+        Err(StorageError::Denied { .. } | StorageError::NoSpace { .. }) if only_look => {
+            Ok(SystemTime::now())
+        }
         Err(source) => Err(doing("dated")(source)),
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct FaultyStorage {
     random: AtomicU64,
     /// Nothing is ever answered again, as after `kill -9`.
     pub(crate) dead: AtomicBool,
+    /// Nothing can be written any more.
+    pub(crate) full: AtomicBool,
     /// Everything about leases fails.
     pub(crate) leases_fail: AtomicBool,
     /// What is created is reported as if it had been there before.
@@ -41,6 +43,7 @@ impl FaultyStorage {
             slowness,
             random: AtomicU64::new(seed),
             dead: AtomicBool::new(false),
+            full: AtomicBool::new(false),
             leases_fail: AtomicBool::new(false),
             answers_get_lost: AtomicBool::new(false),
             not_exclusive: AtomicBool::new(false),
@@ -72,6 +75,19 @@ impl FaultyStorage {
         }
         Ok(())
     }
+
+    async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
+        self.pass(Some(key.kind())).await?;
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StorageError::NoSpace {
+                backend: "faulty",
+                operation: Operation::Write,
+                target: key.to_string(),
+                source: "as asked for".into(),
+            });
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -80,7 +96,7 @@ impl Storage for FaultyStorage {
         "faulty"
     }
     async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
-        self.pass(Some(key.kind())).await?;
+        self.pass_write(key).await?;
         self.inner.put_file(key, spool).await
     }
     async fn put(
@@ -89,7 +105,7 @@ impl Storage for FaultyStorage {
         bytes: Bytes,
         mode: PutMode,
     ) -> Result<PutOutcome, StorageError> {
-        self.pass(Some(key.kind())).await?;
+        self.pass_write(key).await?;
         let not_exclusive = self.not_exclusive.load(Ordering::SeqCst);
         let real = if not_exclusive {
             PutMode::Replace

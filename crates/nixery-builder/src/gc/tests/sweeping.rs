@@ -1,5 +1,6 @@
 //! Whole collections of quiet stores.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_manifest::Digest;
@@ -10,6 +11,7 @@ use tokio::time::advance;
 use super::Stepped;
 use super::world::{DAY, GRACE, Made, census, is_there, memory, put, sweep, unused_for};
 use crate::gc::{GcMode, GcPolicy, Reason, collect};
+use crate::testing::faulty::FaultyStorage;
 use crate::uses::put_mark;
 
 #[tokio::test(start_paused = true)]
@@ -83,6 +85,23 @@ async fn collections_at_the_same_time_go_by_the_stores_clock() {
             assert_eq!(report.expect("works").now, expected, "{steps} steps ahead");
         }
     }
+}
+
+/// What would free some is what one wants to know then.
+#[tokio::test(start_paused = true)]
+async fn a_full_store_can_be_looked_at_and_not_swept() {
+    let storage = memory();
+    Made::new("old", &["a"]).store(&*storage).await;
+    let full = FaultyStorage::new(storage);
+    full.full.store(true, Ordering::SeqCst);
+    let policy = unused_for(DAY);
+    let dry = collect(full.clone(), &policy, GcMode::DryRun, |_| ()).await;
+    // By this machine's clock, which is decades ahead.
+    assert_eq!(dry.expect("looks").dropped_images(), 1);
+    let error = collect(full, &policy, GcMode::Sweep, |_| ()).await;
+    let error = error.expect_err("no room for the lease");
+    let source = std::error::Error::source(&error).expect("a reason");
+    assert!(source.to_string().contains("no space left"), "{source}");
 }
 
 #[tokio::test(start_paused = true)]
