@@ -18,6 +18,10 @@ use crate::nix::Nix;
 use crate::record::{self, ImageRecord};
 use crate::spool::InstanceDir;
 
+/// Packed layers that wait for the store or are on their way to it, besides those being packed: over all
+/// builds, as each is a file on this server's disk and a remote store holds parts of it in memory.
+const STORE_AHEAD: usize = 8;
+
 /// Most bytes of a manifest, as the distribution spec recommends registries to take (4 MiB).
 pub(crate) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 
@@ -37,6 +41,8 @@ pub(crate) struct Engine {
     /// Realisations that may run.
     pub(crate) realisations: Semaphore,
     packing: Arc<Semaphore>,
+    /// Spool files that there may be.
+    spooling: Arc<Semaphore>,
     pub(crate) packer: Arc<Packer>,
 }
 
@@ -49,6 +55,7 @@ impl Engine {
         let instance = InstanceDir::open(&config.spool_dir);
         let instance = instance.map_err(|(path, source)| BuilderError::Spool { path, source })?;
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
+        let pack_threads = config.pack_threads.max(1);
         Ok(Self {
             leases,
             blobs: Blobs::new(Arc::clone(&storage), config.recheck_after, config.gc_grace),
@@ -56,18 +63,23 @@ impl Engine {
             layer_locks: KeyedLocks::default(),
             evaluations: Semaphore::new(config.max_evaluations.max(1)),
             realisations: Semaphore::new(config.max_builds.max(1)),
-            packer: Arc::new(Packer::new(config.pack_threads)),
-            packing: Arc::new(Semaphore::new(config.pack_threads.max(1))),
+            packer: Arc::new(Packer::new(pack_threads)),
+            packing: Arc::new(Semaphore::new(pack_threads)),
+            spooling: Arc::new(Semaphore::new(pack_threads.saturating_add(STORE_AHEAD))),
             config,
             nix,
             storage,
         })
     }
 
+    /// Goes along with a spool file: whoever packs faster than the store takes it waits here.
+    pub(crate) async fn may_spool(&self) -> Result<OwnedSemaphorePermit, BuildError> {
+        owned_permit(&self.spooling).await
+    }
+
     /// Goes along with the thread that packs: that one is not stopped when its build is.
     pub(crate) async fn may_pack(&self) -> Result<OwnedSemaphorePermit, BuildError> {
-        let permit = Arc::clone(&self.packing).acquire_owned().await;
-        permit.map_err(BuildError::internal)
+        owned_permit(&self.packing).await
     }
 
     /// The image that was built for a key, if every blob of it is still there.
@@ -166,6 +178,12 @@ impl Engine {
             }
         }
     }
+}
+
+async fn owned_permit(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, BuildError> {
+    let permit = Arc::clone(semaphore).acquire_owned().await;
+    // Never closed.
+    permit.map_err(BuildError::internal)
 }
 
 /// Waits for one's turn.

@@ -1,16 +1,18 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use futures::future::{try_join, try_join_all};
 use nixery_manifest::assemble;
 use nixery_storage::Key;
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
-use crate::layers::{self, ReadyLayer};
+use crate::layers::{self, Announce, KnownLayer};
 use crate::nix::{Evaluation, EvaluationRequest, RealisedPackage};
 use crate::progress::Phase;
 use crate::recipe::Recipe;
@@ -22,22 +24,22 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     let recipe = Recipe::new(&engine.config, handle.request(), &handle.target().source);
 
     let pinned = recipe.pinned_key();
-    let mut phases = Phases::start(handle, pinned.is_some());
+    let phases = Phases::start(handle, pinned.is_some());
 
     // What cannot change is found, or waited for, without Nix.
     let (mut lease, mut may_evaluate) = (None, None);
     if let Some(key) = pinned {
-        match turn::take(engine, handle, &mut phases, key, &engine.evaluations).await? {
+        match turn::take(engine, handle, &phases, key, &engine.evaluations).await? {
             Turn::Found(image) => return Ok(phases.finish(*image)),
             Turn::Ours(ours, permit) => (lease, may_evaluate) = (Some(ours), Some(permit)),
         }
     }
-    let evaluation = evaluate(engine, handle, &mut phases, may_evaluate).await?;
+    let evaluation = evaluate(engine, handle, &phases, may_evaluate).await?;
 
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
     let mut may_realise = None;
     if pinned.is_none() {
-        match turn::take(engine, handle, &mut phases, key, &engine.realisations).await? {
+        match turn::take(engine, handle, &phases, key, &engine.realisations).await? {
             Turn::Found(image) => return Ok(phases.finish(*image)),
             Turn::Ours(ours, permit) => (lease, may_realise) = (Some(ours), Some(permit)),
         }
@@ -50,26 +52,23 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
         source,
     })?;
     let roots = gc_roots.path();
-    let packages = realise(engine, &evaluation, roots, handle, &mut phases, may_realise).await?;
+    let packages = realise(engine, &evaluation, roots, handle, &phases, may_realise).await?;
 
-    phases.enter(Phase::Graph);
-    let roots: Vec<_> = packages
-        .iter()
-        .map(|package| package.path.clone())
-        .collect();
-    let graph = engine.nix.reference_graph(&roots, handle.log()).await;
-    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
-
-    phases.enter(Phase::Plan);
-    let (graph, plan) = layers::plan(engine, graph).await?;
-
-    phases.enter(Phase::Pack);
-    let layers = layers::ensure_all(engine, &graph, &plan, handle).await?;
-    let root = layers::ensure_root(engine, &packages, handle).await?;
+    // All of it at once, each as soon as what it needs is known. Of several that fail the first is told.
+    let (root, root_known) = oneshot::channel();
+    let (layers, layers_known) = Announce::channel();
+    let (image, ()) = try_join(
+        write_documents(engine, &phases, handle, recipe, layers_known, root_known),
+        async {
+            let root = layers::ensure_root(engine, &packages, handle, root);
+            let others = ensure_layers(engine, &packages, &phases, handle, layers);
+            try_join(root, others).await.map(drop)
+        },
+    )
+    .await?;
     drop(gc_roots);
 
-    phases.enter(Phase::Assemble);
-    let image = assemble_and_store(engine, handle, recipe, layers, root).await?;
+    store_manifests(engine, &image).await?;
     remember(engine, &image, Key::Manifest(key)).await?;
     drop(lease);
     Ok(phases.finish(image))
@@ -78,7 +77,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
 async fn evaluate(
     engine: &Engine,
     handle: &BuildHandle,
-    phases: &mut Phases<'_>,
+    phases: &Phases<'_>,
     allowed: Option<SemaphorePermit<'_>>,
 ) -> Result<Evaluation, BuildError> {
     let _permit = match allowed {
@@ -101,7 +100,7 @@ async fn realise(
     evaluation: &Evaluation,
     gc_roots: &std::path::Path,
     handle: &BuildHandle,
-    phases: &mut Phases<'_>,
+    phases: &Phases<'_>,
     allowed: Option<SemaphorePermit<'_>>,
 ) -> Result<Vec<RealisedPackage>, BuildError> {
     phases.enter(Phase::Queued);
@@ -114,31 +113,52 @@ async fn realise(
     packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
 }
 
-/// Writes config and manifests around the layers and stores them.
-async fn assemble_and_store(
+/// Finds out what is in the closure of the packages, and puts all of it into the store.
+async fn ensure_layers(
     engine: &Engine,
+    packages: &[RealisedPackage],
+    phases: &Phases<'_>,
+    handle: &BuildHandle,
+    announce: Announce,
+) -> Result<(), BuildError> {
+    phases.enter(Phase::Graph);
+    let roots: Vec<_> = packages
+        .iter()
+        .map(|package| package.path.clone())
+        .collect();
+    let graph = engine.nix.reference_graph(&roots, handle.log()).await;
+    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
+
+    phases.enter(Phase::Plan);
+    let (graph, plan) = layers::plan(engine, graph).await?;
+
+    phases.enter(Phase::Pack);
+    layers::ensure_all(engine, &graph, &plan, handle, announce).await
+}
+
+/// Writes config and manifests as soon as all layers are known, and stores the config: what it names are
+/// the layers' contents, not their blobs, so these may still be on their way.
+async fn write_documents(
+    engine: &Engine,
+    phases: &Phases<'_>,
     handle: &BuildHandle,
     recipe: Recipe<'_>,
-    layers: Vec<ReadyLayer>,
-    root: ReadyLayer,
+    mut layers: mpsc::UnboundedReceiver<KnownLayer>,
+    root: oneshot::Receiver<KnownLayer>,
 ) -> Result<Image, BuildError> {
-    let (image_layers, mut summaries): (Vec<_>, Vec<_>) = layers
-        .into_iter()
-        .map(|layer| (layer.image_layer, layer.summary))
-        .unzip();
-    let parts = recipe.parts(image_layers, root.image_layer);
-    summaries.push(root.summary);
-    let assembled = assemble(parts).map_err(BuildError::internal)?;
-
-    // What refers to a blob is stored after it.
-    let documents = [
-        Some(&assembled.config),
-        Some(&assembled.oci),
-        assembled.docker.as_ref(),
-    ];
-    for blob in documents.into_iter().flatten() {
-        engine.store_blob(blob).await?;
+    let (mut image_layers, mut summaries) = (Vec::new(), Vec::new());
+    while let Some(layer) = layers.recv().await {
+        image_layers.push(layer.image_layer);
+        summaries.push(layer.summary);
     }
+    let root = root.await.map_err(BuildError::internal)?;
+    phases.enter(Phase::Assemble);
+    summaries.push(root.summary);
+    let assembled = assemble(recipe.parts(image_layers, root.image_layer));
+    let assembled = assembled.map_err(BuildError::internal)?;
+
+    phases.enter(Phase::Store);
+    engine.store_blob(&assembled.config).await?;
     let position = |digest| {
         assembled
             .layers
@@ -164,6 +184,17 @@ async fn assemble_and_store(
     })
 }
 
+/// Stores the manifests, of which neither names the other. What they name is stored: a blob is never there
+/// before those it refers to.
+async fn store_manifests(engine: &Engine, image: &Image) -> Result<(), BuildError> {
+    let manifests = [Some(&image.oci), image.docker.as_ref()];
+    let stores = manifests
+        .into_iter()
+        .flatten()
+        .map(|manifest| engine.blobs.put(manifest.digest, manifest.bytes.clone()));
+    try_join_all(stores).await.map(drop)
+}
+
 /// Writes the manifest cache's entry, last: it may name only what is stored.
 async fn remember(engine: &Engine, image: &Image, key: Key) -> Result<(), BuildError> {
     let record = ImageRecord {
@@ -184,9 +215,13 @@ async fn remember(engine: &Engine, image: &Image, key: Key) -> Result<(), BuildE
 pub(crate) struct Phases<'a> {
     handle: &'a BuildHandle,
     immutable: bool,
+    times: Mutex<Times>,
+}
+
+struct Times {
     current: Phase,
     since: Instant,
-    passed: Vec<(Phase, std::time::Duration)>,
+    passed: Vec<(Phase, Duration)>,
 }
 
 impl<'a> Phases<'a> {
@@ -194,30 +229,34 @@ impl<'a> Phases<'a> {
         Self {
             handle,
             immutable,
-            current: Phase::Queued,
-            since: Instant::now(),
-            passed: Vec::new(),
+            times: Mutex::new(Times {
+                current: Phase::Queued,
+                since: Instant::now(),
+                passed: Vec::new(),
+            }),
         }
     }
 
-    pub(crate) fn enter(&mut self, phase: Phase) {
-        let elapsed = self.since.elapsed();
-        match self
-            .passed
-            .iter_mut()
-            .find(|(passed, _)| *passed == self.current)
+    pub(crate) fn enter(&self, phase: Phase) {
         {
-            Some((_, total)) => *total += elapsed,
-            None => self.passed.push((self.current, elapsed)),
+            let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+            let elapsed = times.since.elapsed();
+            let current = times.current;
+            let mut passed = times.passed.iter_mut();
+            match passed.find(|(passed, _)| *passed == current) {
+                Some((_, total)) => *total += elapsed,
+                None => times.passed.push((current, elapsed)),
+            }
+            (times.current, times.since) = (phase, Instant::now());
         }
-        (self.current, self.since) = (phase, Instant::now());
         self.handle.update(|progress| progress.phase = phase);
     }
 
-    fn finish(mut self, mut image: Image) -> Image {
+    fn finish(self, mut image: Image) -> Image {
         self.enter(Phase::Done);
         image.stats.immutable = self.immutable;
-        image.stats.phases = self.passed;
+        let times = self.times.into_inner();
+        image.stats.phases = times.unwrap_or_else(PoisonError::into_inner).passed;
         image
     }
 }

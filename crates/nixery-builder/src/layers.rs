@@ -12,6 +12,7 @@ use nixery_core::{ReferenceGraph, StorePath, layer_key};
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::build_log::BuildLog;
 use crate::engine::Engine;
@@ -21,19 +22,45 @@ use crate::image::LayerSummary;
 use crate::nix::RealisedPackage;
 use crate::record::{self, LayerRecord};
 
-/// Layers of one build that are uploaded while others are packed.
-const STORE_AHEAD: usize = 4;
+/// Layers of one build that are looked up, wait, are packed or stored at once. How many are packed, and how
+/// many lie in the spool, the engine says.
+const LAYERS_AT_ONCE: usize = 32;
 /// Names of store paths shown in a layer's history entry.
 const NAMES_SHOWN: usize = 5;
 
 /// Conflicts of the root layer that a build's log lists; two versions of a package may have thousands.
 const CONFLICTS_TOLD: usize = 20;
 
-/// A layer that is in the blob store.
+/// A layer whose digest is known: it is in the blob store, or on its way there.
 #[derive(Debug)]
-pub(crate) struct ReadyLayer {
+pub(crate) struct KnownLayer {
     pub(crate) image_layer: ImageLayer,
     pub(crate) summary: LayerSummary,
+}
+
+/// Tells of one layer as soon as its digest is known. When all of them are gone, all layers are.
+#[derive(Clone)]
+pub(crate) struct Announce(mpsc::UnboundedSender<KnownLayer>);
+
+impl Announce {
+    /// With who hears of it.
+    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<KnownLayer>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    fn known(self, layer: KnownLayer) {
+        // Nobody hears it where the build has failed meanwhile.
+        let _ = self.0.send(layer);
+    }
+}
+
+/// A packed layer that is not in the blob store yet.
+struct Spooled {
+    layer: PackedLayer,
+    /// Deleted before its room is given to others.
+    file: NamedTempFile,
+    _room: OwnedSemaphorePermit,
 }
 
 /// Groups the graph's paths. Leaves room for the root layer in the budget.
@@ -58,7 +85,8 @@ pub(crate) async fn ensure_all(
     graph: &ReferenceGraph,
     plan: &LayerPlan,
     handle: &BuildHandle,
-) -> Result<Vec<ReadyLayer>, BuildError> {
+    announce: Announce,
+) -> Result<(), BuildError> {
     let bytes = plan
         .layers
         .iter()
@@ -72,18 +100,21 @@ pub(crate) async fn ensure_all(
     order.sort_by_key(|layer| std::cmp::Reverse(layer.nar_size));
     let work: Vec<_> = order
         .into_iter()
-        .map(async |layer| {
-            let ready = ensure(engine, graph, layer).await?;
-            handle.update(|progress| {
-                progress.layers_done += 1;
-                progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
-            });
-            Ok(ready)
+        .map(|layer| {
+            let announce = announce.clone();
+            async move {
+                ensure(engine, graph, layer, announce).await?;
+                handle.update(|progress| {
+                    progress.layers_done += 1;
+                    progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
+                });
+                Ok(())
+            }
         })
         .collect();
-    let at_once = engine.config.pack_threads.max(1) + STORE_AHEAD;
+    drop(announce);
     stream::iter(work)
-        .buffer_unordered(at_once)
+        .buffer_unordered(LAYERS_AT_ONCE)
         .try_collect()
         .await
 }
@@ -92,7 +123,8 @@ async fn ensure(
     engine: &Engine,
     graph: &ReferenceGraph,
     layer: &PlannedLayer,
-) -> Result<ReadyLayer, BuildError> {
+    announce: Announce,
+) -> Result<(), BuildError> {
     let nodes: Vec<_> = layer
         .paths
         .iter()
@@ -115,28 +147,24 @@ async fn ensure(
 
     // Another build that needs this very layer waits here, and then finds it.
     let _lock = engine.layer_locks.lock(key).await;
-    let cached = find(engine, key).await?;
-    let was_cached = cached.is_some();
-    let record = match cached {
-        Some(record) => record,
-        None => {
-            let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
-            let packing = paths.clone();
-            let packed = pack_and_store(engine, move |packer, out| {
-                packer.pack_layer(&packing, &store, compression, out)
-            });
-            let record = LayerRecord::from(packed.await?);
-            record::save(&*engine.storage, &Key::Build(key), &record).await?;
-            record
-        }
+    let facts = |record: &LayerRecord, cached, paths| {
+        let reason = layer.reason.clone();
+        facts(record, cached, layer.rating, paths, reason)
     };
-    Ok(ready(
-        record,
-        was_cached,
-        layer.rating,
-        paths,
-        layer.reason.clone(),
-    ))
+    if let Some(record) = find(engine, key).await? {
+        announce.known(facts(&record, true, paths));
+        return Ok(());
+    }
+    let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
+    let packing = paths.clone();
+    let packed = pack(engine, move |packer, out| {
+        packer.pack_layer(&packing, &store, compression, out)
+    });
+    let packed = packed.await?;
+    let record = LayerRecord::from(packed.layer.clone());
+    announce.known(facts(&record, false, paths));
+    put(engine, packed).await?;
+    record::save(&*engine.storage, &Key::Build(key), &record).await
 }
 
 /// The layer built for a key, if its blob is still there, which then stays for this build.
@@ -153,27 +181,27 @@ pub(crate) async fn ensure_root(
     engine: &Engine,
     packages: &[RealisedPackage],
     handle: &BuildHandle,
-) -> Result<ReadyLayer, BuildError> {
+    known: oneshot::Sender<KnownLayer>,
+) -> Result<(), BuildError> {
     let packages: Vec<_> = packages
         .iter()
         .map(|package| package.path.clone())
         .collect();
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
     let told = handle.clone();
-    let packed = pack_and_store(engine, move |packer, out| {
+    let packed = pack(engine, move |packer, out| {
         let root = RootLayer::plan(&packages, &store)?;
         tell_what_is_left_out(&root, told.log());
         packer.pack_root_layer(&root, compression, out)
     });
-    let record = LayerRecord::from(packed.await?);
+    let packed = packed.await?;
+    let record = LayerRecord::from(packed.layer.clone());
+    let reason = "root layer: links into the packages".to_owned();
+    // Nobody hears it where the build has failed meanwhile.
+    let _ = known.send(facts(&record, false, 0, Vec::new(), reason));
+    put(engine, packed).await?;
     handle.update(|progress| progress.layers_done += 1);
-    Ok(ready(
-        record,
-        false,
-        0,
-        Vec::new(),
-        "root layer: links into the packages".to_owned(),
-    ))
+    Ok(())
 }
 
 /// Says in the build's log what a user may look for in vain in the image's own directories.
@@ -200,8 +228,8 @@ fn tell_what_is_left_out(root: &RootLayer, log: &BuildLog) {
     }
 }
 
-/// Packs into a spool file, then stores it under its digest.
-async fn pack_and_store(
+/// Packs into a spool file.
+async fn pack(
     engine: &Engine,
     pack: impl FnOnce(
         &Packer,
@@ -209,46 +237,51 @@ async fn pack_and_store(
     ) -> Result<(PackedLayer, BufWriter<NamedTempFile>), PackError>
     + Send
     + 'static,
-) -> Result<PackedLayer, BuildError> {
+) -> Result<Spooled, BuildError> {
     let spool_error = |source| BuildError::Spool {
         action: "write a spool file",
         source,
     };
-    let (packed, spool) = {
-        let permit = engine.may_pack().await?;
-        let spool = engine.instance.spool_file().map_err(spool_error)?;
-        let packer = Arc::clone(&engine.packer);
-        let packing = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            let (packed, out) = pack(&packer, BufWriter::with_capacity(128 * 1024, spool))?;
-            let mut spool = out
-                .into_inner()
-                .map_err(|error| spool_error(error.into_error()))?;
-            spool.flush().map_err(spool_error)?;
-            Ok::<_, BuildError>((packed, spool))
-        });
-        match packing.await {
-            Ok(result) => result?,
-            Err(panic) => return Err(BuildError::internal(format!("packing a layer: {panic}"))),
-        }
-    };
-    // The store makes it durable.
-    let (digest, size) = (packed.digest, packed.size);
-    let stored = engine.blobs.put_file(digest, size, spool.path()).await;
-    // Deleting gigabytes takes a while.
-    tokio::task::spawn_blocking(move || drop(spool));
-    stored?;
-    Ok(packed)
+    let room = engine.may_spool().await?;
+    let permit = engine.may_pack().await?;
+    let spool = engine.instance.spool_file().map_err(spool_error)?;
+    let packer = Arc::clone(&engine.packer);
+    let packing = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        let (layer, out) = pack(&packer, BufWriter::with_capacity(128 * 1024, spool))?;
+        let mut file = out
+            .into_inner()
+            .map_err(|error| spool_error(error.into_error()))?;
+        file.flush().map_err(spool_error)?;
+        Ok(Spooled {
+            layer,
+            file,
+            _room: room,
+        })
+    });
+    packing
+        .await
+        .unwrap_or_else(|panic| Err(BuildError::internal(format!("packing a layer: {panic}"))))
 }
 
-fn ready(
-    record: LayerRecord,
+/// Stores a packed layer under its digest. The store makes it durable.
+async fn put(engine: &Engine, packed: Spooled) -> Result<(), BuildError> {
+    let (digest, size) = (packed.layer.digest, packed.layer.size);
+    let stored = engine.blobs.put_file(digest, size, packed.file.path());
+    let stored = stored.await;
+    // Deleting gigabytes takes a while.
+    tokio::task::spawn_blocking(move || drop(packed));
+    stored
+}
+
+fn facts(
+    record: &LayerRecord,
     cached: bool,
     sharing: u64,
     paths: Vec<StorePath>,
     reason: String,
-) -> ReadyLayer {
-    ReadyLayer {
+) -> KnownLayer {
+    KnownLayer {
         image_layer: ImageLayer {
             digest: record.digest,
             diff_id: record.diff_id,

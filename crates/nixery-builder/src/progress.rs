@@ -21,10 +21,12 @@ pub enum Phase {
     Graph,
     /// Store paths are grouped into layers.
     Plan,
-    /// Layers are packed and stored.
+    /// Layers are packed, and stored meanwhile.
     Pack,
-    /// Config and manifests are written and stored.
+    /// Config and manifests are written.
     Assemble,
+    /// What is packed and written goes on being stored.
+    Store,
     /// The image is there.
     Done,
     /// The build failed.
@@ -43,6 +45,7 @@ impl Phase {
             Self::Plan => "plan",
             Self::Pack => "pack",
             Self::Assemble => "assemble",
+            Self::Store => "store",
             Self::Done => "done",
             Self::Failed => "failed",
         }

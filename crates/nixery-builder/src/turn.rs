@@ -28,7 +28,7 @@ pub(crate) enum Turn<'a> {
 pub(crate) async fn take<'a>(
     engine: &'a Engine,
     handle: &BuildHandle,
-    phases: &mut Phases<'_>,
+    phases: &Phases<'_>,
     key: Digest,
     limit: &'a Semaphore,
 ) -> Result<Turn<'a>, BuildError> {

@@ -2,21 +2,46 @@
 
 use nixery_e2e::clients::{Podman, skopeo_pull};
 use nixery_e2e::command::{Ran, run};
-use nixery_e2e::{Layout, Registry, demo_set, program};
+use nixery_e2e::{Layout, NixCalls, Registry, demo_set, program};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
 /// `nixery build` with a store below the folder, in which it also runs.
 fn build(folder: &Path, arguments: &[&str]) -> Ran {
-    run(Command::new(program("nixery"))
+    run(&mut build_command(folder, arguments))
+}
+
+fn build_command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program("nixery"));
+    command
         .arg("build")
         .args(arguments)
         .arg("--pkgs-path")
         .arg(demo_set())
         .arg("--storage-path")
         .arg(folder.join("store"))
-        .current_dir(folder))
+        .current_dir(folder);
+    command
+}
+
+/// Nix's start alone takes longer than anything else about a small image.
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn nix_is_called_no_more_often_than_an_image_needs() {
+    let (folder, calls) = (tempfile::tempdir().unwrap(), NixCalls::new());
+    let build = || {
+        let mut command = build_command(folder.path(), &["hello", "--output", "store"]);
+        run(command.env("PATH", calls.path())).success();
+    };
+    build();
+    for call in ["nix-instantiate", "nix-store --realise", "path-info"] {
+        assert_eq!(calls.count(call), 1, "{call}");
+    }
+    assert_eq!(calls.count(""), 3);
+    // A path may have changed: evaluation tells that it has not.
+    build();
+    assert_eq!((calls.count("nix-instantiate"), calls.count("")), (2, 4));
 }
 
 fn skopeo(arguments: &[&str]) -> Ran {

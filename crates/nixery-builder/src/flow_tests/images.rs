@@ -72,7 +72,9 @@ async fn an_image_is_whole() {
     use Phase::*;
     assert_eq!(
         phases,
-        [Queued, Evaluate, Realise, Graph, Plan, Pack, Assemble]
+        [
+            Queued, Evaluate, Realise, Graph, Plan, Pack, Assemble, Store
+        ]
     );
 }
 

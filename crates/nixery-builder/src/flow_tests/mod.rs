@@ -4,6 +4,7 @@ mod caching;
 mod images;
 mod leases;
 mod running;
+mod storing;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ use nixery_storage::{
     BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
     StorageError,
 };
+use tokio::sync::{Semaphore, watch};
 
 /// Passes everything on to the store that the servers share, as far as its flags let it.
 #[derive(Debug)]
@@ -30,6 +31,14 @@ pub(crate) struct FaultyStorage {
     pub(crate) answers_get_lost: AtomicBool,
     /// Creating replaces what is there, as in stores that do not know better.
     pub(crate) not_exclusive: AtomicBool,
+    /// Files fail to be stored.
+    pub(crate) files_fail: AtomicBool,
+    /// Each file that is stored takes a permit for good.
+    pub(crate) file_gate: Semaphore,
+    /// Files that were given so far, stored or not.
+    pub(crate) files_given: watch::Sender<usize>,
+    /// What was stored, in the order in which it was there.
+    pub(crate) stored: watch::Sender<Vec<Key>>,
 }
 
 impl FaultyStorage {
@@ -47,6 +56,10 @@ impl FaultyStorage {
             leases_fail: AtomicBool::new(false),
             answers_get_lost: AtomicBool::new(false),
             not_exclusive: AtomicBool::new(false),
+            files_fail: AtomicBool::new(false),
+            file_gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            files_given: watch::Sender::new(0),
+            stored: watch::Sender::default(),
         })
     }
 
@@ -65,13 +78,7 @@ impl FaultyStorage {
             std::future::pending::<()>().await;
         }
         if kind == Some(KeyKind::Lease) && self.leases_fail.load(Ordering::SeqCst) {
-            return Err(StorageError::Failed {
-                backend: "faulty",
-                operation: Operation::Write,
-                target: "a lease".to_owned(),
-                retryable: true,
-                source: "as asked for".into(),
-            });
+            return Err(failure("a lease"));
         }
         Ok(())
     }
@@ -90,6 +97,16 @@ impl FaultyStorage {
     }
 }
 
+fn failure(target: &str) -> StorageError {
+    StorageError::Failed {
+        backend: "faulty",
+        operation: Operation::Write,
+        target: target.to_owned(),
+        retryable: true,
+        source: "as asked for".into(),
+    }
+}
+
 #[async_trait]
 impl Storage for FaultyStorage {
     fn backend(&self) -> &'static str {
@@ -97,7 +114,15 @@ impl Storage for FaultyStorage {
     }
     async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
         self.pass_write(key).await?;
-        self.inner.put_file(key, spool).await
+        self.files_given.send_modify(|given| *given += 1);
+        let permit = self.file_gate.acquire().await;
+        permit.expect("open").forget();
+        if self.files_fail.load(Ordering::SeqCst) {
+            return Err(failure("a file"));
+        }
+        self.inner.put_file(key, spool).await?;
+        self.stored.send_modify(|stored| stored.push(*key));
+        Ok(())
     }
     async fn put(
         &self,
@@ -113,6 +138,7 @@ impl Storage for FaultyStorage {
             mode
         };
         let outcome = self.inner.put(key, bytes, real).await?;
+        self.stored.send_modify(|stored| stored.push(*key));
         self.pass(Some(key.kind())).await?;
         let lost = self.answers_get_lost.load(Ordering::SeqCst);
         Ok(match mode {

@@ -130,10 +130,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     output::ignored(&store.ignored);
     let storage = setup::working_storage(&store).await?;
     let nix = setup::nix(&nix_settings, &store.spool)?;
-    let mut reporter = Reporter::new(args.quiet);
-    for finding in setup::preflight(&*nix).await? {
-        reporter.line(&format!("warning: {}", setup::line(&finding)));
-    }
+    let reporter = Reporter::new(args.quiet);
     let builder = setup::builder(
         source,
         &nix_settings,
@@ -163,6 +160,7 @@ async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
         Err(error) => {
             reporter.finish();
             print_log_tail(error.log_tail());
+            explain(&work.builder, &error).await?;
             return Err(Failed(error).into());
         }
     };
@@ -228,6 +226,20 @@ async fn export(
     };
     let (exported, ()) = tokio::join!(write, show);
     exported
+}
+
+/// Tries Nix out where it may be what is in the way, and says what is wrong with it. A registry does so at its
+/// start; for one image that takes longer than Nix's part of a build, so it waits until one has failed.
+///
+/// # Errors
+/// What keeps Nix from working here: it tells more than the failure of the build.
+async fn explain(builder: &Builder, error: &BuildError) -> Result<()> {
+    if matches!(error, BuildError::Unavailable { .. } | BuildError::Pack(_)) {
+        for finding in setup::preflight(&**builder.nix()).await? {
+            output::note(&format!("warning: {}", setup::line(&finding)));
+        }
+    }
+    Ok(())
 }
 
 fn print_log_tail(lines: &[String]) {

@@ -46,7 +46,7 @@ fn announce(build: &BuildHandle, now: &Progress, reporter: &mut Reporter) {
 
 fn show(now: &Progress, reporter: &mut Reporter) {
     let doing = doing(now.phase);
-    if now.phase == Phase::Pack && now.bytes_total > 0 {
+    if matches!(now.phase, Phase::Pack | Phase::Store) && now.bytes_total > 0 {
         let layers = format!("{}/{} layers", now.layers_done, now.layers_total);
         reporter.at(Unit::Bytes, doing, now.bytes_done, now.bytes_total, &layers);
     } else {
@@ -65,5 +65,6 @@ fn doing(phase: Phase) -> &'static str {
         Phase::Plan => "planning layers",
         Phase::Pack => "packing layers",
         Phase::Assemble => "writing the manifests",
+        Phase::Store => "storing the last of it",
     }
 }
