@@ -1,6 +1,7 @@
 //! Garbage collection while images are built and pulled, and collectors that are killed.
 
-use nixery_e2e::engines::{Bucket, SeaweedFs};
+use nixery_e2e::command::run;
+use nixery_e2e::engines::{Bucket, FakeGcs, SeaweedFs};
 use nixery_e2e::{Registry, RegistryOptions, program, pull_checked};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
@@ -159,4 +160,23 @@ fn a_collector_killed_at_any_moment_does_no_harm() {
         std::thread::sleep(Duration::from_secs(1));
         registry.nixery(&["gc", "--max-unused", "1s"]).success();
     }
+}
+
+/// The emulator is one: nothing keeps two collectors apart there.
+#[test]
+#[ignore = "needs fake-gcs-server: run make test"]
+fn a_store_that_does_not_create_exclusively_is_warned_of() {
+    let engine = FakeGcs::shared();
+    let bucket = engine.bucket();
+    let collect = |more: &[&str]| {
+        let mut command = Command::new(program("nixery"));
+        command.args(["gc", "--max-unused", "30d"]).args(more);
+        let ran = run(command.envs(bucket.environment()));
+        let warned = ran.stderr.contains("does not create objects exclusively");
+        ran.success();
+        warned
+    };
+    assert!(collect(&[]));
+    assert!(!collect(&["--dry-run"]), "nothing is deleted");
+    assert_eq!(bucket.list(), Vec::<String>::new(), "nothing is left");
 }
