@@ -197,20 +197,13 @@ impl Blobs {
         self.known().get(digest).map(|blob| blob.size)
     }
 
-    /// Notes that the blob is not there after all.
-    pub(crate) fn missing(&self, digest: &Digest) {
+    /// Notes that the blob is not there after all; `false` for one that was never heard of.
+    pub(crate) fn missing(&self, digest: &Digest) -> bool {
         self.uses.forget(digest);
         let mut known = self.known();
-        if let Some(blob) = known.get(digest) {
-            known.insert(
-                *digest,
-                Blob {
-                    seen: None,
-                    verified: false,
-                    ..blob
-                },
-            );
-        }
+        known
+            .with(digest, |blob| (blob.seen, blob.verified) = (None, false))
+            .is_some()
     }
 
     fn known(&self) -> MutexGuard<'_, Generations<Digest, Blob>> {

@@ -6,6 +6,7 @@ use nixery_manifest::Digest;
 use nixery_storage::{Storage, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
@@ -18,6 +19,7 @@ use crate::image::{Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
 use crate::nix::Nix;
 use crate::progress::BuildId;
+use crate::warm::Warm;
 
 /// Builds images. Cheap to clone; clones share everything.
 ///
@@ -25,10 +27,22 @@ use crate::progress::BuildId;
 #[derive(Debug, Clone)]
 pub struct Builder(Arc<Inner>);
 
+/// An image that needs no build.
+#[derive(Debug, Clone)]
+pub struct Ready {
+    /// The image.
+    pub image: Arc<Image>,
+    /// A build in the background that looks whether the source has moved, if it was time for one.
+    pub refresh: Option<BuildHandle>,
+}
+
 #[derive(Debug)]
 struct Inner {
     engine: Arc<Engine>,
     history: Mutex<History>,
+    warm: Mutex<Warm>,
+    /// Images that are looked at in the store before they answer.
+    checks: KeyedLocks<Target>,
     running: watch::Sender<usize>,
     /// Blobs that are looked at for damage.
     rechecks: KeyedLocks<Digest>,
@@ -47,26 +61,73 @@ impl Builder {
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
     ) -> Result<Self, BuilderError> {
-        let history = History::new(config.history, config.failure_ttl, config.recheck_after);
+        let history = History::new(config.history, config.failure_ttl);
+        let warm = Warm::new(&config);
         Ok(Self(Arc::new(Inner {
             engine: Arc::new(Engine::new(config, nix, storage).await?),
             history: Mutex::new(history),
+            warm: Mutex::new(warm),
+            checks: KeyedLocks::default(),
             running: watch::Sender::new(0),
             rechecks: KeyedLocks::default(),
             runtime: Handle::current(),
         })))
     }
 
-    /// Starts building an image, or joins the build that runs, or returns one that has just ended:
-    /// failed less than `failure_ttl` ago, or succeeded from a source that cannot change.
+    /// The image that answers a request without Nix, mostly without the store as well: one whose
+    /// source cannot change, or was looked at within `eval_interval`.
+    ///
+    /// One of a moving source that is older answers for a while too, and its source is evaluated in
+    /// the background. `None`: only a build can answer, see [`request`](Self::request).
+    pub async fn ready(&self, request: &ImageRequest) -> Option<Ready> {
+        let target = self.target(request);
+        let mut found = self.warm().get(&target)?;
+        if !found.checked {
+            let _lock = self.0.checks.lock(target.clone()).await;
+            // Whoever had the lock may have looked.
+            found = self.warm().get(&target)?;
+            if !found.checked {
+                found.image = self.look_up(&target, found.key, request).await?;
+            }
+        }
+        let due = found.stale && self.warm().try_again(&target);
+        let refresh = due.then(|| self.request(request.clone()));
+        let image = found.image;
+        Some(Ready { image, refresh })
+    }
+
+    /// The image that the cache has under a key, as long as it does.
+    async fn look_up(
+        &self,
+        target: &Target,
+        key: Digest,
+        request: &ImageRequest,
+    ) -> Option<Arc<Image>> {
+        let at = Instant::now();
+        // A build tells why the store cannot be read, or makes the image again.
+        let Some(image) = self.0.engine.cached_image(key, request).await.ok()? else {
+            self.warm().forget(target);
+            return None;
+        };
+        let image = Arc::new(image);
+        self.warm().checked(target, &key, &image, at);
+        Some(image)
+    }
+
+    fn target(&self, request: &ImageRequest) -> Target {
+        Target {
+            name: request.name.clone(),
+            source: self.config().source.resolve(&request.tag),
+        }
+    }
+
+    /// Starts building an image, or joins the build that runs, or returns one that failed less than
+    /// `failure_ttl` ago. A build looks for the image in the store first.
     ///
     /// Where `max_waiting` builds run or wait already, the handle has failed with
     /// [`BuildError::Busy`] and nothing remembers it.
     pub fn request(&self, request: ImageRequest) -> BuildHandle {
-        let target = Target {
-            name: request.name.clone(),
-            source: self.config().source.resolve(&request.tag),
-        };
+        let target = self.target(&request);
         let mut history = self.history();
         if let Some(handle) = history.current(&target) {
             return handle;
@@ -206,8 +267,14 @@ impl Builder {
     /// Tells that a blob is missing or damaged: images that need it are checked, and mended, at
     /// their next request.
     pub fn report_missing(&self, digest: &Digest) {
-        self.0.engine.blobs.missing(digest);
-        self.history().forget_blob(digest);
+        // One that nothing is known to need, which anybody may ask for, is not worth the search.
+        if self.0.engine.blobs.missing(digest) {
+            self.warm().doubt(digest);
+        }
+    }
+
+    fn warm(&self) -> MutexGuard<'_, Warm> {
+        self.0.warm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn history(&self) -> MutexGuard<'_, History> {
@@ -234,7 +301,12 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
             handle.log().push(&format!("error: {error}"));
         }
     }
-    handle.finish(result.map(Arc::new).map_err(Arc::new));
+    let result = result.map(Arc::new).map_err(Arc::new);
+    if let Ok(image) = &result {
+        // First: whoever waited and asks again finds it.
+        builder.warm().built(&handle, image);
+    }
+    handle.finish(result);
     builder.history().ended(&handle);
     builder.0.running.send_modify(|running| *running -= 1);
 }

@@ -22,6 +22,14 @@ pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 /// How long a blob that was seen in the store counts as there, unless configured.
 pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 
+/// How long what a moving source gave answers before the source is evaluated anew, unless
+/// configured: for a channel or a branch. Nix itself looks at those once an hour (`tarball-ttl`).
+pub const DEFAULT_EVAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Intervals for which an image of a moving source answers at most, while the source cannot be
+/// evaluated or nobody asked.
+pub const STALE_INTERVALS: u32 = 10;
+
 /// How long another server on the same store is waited for after its last sign of life, unless
 /// configured. It gives one every third of this time.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
@@ -57,9 +65,13 @@ pub struct BuilderConfig {
     /// How long a failed build answers again without being tried again.
     pub failure_ttl: Duration,
     /// How long a blob that was seen in the store counts as there, before a cached image that
-    /// needs it is answered again. [`Builder::report_missing`](crate::Builder::report_missing)
+    /// needs it is looked at again, and then answered. [`Builder::report_missing`](crate::Builder::report_missing)
     /// ends it early.
     pub recheck_after: Duration,
+    /// How long an image of a source that moves answers before the source is evaluated anew, in the
+    /// background: until that is done the old image answers, but never one that is older than
+    /// [`STALE_INTERVALS`] intervals. Zero: the source is evaluated for each request.
+    pub eval_interval: Duration,
     /// How long another server on the same store that builds an image is waited for after its last
     /// sign of life. Zero: it is not waited for, and nobody waits for this one.
     pub lease_ttl: Duration,
@@ -76,6 +88,7 @@ impl BuilderConfig {
     pub fn new(source: PackageSource, spool_dir: impl Into<PathBuf>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
+            eval_interval: default_eval_interval(&source),
             source,
             budget: DEFAULT_LAYER_BUDGET,
             strategy: Arc::new(Dominator::default()),
@@ -91,6 +104,15 @@ impl BuilderConfig {
             history: 100,
             gc_grace: DEFAULT_GC_GRACE,
         }
+    }
+}
+
+/// [`DEFAULT_EVAL_INTERVAL`], or zero for a local path: who edits a package set and asks for an
+/// image wants to see the edit, or its mistake.
+pub fn default_eval_interval(source: &PackageSource) -> Duration {
+    match source {
+        PackageSource::Path(_) => Duration::ZERO,
+        PackageSource::Channel(_) | PackageSource::Git { .. } => DEFAULT_EVAL_INTERVAL,
     }
 }
 

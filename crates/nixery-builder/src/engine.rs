@@ -143,7 +143,7 @@ impl Engine {
         };
         if let Err(error) = digest.verify(&bytes) {
             tracing::error!(%key, %error, "a stored blob is damaged; `nixery verify` finds them all");
-            self.blobs.missing(digest);
+            let _ = self.blobs.missing(digest);
             return Ok(None);
         }
         Ok(crate::image::sniff_manifest(

@@ -29,6 +29,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     // What cannot change is found, or waited for, without Nix.
     let (mut lease, mut may_evaluate) = (None, None);
     if let Some(key) = pinned {
+        handle.found_key(key);
         match turn::take(engine, handle, &phases, key, &engine.evaluations).await? {
             Turn::Found(image) => return Ok(phases.finish(*image)),
             Turn::Ours(ours, permit) => (lease, may_evaluate) = (Some(ours), Some(permit)),
@@ -37,6 +38,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     let evaluation = evaluate(engine, handle, &phases, may_evaluate).await?;
 
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
+    handle.found_key(key);
     let mut may_realise = None;
     if pinned.is_none() {
         match turn::take(engine, handle, &phases, key, &engine.realisations).await? {
@@ -85,6 +87,7 @@ async fn evaluate(
         None => permit(&engine.evaluations).await?,
     };
     phases.enter(Phase::Evaluate);
+    handle.evaluating();
     let request = handle.request();
     let request = EvaluationRequest {
         source: handle.target().source.clone(),

@@ -10,39 +10,82 @@ pub(crate) const GENERATION: usize = 100_000;
 /// memory is bounded and what is used stays.
 #[derive(Debug)]
 pub(crate) struct Generations<K, V> {
-    newer: HashMap<K, V>,
-    older: HashMap<K, V>,
+    newer: HashMap<K, Weighed<V>>,
+    older: HashMap<K, Weighed<V>>,
+    /// What a generation may weigh, and what the newer one does.
+    limit: usize,
+    filled: usize,
 }
 
+#[derive(Debug)]
+struct Weighed<V> {
+    value: V,
+    weight: usize,
+}
+
+/// Of [`GENERATION`] entries that weigh 1.
 impl<K, V> Default for Generations<K, V> {
     fn default() -> Self {
+        Self::new(GENERATION)
+    }
+}
+
+impl<K, V> Generations<K, V> {
+    /// Of generations that may weigh so much.
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             newer: HashMap::new(),
             older: HashMap::new(),
+            limit,
+            filled: 0,
         }
     }
 }
 
-impl<K: Eq + Hash + Copy, V: Copy> Generations<K, V> {
-    pub(crate) fn get(&mut self, key: &K) -> Option<V> {
-        if let Some(value) = self.newer.get(key) {
-            return Some(*value);
+impl<K: Eq + Hash + Clone, V> Generations<K, V> {
+    /// What `read` makes of the value. It may change it.
+    pub(crate) fn with<R>(&mut self, key: &K, read: impl FnOnce(&mut V) -> R) -> Option<R> {
+        if let Some(weighed) = self.newer.get_mut(key) {
+            return Some(read(&mut weighed.value));
         }
-        let value = self.older.remove(key)?;
-        self.insert(*key, value);
-        Some(value)
+        let Weighed { mut value, weight } = self.older.remove(key)?;
+        let result = read(&mut value);
+        self.insert_weighing(key.clone(), value, weight);
+        Some(result)
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        if self.newer.len() >= GENERATION {
+        self.insert_weighing(key, value, 1);
+    }
+
+    /// One that alone weighs more than a generation may is kept as well.
+    pub(crate) fn insert_weighing(&mut self, key: K, value: V, weight: usize) {
+        self.remove(&key);
+        if self.filled + weight > self.limit {
             self.older = std::mem::take(&mut self.newer);
+            self.filled = 0;
         }
-        self.newer.insert(key, value);
+        self.filled += weight;
+        self.newer.insert(key, Weighed { value, weight });
     }
 
     pub(crate) fn remove(&mut self, key: &K) {
-        self.newer.remove(key);
+        if let Some(removed) = self.newer.remove(key) {
+            self.filled -= removed.weight;
+        }
         self.older.remove(key);
+    }
+
+    /// All values, in no particular order.
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        let all = self.newer.values_mut().chain(self.older.values_mut());
+        all.map(|weighed| &mut weighed.value)
+    }
+}
+
+impl<K: Eq + Hash + Clone, V: Copy> Generations<K, V> {
+    pub(crate) fn get(&mut self, key: &K) -> Option<V> {
+        self.with(key, |value| *value)
     }
 }
 
@@ -63,5 +106,22 @@ mod tests {
         assert!(map.newer.len() + map.older.len() <= 2 * GENERATION);
         map.remove(&usize::MAX);
         assert!(map.get(&usize::MAX).is_none());
+    }
+
+    #[test]
+    fn weights_count_and_what_is_replaced_or_removed_does_not() {
+        let mut map = Generations::new(10);
+        map.insert_weighing("kept", 0, 4);
+        for value in 0..100 {
+            map.insert_weighing("replaced", value, 5);
+            map.insert_weighing("removed", value, 1);
+            map.remove(&"removed");
+        }
+        assert_eq!((map.newer.len(), map.older.len()), (2, 0));
+        map.insert_weighing("large", 1, 1000);
+        assert_eq!((map.newer.len(), map.older.len()), (1, 2));
+        assert_eq!(map.get(&"kept"), Some(0), "moved, and the large one aged");
+        assert_eq!(map.get(&"large"), Some(1));
+        assert_eq!(map.get(&"replaced"), None);
     }
 }

@@ -1,10 +1,11 @@
 //! One build: the side that runs it and the side that waits for it.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use crate::build_log::BuildLog;
 use crate::config::ImageRequest;
@@ -27,6 +28,10 @@ struct Shared {
     target: Target,
     started: SystemTime,
     clock: Instant,
+    /// When its source was last known to be looked at.
+    evaluated: OnceLock<Instant>,
+    /// The manifest cache's key of the image.
+    key: OnceLock<Digest>,
     log: BuildLog,
     progress: watch::Sender<Progress>,
     outcome: watch::Sender<Option<Outcome>>,
@@ -48,6 +53,8 @@ impl BuildHandle {
             target,
             started: SystemTime::now(),
             clock: Instant::now(),
+            evaluated: OnceLock::new(),
+            key: OnceLock::new(),
             log: BuildLog::new(Some(progress.clone())),
             progress,
             outcome,
@@ -130,6 +137,28 @@ impl BuildHandle {
 
     pub(crate) fn outcome(&self) -> Option<Outcome> {
         self.0.outcome.borrow().clone()
+    }
+
+    /// Notes that the source is looked at from now on.
+    pub(crate) fn evaluating(&self) {
+        // Once in a build.
+        let _ = self.0.evaluated.set(Instant::now());
+    }
+
+    /// When the evaluation began; of a build without one when it started.
+    pub(crate) fn evaluated_at(&self) -> Instant {
+        *self.0.evaluated.get().unwrap_or(&self.0.clock)
+    }
+
+    /// Notes the key under which the manifest cache has the image.
+    pub(crate) fn found_key(&self, key: Digest) {
+        // Once in a build.
+        let _ = self.0.key.set(key);
+    }
+
+    /// The manifest cache's key of the image, once it is known.
+    pub(crate) fn key(&self) -> Option<Digest> {
+        self.0.key.get().copied()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {

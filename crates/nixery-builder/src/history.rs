@@ -1,10 +1,9 @@
-//! The builds a builder remembers, and which of them answers a request.
+//! The builds a builder remembers, and which of them a request joins.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use nixery_core::{ImageName, ResolvedSource};
-use nixery_manifest::Digest;
 
 use crate::handle::BuildHandle;
 
@@ -17,7 +16,6 @@ pub(crate) struct History {
     latest: HashMap<Target, BuildHandle>,
     max: usize,
     failure_ttl: Duration,
-    recheck_after: Duration,
 }
 
 /// What is built once at a time. Not the tag: only a git source looks at it.
@@ -29,14 +27,13 @@ pub(crate) struct Target {
 }
 
 impl History {
-    pub(crate) fn new(max: usize, failure_ttl: Duration, recheck_after: Duration) -> Self {
+    pub(crate) fn new(max: usize, failure_ttl: Duration) -> Self {
         let (builds, latest) = (VecDeque::new(), HashMap::new());
         Self {
             builds,
             latest,
             max,
             failure_ttl,
-            recheck_after,
         }
     }
 
@@ -45,21 +42,12 @@ impl History {
         self.builds.iter()
     }
 
-    /// The build that answers a request without a new one.
+    /// The build that a request joins: one that runs, or that failed a moment ago.
     pub(crate) fn current(&self, target: &Target) -> Option<BuildHandle> {
         let handle = self.latest.get(target)?;
-        let answers = match handle.outcome() {
-            None => true,
-            Some(outcome) => {
-                let keep = match outcome.result {
-                    Err(_) => self.failure_ttl,
-                    Ok(image) if image.stats.immutable => self.recheck_after,
-                    // A source that moves is asked each time.
-                    Ok(_) => Duration::ZERO,
-                };
-                outcome.at.elapsed() < keep
-            }
-        };
+        let answers = handle.outcome().is_none_or(|outcome| {
+            outcome.result.is_err() && outcome.at.elapsed() < self.failure_ttl
+        });
         answers.then(|| handle.clone())
     }
 
@@ -78,24 +66,6 @@ impl History {
             });
         }
         self.trim();
-    }
-
-    /// Lets no image that needs a blob answer without being checked.
-    pub(crate) fn forget_blob(&mut self, digest: &Digest) {
-        self.latest.retain(
-            |_, handle| match handle.outcome().map(|outcome| outcome.result) {
-                Some(Ok(image)) => {
-                    let documents = [Some(&image.oci), image.docker.as_ref()];
-                    !(image.config.digest == *digest
-                        || documents
-                            .into_iter()
-                            .flatten()
-                            .any(|blob| blob.digest == *digest)
-                        || image.layers.iter().any(|layer| layer.digest == *digest))
-                }
-                _ => true,
-            },
-        );
     }
 
     /// Forgets the oldest that have ended.

@@ -40,6 +40,17 @@ impl Image {
         }
     }
 
+    /// Whether the blob is one of the image's: a manifest, the config or a layer.
+    pub(crate) fn needs(&self, blob: &Digest) -> bool {
+        let documents = [Some(&self.oci), self.docker.as_ref()];
+        self.config.digest == *blob
+            || documents
+                .into_iter()
+                .flatten()
+                .any(|document| document.digest == *blob)
+            || self.layers.iter().any(|layer| layer.digest == *blob)
+    }
+
     /// Bytes of all layers as they are sent: compressed.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()

@@ -67,12 +67,14 @@ mod record;
 mod spool;
 mod turn;
 mod uses;
+mod warm;
 
 pub use build_log::BuildLog;
-pub use builder::Builder;
+pub use builder::{Builder, Ready};
 pub use config::{
-    BuilderConfig, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL,
-    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest,
+    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE,
+    DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER,
+    ImageRequest, STALE_INTERVALS, default_eval_interval,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

@@ -45,6 +45,10 @@ pub(crate) struct FakeNix {
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
     /// Something was packed though the last GC roots were gone.
     pub(crate) packed_unrooted: AtomicBool,
+    /// How often the package set has been changed.
+    pub(crate) edits: AtomicUsize,
+    /// The package set cannot be evaluated.
+    pub(crate) unreadable: AtomicBool,
     made: Mutex<BTreeSet<StorePath>>,
 }
 
@@ -59,6 +63,8 @@ impl FakeNix {
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
             packed_unrooted: AtomicBool::new(false),
+            edits: AtomicUsize::new(0),
+            unreadable: AtomicBool::new(false),
             made: Mutex::default(),
         }
     }
@@ -91,6 +97,10 @@ impl Nix for FakeNix {
     ) -> Result<Evaluation, NixError> {
         self.evaluations.fetch_add(1, Ordering::SeqCst);
         log.push("evaluating");
+        if self.unreadable.load(Ordering::SeqCst) {
+            let message = "syntax error".to_owned();
+            return Err(NixError::Source { message });
+        }
         let missing = request
             .packages
             .iter()
@@ -100,12 +110,19 @@ impl Nix for FakeNix {
             return Err(NixError::NotFound { packages: missing });
         }
         let system = request.architecture.nix_system();
-        let packages = request.packages.iter().map(|name| EvaluatedPackage {
-            name: name.clone(),
-            attribute: name.clone(),
-            derivation: format!("{}.drv", store_path(&format!("{name}-{system}")).as_str()),
-            output: "out".to_owned(),
-            store_path: store_path(&format!("{name}-{system}")),
+        let edit = match self.edits.load(Ordering::SeqCst) {
+            0 => String::new(),
+            edits => format!("-{edits}"),
+        };
+        let packages = request.packages.iter().map(|name| {
+            let path = store_path(&format!("{name}-{system}{edit}"));
+            EvaluatedPackage {
+                name: name.clone(),
+                attribute: name.clone(),
+                derivation: format!("{}.drv", path.as_str()),
+                output: "out".to_owned(),
+                store_path: path,
+            }
         });
         Ok(Evaluation {
             packages: packages.collect(),

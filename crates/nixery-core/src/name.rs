@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::arch::Architecture;
 use crate::meta::{MetaEffect, MetaPackage, REQUIRED_PACKAGES};
@@ -39,9 +40,10 @@ pub const MAX_NAME_LEN: usize = 255;
 /// ```
 #[derive(Debug, Clone)]
 pub struct ImageName {
-    requested: String,
-    canonical: String,
-    packages: Vec<String>,
+    // Shared: a name is cloned for every request.
+    requested: Arc<str>,
+    canonical: Arc<str>,
+    packages: Arc<[String]>,
     architecture: Architecture,
     shell: bool,
 }
@@ -93,8 +95,8 @@ impl ImageName {
         components.dedup();
 
         Ok(Self {
-            requested: text.to_owned(),
-            canonical: components.join("/"),
+            requested: text.into(),
+            canonical: components.join("/").into(),
             packages: packages.into_iter().map(str::to_owned).collect(),
             architecture,
             shell,

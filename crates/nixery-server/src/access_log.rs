@@ -3,11 +3,11 @@
 use crate::route::Route;
 use crate::state::AppState;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, USER_AGENT};
+use http::request::Parts;
+use http::{HeaderValue, Method, Uri};
 use http_body::{Frame, SizeHint};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -46,50 +46,48 @@ impl Subject {
     }
 }
 
-/// Middleware that counts and logs.
-pub(crate) async fn log_requests(
-    State(state): State<AppState>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let mut entry = Entry {
-        state,
-        started: Instant::now(),
-        method: request.method().to_string(),
-        // A path holds no control characters, or it would not have been parsed.
-        path: request.uri().path().to_owned(),
-        client: request
-            .headers()
-            .get(USER_AGENT)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned(),
-        subject: Subject::UNKNOWN,
-        status: None,
-        sent: 0,
-        expected: None,
-    };
-    // If the client goes away before the answer, the entry is dropped here, and says so.
-    let response = next.run(request).await;
-    if let Some(subject) = response.extensions().get::<Subject>() {
-        entry.subject = *subject;
+impl Entry {
+    /// Of a request that begins now.
+    pub(crate) fn new(state: AppState, request: &Parts) -> Self {
+        Self {
+            state,
+            started: Instant::now(),
+            method: request.method.clone(),
+            uri: request.uri.clone(),
+            client: request.headers.get(USER_AGENT).cloned(),
+            subject: Subject::UNKNOWN,
+            status: None,
+            sent: 0,
+            expected: None,
+        }
     }
-    entry.status = Some(response.status().as_u16());
-    let (parts, inner) = response.into_parts();
-    // A stream does not know its length, the header does. Answers without a body have an exact length of nothing.
-    let announced = parts.headers.get(CONTENT_LENGTH);
-    let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
-    entry.expected = http_body::Body::size_hint(&inner).exact().or(announced);
-    Response::from_parts(parts, Body::new(Counted { inner, entry }))
+
+    /// Notes what the request was about.
+    pub(crate) fn about(&mut self, subject: Subject) {
+        self.subject = subject;
+    }
+
+    /// The response with a body that counts what is sent, and writes the line at its end.
+    pub(crate) fn follow(mut self, response: Response) -> Response {
+        self.status = Some(response.status().as_u16());
+        let (parts, inner) = response.into_parts();
+        // A stream does not know its length, the header does. Answers without a body have an exact length of nothing.
+        let announced = parts.headers.get(CONTENT_LENGTH);
+        let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
+        self.expected = http_body::Body::size_hint(&inner).exact().or(announced);
+        let entry = self;
+        Response::from_parts(parts, Body::new(Counted { inner, entry }))
+    }
 }
 
-/// Writes the log line when it is dropped, however the request ended.
-struct Entry {
+/// Counts the request and writes its line when it is dropped, however the request ended: if the client goes away
+/// before the answer, too.
+pub(crate) struct Entry {
     state: AppState,
     started: Instant,
-    method: String,
-    path: String,
-    client: String,
+    method: Method,
+    uri: Uri,
+    client: Option<HeaderValue>,
     subject: Subject,
     status: Option<u16>,
     sent: u64,
@@ -106,16 +104,18 @@ impl Drop for Entry {
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
         // Only there where it says something.
         let aborted = cut.then_some(true);
+        let client = self.client.as_ref().and_then(|value| value.to_str().ok());
         let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
                     status,
-                    method = %self.method,
-                    path = %self.path,
+                    method = self.method.as_str(),
+                    // It holds no control characters, or it would not have been parsed.
+                    path = self.uri.path(),
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,
-                    client = %self.client,
+                    client = client.unwrap_or_default(),
                     aborted,
                     "request"
                 )
@@ -149,7 +149,11 @@ impl http_body::Body for Counted {
             }
             Some(Err(error)) => {
                 let error = crate::api::chain(error);
-                tracing::error!(path = self.entry.path, error, "an answer was cut short");
+                tracing::error!(
+                    path = self.entry.uri.path(),
+                    error,
+                    "an answer was cut short"
+                );
             }
             None => {}
         }

@@ -1,6 +1,6 @@
 //! From a request to its answer.
 
-use crate::access_log::{Subject, log_requests};
+use crate::access_log::{Entry, Subject};
 use crate::api;
 use crate::error::ApiError;
 use crate::health;
@@ -11,7 +11,6 @@ use crate::route::Route;
 use crate::state::AppState;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -22,24 +21,22 @@ use http::{HeaderMap, HeaderValue, Method};
 ///
 /// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
 pub fn router(state: AppState) -> Router {
-    Router::new()
-        .fallback(answer)
-        .layer(from_fn_with_state(state.clone(), log_requests))
-        .with_state(state)
+    Router::new().fallback(answer).with_state(state)
 }
 
 async fn answer(State(state): State<AppState>, request: Request) -> Response {
     let (request, _body) = request.into_parts();
+    let mut entry = Entry::new(state.clone(), &request);
     let registry = Route::is_registry(request.uri.path());
-    let (subject, mut response) = match Route::parse(&request.method, request.uri.path()) {
+    let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {
-            let subject = Subject::of(&route);
-            (subject, dispatch(&state, &request, route).await)
+            entry.about(Subject::of(&route));
+            dispatch(&state, &request, route).await
         }
         Err(error) if registry || page::wants_plain(&request.headers) => {
-            (Subject::UNKNOWN, ApiError::from(error).into_response())
+            ApiError::from(error).into_response()
         }
-        Err(error) => (Subject::UNKNOWN, page::error(ApiError::from(error))),
+        Err(error) => page::error(ApiError::from(error)),
     };
     let headers = response.headers_mut();
     // Errors, logs and layers hold what others wrote: no browser shall take them for pages.
@@ -50,8 +47,7 @@ async fn answer(State(state): State<AppState>, request: Request) -> Response {
     if request.method == Method::HEAD {
         response = without_body(response);
     }
-    response.extensions_mut().insert(subject);
-    response
+    entry.follow(response)
 }
 
 async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {

@@ -31,6 +31,7 @@ pub mod error;
 mod health;
 mod hold;
 pub mod host;
+mod json_lines;
 pub mod listen;
 pub mod logging;
 pub mod metrics;

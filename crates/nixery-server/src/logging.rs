@@ -1,5 +1,6 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
+use crate::json_lines::JsonLines;
 use crate::text::timestamp;
 use std::fmt;
 use std::io::IsTerminal;
@@ -39,12 +40,7 @@ pub fn start(format: LogFormat, filter: &str) {
     let _ = if text {
         builder.with_ansi(terminal).with_timer(Seconds).try_init()
     } else {
-        builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_span_list(false)
-            .try_init()
+        builder.event_format(JsonLines).try_init()
     };
 }
 

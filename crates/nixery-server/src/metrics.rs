@@ -49,6 +49,11 @@ impl Metrics {
         true
     }
 
+    /// Counts an image that was answered without a build.
+    pub fn count_ready(&self) {
+        add(&self.cached, 1);
+    }
+
     /// Counts a build that ended.
     pub fn count_build(&self, result: &BuildResult, took: Duration) {
         match result {

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -48,13 +49,15 @@ pub(crate) fn entity_tag(digest: &Digest) -> String {
 /// Headers of an answer with contents that have a digest.
 #[must_use]
 pub(crate) fn content_headers(digest: &Digest, cache: HeaderValue) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    // Room for those that are added on the way out, too: growing costs more.
+    let mut headers = HeaderMap::with_capacity(16);
+    let etag = Bytes::from(entity_tag(digest));
     let texts = [
-        (DOCKER_CONTENT_DIGEST, digest.to_string()),
-        (ETAG, entity_tag(digest)),
+        (DOCKER_CONTENT_DIGEST, etag.slice(1..etag.len() - 1)),
+        (ETAG, etag),
     ];
     for (name, text) in texts {
-        if let Ok(value) = HeaderValue::try_from(text) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(text) {
             headers.insert(name, value);
         }
     }
@@ -65,7 +68,7 @@ pub(crate) fn content_headers(digest: &Digest, cache: HeaderValue) -> HeaderMap 
 /// Whether the client already has these contents (RFC 9110, section 13.1.2: weak comparison).
 #[must_use]
 pub(crate) fn unchanged(request: &Parts, digest: &Digest) -> bool {
-    has(&request.headers, &entity_tag(digest))
+    request.headers.contains_key(IF_NONE_MATCH) && has(&request.headers, &entity_tag(digest))
 }
 
 fn has(headers: &HeaderMap, etag: &str) -> bool {
@@ -93,7 +96,7 @@ pub(crate) fn document(
     media_type: &str,
     headers: HeaderMap,
     digest: &Digest,
-    bytes: bytes::Bytes,
+    bytes: Bytes,
 ) -> Response {
     if unchanged(request, digest) {
         return not_modified(headers, bytes.len() as u64);
@@ -128,7 +131,7 @@ pub(crate) fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Res
 
 /// An answer to GET and HEAD with contents held in memory.
 #[must_use]
-pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: bytes::Bytes) -> Response {
+pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: Bytes) -> Response {
     if let Ok(media_type) = HeaderValue::try_from(media_type) {
         headers.insert(CONTENT_TYPE, media_type);
     }

@@ -5,6 +5,7 @@
 use http::Method;
 use nixery_core::{ImageName, NameError, Tag, TagError};
 use nixery_manifest::{Digest, DigestError};
+use std::borrow::Cow;
 
 /// What a request asks for. GET and HEAD share a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,7 +134,7 @@ impl Route {
             });
         }
         let segments = segments(path)?;
-        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
         match segments.as_slice() {
             [""] => Ok(Self::Start),
             ["builds", id] => Ok(Self::Build((*id).to_owned())),
@@ -195,15 +196,21 @@ fn image(components: &[&str]) -> Result<ImageName, RouteError> {
 }
 
 /// The decoded segments of an absolute path.
-fn segments(path: &str) -> Result<Vec<String>, RouteError> {
+fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, RouteError> {
     let path = path.strip_prefix('/').ok_or(RouteError::NotFound)?;
     path.split('/').map(decode).collect()
 }
 
 /// Decodes one segment (RFC 3986, section 2.1). What no name here can hold is refused rather than passed on:
 /// encoded slashes, which intermediaries treat differently, control characters, and text that is not UTF-8.
-fn decode(segment: &str) -> Result<String, RouteError> {
+fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     let error = |problem| RouteError::Encoding { problem };
+    if !segment
+        .bytes()
+        .any(|byte| byte == b'%' || byte.is_ascii_control())
+    {
+        return Ok(Cow::Borrowed(segment));
+    }
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let [first, tail @ ..] = rest {
@@ -233,7 +240,8 @@ fn decode(segment: &str) -> Result<String, RouteError> {
         }
         bytes.push(byte);
     }
-    String::from_utf8(bytes).map_err(|_| error("it is not UTF-8"))
+    let text = String::from_utf8(bytes);
+    text.map(Cow::Owned).map_err(|_| error("it is not UTF-8"))
 }
 
 fn hexadecimal(digit: u8) -> Option<u8> {

@@ -5,7 +5,7 @@ use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, Finding, LoadPopularityError, Nix, NixCli, NixCliConfig,
-    load_popularity,
+    default_eval_interval, load_popularity,
 };
 use nixery_core::PackageSource;
 use nixery_core::plan::Dominator;
@@ -160,6 +160,9 @@ pub async fn builder(
 ) -> Result<Builder, SetupError> {
     let config = BuilderConfig {
         gc_grace,
+        eval_interval: nix_settings
+            .eval_interval
+            .unwrap_or_else(|| default_eval_interval(&source)),
         budget: layering.budget,
         strategy: Arc::new(strategy(layering).await?),
         compression: layering.compression,

@@ -3,7 +3,7 @@
 use crate::config::HttpSettings;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use nixery_builder::{BuildHandle, Builder, ImageRequest};
+use nixery_builder::{BuildHandle, Builder, Image, ImageRequest};
 use std::sync::Arc;
 
 /// The registry as its handlers see it. Cheap to clone.
@@ -30,9 +30,25 @@ impl AppState {
         }))
     }
 
+    /// The image that answers a request without a build, see [`Builder::ready`].
+    pub async fn ready(&self, request: &ImageRequest) -> Option<Arc<Image>> {
+        let ready = self.0.builder.ready(request).await?;
+        self.0.metrics.count_ready();
+        if let Some(refresh) = &ready.refresh {
+            self.count(refresh);
+        }
+        Some(ready.image)
+    }
+
     /// Starts or joins the build of an image.
     pub fn build(&self, request: ImageRequest) -> BuildHandle {
         let handle = self.0.builder.request(request);
+        self.count(&handle);
+        handle
+    }
+
+    /// Sees to it that a build is counted, once.
+    fn count(&self, handle: &BuildHandle) {
         if self.0.metrics.is_new(handle.id()) {
             // Counted when it ends, by a task of its own: whoever asked may be gone by then.
             let (state, handle) = (self.clone(), handle.clone());
@@ -43,7 +59,6 @@ impl AppState {
                     .count_build(&result, handle.summary().elapsed);
             });
         }
-        handle
     }
 
     /// The builder.

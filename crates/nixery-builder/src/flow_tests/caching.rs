@@ -1,7 +1,5 @@
 //! What is found and not made again, and what is made again because it is damaged.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, KeyKind, PutMode, Storage};
@@ -36,29 +34,6 @@ async fn a_pinned_source_is_evaluated_once() {
     let other = Bench::over(bench.storage.clone(), pinned).await;
     assert_eq!(build(&other, "git").await.oci, first.oci);
     assert_eq!(other.evaluations(), 0);
-}
-
-#[tokio::test]
-async fn a_recent_image_of_a_pinned_source_answers_at_once() {
-    let bench = Bench::with(|config| {
-        pinned(config);
-        config.recheck_after = Duration::from_secs(3600);
-    })
-    .await;
-    let first = bench.builder.request(request("git"));
-    let image = first.wait().await.expect("builds");
-    assert_eq!(bench.builder.request(request("git")).id(), first.id());
-    // Until somebody finds a blob missing.
-    let layer = image.layers[0].digest;
-    bench
-        .storage
-        .delete(&Key::Blob(layer))
-        .await
-        .expect("deletes");
-    bench.builder.report_missing(&layer);
-    let mended = build(&bench, "git").await;
-    assert_eq!(mended.oci, image.oci);
-    assert!(bytes(&bench, &layer).await.is_some());
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod images;
 mod leases;
 mod running;
 mod storing;
+mod warm;
 
 use std::sync::Arc;
 

@@ -38,25 +38,32 @@ async fn by_tag(
     if let Some(error) = failure::told(state, request, &name) {
         return Err(error);
     }
-    let handle = state.build(ImageRequest { name, tag });
+    let asked = ImageRequest { name, tag };
+    let limit = state.settings().hold;
+    if let Ok(Some(image)) = tokio::time::timeout(limit, state.ready(&asked)).await {
+        return by_image(state, request, &image);
+    }
+    let handle = state.build(asked);
     let log = format!("/builds/{}", handle.id());
-    let Some(result) = hold::wait(&handle, state.settings().hold).await else {
+    let Some(result) = hold::wait(&handle, limit).await else {
         let log = absolute(state.settings(), &request.headers, authority(request), &log);
         return hold::later(&request.uri, &handle, &log);
     };
     match result {
-        Ok(image) => {
-            let manifest = pick(&image, preference(&request.headers))?;
-            state.builder().used(&manifest.digest);
-            let mut headers = content_headers(&manifest.digest, REVALIDATE);
-            headers.insert(VARY, HeaderValue::from(ACCEPT));
-            Ok(answer(request, headers, manifest))
-        }
+        Ok(image) => by_image(state, request, &image),
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
             BuildAnswer::Failure(_) => Ok(failure::tell(request, &error, &log)),
         },
     }
+}
+
+fn by_image(state: &AppState, request: &Parts, image: &Image) -> Result<Response, ApiError> {
+    let manifest = pick(image, preference(&request.headers))?;
+    state.builder().used(&manifest.digest);
+    let mut headers = content_headers(&manifest.digest, REVALIDATE);
+    headers.insert(VARY, HeaderValue::from(ACCEPT));
+    Ok(answer(request, headers, manifest))
 }
 
 async fn by_digest(

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 const NIX_TIMEOUT: Setting = Setting::new("NIX_TIMEOUT", "--nix-timeout");
 const EVAL_TIMEOUT: Setting = Setting::new("NIXERY_EVAL_TIMEOUT", "--eval-timeout");
+const EVAL_INTERVAL: Setting = Setting::new("NIXERY_EVAL_INTERVAL", "--eval-interval");
 const NIX_DIR: Setting = Setting::new("NIXERY_NIX_DIR", "--nix-dir");
 const NIX_STORE: Setting = Setting::new("NIXERY_NIX_STORE", "--nix-store");
 const NIX_MAX_JOBS: Setting = Setting::new("NIXERY_NIX_MAX_JOBS", "--nix-max-jobs");
@@ -53,6 +54,12 @@ pub struct NixArgs {
     /// Most time that evaluating one image's packages may take, in seconds [default: 300]
     #[arg(long, env = "NIXERY_EVAL_TIMEOUT", value_name = "SECONDS")]
     pub eval_timeout: Option<String>,
+
+    /// How long an image of a channel, a branch or a local path answers before the packages are
+    /// evaluated anew, in the background, in seconds; 0 to evaluate them for each request
+    /// [default: 60, 0 for a local path]
+    #[arg(long, env = "NIXERY_EVAL_INTERVAL", value_name = "SECONDS")]
+    pub eval_interval: Option<String>,
 
     /// Folder with a `prepare-image.nix` to use instead of the built-in one
     #[arg(long, env = "NIXERY_NIX_DIR", value_name = "FOLDER")]
@@ -100,6 +107,9 @@ pub struct NixSettings {
     pub realise_timeout: Duration,
     /// Time for one evaluation.
     pub evaluate_timeout: Duration,
+    /// How long an image of a source that moves answers before it is evaluated anew; `None` for
+    /// what suits the source.
+    pub eval_interval: Option<Duration>,
     /// Folder with the Nix files; `None` for those built in.
     pub nix_dir: Option<PathBuf>,
     /// The store; `None` for Nix's own configuration.
@@ -142,7 +152,10 @@ impl NixArgs {
         });
         let max_jobs = given(self.nix_max_jobs.as_deref())
             .map(|text| errors.number(NIX_MAX_JOBS, Some(text), 1, 1..=MANY));
+        let eval_interval = given(self.eval_interval.as_deref())
+            .map(|text| errors.seconds(EVAL_INTERVAL, Some(text), 0, 0..=WEEK));
         let settings = NixSettings {
+            eval_interval,
             realise_timeout: errors.seconds(
                 NIX_TIMEOUT,
                 self.nix_timeout.as_deref(),
@@ -312,6 +325,7 @@ mod tests {
     #[rstest]
     #[case::timeout(|a: &mut NixArgs| a.nix_timeout = Some("1h".into()), "NIX_TIMEOUT (--nix-timeout) is \"1h\"; allowed: a whole number from 1 to 604800 (seconds)")]
     #[case::eval(|a: &mut NixArgs| a.eval_timeout = Some("0".into()), "NIXERY_EVAL_TIMEOUT (--eval-timeout) is \"0\"")]
+    #[case::interval(|a: &mut NixArgs| a.eval_interval = Some("1m".into()), "NIXERY_EVAL_INTERVAL (--eval-interval) is \"1m\"; allowed: a whole number from 0 to 604800 (seconds)")]
     #[case::folder(|a: &mut NixArgs| a.nix_dir = Some("/".into()), "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder that holds prepare-image.nix")]
     #[case::store(|a: &mut NixArgs| a.nix_store = Some("ssh-ng://builder".into()), "NIXERY_NIX_STORE (--nix-store) is \"ssh-ng://builder\"; allowed: `auto`, `daemon`,")]
     #[case::jobs(|a: &mut NixArgs| a.nix_max_jobs = Some("all".into()), "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
@@ -354,5 +368,6 @@ mod tests {
         let nix = NixArgs::default().settings().unwrap();
         assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
         assert_eq!(nix.max_jobs, None);
+        assert_eq!(nix.eval_interval, None, "what suits the source");
     }
 }

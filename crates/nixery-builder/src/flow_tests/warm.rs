@@ -1,0 +1,234 @@
+//! Images that answer without a build, and for how long. The clock stands still.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::join_all;
+use nixery_core::{PackageSource, Tag};
+use nixery_storage::{Key, Storage};
+use tokio::time::advance;
+
+use super::{build, bytes, fail};
+use crate::builder::Ready;
+use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
+use crate::testing::{Bench, pinned, request};
+
+const INTERVAL: Duration = Duration::from_secs(60);
+const RECHECK: Duration = Duration::from_secs(10);
+const FAILURE_TTL: Duration = Duration::from_secs(5);
+
+/// A source that moves, looked at once in an interval.
+fn moving(config: &mut BuilderConfig) {
+    config.eval_interval = INTERVAL;
+    config.recheck_after = RECHECK;
+    config.failure_ttl = FAILURE_TTL;
+}
+
+async fn ready(bench: &Bench, name: &str) -> Option<Ready> {
+    bench.builder.ready(&request(name)).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn within_the_interval_nothing_is_evaluated() {
+    let bench = Bench::with(moving).await;
+    assert!(ready(&bench, "git").await.is_none());
+    let built = build(&bench, "git").await;
+    for _ in 0..5 {
+        advance(INTERVAL / 6).await;
+        let ready = ready(&bench, "git").await.expect("is warm");
+        assert_eq!(ready.image.oci, built.oci);
+        assert!(ready.refresh.is_none());
+    }
+    assert_eq!(bench.evaluations(), 1);
+    // However it is spelled, and whatever it is tagged: a folder has no tags.
+    let spelled = ImageRequest {
+        tag: Tag::parse("v2").expect("valid"),
+        ..request("git/git")
+    };
+    assert!(bench.builder.ready(&spelled).await.is_some());
+    assert!(ready(&bench, "htop").await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_interval_the_old_image_answers_while_one_evaluation_runs() {
+    let bench = Bench::with(moving).await;
+    let old = build(&bench, "git").await;
+    bench.nix.edits.store(1, Ordering::SeqCst);
+    bench.nix.gate.forget_permits(usize::MAX);
+    advance(INTERVAL).await;
+
+    let answers = join_all((0..100).map(|_| ready(&bench, "git"))).await;
+    let mut refreshes = Vec::new();
+    for answer in answers {
+        let answer = answer.expect("is warm");
+        assert_eq!(answer.image.oci, old.oci);
+        refreshes.extend(answer.refresh);
+    }
+    let [refresh] = &refreshes[..] else {
+        panic!("{refreshes:?}")
+    };
+    advance(INTERVAL).await;
+    let answer = ready(&bench, "git").await.expect("is warm");
+    assert_eq!(answer.image.oci, old.oci, "the build still runs");
+    assert_eq!(answer.refresh.expect("is tried").id(), refresh.id());
+
+    bench.nix.gate.add_permits(1);
+    let new = refresh.wait().await.expect("builds");
+    assert_ne!(new.oci, old.oci);
+    // The evaluation is an interval old: the image answers, and is looked at again.
+    let answer = ready(&bench, "git").await.expect("is warm");
+    assert_eq!(answer.image.oci, new.oci);
+    assert_eq!(bench.evaluations(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_answered_with_what_is_too_old() {
+    let bench = Bench::with(moving).await;
+    build(&bench, "git").await;
+    advance(INTERVAL * STALE_INTERVALS - Duration::from_millis(1)).await;
+    let last = ready(&bench, "git").await.expect("is warm");
+    bench.nix.unreadable.store(true, Ordering::SeqCst);
+    let refresh = last.refresh.expect("is due");
+    refresh.wait().await.expect_err("fails");
+    advance(Duration::from_millis(1)).await;
+    assert!(ready(&bench, "git").await.is_none());
+    fail(&bench, "git").await;
+    bench.nix.unreadable.store(false, Ordering::SeqCst);
+    advance(FAILURE_TTL).await;
+    build(&bench, "git").await;
+    assert!(ready(&bench, "git").await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_that_is_broken_for_a_while_breaks_no_pull_and_its_failure_can_be_seen() {
+    let bench = Bench::with(moving).await;
+    let old = build(&bench, "git").await;
+    bench.nix.unreadable.store(true, Ordering::SeqCst);
+    advance(INTERVAL).await;
+    let first = ready(&bench, "git").await.expect("is warm");
+    let refresh = first.refresh.expect("is due");
+    refresh.wait().await.expect_err("fails");
+    assert!(bench.builder.find(&refresh.id()).is_some());
+
+    // It is tried again, not more often than other failures are.
+    for seconds in 1..=20 {
+        advance(Duration::from_secs(1)).await;
+        let answer = ready(&bench, "git").await.expect("is warm");
+        assert_eq!(answer.image.oci, old.oci);
+        if let Some(refresh) = answer.refresh {
+            refresh.wait().await.expect_err("fails");
+        }
+        assert_eq!(bench.evaluations(), 2 + seconds / 5);
+    }
+
+    bench.nix.unreadable.store(false, Ordering::SeqCst);
+    advance(FAILURE_TTL).await;
+    let answer = ready(&bench, "git").await.expect("is warm");
+    answer.refresh.expect("is due").wait().await.expect("works");
+    assert!(
+        ready(&bench, "git")
+            .await
+            .expect("is warm")
+            .refresh
+            .is_none()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_an_interval_of_zero_each_request_evaluates() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        config.eval_interval = Duration::ZERO;
+    })
+    .await;
+    for evaluations in 1..=3 {
+        assert!(ready(&bench, "git").await.is_none());
+        build(&bench, "git").await;
+        assert_eq!(bench.evaluations(), evaluations);
+    }
+}
+
+#[test]
+fn a_local_path_is_evaluated_each_time_unless_configured() {
+    let interval = |source| BuilderConfig::new(source, "/nonexistent").eval_interval;
+    let path = PackageSource::path("/srv/pkgs").expect("valid");
+    let git = PackageSource::git("https://example.org/pkgs").expect("valid");
+    assert_eq!(interval(path), Duration::ZERO);
+    assert_eq!(interval(git), Duration::from_secs(60));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_change_is_never_evaluated_again() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        pinned(config);
+        config.eval_interval = Duration::ZERO;
+    })
+    .await;
+    let built = build(&bench, "git").await;
+    for _ in 0..3 {
+        advance(INTERVAL * STALE_INTERVALS * 10).await;
+        let ready = ready(&bench, "git").await.expect("is warm");
+        assert_eq!(ready.image.oci, built.oci);
+        assert!(ready.refresh.is_none());
+    }
+    assert_eq!(bench.evaluations(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_blob_is_noticed_when_it_is_reported_or_after_a_while() {
+    for source in [moving, |config: &mut BuilderConfig| {
+        moving(config);
+        pinned(config);
+    }] {
+        let bench = Bench::with(source).await;
+        let image = build(&bench, "git").await;
+        let layer = image.layers[0].digest;
+        for reported in [true, false] {
+            let deleted = bench.storage.delete(&Key::Blob(layer)).await;
+            assert!(deleted.expect("deletes"));
+            assert!(ready(&bench, "git").await.is_some(), "seen lately");
+            if reported {
+                bench.builder.report_missing(&layer);
+            } else {
+                advance(RECHECK).await;
+            }
+            let answers = join_all((0..10).map(|_| ready(&bench, "git"))).await;
+            assert!(answers.iter().all(Option::is_none));
+            assert_eq!(build(&bench, "git").await.oci, image.oci);
+            assert!(bytes(&bench, &layer).await.is_some(), "mended");
+            assert!(ready(&bench, "git").await.is_some());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_dropped_from_the_cache_is_made_again() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        pinned(config);
+    })
+    .await;
+    let handle = bench.builder.request(request("git"));
+    handle.wait().await.expect("builds");
+    let key = Key::Manifest(handle.key().expect("known"));
+    assert!(bench.storage.delete(&key).await.expect("deletes"));
+    assert!(ready(&bench, "git").await.is_some(), "seen lately");
+    advance(RECHECK).await;
+    assert!(ready(&bench, "git").await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_images_are_warm_than_builds_are_remembered() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        config.history = 1;
+    })
+    .await;
+    for n in 0..5 {
+        build(&bench, &format!("tool{n}")).await;
+    }
+    for n in 0..5 {
+        assert!(ready(&bench, &format!("tool{n}")).await.is_some());
+    }
+}
