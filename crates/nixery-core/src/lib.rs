@@ -9,6 +9,7 @@
 //! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
 //! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
 //! | a graph | layers | a [`LayerStrategy`], such as [`Dominator`] |
+//! | a history of pulls | what a strategy would have moved | [`replay()`] |
 //! | store paths | a layer's tar, compressed | a [`Packer`], or [`pack_layer`] |
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
@@ -64,6 +65,7 @@ pub mod nar_hash;
 pub mod pack;
 pub mod plan;
 pub mod popularity;
+pub mod replay;
 pub mod source;
 pub mod store_path;
 pub mod tag;
@@ -83,6 +85,7 @@ pub use plan::{
     DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight,
 };
 pub use popularity::{Popularity, PopularityCounter, PopularityError};
+pub use replay::{Outcome, Workload, replay};
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{StorePath, StorePathError, StorePathRule};
 pub use tag::{Tag, TagError};

@@ -28,6 +28,7 @@ use crate::store_path::StorePath;
 mod closure;
 mod components;
 mod error;
+mod part;
 pub(crate) mod raw;
 #[cfg(test)]
 pub(crate) mod tests;

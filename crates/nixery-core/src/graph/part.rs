@@ -1,0 +1,81 @@
+//! Parts of a graph: what some of its paths need.
+
+use super::{PathInfo, ReferenceGraph};
+
+impl ReferenceGraph {
+    /// The closure of `roots` as a graph of its own, and for each of its paths the index in this graph, in
+    /// order. Indices that this graph does not have are passed over.
+    pub(crate) fn part(&self, roots: &[usize]) -> (Self, Vec<usize>) {
+        let mut reached = vec![false; self.len()];
+        let mut paths = Vec::new();
+        let mut todo: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
+        while let Some(path) = todo.pop() {
+            if !std::mem::replace(&mut reached[path], true) {
+                paths.push(path);
+                todo.extend(self.nodes[path].references.iter().map(|&r| r as usize));
+            }
+        }
+        paths.sort_unstable();
+        let mut place = vec![0u32; self.len()];
+        for (new, &old) in (0u32..).zip(&paths) {
+            place[old] = new;
+        }
+        let nodes = paths.iter().map(|&old| {
+            let node = &self.nodes[old];
+            PathInfo {
+                path: node.path.clone(),
+                nar_hash: node.nar_hash,
+                nar_size: node.nar_size,
+                // All that it reaches is here as well.
+                closure_size: node.closure_size,
+                references: node.references.iter().map(|&r| place[r as usize]).collect(),
+            }
+        });
+        let nodes = nodes.collect();
+        let mut roots: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        for root in &mut roots {
+            *root = place[*root] as usize;
+        }
+        (Self { nodes, roots }, paths)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::path;
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_part_is_what_parsing_it_alone_gives() {
+        let node = |name: &str, size: u64, references: &[&str]| {
+            let references: Vec<String> = references.iter().map(|name| path(name)).collect();
+            json!({ "path": path(name), "narSize": size, "references": references })
+        };
+        let (a, b, c, d) = (
+            node("app-1", 5, &["cycle-1"]),
+            node("base-1", 7, &[]),
+            node("cycle-1", 11, &["dcycle-1"]),
+            node("dcycle-1", 13, &["cycle-1", "base-1"]),
+        );
+        let parse = |roots: &[&str], nodes: &[&serde_json::Value]| {
+            let roots: Vec<String> = roots.iter().map(|name| path(name)).collect();
+            let json = json!({ "exportReferencesGraph": { "graph": roots }, "graph": nodes });
+            ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
+        };
+        let whole = parse(&[], &[&a, &b, &c, &d]);
+        let index = |name: &str| whole.index_of(&path(name).parse().unwrap()).unwrap();
+
+        let (part, places) = whole.part(&[index("cycle-1"), index("cycle-1"), usize::MAX]);
+        assert_eq!(part, parse(&["cycle-1"], &[&b, &c, &d]));
+        let back: Vec<_> = places.iter().map(|&old| &whole.nodes()[old].path).collect();
+        let own: Vec<_> = part.nodes().iter().map(|node| &node.path).collect();
+        assert_eq!(back, own);
+
+        let (everything, _) = whole.part(&[index("app-1"), index("base-1")]);
+        assert_eq!(everything, parse(&["app-1", "base-1"], &[&a, &b, &c, &d]));
+        assert!(whole.part(&[]).0.is_empty());
+    }
+}

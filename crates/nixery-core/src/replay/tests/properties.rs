@@ -1,0 +1,92 @@
+//! What holds for every workload.
+
+use proptest::prelude::*;
+
+use super::{path as store_path, *};
+use crate::plan::human_bytes;
+
+/// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
+#[derive(Debug)]
+struct BySize;
+
+impl LayerStrategy for BySize {
+    fn id(&self) -> String {
+        "by-size/1".to_owned()
+    }
+
+    fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
+        let mut layers: Vec<PlannedLayer> = Vec::new();
+        for remainder in 0..budget.get() as u64 {
+            let paths: Vec<usize> = (0..graph.len())
+                .filter(|&path| graph.nodes()[path].nar_size % budget.get() as u64 == remainder)
+                .collect();
+            if !paths.is_empty() {
+                layers.push(PlannedLayer {
+                    nar_size: 0,
+                    rating: 0,
+                    reason: human_bytes(remainder),
+                    paths,
+                });
+            }
+        }
+        LayerPlan { layers }
+    }
+}
+
+const PATHS: usize = 8;
+const WEEKS: usize = 3;
+const IMAGES: usize = 4;
+
+fn workloads() -> impl Strategy<Value = Workload> {
+    let path = (1u64..50, 1u64..50, prop::collection::vec(0..PATHS, 0..3));
+    let image = prop::collection::vec(0..PATHS, 0..3);
+    let names = || prop::collection::vec(0..IMAGES, 0..4);
+    let event = (0..WEEKS, 0u64..3, names(), names());
+    (
+        prop::collection::vec(path, PATHS),
+        prop::collection::vec(prop::collection::vec(image, IMAGES), WEEKS),
+        prop::collection::vec(event, 0..12),
+    )
+        .prop_map(|(paths, weeks, events)| {
+            let letters = ['a', 'b', 'c', 'd', 'f', 'g', 'h', 'i'];
+            let paths: Vec<_> = (letters.into_iter().zip(paths))
+                .map(|(letter, (nar, size, references))| {
+                    (store_path(letter, "p"), nar, size, references)
+                })
+                .collect();
+            workload(&json!({ "paths": paths, "weeks": weeks, "events": events }))
+        })
+}
+
+proptest! {
+    #[test]
+    fn every_grouping_is_between_the_bounds(workload in workloads(), layers in 1usize..6) {
+        let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
+        let most = replay(&workload, Bound::OneLayer.into()).unwrap();
+        let by_size = replay(&workload, (&BySize, budget(layers)).into()).unwrap();
+        let dominator = replay(&workload, (&Dominator::default(), budget(layers)).into()).unwrap();
+        prop_assert!(least.bytes <= by_size.bytes && by_size.bytes <= most.bytes);
+        // Two images of the same paths may have other roots, and then other layers: more than one layer moves.
+        prop_assert!(least.bytes <= dominator.bytes);
+        for outcome in [&least, &by_size, &dominator, &most] {
+            prop_assert_eq!(outcome.bytes_by_week.iter().sum::<u64>(), outcome.bytes);
+            prop_assert!(outcome.bytes <= outcome.chain_bytes);
+            prop_assert!(outcome.chain_bytes <= outcome.bytes_asked);
+            prop_assert!(outcome.layers_fetched <= outcome.layers_asked);
+            prop_assert!(outcome.stored_bytes <= outcome.bytes, "each is fetched at least once");
+            prop_assert!(least.stored_bytes <= outcome.stored_bytes);
+            prop_assert_eq!(outcome.images, least.images);
+            prop_assert_eq!(outcome.bytes_asked, least.bytes_asked);
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing(workload in workloads(), threads in 2usize..5) {
+        let strategy = Dominator::default();
+        let grouping = || (&strategy, budget(3)).into();
+        prop_assert_eq!(
+            replay_with(&workload, grouping(), 1).unwrap(),
+            replay_with(&workload, grouping(), threads).unwrap()
+        );
+    }
+}
