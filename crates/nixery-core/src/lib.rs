@@ -55,6 +55,7 @@
 //! ```
 
 pub mod arch;
+pub mod cluster_plan;
 pub mod compat;
 pub mod draw;
 pub mod graph;
@@ -71,6 +72,7 @@ pub mod store_path;
 pub mod tag;
 
 pub use arch::{Architecture, UnknownArchitecture};
+pub use cluster_plan::{ClusterPlan, ClusterPlanError, PlannedPackage, package_key};
 pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use graph::{GraphError, PathInfo, ReferenceGraph};
 pub use key::{ManifestKeyInputs, SourceIdentity, layer_key, manifest_key};

@@ -181,10 +181,7 @@ pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     if name.is_empty() || name.len() > MAX_NAME_LEN {
         return Err(StorePathRule::NameLength);
     }
-    if !name
-        .iter()
-        .all(|b| b.is_ascii_alphanumeric() || b"+-._?=".contains(b))
-    {
+    if !name.iter().all(is_name_byte) {
         return Err(StorePathRule::NameCharacter);
     }
     let dots = name.split(|&b| b == b'-').next().unwrap_or_default();
@@ -192,6 +189,16 @@ pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
         return Err(StorePathRule::NameDots);
     }
     Ok(())
+}
+
+/// Whether a name may have this byte.
+fn is_name_byte(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte)
+}
+
+/// Whether a text has the length and the characters of a store path's name.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME_LEN).contains(&text.len()) && text.as_bytes().iter().all(is_name_byte)
 }
 
 impl fmt::Display for StorePath {
