@@ -8,7 +8,7 @@
 //! | `shell/git/htop` | packages, architecture | [`ImageName`] |
 //! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
 //! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
-//! | a graph | layers | a [`LayerStrategy`], such as [`Dominator`] |
+//! | a graph | layers | a [`LayerStrategy`]: [`Size`], [`Clustered`] with a [`ClusterPlan`], [`Dominator`] |
 //! | a history of pulls | what a strategy would have moved | [`replay()`] |
 //! | store paths | a layer's tar, compressed | a [`Packer`], or [`pack_layer`] |
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
@@ -84,7 +84,8 @@ pub use pack::{
     RootEntryKind, RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
 };
 pub use plan::{
-    DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedLayer, Weight,
+    Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy,
+    PlannedLayer, Size, Weight,
 };
 pub use popularity::{Popularity, PopularityCounter, PopularityError};
 pub use replay::{Outcome, Workload, replay};

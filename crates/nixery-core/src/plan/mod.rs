@@ -23,12 +23,20 @@ use std::num::NonZeroUsize;
 
 use crate::graph::ReferenceGraph;
 
+mod closure_count;
+mod clustered;
 mod dominator;
 mod dominators;
-pub(crate) use reason::human_bytes;
 mod reason;
+mod size;
+mod stability;
+mod tails;
 #[cfg(test)]
 mod tests;
+
+pub use clustered::Clustered;
+pub(crate) use reason::human_bytes;
+pub use size::Size;
 
 pub use dominator::{BIG_CLOSURE, DEFAULT_THRESHOLD, Dominator, OLD_THRESHOLD, Weight};
 

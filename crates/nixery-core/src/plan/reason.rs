@@ -40,15 +40,131 @@ pub(super) fn of_merged<'a>(
     budget: usize,
 ) -> String {
     let count = heads.len();
-    let named: Vec<&str> = heads.take(NAMED).collect();
-    let more = match count.saturating_sub(NAMED) {
+    let (named, more) = named(heads);
+    format!("the {count} lowest-rated groups, to keep within {budget} layers: {named}{more}")
+}
+
+/// A path that is large enough for a layer of its own.
+pub(super) fn of_large(name: &str, size: u64) -> String {
+    format!(
+        "{name}, large enough to be alone with {}",
+        human_bytes(size)
+    )
+}
+
+/// Paths that need, themselves included, so many paths; without `to` at least `from`.
+pub(super) fn of_needs(count: usize, from: usize, to: Option<usize>) -> String {
+    let needs = match (from, to) {
+        (0, None) => return format!("{}, since the budget is one layer", paths(count)),
+        (0, Some(to)) => format!("at most {to} paths each"),
+        (from, None) => format!("{from} paths or more each"),
+        (from, Some(to)) => format!("{from} to {to} paths each"),
+    };
+    format!(
+        "{} too small to be alone or beyond the budget, needing {needs}",
+        paths(count)
+    )
+}
+
+/// Paths of a cluster, named in order; the shares are the least and most samples of one of them, of all.
+pub(super) fn of_cluster<'a>(
+    names: impl ExactSizeIterator<Item = &'a str>,
+    cluster: &str,
+    (least, most): (u32, u32),
+    all: u32,
+) -> String {
+    let count = names.len();
+    let (names, more) = named(names);
+    let least = share(least.into(), all.into());
+    let most = share(most.into(), all.into());
+    let shares = if least == most {
+        most
+    } else {
+        format!("{least} to {most}")
+    };
+    match count {
+        1 => format!("{names}, in {shares} of the plan's images"),
+        _ => {
+            format!("{names}{more}, one cluster of the plan ({cluster}), in {shares} of its images")
+        }
+    }
+}
+
+/// A large path that the plan does not know.
+pub(super) fn of_unknown(name: &str, size: u64) -> String {
+    format!(
+        "{name}, {}, which the plan does not know",
+        human_bytes(size)
+    )
+}
+
+/// Small paths that the plan does not know.
+pub(super) fn of_small_unknown(count: usize, below: u64) -> String {
+    format!(
+        "{} below {} which the plan does not know",
+        paths(count),
+        human_bytes(below)
+    )
+}
+
+/// Paths of clusters that were too many; shares are fractions of the plan's images.
+pub(super) fn of_reach(
+    count: usize,
+    budget: usize,
+    least: Option<(u64, u64)>,
+    most: Option<(u64, u64)>,
+) -> String {
+    let share = |(part, all)| share(part, all);
+    let reach = match (least.map(share), most.map(share)) {
+        (None, None) => String::new(),
+        (Some(least), None) => {
+            format!(", with packages that {least} or more of the plan's images have")
+        }
+        (None, Some(most)) => {
+            format!(", with packages that less than {most} of the plan's images have")
+        }
+        (Some(least), Some(most)) => {
+            format!(", with packages that {least} to {most} of the plan's images have")
+        }
+    };
+    format!(
+        "{} of the smallest layers, to keep within {budget} layers{reach}",
+        paths(count)
+    )
+}
+
+fn paths(count: usize) -> String {
+    match count {
+        1 => "1 path".to_owned(),
+        _ => format!("{count} paths"),
+    }
+}
+
+/// The first names, and how many more there are.
+fn named<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> (String, String) {
+    let more = match names.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!(
-        "the {count} lowest-rated groups, to keep within {budget} layers: {}{more}",
-        named.join(", ")
-    )
+    let named: Vec<&str> = names.take(NAMED).collect();
+    (named.join(", "), more)
+}
+
+/// A share in per cent with as many digits as tell something: `12 %`, `1.5 %`, `0.37 %`.
+fn share(part: u64, all: u64) -> String {
+    let hundredths = (u128::from(part) * 10_000 + u128::from(all) / 2) / u128::from(all.max(1));
+    let (whole, rest) = (hundredths / 100, hundredths % 100);
+    match (whole, rest) {
+        (0, 0) if part > 0 => "less than 0.01 %".to_owned(),
+        (_, 0) => format!("{whole} %"),
+        (0, _) => format!("0.{rest:02} %"),
+        (1..10, _) => format!(
+            "{}.{} %",
+            (hundredths + 5) / 100,
+            (hundredths + 5) / 10 % 10
+        ),
+        _ => format!("{} %", (hundredths + 50) / 100),
+    }
 }
 
 /// A number of bytes in decimal units, such as `167.3 MB`.
@@ -86,6 +202,20 @@ mod tests {
     #[case(u64::MAX, "18.4 EB")]
     fn sizes(#[case] bytes: u64, #[case] text: &str) {
         assert_eq!(human_bytes(bytes), text);
+    }
+
+    #[rstest]
+    #[case(0, 2000, "0 %")]
+    #[case(1, 2_000_000, "less than 0.01 %")]
+    #[case(15, 4096, "0.37 %")]
+    #[case(60, 4096, "1.5 %")]
+    #[case(300, 4096, "7.3 %")]
+    #[case(1999, 20_000, "10 %")]
+    #[case(1, 8, "13 %")]
+    #[case(1999, 2000, "100 %")]
+    #[case(1, 2, "50 %")]
+    fn shares(#[case] part: u64, #[case] all: u64, #[case] text: &str) {
+        assert_eq!(share(part, all), text);
     }
 
     #[test]

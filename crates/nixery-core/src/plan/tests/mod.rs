@@ -1,3 +1,4 @@
+mod learned;
 mod properties;
 
 use std::sync::Arc;

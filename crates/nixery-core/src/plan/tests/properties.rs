@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 /// A graph as package sets have them: private helpers near each path, a few popular ones for all.
-fn synthetic(paths: u64) -> (ReferenceGraph, String) {
+pub(super) fn synthetic(paths: u64) -> (ReferenceGraph, String) {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = move |below: u64| {
         state ^= state << 13;
