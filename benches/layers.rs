@@ -14,7 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use nixery_benches::{SIZES, baseline, package_set};
 use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
-    StorePath, to_dot,
+    ReferenceSink, StorePath, to_dot,
 };
 use ratios::Ratios;
 

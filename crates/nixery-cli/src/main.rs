@@ -6,10 +6,12 @@ mod errors;
 mod gc;
 mod layers;
 mod output;
+mod plan;
 mod popcount;
 mod progress;
 mod serve;
 mod signals;
+mod sources;
 mod verify;
 
 use std::process::ExitCode;
@@ -47,6 +49,7 @@ Examples:
   nixery build shell/git/htop --pkgs-path ./packages   a docker archive: shell-git-htop.tar
   nixery build git:nixos-26.05 --output oci:images     into an OCI layout
   nixery layers graph.json --budget 20                 which path goes into which layer, and why
+  nixery plan build all.json --out plan.nixery         which packages share a layer in every image
   nixery popcount all.json --out popularity.json       how many packages need which
   nixery verify --storage-path /var/lib/nixery         is the store sound?
   nixery gc --max-unused 30d --dry-run                 what a collection of garbage would drop
@@ -64,6 +67,7 @@ Each command has examples of its own: nixery build --help.
 enum Command {
     Build(build::BuildArgs),
     Layers(layers::LayersArgs),
+    Plan(plan::PlanArgs),
     Popcount(popcount::PopcountArgs),
     Verify(verify::VerifyArgs),
     Gc(gc::GcArgs),
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
             Command::Build(args) => build::run(args).await,
             // It reads and plans in one go, with nothing to clean up: a signal just ends it.
             Command::Layers(args) => layers::run(args).await,
+            Command::Plan(args) => plan::run(args).await,
             Command::Popcount(args) => popcount::run(args).await,
             Command::Verify(args) => signals::or_interrupted(verify::run(args)).await,
             // Whatever it has done when a signal comes is whole.

@@ -50,8 +50,14 @@ pub enum PopularityError {
     #[error("this is not the output of 'nix path-info --json'")]
     PathInfo(#[source] serde_json::Error),
     /// A path or reference is not one.
-    #[error("a reference cannot be counted")]
+    #[error("a reference cannot be used")]
     Path(#[from] crate::store_path::StorePathError),
+    /// The size of a path is missing or none.
+    #[error("the NAR size of {path} is missing or no whole number")]
+    Size {
+        /// The path.
+        path: StorePath,
+    },
     /// A narinfo file lacks a field.
     #[error("the narinfo {start:?} has no line '{field}:'")]
     NarInfo {
@@ -60,8 +66,8 @@ pub enum PopularityError {
         /// How the text begins.
         start: String,
     },
-    /// What should be the state of an earlier count is not.
-    #[error("this is not the state of a popularity count: start the count anew")]
+    /// What should be kept of an earlier run is something else.
+    #[error("this is not what an earlier run of this command kept: start anew")]
     State(#[source] serde_json::Error),
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerPlan, LayerStrategy, Popularity, PopularityCounter,
-    ReferenceGraph, StorePath, Weight, layer_rows, to_dot, to_table,
+    ReferenceGraph, ReferenceSink, StorePath, Weight, layer_rows, to_dot, to_table,
 };
 use nixery_manifest::Digest;
 use rstest::rstest;

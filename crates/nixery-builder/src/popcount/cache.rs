@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use nixery_core::{PopularityCounter, StorePath};
+use nixery_core::{ReferenceSink, StorePath};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 
@@ -141,23 +141,23 @@ impl BinaryCache {
         })
     }
 
-    /// Fetches and counts every wanted path that is not counted yet. What the cache does not have
+    /// Fetches every wanted path that `sink` does not have yet. What the cache does not have
     /// is passed over. `state` is saved every few seconds, and when the count ends, well or not.
     ///
-    /// May be dropped at any moment: `counter` then holds what was counted.
+    /// May be dropped at any moment: `sink` then holds what was counted.
     ///
     /// # Errors
     /// The first path that cannot be fetched, after several attempts, or not be read.
     pub async fn count(
         &self,
-        counter: &mut PopularityCounter,
+        sink: &mut impl ReferenceSink,
         wanted: &[WantedPath],
         mut state: Option<&mut StateFile>,
         mut progress: impl FnMut(&CountProgress),
     ) -> Result<CountProgress, PopcountError> {
         let todo: Vec<_> = wanted
             .iter()
-            .filter(|path| !counter.contains(&path.0))
+            .filter(|path| !sink.contains(&path.0))
             .collect();
         let mut at = CountProgress {
             wanted: wanted.len(),
@@ -177,7 +177,7 @@ impl BinaryCache {
                         location: url,
                         source,
                     };
-                    counter.add_narinfo(&text).map_err(malformed)
+                    sink.add_narinfo(&text).map_err(malformed)
                 }
                 None => {
                     at.missing += 1;
@@ -190,11 +190,11 @@ impl BinaryCache {
             }
             progress(&at);
             if let Some(state) = &mut state {
-                state.save_if_due(counter)?;
+                state.save_if_due(sink)?;
             }
         }
         if let Some(state) = state {
-            state.save(counter)?;
+            state.save(sink)?;
         }
         result.map(|()| at)
     }

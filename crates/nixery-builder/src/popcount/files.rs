@@ -1,4 +1,4 @@
-//! Counting from files: `.narinfo`, `nix path-info --json`, reference graphs.
+//! Reading files: `.narinfo`, `nix path-info --json`, reference graphs.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -6,12 +6,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use nixery_core::{PopularityCounter, ReferenceGraph};
+use nixery_core::{ReferenceGraph, ReferenceSink};
 use serde::de::IgnoredAny;
 
 use super::PopcountError;
 
-/// What was counted in a directory or file.
+/// What was read in a directory or file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FoundFiles {
     /// `.narinfo` files.
@@ -30,13 +30,13 @@ impl FoundFiles {
     }
 }
 
-/// Counts a file, told apart by its contents, or all `.narinfo` and `.json` files of a directory,
+/// Reads a file, told apart by its contents, or all `.narinfo` and `.json` files of a directory,
 /// in the order of their names; not of the directories in it. `progress` is called for each file.
 ///
 /// # Errors
-/// The first file that cannot be read or counted, by name; those before it are counted.
+/// The first file that cannot be used, by name; those before it are taken.
 pub fn add_path(
-    counter: &mut PopularityCounter,
+    sink: &mut impl ReferenceSink,
     path: &Path,
     mut progress: impl FnMut(&FoundFiles),
 ) -> Result<FoundFiles, PopcountError> {
@@ -46,7 +46,7 @@ pub fn add_path(
     };
     let mut found = FoundFiles::default();
     if !fs::metadata(path).map_err(read)?.is_dir() {
-        add_file(counter, path, &mut found)?;
+        add_file(sink, path, &mut found)?;
         progress(&found);
         return Ok(found);
     }
@@ -61,7 +61,7 @@ pub fn add_path(
     });
     files.sort();
     for file in &files {
-        add_file(counter, file, &mut found)?;
+        add_file(sink, file, &mut found)?;
         progress(&found);
     }
     if files.is_empty() {
@@ -73,7 +73,7 @@ pub fn add_path(
 }
 
 fn add_file(
-    counter: &mut PopularityCounter,
+    sink: &mut impl ReferenceSink,
     path: &Path,
     found: &mut FoundFiles,
 ) -> Result<(), PopcountError> {
@@ -88,11 +88,11 @@ fn add_file(
     match kind(path, &bytes) {
         Some(Kind::NarInfo) => {
             let text = String::from_utf8_lossy(&bytes);
-            counter.add_narinfo(&text).map_err(malformed)?;
+            sink.add_narinfo(&text).map_err(malformed)?;
             found.narinfos += 1;
         }
         Some(Kind::Json(JsonKind::PathInfo)) => {
-            counter.add_path_info(&bytes).map_err(malformed)?;
+            sink.add_path_info(&bytes).map_err(malformed)?;
             found.path_infos += 1;
         }
         Some(Kind::Json(JsonKind::Graph)) => {
@@ -100,7 +100,7 @@ fn add_file(
                 path: path.to_owned(),
                 source,
             })?;
-            counter.add_graph(&graph);
+            sink.add_graph(&graph);
             found.graphs += 1;
         }
         None => {
@@ -170,6 +170,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+    use nixery_core::PopularityCounter;
 
     const A: &str = "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-a-1";
     const B: &str = "/nix/store/4n58xw4373jp0ljirf06d8077j15pc4j-b-1";
@@ -229,9 +230,9 @@ mod tests {
     #[rstest]
     #[case("text", "hello", "is neither")]
     #[case("empty", "", "is neither")]
-    #[case("x.narinfo", "hello", "cannot be counted")]
-    #[case("x.json", "[1", "cannot be counted")]
-    #[case("x.json", r#"{"graph": 7}"#, "cannot be counted")]
+    #[case("x.narinfo", "hello", "cannot be used")]
+    #[case("x.json", "[1", "cannot be used")]
+    #[case("x.json", r#"{"graph": 7}"#, "cannot be used")]
     #[case::popularity("x.json", r#"{"glibc-2.36": 7}"#, "is neither")]
     fn wrong_files_are_named(#[case] name: &str, #[case] contents: &str, #[case] problem: &str) {
         let directory = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
-//! Counting popularity: from files that describe store paths, or from a binary cache over HTTP.
+//! Reading about many store paths: from files that describe them, or from a binary cache over HTTP.
 //!
-//! The counting itself is [`PopularityCounter`]'s; here is where its input comes from, and how a
-//! count that takes an hour is interrupted and goes on.
+//! What is made of it is a [`ReferenceSink`]'s: a [`PopularityCounter`] counts, a [`PathCollection`]
+//! gathers what a cluster plan is built from. Here is where their input comes from, and how what takes
+//! an hour is interrupted and goes on.
 
 mod cache;
 mod files;
@@ -17,9 +18,9 @@ pub use files::{FoundFiles, JsonKind, add_path};
 pub use state::StateFile;
 
 #[cfg(doc)]
-use nixery_core::PopularityCounter;
+use nixery_core::{PopularityCounter, ReferenceSink, cluster_plan::build::PathCollection};
 
-/// Why popularity could not be counted.
+/// Why what was to be read cannot be.
 #[derive(Debug, thiserror::Error)]
 pub enum PopcountError {
     /// A file or directory cannot be read.
@@ -41,7 +42,7 @@ pub enum PopcountError {
         source: io::Error,
     },
     /// The state file is something else.
-    #[error("{} is not a state that an earlier count left: delete it to start anew", path.display())]
+    #[error("{} is not a state that an earlier run left: delete it to start anew", path.display())]
     State {
         /// Which file.
         path: PathBuf,
@@ -49,7 +50,7 @@ pub enum PopcountError {
         #[source]
         source: PopularityError,
     },
-    /// A file is of no kind that can be counted.
+    /// A file is of no kind that can be read.
     #[error(
         "{} is neither a .narinfo file, nor what nix path-info --json prints, nor a reference graph",
         path.display()
@@ -58,14 +59,14 @@ pub enum PopcountError {
         /// Which file.
         path: PathBuf,
     },
-    /// A directory without a file to count.
+    /// A directory without such a file.
     #[error("{} holds no .narinfo or .json file", path.display())]
     NothingFound {
         /// Which directory.
         path: PathBuf,
     },
     /// A file or answer looks like path information and is none.
-    #[error("{location} cannot be counted")]
+    #[error("{location} cannot be used")]
     Malformed {
         /// File or URL.
         location: String,
@@ -74,7 +75,7 @@ pub enum PopcountError {
         source: PopularityError,
     },
     /// A file looks like a reference graph and is none.
-    #[error("{} cannot be counted", path.display())]
+    #[error("{} cannot be used", path.display())]
     Graph {
         /// Which file.
         path: PathBuf,

@@ -1,18 +1,18 @@
-//! Interrupting a count and going on with it.
+//! Interrupting and going on.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nixery_core::PopularityCounter;
+use nixery_core::ReferenceSink;
 
 use super::PopcountError;
 
 /// How much work an interruption may cost.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 
-/// A file that holds a count in progress. Replaced whole, so an interruption never spoils it.
+/// A file that holds what was gathered so far. Replaced whole, so an interruption never spoils it.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -28,21 +28,17 @@ impl StateFile {
         }
     }
 
-    /// The count so far; an empty one where there is no file.
+    /// What was gathered so far; nothing where there is no file.
     ///
     /// # Errors
     /// The file cannot be read or is something else.
-    pub fn load(&self) -> Result<PopularityCounter, PopcountError> {
+    pub fn load<S: ReferenceSink>(&self) -> Result<S, PopcountError> {
         match fs::read(&self.path) {
-            Ok(bytes) => {
-                PopularityCounter::from_state(&bytes).map_err(|source| PopcountError::State {
-                    path: self.path.clone(),
-                    source,
-                })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Ok(PopularityCounter::default())
-            }
+            Ok(bytes) => S::from_state(&bytes).map_err(|source| PopcountError::State {
+                path: self.path.clone(),
+                source,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(S::default()),
             Err(source) => Err(PopcountError::Read {
                 path: self.path.clone(),
                 source,
@@ -50,20 +46,20 @@ impl StateFile {
         }
     }
 
-    /// Writes the count.
+    /// Writes what was gathered.
     ///
     /// # Errors
     /// The file cannot be written; an older state is still there.
-    pub fn save(&mut self, counter: &PopularityCounter) -> Result<(), PopcountError> {
+    pub fn save(&mut self, sink: &impl ReferenceSink) -> Result<(), PopcountError> {
         let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
         let write = || {
             let mut file = tempfile::Builder::new()
-                .prefix(".popcount-")
+                .prefix(".nixery-")
                 .tempfile_in(parent)?;
-            file.write_all(&counter.to_state())?;
+            file.write_all(&sink.to_state())?;
             file.as_file().sync_all()?;
             file.persist(&self.path).map_err(|error| error.error)
         };
@@ -79,9 +75,9 @@ impl StateFile {
     ///
     /// # Errors
     /// The same.
-    pub fn save_if_due(&mut self, counter: &PopularityCounter) -> Result<(), PopcountError> {
+    pub fn save_if_due(&mut self, sink: &impl ReferenceSink) -> Result<(), PopcountError> {
         if self.saved.elapsed() >= SAVE_EVERY {
-            self.save(counter)?;
+            self.save(sink)?;
         }
         Ok(())
     }
@@ -90,13 +86,14 @@ impl StateFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nixery_core::PopularityCounter;
 
     #[test]
     fn a_count_goes_on_where_it_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let mut state = StateFile::new(&path);
-        let mut counter = state.load().expect("no file is an empty count");
+        let mut counter: PopularityCounter = state.load().expect("no file is an empty count");
         counter
             .add_narinfo(
                 "StorePath: /nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12\n\
@@ -106,12 +103,12 @@ mod tests {
         state.save_if_due(&counter).expect("not due");
         assert!(!path.exists());
         state.save(&counter).expect("save");
-        let again = StateFile::new(&path).load().expect("load");
+        let again: PopularityCounter = StateFile::new(&path).load().expect("load");
         assert_eq!(again.to_state(), counter.to_state());
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
 
         fs::write(&path, "[]").unwrap();
-        let error = state.load().expect_err("not a state");
+        let error = state.load::<PopularityCounter>().expect_err("not a state");
         assert!(
             error.to_string().contains("delete it to start anew"),
             "{error}"

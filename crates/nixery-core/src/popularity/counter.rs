@@ -5,9 +5,8 @@ use std::collections::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{PopularityError, sorted_json};
-use crate::graph::ReferenceGraph;
-use crate::graph::raw::{RawPathInfo, Text};
-use crate::store_path::{HASH_LEN, StorePath, StorePathError, check_base_name};
+use crate::reference_sink::{PathReferences, ReferenceSink};
+use crate::store_path::{HASH_LEN, StorePath};
 
 /// Counts how many paths refer to each name, from any mixture of sources.
 ///
@@ -15,7 +14,7 @@ use crate::store_path::{HASH_LEN, StorePath, StorePathError, check_base_name};
 /// (The original's `popcount` counts these too, then drops counts of one to be rid of them.)
 ///
 /// ```
-/// use nixery_core::PopularityCounter;
+/// use nixery_core::{PopularityCounter, ReferenceSink};
 /// let mut counter = PopularityCounter::default();
 /// for hash in ["3n58xw4373jp0ljirf06d8077j15pc4j", "4n58xw4373jp0ljirf06d8077j15pc4j"] {
 ///     let narinfo = format!(
@@ -33,7 +32,7 @@ pub struct PopularityCounter {
     seen: HashSet<Box<str>>,
 }
 
-/// What [`PopularityCounter::to_state`] writes.
+/// What is kept of a count that goes on later.
 #[derive(Serialize, Deserialize)]
 struct State {
     /// Hashes of the paths counted, sorted.
@@ -41,78 +40,16 @@ struct State {
     counts: std::collections::BTreeMap<String, u64>,
 }
 
-impl PopularityCounter {
-    /// Counts the references of every path of the graph.
-    pub fn add_graph(&mut self, graph: &ReferenceGraph) {
-        for node in graph.nodes() {
-            let references = node
-                .references
-                .iter()
-                .map(|&r| graph.nodes()[r as usize].path.base_name());
-            self.count(node.path.base_name(), references);
-        }
-    }
+impl ReferenceSink for PopularityCounter {
+    const NEEDS_SIZE: bool = false;
 
-    /// Counts what `nix path-info --json` prints (any version, with or without `--recursive`); references
-    /// need no entry of their own, paths that are not valid are passed over.
-    ///
-    /// # Errors
-    /// Where it is not that, or a path is not one; then nothing is counted.
-    pub fn add_path_info(&mut self, json: &[u8]) -> Result<(), PopularityError> {
-        let raw: RawPathInfo<'_> =
-            serde_json::from_slice(json).map_err(PopularityError::PathInfo)?;
-        let mut checked = Vec::with_capacity(raw.0.len());
-        for node in raw.0.iter().filter(|node| node.valid) {
-            let path = StorePath::parse(node.path.as_ref().map_or("", Text::as_str))?;
-            let references: Vec<StorePath> = node
-                .references
-                .iter()
-                .map(|r| StorePath::parse(r.as_str()))
-                .collect::<Result<_, _>>()?;
-            checked.push((path, references));
-        }
-        for (path, references) in &checked {
-            self.count(
-                path.base_name(),
-                references.iter().map(StorePath::base_name),
-            );
-        }
-        Ok(())
-    }
-
-    /// Counts one narinfo file (Nix's binary cache format): its `StorePath` and `References` lines.
-    ///
-    /// # Errors
-    /// Where one of the lines is missing or does not hold paths; then nothing is counted.
-    pub fn add_narinfo(&mut self, text: &str) -> Result<(), PopularityError> {
-        let field = |name: &'static str| {
-            let value = text
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            let missing = || PopularityError::NarInfo {
-                field: name,
-                start: text.chars().take(80).collect(),
-            };
-            value.map(str::trim).ok_or_else(missing)
-        };
-        let path = StorePath::parse(field("StorePath")?)?;
-        let references: Vec<&str> = field("References")?.split_whitespace().collect();
-        for &reference in &references {
-            check_base_name(reference).map_err(|rule| StorePathError {
-                path: reference.chars().take(300).collect(),
-                rule,
-            })?;
-        }
-        self.count(path.base_name(), references.into_iter());
-        Ok(())
-    }
-
-    /// Counts one path's references, all given by valid base name.
-    fn count<'a>(&mut self, own: &str, references: impl Iterator<Item = &'a str>) {
+    fn add_references(&mut self, path: &PathReferences<'_>) {
+        let own = path.base_name;
         if !self.seen.insert(own[..HASH_LEN].into()) {
             return;
         }
-        let mut references: Vec<&str> = references.filter(|&reference| reference != own).collect();
+        let mut references = path.references.clone();
+        references.retain(|&reference| reference != own);
         references.sort_unstable();
         references.dedup();
         for reference in references {
@@ -126,24 +63,15 @@ impl PopularityCounter {
         }
     }
 
-    /// Number of paths whose references are counted.
-    pub fn paths(&self) -> usize {
-        self.seen.len()
-    }
-
-    /// Whether the references of this path are counted.
-    pub fn contains(&self, path: &StorePath) -> bool {
+    fn contains(&self, path: &StorePath) -> bool {
         self.seen.contains(path.hash_part())
     }
 
-    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](super::Popularity::from_json)
-    /// reads it. Counts of one are left out: that is what unknown names count.
-    pub fn to_json(&self) -> Vec<u8> {
-        sorted_json(&self.counts, 2)
+    fn paths(&self) -> usize {
+        self.seen.len()
     }
 
-    /// All that is needed to go on counting later, in one fixed byte sequence.
-    pub fn to_state(&self) -> Vec<u8> {
+    fn to_state(&self) -> Vec<u8> {
         let mut seen: Vec<Box<str>> = self.seen.iter().cloned().collect();
         seen.sort_unstable();
         let counts = self
@@ -154,11 +82,7 @@ impl PopularityCounter {
         serde_json::to_vec(&State { seen, counts }).expect("texts and integers serialise to JSON")
     }
 
-    /// Goes on from what [`Self::to_state`] gave.
-    ///
-    /// # Errors
-    /// [`PopularityError::State`] where it is something else.
-    pub fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
+    fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
         let state: State = serde_json::from_slice(state).map_err(PopularityError::State)?;
         Ok(Self {
             counts: state.counts.into_iter().collect(),
@@ -167,9 +91,18 @@ impl PopularityCounter {
     }
 }
 
+impl PopularityCounter {
+    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](super::Popularity::from_json)
+    /// reads it. Counts of one are left out: that is what unknown names count.
+    pub fn to_json(&self) -> Vec<u8> {
+        sorted_json(&self.counts, 2)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::ReferenceGraph;
     use rstest::rstest;
 
     fn base(letter: char, name: &str) -> String {
@@ -295,10 +228,10 @@ mod tests {
         "StorePath: /nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a\n",
         "no line 'References:'"
     )]
-    #[case::bad_path("StorePath: a\nReferences: \n", "cannot be counted")]
+    #[case::bad_path("StorePath: a\nReferences: \n", "cannot be used")]
     #[case::bad_reference(
         "StorePath: /nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a\nReferences: b\n",
-        "cannot be counted"
+        "cannot be used"
     )]
     #[case::html("<html>", "no line")]
     fn narinfo_refused(#[case] text: &str, #[case] message: &str) {

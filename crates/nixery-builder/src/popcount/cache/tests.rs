@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use nixery_core::PopularityCounter;
 use rstest::rstest;
 
 use super::*;
@@ -142,7 +143,7 @@ async fn failures_are_tried_again() {
 #[rstest]
 #[case::gives_up(|_: &str, _| status("500 Internal Server Error"), "answers 500 (2 attempts)", 2)]
 #[case::refused(|_: &str, _| status("401 Unauthorized"), "answers 401 (1 attempts)", 1)]
-#[case::no_narinfo(|_: &str, _| "HTTP/1.1 200 OK\r\n\r\n<html>".to_owned(), "cannot be counted", 1)]
+#[case::no_narinfo(|_: &str, _| "HTTP/1.1 200 OK\r\n\r\n<html>".to_owned(), "cannot be used", 1)]
 #[case::too_long(|_: &str, _| format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2 << 20)), "over 1 MiB", 1)]
 #[tokio::test]
 async fn what_cannot_be_fetched_is_named(
@@ -174,7 +175,7 @@ async fn a_count_that_failed_goes_on_from_its_state() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
     let mut state = StateFile::new(&path);
-    let mut counter = state.load().unwrap();
+    let mut counter: PopularityCounter = state.load().unwrap();
     let wanted = wanted(40);
     let first = cache(&server, 1)
         .count(&mut counter, &wanted, Some(&mut state), |_| ())
@@ -182,7 +183,7 @@ async fn a_count_that_failed_goes_on_from_its_state() {
     assert!(first.is_err());
 
     let mut state = StateFile::new(&path);
-    let mut counter = state.load().unwrap();
+    let mut counter: PopularityCounter = state.load().unwrap();
     let (kept, left): (Vec<_>, Vec<_>) = wanted.iter().partition(|path| counter.contains(&path.0));
     assert!(kept.len() >= 20, "only {} were kept", kept.len());
     let done = cache(&server, 1)

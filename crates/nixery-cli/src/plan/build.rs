@@ -1,0 +1,191 @@
+//! `nixery plan build`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use nixery_core::ReferenceSink;
+use nixery_core::cluster_plan::ClusterPlan;
+use nixery_core::cluster_plan::build::{
+    DEFAULT_SAMPLES, DEFAULT_SEED, MAX_SAMPLES, PathCollection, PlanSample, Progress, Stage, build,
+};
+
+use super::attributes::AttributeArgs;
+use super::show;
+use crate::errors::Usage;
+use crate::output;
+use crate::progress::{Reporter, Unit};
+use crate::sources::PathSourceArgs;
+
+/// Make a cluster plan from a package set.
+///
+/// A source is a directory of .narinfo or .json files, one such file (a narinfo, what
+/// `nix path-info --json` prints, or a reference graph, told apart by its contents), or the
+/// http:// or https:// address of a binary cache; --attrs builds packages and adds their closures.
+/// From all that is found, samples of what images hold are drawn: one package each, with all that
+/// it needs. Of a reference graph and of --attrs the roots are packages, of other sources every path.
+///
+/// The same sources, --samples, --seed and --revision give the same file, byte for byte.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  nix path-info --json --all > all.json; nixery plan build all.json --out plan.nixery
+  nixery plan build --attrs git,htop,python3 --pkgs-path ./packages --out plan.nixery
+  nixery plan build ./narinfos --revision nixos-26.05.1234 --out plan.nixery
+  xz -d < store-paths.xz > paths
+  nixery plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
+
+With --state, a run that is interrupted or fails while it reads goes on where it stopped: run it
+again. Change the plan of a registry when the package set is rebuilt as a whole (a new glibc): then
+it is free, while otherwise clients fetch 2 to 3 % more once.")]
+pub(crate) struct PlanBuildArgs {
+    #[command(flatten)]
+    sources: PathSourceArgs,
+
+    /// Samples that are drawn already, with their packages, as JSON; instead of sources
+    #[arg(long, value_name = "FILE")]
+    sample: Option<PathBuf>,
+
+    /// Where to write the plan
+    #[arg(long, short, value_name = "FILE")]
+    out: PathBuf,
+
+    /// What the plan is made from, in a few words: a channel's release, a commit
+    #[arg(long, value_name = "TEXT")]
+    revision: Option<String>,
+
+    /// Samples to draw; a set with fewer packages gives one for each of them
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_SAMPLES,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SAMPLES)))]
+    samples: u16,
+
+    /// Where the draw starts
+    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_SEED)]
+    seed: u64,
+
+    /// Print what came out as JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    attributes: AttributeArgs,
+}
+
+pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
+    let others = !args.sources.sources.is_empty() || args.attributes.given();
+    if args.sample.is_some() && others {
+        let message = "--sample stands alone: the other sources would not be used";
+        return Err(Usage(message.into()).into());
+    }
+    if args.sample.is_none() && !others {
+        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs or --sample";
+        return Err(Usage(message.into()).into());
+    }
+    let mut reporter = Reporter::new(args.quiet);
+    let sample = match &args.sample {
+        Some(path) => read_sample(path)?,
+        None => gather(&args, &mut reporter).await?,
+    };
+    let revision = match args.revision {
+        Some(revision) => revision,
+        None => revision(
+            args.sample.as_deref(),
+            &args.sources.sources,
+            &args.attributes,
+        ),
+    };
+    // A minute of work that nobody else waits for; but a signal must still get through.
+    let (told, mut heard) = tokio::sync::watch::channel(None);
+    let work = tokio::task::spawn_blocking(move || {
+        build(&sample, revision, &mut |at| {
+            told.send_replace(Some(at));
+        })
+    });
+    let show = async {
+        while heard.changed().await.is_ok() {
+            let at = *heard.borrow_and_update();
+            if let Some(at) = at {
+                report(&mut reporter, at);
+            }
+        }
+        work.await
+    };
+    let plan = tokio::select! {
+        built = show => built.context("the making of the plan broke off")?.context("no plan can be made")?,
+        () = crate::signals::interrupted() => return Err(crate::errors::Interrupted.into()),
+    };
+    reporter.finish();
+    write(&plan, &args.out)?;
+    show::print(&plan, &args.out, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_sample(path: &Path) -> Result<PlanSample> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    PlanSample::from_json(&bytes).with_context(|| format!("{} cannot be used", path.display()))
+}
+
+/// Everything that the sources describe, and the samples drawn from it.
+async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSample> {
+    let mut paths: PathCollection = args.sources.read("read", reporter).await?;
+    if args.attributes.given() {
+        let graph = crate::signals::or_interrupted(args.attributes.graph(reporter)).await?;
+        paths.add_graph(&graph);
+    }
+    let (packages, dangling) = (paths.packages(), paths.dangling());
+    if packages == 0 {
+        bail!("the sources describe no package");
+    }
+    if dangling > 0 {
+        reporter.line(&format!(
+            "warning: {dangling} references lead to paths that no source describes; the plan is made without them"
+        ));
+    }
+    let sample = paths.to_sample(args.samples, args.seed);
+    let samples = sample.samples.len();
+    reporter.line(&format!("{samples} samples of {packages} packages"));
+    Ok(sample)
+}
+
+/// What the plan is made from, where nobody says it.
+fn revision(sample: Option<&Path>, sources: &[String], attributes: &AttributeArgs) -> String {
+    // Without folders: the plan must not depend on where it was made.
+    let name = |source: &str| match source.trim_end_matches('/').rsplit_once('/') {
+        Some((_, name)) if !source.contains("://") => name.to_owned(),
+        _ => source.to_owned(),
+    };
+    let sample = sample.map(|path| name(&path.to_string_lossy()));
+    let sources = sources.iter().map(|source| name(source));
+    let all: Vec<String> = sample
+        .into_iter()
+        .chain(sources)
+        .chain(attributes.described())
+        .collect();
+    let mut text = all.join(", ");
+    if text.len() > 200 {
+        text = format!("{} sources", all.len());
+    }
+    text.retain(|c| !c.is_control());
+    text
+}
+
+fn report(reporter: &mut Reporter, at: Progress) {
+    let prefix = match at.stage {
+        Stage::Samples => "samples",
+        Stage::Closures => "closures",
+        Stage::Neighbours => "neighbours",
+        Stage::Pairs => "pairs",
+        Stage::Merging => "merging",
+    };
+    reporter.at(Unit::Items, prefix, at.done as u64, at.total as u64, "");
+}
+
+/// Writes the plan, whole or not at all.
+fn write(plan: &ClusterPlan, out: &Path) -> Result<()> {
+    output::write(Some(out), &plan.to_bytes())
+}

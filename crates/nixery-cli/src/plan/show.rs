@@ -1,0 +1,155 @@
+//! `nixery plan show`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use nixery_core::StorePath;
+use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
+use serde::Serialize;
+
+use crate::output;
+
+/// Show what a cluster plan is made from, how large it is, or where a package is in it.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  nixery plan show plan.nixery
+  nixery plan show plan.nixery --name glibc-2.42-bin
+  nixery plan show plan.nixery --json --name glibc | jq -r '.members[].name'")]
+pub(crate) struct PlanShowArgs {
+    /// The plan, as `nixery plan build` writes it
+    #[arg(value_name = "FILE")]
+    plan: PathBuf,
+
+    /// Show the cluster of a package: its name with or without version, or a store path
+    #[arg(long, value_name = "PACKAGE")]
+    name: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A plan in short.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    revision: String,
+    names: usize,
+    clusters: usize,
+    /// Clusters of several names.
+    shared: usize,
+    samples: u32,
+    digest: String,
+    /// Bytes of the file.
+    size: u64,
+}
+
+/// A cluster with its members.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cluster {
+    name: String,
+    cluster: String,
+    samples: u32,
+    members: Vec<Member>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Member {
+    name: String,
+    /// Samples whose closure holds it.
+    samples: u32,
+}
+
+pub(crate) fn run(args: &PlanShowArgs) -> Result<ExitCode> {
+    let shown = args.plan.display();
+    let bytes = std::fs::read(&args.plan).with_context(|| format!("cannot read {shown}"))?;
+    let plan =
+        ClusterPlan::from_bytes(&bytes).with_context(|| format!("{shown} cannot be used"))?;
+    let Some(name) = &args.name else {
+        print(&plan, &args.plan, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let cluster = cluster(&plan, name)?;
+    if args.json {
+        output::json(&cluster)?;
+    } else {
+        output::text(&table(&cluster, plan.samples()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a plan that lies in `file` in short.
+pub(super) fn print(plan: &ClusterPlan, file: &Path, json: bool) -> Result<()> {
+    // A pipe or a device has no size to tell.
+    let size = std::fs::metadata(file).map_or(0, |file| file.len());
+    let mut sizes = std::collections::BTreeMap::<String, usize>::new();
+    for package in plan.iter() {
+        *sizes.entry(package.cluster).or_default() += 1;
+    }
+    let summary = Summary {
+        revision: plan.revision().to_owned(),
+        names: plan.len(),
+        clusters: plan.clusters(),
+        shared: sizes.values().filter(|&&size| size > 1).count(),
+        samples: plan.samples(),
+        digest: plan.digest().to_string(),
+        size,
+    };
+    if json {
+        return output::json(&summary);
+    }
+    output::text(&format!(
+        "{}\n  made from  {}\n  names      {}, in {} clusters, of which {} hold several\n  samples    {}\n  digest     {}\n  size       {} bytes",
+        file.display(),
+        summary.revision,
+        summary.names,
+        summary.clusters,
+        summary.shared,
+        summary.samples,
+        summary.digest,
+        summary.size,
+    ))
+}
+
+/// The cluster of a package, however it is named.
+fn cluster(plan: &ClusterPlan, name: &str) -> Result<Cluster> {
+    let path = StorePath::parse(name).ok();
+    let base = path.as_ref().map_or(name, StorePath::name);
+    let key = match plan.get(base) {
+        Some(_) => base.to_owned(),
+        None => package_key(base).into_owned(),
+    };
+    let Some((id, samples)) = plan.get(&key) else {
+        bail!("the plan has no package {key}: in images it is treated as unknown");
+    };
+    let least = plan.cluster_name(id).to_owned();
+    let members = plan.iter().filter(|package| package.cluster == least);
+    let members = members.map(|PlannedPackage { name, samples, .. }| Member { name, samples });
+    Ok(Cluster {
+        name: key,
+        members: members.collect(),
+        cluster: least,
+        samples,
+    })
+}
+
+fn table(cluster: &Cluster, samples: u32) -> String {
+    let head = match cluster.members.len() {
+        1 => format!("{} is alone", cluster.name),
+        count => format!("{} shares a layer with {} others", cluster.name, count - 1),
+    };
+    let width = cluster.members.iter().map(|member| member.name.len()).max();
+    let width = width.unwrap_or_default();
+    let rows = cluster.members.iter().map(|member| {
+        let share = f64::from(member.samples) * 100.0 / f64::from(samples.max(1));
+        format!("  {:<width$}  in {share:.1} % of the samples", member.name)
+    });
+    std::iter::once(head)
+        .chain(rows)
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -1,0 +1,248 @@
+//! `nixery plan`: made from samples, files and a cache; read; refused.
+
+mod common;
+
+use common::Place;
+use rstest::rstest;
+use serde_json::Value;
+
+fn hash(i: usize) -> String {
+    format!("{i:032}")
+}
+
+/// Package i of a set: 0 is glibc, which all need, 1 a library of 2 and 3; the rest stand alone.
+fn narinfo(i: usize) -> String {
+    let name = match i {
+        0 => "glibc-2.42".to_owned(),
+        1 => "libedit-3.1".to_owned(),
+        i => format!("tool{i}-1.{i}"),
+    };
+    let references = match i {
+        0 => String::new(),
+        2 | 3 => format!("{}-libedit-3.1 {}-glibc-2.42", hash(1), hash(0)),
+        _ => format!("{}-glibc-2.42", hash(0)),
+    };
+    let size = if i == 0 { 30_000_000 } else { 100_000 + i };
+    format!(
+        "StorePath: /nix/store/{}-{name}\nNarSize: {size}\nReferences: {references}\n",
+        hash(i)
+    )
+}
+
+fn set() -> Place {
+    let place = Place::new();
+    std::fs::create_dir(place.path("set")).expect("a directory");
+    for i in 0..20 {
+        place.write(&format!("set/{i}.narinfo"), narinfo(i));
+    }
+    place
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+const SAMPLE: &str = r#"{
+    "packages": [["editor", 9000000, [1, 2]], ["libtext", 30000, [2]], ["libc", 8000000, []]],
+    "samples": [[0], [0], [2], [2]]
+}"#;
+
+#[test]
+fn a_sample_becomes_a_plan_that_can_be_read() {
+    let place = Place::new();
+    place.write("sample.json", SAMPLE);
+    let build = [
+        "plan",
+        "build",
+        "--sample",
+        "sample.json",
+        "--out",
+        "p.nixery",
+    ];
+    let said = place.run(&build).ok();
+    assert!(said.contains("3, in 2 clusters"), "{said}");
+    let shown = place.run(&["plan", "show", "p.nixery"]).ok();
+    assert_eq!(shown, said);
+    assert!(shown.contains("made from  sample.json"), "{shown}");
+
+    let summary = json(&place.run(&["plan", "show", "p.nixery", "--json"]).ok());
+    assert_eq!(summary["names"], 3);
+    assert_eq!(summary["clusters"], 2);
+    assert_eq!(summary["samples"], 4);
+    assert_eq!(
+        summary["size"],
+        std::fs::metadata(place.path("p.nixery")).expect("it").len()
+    );
+    assert!(
+        summary["digest"]
+            .as_str()
+            .is_some_and(|d| d.starts_with("sha256:"))
+    );
+
+    let of = |name: &str| {
+        let flags = ["plan", "show", "p.nixery", "--json", "--name", name];
+        json(&place.run(&flags).ok())
+    };
+    assert_eq!(of("libtext")["cluster"], "editor");
+    assert_eq!(
+        of("libtext-1.0")["members"].as_array().map(Vec::len),
+        Some(2)
+    );
+    let path = format!("/nix/store/{}-libc-2.42", hash(1));
+    assert_eq!(of(&path)["members"][0]["samples"], 4);
+    let flags = ["plan", "show", "p.nixery", "--name", "editor"];
+    let table = place.run(&flags).ok();
+    assert!(table.contains("shares a layer with 1 others"), "{table}");
+    let flags = ["plan", "show", "p.nixery", "--name", "emacs-30"];
+    place.run(&flags).failed(1, "no package emacs");
+}
+
+#[test]
+fn the_same_set_gives_the_same_bytes_whatever_describes_it() {
+    let place = set();
+    let entries: Vec<String> = (0..20).rev().map(entry).collect();
+    place.write("all.json", format!("[{}]", entries.join(",")));
+    for (source, out) in [("set", "a"), ("set", "b"), ("all.json", "c")] {
+        let flags = [
+            "plan",
+            "build",
+            source,
+            "--out",
+            out,
+            "--revision",
+            "r",
+            "--samples",
+            "9",
+        ];
+        place.run(&flags).ok();
+    }
+    let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
+    assert_eq!(bytes("a"), bytes("b"));
+    assert_eq!(bytes("a"), bytes("c"));
+    let flags = [
+        "plan",
+        "build",
+        "set",
+        "--out",
+        "d",
+        "--revision",
+        "r",
+        "--samples",
+        "9",
+        "--seed",
+        "7",
+    ];
+    place.run(&flags).ok();
+    assert_ne!(bytes("a"), bytes("d"));
+}
+
+/// The same as [`narinfo`], as path-info has it.
+fn entry(i: usize) -> String {
+    let text = narinfo(i);
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("a field").trim().to_owned()
+    };
+    let references: Vec<String> = field("References:")
+        .split_whitespace()
+        .map(|reference| format!("\"/nix/store/{reference}\""))
+        .collect();
+    format!(
+        r#"{{"path":"{}","narSize":{},"references":[{}]}}"#,
+        field("StorePath:"),
+        field("NarSize:"),
+        references.join(",")
+    )
+}
+
+#[test]
+fn what_is_read_is_kept_and_gone_on_with() {
+    let place = set();
+    place.write("19.narinfo", narinfo(19));
+    std::fs::remove_file(place.path("set/19.narinfo")).expect("a file");
+    let build = |sources: &[&str], out: &str| {
+        let flags = ["--state", "state", "--revision", "r", "--out", out];
+        place.run(&[&["plan", "build"], sources, &flags].concat())
+    };
+    build(&["set"], "part").ok();
+    let run = build(&["19.narinfo"], "resumed");
+    assert!(
+        run.stderr.contains("going on from 19 read paths"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stderr.contains("20 samples of 20 packages"),
+        "{}",
+        run.stderr
+    );
+    run.ok();
+    let flags = [
+        "plan",
+        "build",
+        "set",
+        "19.narinfo",
+        "--revision",
+        "r",
+        "--out",
+        "whole",
+    ];
+    place.run(&flags).ok();
+    let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
+    assert_eq!(bytes("resumed"), bytes("whole"));
+    assert_ne!(bytes("part"), bytes("whole"));
+}
+
+#[test]
+fn dangling_references_are_told() {
+    let place = Place::new();
+    place.write("x.narinfo", narinfo(2));
+    let run = place.run(&["plan", "build", "x.narinfo", "--out", "p"]);
+    assert!(
+        run.stderr.contains("warning: 2 references lead"),
+        "{}",
+        run.stderr
+    );
+    run.ok();
+}
+
+#[rstest]
+#[case::nothing(&[], 2, "nothing to make a plan of")]
+#[case::both(&["set", "--sample", "s"], 2, "--sample stands alone")]
+#[case::paths_without_cache(&["set", "--store-paths", "x"], 2, "--store-paths needs")]
+#[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache needs --store-paths")]
+#[case::missing(&["gone"], 1, "cannot read gone")]
+#[case::missing_sample(&["--sample", "gone"], 1, "cannot read gone")]
+#[case::bad_sample(&["--sample", "set/0.narinfo"], 1, "set/0.narinfo cannot be used")]
+#[case::two_lines(&["set", "--revision", "a\nb"], 1, "no plan can be made")]
+fn what_is_wrong_is_said_and_nothing_written(
+    #[case] flags: &[&str],
+    #[case] code: i32,
+    #[case] problem: &str,
+) {
+    let place = set();
+    let run = place.run(&[&["plan", "build", "--out", "p"], flags].concat());
+    run.failed(code, problem);
+    assert!(!place.path("p").exists());
+}
+
+#[test]
+fn what_is_no_plan_is_refused() {
+    let place = set();
+    let run = place.run(&["plan", "show", "set/0.narinfo"]);
+    run.failed(1, "set/0.narinfo cannot be used");
+    let run = place.run(&["plan", "show", "gone"]);
+    run.failed(1, "cannot read gone");
+}
+
+#[test]
+fn a_plan_that_is_there_is_replaced_whole_or_not_at_all() {
+    let place = set();
+    place.write("p", "an older plan");
+    place
+        .run(&["plan", "build", "gone", "--out", "p"])
+        .failed(1, "cannot read gone");
+    assert_eq!(place.read("p"), "an older plan");
+    place.run(&["plan", "build", "set", "--out", "p"]).ok();
+    place.run(&["plan", "show", "p"]).ok();
+}
