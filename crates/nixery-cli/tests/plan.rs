@@ -214,7 +214,7 @@ fn dangling_references_are_told() {
 #[case::missing(&["gone"], 1, "cannot read gone")]
 #[case::missing_sample(&["--sample", "gone"], 1, "cannot read gone")]
 #[case::bad_sample(&["--sample", "set/0.narinfo"], 1, "set/0.narinfo cannot be used")]
-#[case::two_lines(&["set", "--revision", "a\nb"], 1, "no plan can be made")]
+#[case::two_lines(&["set", "--revision", "a\nb"], 2, "revision must be one line")]
 fn what_is_wrong_is_said_and_nothing_written(
     #[case] flags: &[&str],
     #[case] code: i32,

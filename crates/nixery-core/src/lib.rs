@@ -66,6 +66,7 @@ pub mod nar_hash;
 pub mod pack;
 pub mod plan;
 pub mod popularity;
+pub mod reference_sink;
 pub mod replay;
 pub mod source;
 pub mod store_path;
@@ -88,6 +89,7 @@ pub use plan::{
     PlannedLayer, Size, Weight,
 };
 pub use popularity::{Popularity, PopularityCounter, PopularityError};
+pub use reference_sink::{PathReferences, ReferenceSink};
 pub use replay::{Outcome, Workload, replay};
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{StorePath, StorePathError, StorePathRule};

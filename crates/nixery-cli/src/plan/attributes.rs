@@ -12,7 +12,7 @@ use nixery_server::setup;
 use crate::progress::{Reporter, Unit};
 
 /// Which packages, of which set.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(super) struct AttributeArgs {
     /// Packages to build, as attributes of the package set, with their closures: `git,htop`
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]

@@ -86,18 +86,20 @@ pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
         let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs or --sample";
         return Err(Usage(message.into()).into());
     }
-    let mut reporter = Reporter::new(args.quiet);
-    let sample = match &args.sample {
-        Some(path) => read_sample(path)?,
-        None => gather(&args, &mut reporter).await?,
-    };
-    let revision = match args.revision {
-        Some(revision) => revision,
+    let revision = match &args.revision {
+        Some(revision) => revision.clone(),
         None => revision(
             args.sample.as_deref(),
             &args.sources.sources,
             &args.attributes,
         ),
+    };
+    // Whether a plan can hold it is better known before the work than after.
+    ClusterPlan::new(revision.clone(), 1, []).map_err(|error| Usage(error.to_string()))?;
+    let mut reporter = Reporter::new(args.quiet);
+    let sample = match &args.sample {
+        Some(path) => read_sample(path)?,
+        None => gather(&args, &mut reporter).await?,
     };
     // A minute of work that nobody else waits for; but a signal must still get through.
     let (told, mut heard) = tokio::sync::watch::channel(None);
@@ -120,7 +122,7 @@ pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
         () = crate::signals::interrupted() => return Err(crate::errors::Interrupted.into()),
     };
     reporter.finish();
-    write(&plan, &args.out)?;
+    output::write(Some(&args.out), &plan.to_bytes())?;
     show::print(&plan, &args.out, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -154,10 +156,16 @@ async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSam
 
 /// What the plan is made from, where nobody says it.
 fn revision(sample: Option<&Path>, sources: &[String], attributes: &AttributeArgs) -> String {
-    // Without folders: the plan must not depend on where it was made.
-    let name = |source: &str| match source.trim_end_matches('/').rsplit_once('/') {
-        Some((_, name)) if !source.contains("://") => name.to_owned(),
-        _ => source.to_owned(),
+    let name = |source: &str| {
+        let source = source.trim_end_matches('/');
+        match source.split_once("://") {
+            // A user's name and password must not travel with the plan.
+            Some((_, address)) => address.rsplit('@').next(),
+            // Without folders: the plan must not depend on where it was made.
+            None => source.rsplit('/').next(),
+        }
+        .unwrap_or_default()
+        .to_owned()
     };
     let sample = sample.map(|path| name(&path.to_string_lossy()));
     let sources = sources.iter().map(|source| name(source));
@@ -185,7 +193,29 @@ fn report(reporter: &mut Reporter, at: Progress) {
     reporter.at(Unit::Items, prefix, at.done as u64, at.total as u64, "");
 }
 
-/// Writes the plan, whole or not at all.
-fn write(plan: &ClusterPlan, out: &Path) -> Result<()> {
-    output::write(Some(out), &plan.to_bytes())
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case(&["/srv/set/", "all.json"], "set, all.json")]
+    #[case(&["https://me:secret@cache.example.org/a/"], "cache.example.org/a")]
+    #[case(&["a\nb"], "ab")]
+    fn sources_are_named_without_folders_and_passwords(
+        #[case] sources: &[&str],
+        #[case] expected: &str,
+    ) {
+        let sources: Vec<String> = sources.iter().map(|&source| source.to_owned()).collect();
+        assert_eq!(
+            revision(None, &sources, &AttributeArgs::default()),
+            expected
+        );
+        let many = vec!["a-long-name-of-a-file.json".to_owned(); 20];
+        assert_eq!(
+            revision(None, &many, &AttributeArgs::default()),
+            "20 sources"
+        );
+    }
 }

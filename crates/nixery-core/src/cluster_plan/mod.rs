@@ -26,6 +26,7 @@ use nixery_manifest::Digest;
 
 use crate::store_path::is_name;
 
+pub mod build;
 mod error;
 mod file;
 mod package_key;

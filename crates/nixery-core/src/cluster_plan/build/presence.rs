@@ -119,7 +119,7 @@ pub(super) fn closures(
 impl Step<'_> {
     /// Reports every now and then.
     pub(super) fn at(&mut self, stage: Stage, done: usize, total: usize) {
-        if done % 256 == 0 || done == total {
+        if done.is_multiple_of(256) || done == total {
             (self.0)(Progress { stage, done, total });
         }
     }

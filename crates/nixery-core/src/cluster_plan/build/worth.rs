@@ -111,10 +111,10 @@ mod tests {
                 worth.update[100]
             ],
             [
-                2_195_822_803,
+                2_196_825_331,
                 879_609_302_220,
                 439_804_651_110,
-                325_661_250_553
+                325_668_421_419
             ],
             "if this was meant, every plan changes: say so in the CHANGELOG"
         );
