@@ -16,12 +16,24 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method};
+use std::convert::Infallible;
+use tower::Service;
 
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
 /// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
 pub fn router(state: AppState) -> Router {
     Router::new().fallback(answer).with_state(state)
+}
+
+/// The same as a plain service, which is all the server itself needs.
+pub(crate) fn service(
+    state: AppState,
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send {
+    tower::service_fn(move |request| {
+        let answer = answer(State(state.clone()), request);
+        async { Ok(answer.await) }
+    })
 }
 
 async fn answer(State(state): State<AppState>, request: Request) -> Response {

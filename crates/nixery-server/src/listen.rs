@@ -1,11 +1,13 @@
 //! Connections: limits, time-outs, and an orderly end.
 
 use crate::stall::Impatient;
-use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tower::Service;
 
 /// Time a client has for the head of each request, from the first or the previous one's end.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -57,22 +60,26 @@ pub struct ListenError {
     source: std::io::Error,
 }
 
-/// Serves until `stop` is ready, then lets running requests end, for `grace` at most.
+/// Serves a registry (see [`router`](crate::router)) until `stop` is ready, then lets running requests end, for `grace` at most.
 ///
 /// Returns whether all of them did.
-pub async fn serve(
+pub async fn serve<S>(
     listener: TcpListener,
-    router: Router,
+    registry: S,
     stop: impl Future<Output = ()>,
     grace: Duration,
-) -> bool {
+) -> bool
+where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+{
     let graceful = GracefulShutdown::new();
     let (closing, closed) = watch::channel(());
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connection(stream, router.clone(), &graceful, closed.clone()),
+                Ok((stream, _)) => connection(stream, registry.clone(), &graceful, closed.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -90,18 +97,21 @@ pub async fn serve(
     ended
 }
 
-fn connection(
+fn connection<S>(
     stream: TcpStream,
-    router: Router,
+    registry: S,
     graceful: &GracefulShutdown,
     mut closed: watch::Receiver<()>,
-) {
+) where
+    S: Service<Request, Response = Response, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+{
     // Small answers, such as redirects, must not wait for more to send.
     let _ = stream.set_nodelay(true);
     let asked = Arc::new(AtomicBool::new(false));
     let first = Arc::clone(&asked);
     let service = TowerToHyperService::new(tower::ServiceExt::map_request(
-        router,
+        registry,
         move |request: http::Request<hyper::body::Incoming>| {
             first.store(true, Ordering::Relaxed);
             request.map(axum::body::Body::new)

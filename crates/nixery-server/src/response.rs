@@ -43,7 +43,7 @@ pub(crate) fn redirect(path: &str, query: &str) -> Response {
 /// The entity tag of contents: their quoted digest.
 #[must_use]
 pub(crate) fn entity_tag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    ["\"sha256:", &digest.hex(), "\""].concat()
 }
 
 /// Headers of an answer with contents that have a digest.

@@ -1,6 +1,6 @@
 //! The whole life of the server.
 
-use crate::app::router;
+use crate::app::service;
 use crate::collection::collect_forever;
 use crate::config::{Config, Settings};
 use crate::host::host_of_examples;
@@ -82,7 +82,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let (stop, stopped) = oneshot::channel();
     let requests = tokio::spawn(serve(
         listener,
-        router(state),
+        service(state),
         async {
             // Only sent to; a sender that is gone stops as well.
             let _ = stopped.await;

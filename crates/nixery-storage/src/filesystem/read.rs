@@ -1,8 +1,10 @@
 //! Reading objects and listing folders.
 //!
 //! `tokio::fs` hops to a blocking thread for every call it makes; here one hop opens, measures and
-//! reads the first chunk, and each further chunk is read while the one before it is being sent.
-//! No thread waits for a slow reader.
+//! reads the first chunk. Further chunks that the kernel has in memory are read where they are
+//! sent, when they are asked for: that is a copy, which a hop would only delay. Those that it has
+//! not are read by a blocking thread while the one before them is being sent. No thread waits for a
+//! slow reader.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::{BACKEND, Root, failed, join};
 use crate::{BlobReader, ByteRange, Entry, Key, KeyKind, Operation, Stat, StorageError};
 
-/// Bytes read at once. Larger reads were not faster; two of these per reader are in memory.
+/// Bytes read at once. Larger reads were not faster; at most two of these per reader are in memory.
 const CHUNK_BYTES: u64 = 256 * 1024;
 /// Entries looked up per hop to the blocking threads.
 const LIST_BATCH: usize = 256;
@@ -55,6 +57,7 @@ impl Root {
         let mut source = Source {
             file,
             key: *key,
+            start: range.start,
             total: range.len(),
             done: 0,
         };
@@ -99,6 +102,8 @@ impl Opened {
 struct Source {
     file: File,
     key: Key,
+    /// Where in the object it begins.
+    start: u64,
     /// Bytes promised.
     total: u64,
     /// Bytes read so far.
@@ -128,39 +133,85 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Whether the next chunk can be read without waiting for a disk: the kernel has its first and
+    /// its last byte in memory. It may be wrong about those between, which costs one short wait.
+    #[cfg(target_os = "linux")]
+    fn is_in_memory(&self) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let want = CHUNK_BYTES.min(self.total - self.done);
+        let first = self.start + self.done;
+        [first, first + want.saturating_sub(1)]
+            .into_iter()
+            .all(|offset| {
+                let mut byte = [0];
+                let read = preadv2(
+                    &self.file,
+                    &mut [io::IoSliceMut::new(&mut byte)],
+                    offset,
+                    ReadWriteFlags::NOWAIT,
+                );
+                // Where the file system cannot tell, that is an error.
+                read.is_ok_and(|bytes| bytes == 1)
+            })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_in_memory(&self) -> bool {
+        false
+    }
+}
+
 /// What the body yields next.
 enum Next {
     Chunk(Bytes, Source),
+    /// A chunk that was in memory when the one before it was read.
+    Read(Source),
     Reading(JoinHandle<(Source, Result<Bytes, StorageError>)>),
     End,
 }
 
 fn body(first: Bytes, source: Source) -> BoxStream<'static, Result<Bytes, StorageError>> {
-    stream::unfold(Next::Chunk(first, source), |next| async {
-        let (chunk, source) = match next {
-            Next::Chunk(chunk, source) => (chunk, source),
-            Next::Reading(handle) => match handle.await {
-                Ok((source, Ok(chunk))) => (chunk, source),
-                Ok((_, Err(error))) => return Some((Err(error), Next::End)),
-                Err(error) => {
-                    let error = failed(Operation::Read, "an object")(join(error));
-                    return Some((Err(error), Next::End));
+    stream::unfold(Next::Chunk(first, source), |mut next| async {
+        loop {
+            let (chunk, source) = match next {
+                Next::Chunk(chunk, source) => (Ok(chunk), source),
+                Next::Read(mut source) if source.is_in_memory() => (source.chunk(), source),
+                // It was thrown out while the reader took its time.
+                Next::Read(source) => {
+                    next = read_by_thread(source);
+                    continue;
                 }
-            },
-            Next::End => return None,
-        };
-        if chunk.is_empty() {
-            return None;
+                Next::Reading(handle) => match handle.await {
+                    Ok((source, chunk)) => (chunk, source),
+                    Err(error) => {
+                        let error = failed(Operation::Read, "an object")(join(error));
+                        return Some((Err(error), Next::End));
+                    }
+                },
+                Next::End => return None,
+            };
+            return match chunk {
+                Ok(chunk) if chunk.is_empty() => None,
+                Ok(chunk) => Some((Ok(chunk), after(source))),
+                Err(error) => Some((Err(error), Next::End)),
+            };
         }
-        Some((Ok(chunk), read_ahead(source)))
     })
     .boxed()
 }
 
-fn read_ahead(mut source: Source) -> Next {
+fn after(source: Source) -> Next {
     if source.done == source.total {
-        return Next::End;
+        Next::End
+    } else if source.is_in_memory() {
+        Next::Read(source)
+    } else {
+        read_by_thread(source)
     }
+}
+
+fn read_by_thread(mut source: Source) -> Next {
     Next::Reading(tokio::task::spawn_blocking(move || {
         let chunk = source.chunk();
         (source, chunk)
