@@ -19,8 +19,8 @@ test: ## install what the tests need, run all of them
 lint: ## formatting, clippy, rustdoc, shell scripts, the crate graph
 	@scripts/lint
 
-bench: ## criterion benchmarks
-	cargo bench --locked -p nixery-benches
+bench: ## install what the benchmarks need, run them all: some ten minutes on a quiet machine
+	@scripts/bench
 
 fuzz: ## every fuzz target for FUZZ_SECONDS (default 30) seconds
 	@scripts/fuzz

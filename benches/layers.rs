@@ -1,10 +1,12 @@
-//! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths.
+//! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths. `read` is the part of
+//! parsing that is JSON.
 //!
 //! `cargo bench -p nixery-benches` runs everything in about two minutes; `-- parse` or `-- group` a part of it.
 //! The `baseline` lines are the plain way of doing the same; a table after each group says how many times
-//! slower that was in this run.
+//! slower that was in this run. At the end come the promises about both and whether they hold.
 
 mod ratios;
+mod verdict;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -12,11 +14,30 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nixery_benches::{SIZES, baseline, package_set};
+use nixery_core::graph::read_only;
 use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
-    ReferenceSink, StorePath, to_dot,
+    ReferenceSink, StorePath, Weight, to_dot,
 };
 use ratios::Ratios;
+
+fn read(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read");
+    let mut ratios = Ratios::default();
+    for size in SIZES {
+        let set = package_set(size);
+        group.throughput(Throughput::Bytes(set.graph.len() as u64));
+        ratios.compare(
+            &mut group,
+            "json",
+            size,
+            || read_only(black_box(set.graph.as_bytes())).expect("a graph"),
+            || baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"),
+        );
+    }
+    group.finish();
+    ratios.print();
+}
 
 fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("parse");
@@ -29,7 +50,10 @@ fn parse(criterion: &mut Criterion) {
             "graph",
             size,
             || ReferenceGraph::parse(black_box(set.graph.as_bytes())).expect("a graph"),
-            || baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"),
+            || {
+                let graph = baseline::parse(black_box(set.graph.as_bytes())).expect("a graph");
+                graph.numbered().expect("a closed graph")
+            },
         );
         let roots: Vec<StorePath> = set
             .roots
@@ -62,6 +86,10 @@ fn group(criterion: &mut Criterion) {
             popularity: Arc::clone(&popularity),
             ..Dominator::default()
         };
+        let by_nar_size = Dominator {
+            weight: Weight::NarSize,
+            ..strategy.clone()
+        };
         group.throughput(Throughput::Elements(size as u64));
         ratios.compare(
             &mut group,
@@ -70,6 +98,9 @@ fn group(criterion: &mut Criterion) {
             || strategy.plan(black_box(&graph), DEFAULT_BUDGET),
             || baseline::group(black_box(&graph), &popularity, DEFAULT_BUDGET.get()),
         );
+        group.bench_function(BenchmarkId::new("dominator by NAR size", size), |b| {
+            b.iter(|| by_nar_size.plan(black_box(&graph), DEFAULT_BUDGET));
+        });
     }
     group.finish();
     ratios.print();
@@ -102,5 +133,5 @@ fn quick() -> Criterion {
         .without_plots()
 }
 
-criterion_group! { name = layers; config = quick(); targets = parse, group, other }
+criterion_group! { name = layers; config = quick(); targets = read, parse, group, other, verdict::print }
 criterion_main!(layers);

@@ -1,7 +1,5 @@
 //! A synthetic package set.
 
-use std::fmt::Write as _;
-
 /// A reference graph and popularity data for it, as JSON.
 pub struct PackageSet {
     /// As `exportReferencesGraph` writes it, with closure sizes of the right magnitude.
@@ -28,9 +26,15 @@ impl Random {
 
 const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
-/// Makes a graph of so many paths: nine references each on average, half of them to a few paths that much of
-/// the set needs (quadratically fewer for later ones), half to near neighbours, as package sets have them.
+/// A [`dense_package_set`] of nine references to a path on average: more than most images have.
 pub fn package_set(paths: usize) -> PackageSet {
+    dense_package_set(paths, 10)
+}
+
+/// Makes a graph of so many paths, with up to `density` times two references each, half of them to a few paths
+/// that much of the set needs (quadratically fewer for later ones), half to near neighbours, as package sets
+/// have them. Density 3 comes near to captured graphs of `nixpkgs`, which have 2.4 references to a path.
+pub fn dense_package_set(paths: usize, density: u64) -> PackageSet {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let names: Vec<String> = (0..paths)
         .map(|i| {
@@ -44,7 +48,7 @@ pub fn package_set(paths: usize) -> PackageSet {
     let (mut entries, mut infos) = (Vec::new(), Vec::new());
     for i in 0..paths as u64 {
         let mut references: Vec<u64> = Vec::new();
-        for _ in 0..random.below(10) {
+        for _ in 0..random.below(density) {
             let share = random.below(1000) * random.below(1000);
             references.push(share * i.min(2000) / 1_000_000);
             references.push(i.saturating_sub(1 + random.below(60)));
@@ -52,11 +56,15 @@ pub fn package_set(paths: usize) -> PackageSet {
         references.retain(|&reference| reference < i);
         references.sort_unstable();
         references.dedup();
-        let mut list = format!("\"{}\"", names[i as usize]);
         for &reference in &references {
             counts[reference as usize] += 1;
-            let _ = write!(list, ",\"{}\"", names[reference as usize]);
         }
+        let with_itself = references.into_iter().chain([i]);
+        let mut listed: Vec<String> = with_itself
+            .map(|reference| format!("\"{}\"", names[reference as usize]))
+            .collect();
+        listed.sort();
+        let list = listed.join(",");
         let magnitude = 10 + random.below(14);
         let size = 500 + random.below(1 << magnitude);
         let closure = size * (1 + i.min(60));
@@ -64,16 +72,24 @@ pub fn package_set(paths: usize) -> PackageSet {
             r#""narHash":"sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s","narSize":{size},"path":"{}","references":[{list}]"#,
             names[i as usize]
         );
-        entries.push(format!(r#"{{"closureSize":{closure},{facts}}}"#));
-        infos.push(format!("{{{facts},\"registrationTime\":1700000000}}"));
+        let name = &names[i as usize];
+        entries.push((name, format!(r#"{{"closureSize":{closure},{facts}}}"#)));
+        infos.push((name, format!("{{{facts},\"registrationTime\":1700000000}}")));
     }
+    // Nix writes paths in order, and their references, too.
+    let listed = |mut entries: Vec<(&String, String)>| {
+        entries.sort();
+        let entries: Vec<String> = entries.into_iter().map(|(_, entry)| entry).collect();
+        entries.join(",")
+    };
     // What nothing refers to is what someone asked for.
-    let roots: Vec<String> = names
+    let mut roots: Vec<String> = names
         .iter()
         .zip(&counts)
         .filter(|&(_, &count)| count == 0)
         .map(|(name, _)| name.clone())
         .collect();
+    roots.sort();
     let counted: Vec<String> = names
         .iter()
         .zip(&counts)
@@ -85,9 +101,9 @@ pub fn package_set(paths: usize) -> PackageSet {
         graph: format!(
             r#"{{"exportReferencesGraph":{{"graph":[{}]}},"graph":[{}]}}"#,
             quoted.join(","),
-            entries.join(",")
+            listed(entries)
         ),
-        path_info: format!("[{}]", infos.join(",")),
+        path_info: format!("[{}]", listed(infos)),
         roots,
         popularity: format!("{{{}}}", counted.join(",")),
     }

@@ -20,15 +20,18 @@ impl Ratios {
         mut subject: impl FnMut() -> S,
         mut baseline: impl FnMut() -> B,
     ) {
-        let (mut ours, mut plain) = (None, None);
+        let (mut ours, mut plain) = (Vec::new(), Vec::new());
         group.bench_function(BenchmarkId::new(name, size), |bencher| {
             time(bencher, &mut ours, &mut subject);
         });
-        group.bench_function(BenchmarkId::new("baseline", size), |bencher| {
-            time(bencher, &mut plain, &mut baseline);
-        });
+        group.bench_function(
+            BenchmarkId::new(format!("baseline of {name}"), size),
+            |bencher| {
+                time(bencher, &mut plain, &mut baseline);
+            },
+        );
         // A filter on the command line may have left out one of them.
-        if let (Some(ours), Some(plain)) = (ours, plain) {
+        if let (Some(ours), Some(plain)) = (median(&mut ours), median(&mut plain)) {
             self.0.push(format!(
                 "{name:>12} {size:>6} {:>12.1?} {:>12.1?} {:>6.1} x",
                 ours,
@@ -38,7 +41,7 @@ impl Ratios {
         }
     }
 
-    /// Prints a line per comparison: the least time of each per iteration, and the ratio.
+    /// Prints a line per comparison: the median time of each per iteration, and the ratio.
     pub(crate) fn print(&self) {
         if !self.0.is_empty() {
             println!(
@@ -54,20 +57,21 @@ impl Ratios {
     }
 }
 
-/// Measures as [`Bencher::iter`] does, and keeps the least time per iteration.
-fn time<T>(
-    bencher: &mut Bencher<'_>,
-    least: &mut Option<Duration>,
-    routine: &mut impl FnMut() -> T,
-) {
+/// The middle of some times.
+pub(crate) fn median(times: &mut [Duration]) -> Option<Duration> {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
+}
+
+/// Measures as [`Bencher::iter`] does, and keeps the times per iteration.
+fn time<T>(bencher: &mut Bencher<'_>, times: &mut Vec<Duration>, routine: &mut impl FnMut() -> T) {
     bencher.iter_custom(|iterations| {
         let start = Instant::now();
         for _ in 0..iterations {
             black_box(routine());
         }
         let elapsed = start.elapsed();
-        let each = elapsed.div_f64(iterations as f64);
-        *least = Some(least.map_or(each, |least| least.min(each)));
+        times.push(elapsed.div_f64(iterations as f64));
         elapsed
     });
 }

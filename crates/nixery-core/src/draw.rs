@@ -133,8 +133,8 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     for root in graph.roots() {
         let _ = writeln!(dot, "  image -> n{root} [style=bold];");
     }
-    for (index, node) in graph.nodes().iter().enumerate() {
-        for &reference in &node.references {
+    for index in 0..graph.len() {
+        for &reference in graph.references(index) {
             // What stays inside a layer explains it; the rest is kept in the background.
             let inside = layer_of
                 .as_ref()

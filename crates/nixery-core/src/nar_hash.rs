@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use base64::{DecodeSliceError, Engine};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::store_path::base32_value;
+use crate::store_path::BASE32_VALUES;
 
 /// Characters of a SHA-256 in Nix base 32: 256 bits, five each.
 const BASE32_LEN: usize = 52;
@@ -63,12 +63,14 @@ impl NarHash {
 
 fn decode(text: &str) -> Result<[u8; 32], &'static str> {
     if let Some(base64) = text.strip_prefix("sha256-") {
-        let bytes = STANDARD
-            .decode(base64)
-            .map_err(|_| "what follows 'sha256-' is not base64")?;
-        return bytes
-            .try_into()
-            .map_err(|_| "the base64 does not hold 32 bytes");
+        let mut bytes = [0; 32];
+        return match STANDARD.decode_slice(base64, &mut bytes) {
+            Ok(32) => Ok(bytes),
+            Ok(_) | Err(DecodeSliceError::OutputSliceTooSmall) => {
+                Err("the base64 does not hold 32 bytes")
+            }
+            Err(DecodeSliceError::DecodeError(_)) => Err("what follows 'sha256-' is not base64"),
+        };
     }
     let digits = text
         .strip_prefix("sha256:")
@@ -96,16 +98,22 @@ fn decode_hex(digits: &[u8]) -> Result<[u8; 32], &'static str> {
 /// Nix base 32 writes the number that the bytes are in little-endian order, most significant digit first.
 fn decode_base32(digits: &[u8]) -> Result<[u8; 32], &'static str> {
     let mut bytes = [0u8; 32];
-    for (n, digit) in digits.iter().rev().enumerate() {
-        let value = base32_value(*digit).ok_or("a character is not of Nix base 32")?;
-        let (byte, shift) = (n * 5 / 8, n * 5 % 8);
-        let wide = u16::from(value) << shift;
-        bytes[byte] |= (wide & 0xff) as u8;
-        match bytes.get_mut(byte + 1) {
-            Some(next) => *next |= (wide >> 8) as u8,
-            // 52 digits are 260 bits: the top four must be zero, else two texts would mean one hash.
-            None if wide >> 8 != 0 => return Err("its first character is too large for 256 bits"),
-            None => {}
+    // Eight digits are five bytes; the last group, of the first four digits, has two bytes.
+    for (group, five) in digits.rchunks(8).zip(bytes.chunks_mut(5)) {
+        let (mut value, mut all) = (0u64, 0);
+        for &digit in group {
+            let digit = BASE32_VALUES[digit as usize];
+            value = value << 5 | u64::from(digit & 31);
+            all |= digit;
+        }
+        if all >= 32 {
+            return Err("a character is not of Nix base 32");
+        }
+        let written = value.to_le_bytes();
+        five.copy_from_slice(&written[..five.len()]);
+        // 52 digits are 260 bits: the top four must be zero, else two texts would mean one hash.
+        if written[five.len()..].iter().any(|&byte| byte != 0) {
+            return Err("its first character is too large for 256 bits");
         }
     }
     Ok(bytes)

@@ -1,7 +1,7 @@
 //! Reading what Nix writes about many store paths, for whoever gathers something from it.
 
 use crate::graph::ReferenceGraph;
-use crate::graph::raw::{RawPathInfo, Text};
+use crate::graph::raw::{RawGraph, Text};
 use crate::popularity::PopularityError;
 use crate::store_path::{StorePath, StorePathError, check_base_name};
 
@@ -43,12 +43,12 @@ pub trait ReferenceSink: Default {
 
     /// Takes every path of the graph.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
-        for node in graph.nodes() {
+        for (index, node) in graph.nodes().iter().enumerate() {
             let name = |&index: &u32| graph.nodes()[index as usize].path.base_name();
             self.add_references(&PathReferences {
                 base_name: node.path.base_name(),
                 nar_size: Some(node.nar_size),
-                references: node.references.iter().map(name).collect(),
+                references: graph.references(index).iter().map(name).collect(),
             });
         }
     }
@@ -59,16 +59,14 @@ pub trait ReferenceSink: Default {
     /// # Errors
     /// Where it is not that, or a path is not one, or a size is needed and missing; then nothing is taken.
     fn add_path_info(&mut self, json: &[u8]) -> Result<(), PopularityError> {
-        let raw: RawPathInfo<'_> =
-            serde_json::from_slice(json).map_err(PopularityError::PathInfo)?;
-        let mut checked = Vec::with_capacity(raw.0.len());
-        for node in raw.0.iter().filter(|node| node.valid) {
-            let path = StorePath::parse(node.path.as_ref().map_or("", Text::as_str))?;
-            let references: Vec<StorePath> = node
-                .references
-                .iter()
-                .map(|r| StorePath::parse(r.as_str()))
-                .collect::<Result<_, _>>()?;
+        let raw = RawGraph::path_info(json).map_err(PopularityError::PathInfo)?;
+        let mut checked = Vec::with_capacity(raw.nodes.len());
+        let valid = raw.nodes.iter().enumerate().filter(|(_, node)| node.valid);
+        for (index, node) in valid {
+            let path = StorePath::parse(node.path())?;
+            let references = raw.references(index).iter().map(Text::as_str);
+            let references: Vec<StorePath> =
+                references.map(StorePath::parse).collect::<Result<_, _>>()?;
             if Self::NEEDS_SIZE && node.nar_size.is_none() {
                 return Err(PopularityError::Size { path });
             }

@@ -1,6 +1,9 @@
 //! Nix store paths: parsing, and the parts a name is made of.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,7 +21,7 @@ pub const MAX_NAME_LEN: usize = 211;
 pub(crate) const BASE32_ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
 /// The value of each byte as a digit of Nix base 32; [`NO_DIGIT`] where it is none.
-const BASE32_VALUES: [u8; 256] = {
+pub(crate) const BASE32_VALUES: [u8; 256] = {
     let mut values = [NO_DIGIT; 256];
     let mut value = 0;
     while value < BASE32_ALPHABET.len() {
@@ -29,18 +32,24 @@ const BASE32_VALUES: [u8; 256] = {
 };
 const NO_DIGIT: u8 = u8::MAX;
 
-/// The value of a digit of Nix base 32.
-pub(crate) fn base32_value(digit: u8) -> Option<u8> {
-    let value = BASE32_VALUES[digit as usize];
-    (value != NO_DIGIT).then_some(value)
-}
+/// Which bytes a name may hold.
+const NAME_CHARACTERS: [bool; 256] = {
+    let mut allowed = [false; 256];
+    let mut byte = 0;
+    while byte < 128u8 {
+        allowed[byte as usize] =
+            byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.' | b'_' | b'?' | b'=');
+        byte += 1;
+    }
+    allowed
+};
 
 /// A valid store path such as `/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38`.
 ///
 /// Any absolute store directory is accepted, since Nix can be built for another one; the base name follows
 /// the rules of Nix (store path specification: 32 characters of Nix base 32, a dash, 1 to 211 characters of
 /// `A-Za-z0-9+-._?=`, neither `.` nor `..` nor one of these followed by a dash). Ordered by the full path,
-/// bytewise. Cloning is cheap.
+/// bytewise. Cloning is cheap. The paths of a reference graph share one allocation.
 ///
 /// ```
 /// use nixery_core::store_path::StorePath;
@@ -48,11 +57,14 @@ pub(crate) fn base32_value(digit: u8) -> Option<u8> {
 /// assert_eq!(path.name(), "glibc-locales-2.38");
 /// assert_eq!(path.package_name(), "glibc-locales");
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone)]
 pub struct StorePath {
-    full: Arc<str>,
-    /// Where the base name starts; it follows from `full`, so comparing it changes nothing.
-    base: usize,
+    /// The path, perhaps among others.
+    text: Arc<str>,
+    start: u32,
+    end: u32,
+    /// Where its base name starts.
+    base: u32,
 }
 
 /// Why a text is not a store path.
@@ -83,6 +95,9 @@ pub enum StorePathRule {
     /// Only certain characters are allowed in names.
     #[error("the name may hold only letters, digits and any of + - . _ ? =")]
     NameCharacter,
+    /// The path, or all paths that are read together, are shorter than 4 GiB.
+    #[error("the paths are longer than 4 GiB together")]
+    TotalLength,
     /// `.` and `..`, also before a dash, are refused.
     #[error("the name must not be '.' or '..', nor start with one of them and a dash")]
     NameDots,
@@ -94,46 +109,51 @@ impl StorePath {
     /// # Errors
     /// The text and the first rule it breaks.
     pub fn parse(path: &str) -> Result<Self, StorePathError> {
-        match check(path) {
-            Ok(base) => Ok(Self {
-                full: path.into(),
-                base,
-            }),
-            Err(rule) => Err(StorePathError {
-                path: path.chars().take(300).collect(),
-                rule,
-            }),
-        }
+        let mut paths = StorePaths::default();
+        paths.push(path)?;
+        let mut paths = paths.finish();
+        let path = paths.pop();
+        Ok(path.expect("one path was added"))
     }
 
     /// The whole path.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.full
+        &self.text[self.start as usize..self.end as usize]
+    }
+
+    /// The text that this path is part of, the same for all paths that were made together.
+    pub(crate) fn shared_text(&self) -> &str {
+        &self.text
+    }
+
+    /// Where in [`Self::shared_text`] this path is.
+    pub(crate) fn place(&self) -> Range<u32> {
+        self.start..self.end
     }
 
     /// The store directory, without a slash at its end; empty where the store is `/` itself.
     #[must_use]
     pub fn store_dir(&self) -> &str {
-        &self.full[..self.base - 1]
+        &self.text[self.start as usize..self.base as usize - 1]
     }
 
     /// The last component: hash, dash and name.
     #[must_use]
     pub fn base_name(&self) -> &str {
-        &self.full[self.base..]
+        &self.text[self.base as usize..self.end as usize]
     }
 
     /// The 32 characters of the hash.
     #[must_use]
     pub fn hash_part(&self) -> &str {
-        &self.full[self.base..self.base + HASH_LEN]
+        &self.base_name()[..HASH_LEN]
     }
 
     /// The name without the hash, `glibc-2.38-bin`.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.full[self.base + HASH_LEN + 1..]
+        &self.base_name()[HASH_LEN + 1..]
     }
 
     /// The name without hash and version, `glibc`, split as Nix's `builtins.parseDrvName` does: the version
@@ -141,6 +161,51 @@ impl StorePath {
     #[must_use]
     pub fn package_name(&self) -> &str {
         package_name(self.name())
+    }
+}
+
+/// Checked paths on their way into one allocation: there are as many as a graph has, and each on its own would
+/// take longer to make than to check.
+#[derive(Debug, Default)]
+pub(crate) struct StorePaths {
+    text: String,
+    /// Where each path starts, and its base name.
+    starts: Vec<(u32, u32)>,
+}
+
+impl StorePaths {
+    /// Checks a path and adds it.
+    ///
+    /// # Errors
+    /// As [`StorePath::parse`]; also where the paths make 4 GiB of text.
+    pub(crate) fn push(&mut self, path: &str) -> Result<(), StorePathError> {
+        let refused = |rule| StorePathError {
+            path: path.chars().take(300).collect(),
+            rule,
+        };
+        let base = check(path).map_err(refused)?;
+        let start = self.text.len();
+        // What ends within bounds starts there.
+        if u32::try_from(start + path.len()).is_err() {
+            return Err(refused(StorePathRule::TotalLength));
+        }
+        self.starts.push((start as u32, (start + base) as u32));
+        self.text.push_str(path);
+        Ok(())
+    }
+
+    /// The paths in the order in which they were added.
+    pub(crate) fn finish(self) -> Vec<StorePath> {
+        let ends = self.starts.iter().skip(1).map(|&(start, _)| start);
+        let ends = ends.chain([self.text.len() as u32]);
+        let text: Arc<str> = self.text.into();
+        let path = |(&(start, base), end)| StorePath {
+            text: Arc::clone(&text),
+            start,
+            end,
+            base,
+        };
+        self.starts.iter().zip(ends).map(path).collect()
     }
 }
 
@@ -162,7 +227,9 @@ fn check(path: &str) -> Result<usize, StorePathRule> {
     let base = path.rfind('/').map_or(0, |slash| slash + 1);
     let directory = &path[..base - 1];
     let plain = |c: &str| !matches!(c, "" | "." | "..") && !c.chars().any(char::is_control);
-    if !directory.is_empty() && !directory[1..].split('/').all(plain) {
+    // Nearly all are in Nix's own store.
+    let known = directory == "/nix/store" || directory.is_empty();
+    if !known && !directory[1..].split('/').all(plain) {
         return Err(StorePathRule::Directory);
     }
     check_base_name(&path[base..])?;
@@ -173,7 +240,9 @@ fn check(path: &str) -> Result<usize, StorePathRule> {
 pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     let bytes = base_name.as_bytes();
     if bytes.get(HASH_LEN) != Some(&b'-')
-        || !bytes[..HASH_LEN].iter().all(|&b| base32_value(b).is_some())
+        || !bytes[..HASH_LEN]
+            .iter()
+            .all(|&b| BASE32_VALUES[b as usize] != NO_DIGIT)
     {
         return Err(StorePathRule::Hash);
     }
@@ -181,47 +250,68 @@ pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     if name.is_empty() || name.len() > MAX_NAME_LEN {
         return Err(StorePathRule::NameLength);
     }
-    if !name.iter().all(is_name_byte) {
+    if !name.iter().all(|&b| NAME_CHARACTERS[b as usize]) {
         return Err(StorePathRule::NameCharacter);
     }
-    let dots = name.split(|&b| b == b'-').next().unwrap_or_default();
-    if matches!(dots, b"." | b"..") {
+    if name[0] == b'.' && matches!(name.split(|&b| b == b'-').next(), Some(b"." | b"..")) {
         return Err(StorePathRule::NameDots);
     }
     Ok(())
 }
 
-/// Whether a name may have this byte.
-fn is_name_byte(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"+-._?=".contains(byte)
-}
-
 /// Whether a text has the length and the characters of a store path's name.
 pub(crate) fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME_LEN).contains(&text.len()) && text.as_bytes().iter().all(is_name_byte)
+    let allowed = |&byte: &u8| NAME_CHARACTERS[byte as usize];
+    (1..=MAX_NAME_LEN).contains(&text.len()) && text.as_bytes().iter().all(allowed)
+}
+
+impl PartialEq for StorePath {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for StorePath {}
+
+impl PartialOrd for StorePath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for StorePath {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for StorePath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
 }
 
 impl fmt::Display for StorePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.full)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for StorePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.full, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
 impl AsRef<str> for StorePath {
     fn as_ref(&self) -> &str {
-        &self.full
+        self.as_str()
     }
 }
 
 impl AsRef<std::path::Path> for StorePath {
     fn as_ref(&self) -> &std::path::Path {
-        std::path::Path::new(&*self.full)
+        std::path::Path::new(self.as_str())
     }
 }
 
@@ -235,7 +325,7 @@ impl FromStr for StorePath {
 
 impl Serialize for StorePath {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.full)
+        serializer.serialize_str(self.as_str())
     }
 }
 
@@ -247,131 +337,4 @@ impl<'de> Deserialize<'de> for StorePath {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use rstest::rstest;
-
-    const HASH: &str = "3n58xw4373jp0ljirf06d8077j15pc4j";
-
-    #[rstest]
-    #[case("/nix/store/{}-glibc-2.38", "/nix/store", "glibc-2.38", "glibc")]
-    #[case(
-        "/nix/store/{}-glibc-2.38-bin",
-        "/nix/store",
-        "glibc-2.38-bin",
-        "glibc"
-    )]
-    #[case(
-        "/nix/store/{}-nss-cacert-3.98",
-        "/nix/store",
-        "nss-cacert-3.98",
-        "nss-cacert"
-    )]
-    #[case(
-        "/nix/store/{}-python3.11-numpy-1.26.4",
-        "/nix/store",
-        "python3.11-numpy-1.26.4",
-        "python3.11-numpy"
-    )]
-    #[case(
-        "/nix/store/{}-gcc-13-20230520",
-        "/nix/store",
-        "gcc-13-20230520",
-        "gcc"
-    )]
-    #[case("/nix/store/{}-trailing-", "/nix/store", "trailing-", "trailing-")]
-    #[case("/nix/store/{}-a--b", "/nix/store", "a--b", "a")]
-    #[case("/home/me/store/{}-x", "/home/me/store", "x", "x")]
-    #[case("/{}-x", "", "x", "x")]
-    #[case("/nix/store/{}-.hidden", "/nix/store", ".hidden", ".hidden")]
-    fn parts(#[case] text: &str, #[case] dir: &str, #[case] name: &str, #[case] package: &str) {
-        let text = text.replace("{}", HASH);
-        let path = StorePath::parse(&text).unwrap();
-        assert_eq!(
-            (
-                path.as_str(),
-                path.store_dir(),
-                path.hash_part(),
-                path.name(),
-                path.package_name()
-            ),
-            (&*text, dir, HASH, name, package)
-        );
-        assert_eq!(path.base_name(), format!("{HASH}-{name}"));
-        assert_eq!(
-            serde_json::from_str::<StorePath>(&serde_json::to_string(&path).unwrap()).unwrap(),
-            path
-        );
-    }
-
-    #[rstest]
-    #[case("", StorePathRule::Absolute)]
-    #[case("nix/store/{}-x", StorePathRule::Absolute)]
-    #[case("/nix//store/{}-x", StorePathRule::Directory)]
-    #[case("/nix/../store/{}-x", StorePathRule::Directory)]
-    #[case("/nix/st\nore/{}-x", StorePathRule::Directory)]
-    #[case("/nix/store", StorePathRule::Hash)]
-    #[case("/nix/store/", StorePathRule::Hash)]
-    #[case("/nix/store/{}", StorePathRule::Hash)]
-    #[case("/nix/store/{}x", StorePathRule::Hash)]
-    #[case("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4e-x", StorePathRule::Hash)]
-    #[case("/nix/store/3N58xw4373jp0ljirf06d8077j15pc4j-x", StorePathRule::Hash)]
-    #[case("/nix/store/ééééééééééééééééé-x", StorePathRule::Hash)]
-    #[case("/nix/store/{}-", StorePathRule::NameLength)]
-    #[case("/nix/store/{}-a b", StorePathRule::NameCharacter)]
-    #[case("/nix/store/{}-a~b", StorePathRule::NameCharacter)]
-    #[case("/nix/store/{}-ä", StorePathRule::NameCharacter)]
-    #[case("/nix/store/{}-.", StorePathRule::NameDots)]
-    #[case("/nix/store/{}-..", StorePathRule::NameDots)]
-    #[case("/nix/store/{}-..-x", StorePathRule::NameDots)]
-    #[case("/nix/store/{}-x/bin", StorePathRule::Hash)]
-    fn refused(#[case] text: &str, #[case] rule: StorePathRule) {
-        let text = text.replace("{}", HASH);
-        assert_eq!(
-            StorePath::parse(&text),
-            Err(StorePathError { path: text, rule })
-        );
-    }
-
-    #[test]
-    fn name_length_is_bounded() {
-        let path = |n: usize| format!("/nix/store/{HASH}-{}", "x".repeat(n));
-        assert!(StorePath::parse(&path(MAX_NAME_LEN)).is_ok());
-        assert_eq!(
-            StorePath::parse(&path(MAX_NAME_LEN + 1)).unwrap_err().rule,
-            StorePathRule::NameLength
-        );
-        let error = StorePath::parse(&"x".repeat(10_000)).unwrap_err();
-        assert_eq!(error.path.len(), 300);
-    }
-
-    #[test]
-    fn order_is_that_of_the_text() {
-        let parse = |text: &str| StorePath::parse(&text.replace("{}", HASH)).unwrap();
-        let mut paths = [
-            parse("/nix/store/{}-b"),
-            parse("/a/b/c/{}-a"),
-            parse("/nix/store/{}-a"),
-            parse("/{}-z"),
-        ];
-        paths.sort();
-        let mut texts: Vec<String> = paths.iter().map(ToString::to_string).collect();
-        texts.sort();
-        assert_eq!(
-            texts,
-            paths.iter().map(ToString::to_string).collect::<Vec<_>>()
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn never_panics_and_round_trips(text in "(/[a-z.]{0,3}){0,3}/?[0-9a-z]{30,33}-?[-a-z.0-9/ é]{0,6}|.{0,50}") {
-            if let Ok(path) = StorePath::parse(&text) {
-                prop_assert_eq!(path.as_str(), &text);
-                prop_assert_eq!(format!("{}/{}-{}", path.store_dir(), path.hash_part(), path.name()), text);
-                prop_assert!(path.name().starts_with(path.package_name()));
-            }
-        }
-    }
-}
+mod tests;

@@ -18,23 +18,24 @@
 //! | a chain of any depth | accepted; nothing recurses |
 //! | a path-info entry that is not valid | [`GraphError::NotValid`] |
 
-use std::collections::HashMap;
-
 use serde::Serialize;
 
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
+mod check;
 mod closure;
 mod components;
 mod error;
 mod part;
+mod path_index;
 pub(crate) mod raw;
+mod raw_hash;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use error::GraphError;
-use raw::{RawExport, RawNode, RawPathInfo, Text};
+use raw::{RawGraph, Text};
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
@@ -49,12 +50,16 @@ use raw::{RawExport, RawNode, RawPathInfo, Text};
 ///       "references": [] } ] }"#;
 /// let graph = ReferenceGraph::parse(json).unwrap();
 /// assert_eq!(graph.nodes()[0].path.name(), "glibc-2.38");
-/// assert_eq!(graph.nodes()[1].references, [0]);
+/// assert_eq!(graph.references(1), [0]);
 /// assert_eq!(graph.roots(), [1]);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraph {
     nodes: Vec<PathInfo>,
+    /// Those of all paths, one after the other.
+    references: Vec<u32>,
+    /// Where each path's references end.
+    ends: Vec<usize>,
     roots: Vec<usize>,
 }
 
@@ -69,8 +74,17 @@ pub struct PathInfo {
     pub nar_size: u64,
     /// Bytes of the NARs of its closure, itself included: as Nix says, else computed; saturating.
     pub closure_size: u64,
-    /// Indices of the paths it refers to: sorted, each once, never itself.
-    pub references: Vec<u32>,
+}
+
+/// Reads what [`ReferenceGraph::parse`] reads and checks nothing; the number of entries. For benchmarks only: it
+/// tells how much of the parsing is JSON.
+///
+/// # Errors
+/// The JSON is not of the expected shape.
+#[doc(hidden)]
+pub fn read_only(json: &[u8]) -> Result<usize, GraphError> {
+    let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
+    Ok(raw.nodes.len())
 }
 
 impl ReferenceGraph {
@@ -82,8 +96,8 @@ impl ReferenceGraph {
     /// What the module's table says; no error depends on the order of the input's entries but the choice
     /// among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
-        let raw: RawExport<'_> = serde_json::from_slice(json).map_err(GraphError::Malformed)?;
-        Self::build(raw.graph, raw.roots.graph.iter().map(Text::as_str))
+        let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
+        check::check(&raw, raw.roots.iter().map(Text::as_str))
     }
 
     /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by path
@@ -92,80 +106,8 @@ impl ReferenceGraph {
     /// # Errors
     /// What the module's table says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
-        let raw: RawPathInfo<'_> = serde_json::from_slice(json).map_err(GraphError::Malformed)?;
-        Self::build(raw.0, roots.iter().map(StorePath::as_str))
-    }
-
-    fn build<'a>(
-        raw: Vec<RawNode<'_>>,
-        roots: impl Iterator<Item = &'a str>,
-    ) -> Result<Self, GraphError> {
-        let mut entries = raw
-            .into_iter()
-            .map(Entry::new)
-            .collect::<Result<Vec<_>, _>>()?;
-        if u32::try_from(entries.len()).is_err() {
-            return Err(GraphError::TooManyPaths {
-                count: entries.len(),
-            });
-        }
-        entries.sort_by(|a, b| a.info.path.cmp(&b.info.path));
-
-        let mut index: HashMap<&str, u32> = HashMap::with_capacity(entries.len());
-        let mut distinct = 0u32;
-        for (position, entry) in entries.iter().enumerate() {
-            let repeats = position > 0 && entries[position - 1].info.path == entry.info.path;
-            if !repeats {
-                index.insert(entry.info.path.as_str(), distinct);
-                distinct += 1;
-            }
-        }
-        let references = entries
-            .iter()
-            .map(|entry| entry.resolve(&index))
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut roots = roots
-            .map(|root| match index.get(root) {
-                Some(&i) => Ok(i as usize),
-                None => Err(GraphError::MissingRoot { root: shown(root) }),
-            })
-            .collect::<Result<Vec<usize>, _>>()?;
-        roots.sort_unstable();
-        roots.dedup();
-        drop(index);
-
-        let mut incomplete = false;
-        let mut nodes: Vec<PathInfo> = Vec::with_capacity(distinct as usize);
-        let mut previous_closure_size = None;
-        for (entry, references) in entries.into_iter().zip(references) {
-            let info = PathInfo {
-                references,
-                ..entry.info
-            };
-            match nodes.last() {
-                Some(last) if last.path == info.path => {
-                    if *last != info || previous_closure_size != entry.closure_size {
-                        return Err(GraphError::Conflict {
-                            path: info.path.to_string(),
-                        });
-                    }
-                }
-                _ => {
-                    previous_closure_size = entry.closure_size;
-                    incomplete |= entry.closure_size.is_none();
-                    nodes.push(info);
-                }
-            }
-        }
-        if incomplete {
-            // All of them: a mixture of given and computed sizes could contradict itself.
-            let weights: Vec<u64> = nodes.iter().map(|node| node.nar_size).collect();
-            let sums = closure::closure_sums(&weights, |node| &nodes[node].references);
-            for (node, sum) in nodes.iter_mut().zip(sums) {
-                node.closure_size = sum;
-            }
-        }
-        Ok(Self { nodes, roots })
+        let raw = RawGraph::path_info(json).map_err(GraphError::Malformed)?;
+        check::check(&raw, roots.iter().map(StorePath::as_str))
     }
 
     /// Number of paths.
@@ -181,6 +123,15 @@ impl ReferenceGraph {
     /// All paths, sorted by path.
     pub fn nodes(&self) -> &[PathInfo] {
         &self.nodes
+    }
+
+    /// Indices of the paths that a path refers to: sorted, each once, never itself.
+    ///
+    /// # Panics
+    /// Where no path has this index.
+    pub fn references(&self, index: usize) -> &[u32] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.references[start..self.ends[index]]
     }
 
     /// Indices of the roots, sorted, each once.
@@ -213,7 +164,7 @@ impl ReferenceGraph {
             todo.push(start);
             while let Some(node) = todo.pop() {
                 if !std::mem::replace(&mut reached[node], true) {
-                    todo.extend(self.nodes[node].references.iter().map(|&r| r as usize));
+                    todo.extend(self.references(node).iter().map(|&r| r as usize));
                 }
             }
         };
@@ -222,7 +173,7 @@ impl ReferenceGraph {
         }
         let mut referred = vec![false; self.len()];
         for node in (0..self.len()).filter(|&node| !reached[node]) {
-            for &reference in &self.nodes[node].references {
+            for &reference in self.references(node) {
                 referred[reference as usize] = true;
             }
         }
@@ -243,12 +194,17 @@ impl ReferenceGraph {
         let graph: Vec<Written<'_>> = self
             .nodes
             .iter()
-            .map(|node| Written {
+            .enumerate()
+            .map(|(index, node)| Written {
                 path: &node.path,
                 nar_hash: node.nar_hash,
                 nar_size: node.nar_size,
                 closure_size: node.closure_size,
-                references: node.references.iter().map(|&r| path(r as usize)).collect(),
+                references: self
+                    .references(index)
+                    .iter()
+                    .map(|&r| path(r as usize))
+                    .collect(),
             })
             .collect();
         let roots: Vec<&StorePath> = self.roots.iter().map(|&root| path(root)).collect();
@@ -257,78 +213,6 @@ impl ReferenceGraph {
             graph,
         };
         serde_json::to_vec(&json).expect("texts and integers serialise to JSON")
-    }
-}
-
-/// A text of the input as errors repeat it: cut, since it may be anything.
-fn shown(text: &str) -> String {
-    text.chars().take(300).collect()
-}
-
-/// One entry of the input with its own parts checked, its references still texts.
-struct Entry<'a> {
-    info: PathInfo,
-    closure_size: Option<u64>,
-    references: Vec<Text<'a>>,
-}
-
-impl<'a> Entry<'a> {
-    fn new(raw: RawNode<'a>) -> Result<Self, GraphError> {
-        let path = StorePath::parse(raw.path.as_ref().map_or("", Text::as_str))
-            .map_err(GraphError::Path)?;
-        if !raw.valid {
-            return Err(GraphError::NotValid {
-                path: path.to_string(),
-            });
-        }
-        let nar_hash = raw
-            .nar_hash
-            .map(|hash| NarHash::parse(&hash.0))
-            .transpose()
-            .map_err(|source| GraphError::Hash {
-                path: path.to_string(),
-                source,
-            })?;
-        let Some(nar_size) = raw.nar_size else {
-            return Err(GraphError::MissingSize {
-                path: path.to_string(),
-            });
-        };
-        let closure_size = raw.closure_size.unwrap_or_default();
-        let info = PathInfo {
-            path,
-            nar_hash,
-            nar_size,
-            closure_size,
-            references: Vec::new(),
-        };
-        Ok(Self {
-            info,
-            closure_size: raw.closure_size,
-            references: raw.references,
-        })
-    }
-
-    fn resolve(&self, index: &HashMap<&str, u32>) -> Result<Vec<u32>, GraphError> {
-        let own = self.info.path.as_str();
-        let mut references = Vec::with_capacity(self.references.len());
-        for reference in self
-            .references
-            .iter()
-            .map(Text::as_str)
-            .filter(|&r| r != own)
-        {
-            match index.get(reference) {
-                Some(&node) => references.push(node),
-                None => {
-                    let (path, reference) = (own.to_owned(), shown(reference));
-                    return Err(GraphError::MissingReference { path, reference });
-                }
-            }
-        }
-        references.sort_unstable();
-        references.dedup();
-        Ok(references)
     }
 }
 

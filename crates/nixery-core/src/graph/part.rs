@@ -1,6 +1,6 @@
 //! Parts of a graph: what some of its paths need.
 
-use super::{PathInfo, ReferenceGraph};
+use super::ReferenceGraph;
 
 impl ReferenceGraph {
     /// The closure of `roots` as a graph of its own, and for each of its paths the index in this graph, in
@@ -12,7 +12,7 @@ impl ReferenceGraph {
         while let Some(path) = todo.pop() {
             if !std::mem::replace(&mut reached[path], true) {
                 paths.push(path);
-                todo.extend(self.nodes[path].references.iter().map(|&r| r as usize));
+                todo.extend(self.references(path).iter().map(|&r| r as usize));
             }
         }
         paths.sort_unstable();
@@ -20,25 +20,26 @@ impl ReferenceGraph {
         for (new, &old) in (0u32..).zip(&paths) {
             place[old] = new;
         }
-        let nodes = paths.iter().map(|&old| {
-            let node = &self.nodes[old];
-            PathInfo {
-                path: node.path.clone(),
-                nar_hash: node.nar_hash,
-                nar_size: node.nar_size,
-                // All that it reaches is here as well.
-                closure_size: node.closure_size,
-                references: node.references.iter().map(|&r| place[r as usize]).collect(),
-            }
-        });
-        let nodes = nodes.collect();
+        let (mut references, mut ends) = (Vec::new(), Vec::with_capacity(paths.len()));
+        for &old in &paths {
+            references.extend(self.references(old).iter().map(|&r| place[r as usize]));
+            ends.push(references.len());
+        }
+        // All that a path reaches is here as well, so its closure's size is the same.
+        let nodes = paths.iter().map(|&old| self.nodes[old].clone()).collect();
         let mut roots: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
         roots.sort_unstable();
         roots.dedup();
         for root in &mut roots {
             *root = place[*root] as usize;
         }
-        (Self { nodes, roots }, paths)
+        let part = Self {
+            nodes,
+            references,
+            ends,
+            roots,
+        };
+        (part, paths)
     }
 }
 

@@ -1,19 +1,25 @@
-//! The JSON that Nix writes about store paths, borrowed from the bytes it is parsed from.
+//! The JSON that Nix writes about store paths, borrowed from the bytes it is read from.
 //!
 //! Three shapes hold the same facts: the structured attribute `exportReferencesGraph` (Nix manual, "Advanced
 //! attributes"), `nix path-info --json` as a list (Nix 2.8) or as a map keyed by path (since 2.19), and its
 //! version 2, which has base names under `info` beside a `storeDir`. Fields not needed are skipped.
+//!
+//! By hand where `derive` would do, because all references go into one list: a list for each path would take a
+//! third of the time.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// A string that borrows from the input where it holds no escapes; `Vec<Cow<str>>` alone would copy each.
-#[derive(Debug, Clone, Deserialize)]
+use super::raw_hash::RawHash;
+
+/// A string that borrows from the input where it holds no escapes; a list of `Cow<str>` would copy each.
+#[derive(Debug, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Text<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl Text<'_> {
     pub(crate) fn as_str(&self) -> &str {
@@ -21,194 +27,371 @@ impl Text<'_> {
     }
 }
 
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+/// What the input says, in its order and unchecked.
+#[derive(Debug, Default)]
+pub(crate) struct RawGraph<'a> {
+    pub(crate) nodes: Vec<RawNode<'a>>,
+    /// Those of all nodes, one after the other.
+    references: Vec<Text<'a>>,
+    pub(crate) roots: Vec<Text<'a>>,
+}
+
 /// One path as Nix describes it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug)]
 pub(crate) struct RawNode<'a> {
-    /// Absent where the path is the key of a map.
-    #[serde(borrow)]
-    pub(crate) path: Option<Text<'a>>,
-    #[serde(borrow)]
+    path: Option<Text<'a>>,
     pub(crate) nar_hash: Option<RawHash<'a>>,
     pub(crate) nar_size: Option<u64>,
     pub(crate) closure_size: Option<u64>,
-    #[serde(borrow, default)]
-    pub(crate) references: Vec<Text<'a>>,
     /// Nix 2.8 writes `"valid": false` for a path that it does not have.
-    #[serde(default = "valid")]
     pub(crate) valid: bool,
+    /// Where its references end; they begin where those of the node before end.
+    end: usize,
 }
 
-fn valid() -> bool {
-    true
+impl RawNode<'_> {
+    /// The path; empty where the input has none.
+    pub(crate) fn path(&self) -> &str {
+        self.path.as_ref().map_or("", Text::as_str)
+    }
 }
 
-impl<'a> RawNode<'a> {
-    fn named(path: Text<'a>, node: Option<RawNode<'a>>) -> Self {
-        match node {
-            Some(node) => Self {
-                path: Some(path),
-                ..node
-            },
-            // A map has `null` for a path that is not in the store.
-            None => Self {
-                path: Some(path),
-                nar_hash: None,
-                nar_size: None,
-                closure_size: None,
-                references: Vec::new(),
-                valid: false,
-            },
+impl<'a> RawGraph<'a> {
+    /// Reads the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]`.
+    pub(crate) fn export(json: &'a [u8]) -> serde_json::Result<Self> {
+        read(json, Shape::Export)
+    }
+
+    /// Reads what `nix path-info --json` prints, in any of its shapes.
+    pub(crate) fn path_info(json: &'a [u8]) -> serde_json::Result<Self> {
+        read(json, Shape::PathInfo)
+    }
+
+    /// What all nodes refer to, one after the other, as often as the input names it.
+    pub(crate) fn all_references(&self) -> &[Text<'a>] {
+        &self.references
+    }
+
+    /// Where among all references a node's are.
+    pub(crate) fn place(&self, node: usize) -> Range<usize> {
+        let start = node.checked_sub(1).map_or(0, |i| self.nodes[i].end);
+        start..self.nodes[node].end
+    }
+
+    /// What a node refers to.
+    pub(crate) fn references(&self, node: usize) -> &[Text<'a>] {
+        &self.references[self.place(node)]
+    }
+
+    /// Puts the store directory before what are base names only (version 2).
+    fn complete_base_names(&mut self, store_dir: &str) {
+        let paths = self.nodes.iter_mut().filter_map(|node| node.path.as_mut());
+        for text in paths.chain(&mut self.references) {
+            if !text.0.starts_with('/') {
+                text.0 = format!("{store_dir}/{}", text.0).into();
+            }
         }
     }
 }
 
-/// A hash as text, or in the parts that some versions of Nix write.
-#[derive(Debug)]
-pub(crate) struct RawHash<'a>(pub(crate) Cow<'a, str>);
+#[derive(Clone, Copy)]
+enum Shape {
+    Export,
+    PathInfo,
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for RawHash<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand: an untagged enum would copy every hash first.
-        struct HashVisitor;
-        impl<'de> Visitor<'de> for HashVisitor {
-            type Value = RawHash<'de>;
+fn read(json: &[u8], shape: Shape) -> serde_json::Result<RawGraph<'_>> {
+    /// Twice, for the two kinds of input.
+    fn run<'a, R: serde_json::de::Read<'a>>(
+        mut json: serde_json::Deserializer<R>,
+        bytes: usize,
+        shape: Shape,
+    ) -> serde_json::Result<RawGraph<'a>> {
+        // Nix writes some 200 bytes about a path and 70 about a reference.
+        let mut graph = RawGraph {
+            nodes: Vec::with_capacity(bytes / 600),
+            references: Vec::with_capacity(bytes / 120),
+            roots: Vec::new(),
+        };
+        match shape {
+            Shape::Export => json.deserialize_map(Export(&mut graph))?,
+            Shape::PathInfo => json.deserialize_any(PathInfo(&mut graph))?,
+        }
+        json.end()?;
+        Ok(graph)
+    }
+    // Looking at all of the input at once is several times as fast as at each string.
+    match std::str::from_utf8(json) {
+        Ok(text) => run(serde_json::Deserializer::from_str(text), json.len(), shape),
+        Err(_) => run(
+            serde_json::Deserializer::from_slice(json),
+            json.len(),
+            shape,
+        ),
+    }
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a hash")
+/// Gives a visitor of a list or map the method that makes it the value of one.
+macro_rules! seed {
+    ($seed:ident, $method:ident) => {
+        impl<'de> DeserializeSeed<'de> for $seed<'_, 'de> {
+            type Value = ();
+
+            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+                deserializer.$method(self)
             }
+        }
+    };
+}
 
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(RawHash(text.into()))
-            }
+/// The whole attributes file.
+struct Export<'g, 'a>(&'g mut RawGraph<'a>);
 
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(RawHash(text.to_owned().into()))
-            }
+impl<'de> Visitor<'de> for Export<'_, 'de> {
+    type Value = ();
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                #[derive(Deserialize)]
-                struct Parts {
-                    algorithm: String,
-                    format: Option<String>,
-                    hash: String,
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with exportReferencesGraph and graph")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        const ROOTS: &str = "exportReferencesGraph";
+        const GRAPH: &str = "graph";
+        let (mut roots, mut graph) = (None, None);
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            match &*key.0 {
+                ROOTS => {
+                    once(&mut roots, ROOTS)?;
+                    self.0.roots = map.next_value::<Roots<'de>>()?.graph;
                 }
-                let map = serde::de::value::MapAccessDeserializer::new(map);
-                let Parts {
-                    algorithm,
-                    format,
-                    hash,
-                } = Parts::deserialize(map)?;
-                // As text, base64 comes after a dash (SRI) and the other formats after a colon.
-                let separator = match format.as_deref() {
-                    None | Some("base64") => '-',
-                    Some(_) => ':',
-                };
-                Ok(RawHash(format!("{algorithm}{separator}{hash}").into()))
+                GRAPH => {
+                    once(&mut graph, GRAPH)?;
+                    map.next_value_seed(NodeList(self.0))?;
+                }
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
-        deserializer.deserialize_any(HashVisitor)
+        roots.ok_or_else(|| A::Error::missing_field(ROOTS))?;
+        graph.ok_or_else(|| A::Error::missing_field(GRAPH))
     }
-}
-
-/// The attributes file of a derivation with `exportReferencesGraph.graph = [ … ]`.
-#[derive(Debug, Deserialize)]
-pub(crate) struct RawExport<'a> {
-    #[serde(rename = "exportReferencesGraph", borrow)]
-    pub(crate) roots: RawRoots<'a>,
-    #[serde(borrow)]
-    pub(crate) graph: Vec<RawNode<'a>>,
 }
 
 /// The roots of the graph with the name `graph`.
-#[derive(Debug, Deserialize)]
-pub(crate) struct RawRoots<'a> {
+#[derive(Deserialize)]
+struct Roots<'a> {
     #[serde(borrow)]
-    pub(crate) graph: Vec<Text<'a>>,
+    graph: Vec<Text<'a>>,
 }
 
-/// What `nix path-info --json` prints, in any of its shapes.
-#[derive(Debug)]
-pub(crate) struct RawPathInfo<'a>(pub(crate) Vec<RawNode<'a>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for RawPathInfo<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(PathInfoVisitor)
+/// Notes that a field is met; an error the second time.
+fn once<E: Error>(met: &mut Option<()>, field: &'static str) -> Result<(), E> {
+    match met.replace(()) {
+        None => Ok(()),
+        Some(()) => Err(E::duplicate_field(field)),
     }
 }
 
-struct PathInfoVisitor;
+/// All that `nix path-info` prints.
+struct PathInfo<'g, 'a>(&'g mut RawGraph<'a>);
 
-impl<'de> Visitor<'de> for PathInfoVisitor {
-    type Value = RawPathInfo<'de>;
+impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of store paths or a map keyed by store path")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut nodes = Vec::new();
-        while let Some(node) = seq.next_element::<RawNode<'de>>()? {
-            if node.path.is_none() {
-                return Err(serde::de::Error::missing_field("path"));
-            }
-            nodes.push(node);
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
+        NodeList(self.0).visit_seq(seq)?;
+        match self.0.nodes.iter().any(|node| node.path.is_none()) {
+            true => Err(A::Error::missing_field("path")),
+            false => Ok(()),
         }
-        Ok(RawPathInfo(nodes))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut nodes = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut store_dir = None;
         while let Some(key) = map.next_key::<Text<'de>>()? {
-            match key.as_str() {
-                path if path.starts_with('/') => nodes.push(RawNode::named(key, map.next_value()?)),
-                "info" => nodes.extend(map.next_value::<NodeMap<'de>>()?.0),
+            match &*key.0 {
+                path if path.starts_with('/') => {
+                    map.next_value_seed(Node::of(self.0, Some(key)))?;
+                }
+                "info" => map.next_value_seed(NodeMap(self.0))?,
                 "storeDir" => store_dir = Some(map.next_value::<String>()?),
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
-        complete_base_names(&mut nodes, store_dir.as_deref().unwrap_or("/nix/store"));
-        Ok(RawPathInfo(nodes))
+        let store_dir = store_dir.as_deref().unwrap_or("/nix/store");
+        self.0.complete_base_names(store_dir);
+        Ok(())
     }
 }
 
-/// Puts the store directory before what are base names only (version 2).
-fn complete_base_names(nodes: &mut [RawNode<'_>], store_dir: &str) {
-    let complete = |text: &mut Text<'_>| {
-        if !text.0.starts_with('/') {
-            text.0 = format!("{store_dir}/{}", text.0).into();
-        }
-    };
-    for node in nodes {
-        node.path.iter_mut().for_each(complete);
-        node.references.iter_mut().for_each(complete);
+struct NodeList<'g, 'a>(&'g mut RawGraph<'a>);
+seed!(NodeList, deserialize_seq);
+
+impl<'de> Visitor<'de> for NodeList<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of store paths")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element_seed(Listed(self.0))?.is_some() {}
+        Ok(())
     }
 }
 
 /// A map from path or base name to facts or `null`, repeated keys kept.
-struct NodeMap<'a>(Vec<RawNode<'a>>);
+struct NodeMap<'g, 'a>(&'g mut RawGraph<'a>);
+seed!(NodeMap, deserialize_map);
 
-impl<'de: 'a, 'a> Deserialize<'de> for NodeMap<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NodeMapVisitor;
-        impl<'de> Visitor<'de> for NodeMapVisitor {
-            type Value = NodeMap<'de>;
+impl<'de> Visitor<'de> for NodeMap<'_, 'de> {
+    type Value = ();
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map keyed by store path")
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a map keyed by store path")
+    }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut nodes = Vec::new();
-                while let Some((key, node)) = map.next_entry()? {
-                    nodes.push(RawNode::named(key, node));
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<Text<'de>>()? {
+            map.next_value_seed(Node::of(self.0, Some(key)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A node of a list, which must not be `null`.
+struct Listed<'g, 'a>(&'g mut RawGraph<'a>);
+
+impl<'de> DeserializeSeed<'de> for Listed<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(Node::of(self.0, None))
+    }
+}
+
+/// A node, or `null` where a map has a path that is not in the store.
+struct Node<'g, 'a> {
+    graph: &'g mut RawGraph<'a>,
+    /// The node, as far as it is read.
+    node: RawNode<'a>,
+}
+seed!(Node, deserialize_option);
+
+impl<'g, 'a> Node<'g, 'a> {
+    fn of(graph: &'g mut RawGraph<'a>, path: Option<Text<'a>>) -> Self {
+        let node = RawNode {
+            path,
+            nar_hash: None,
+            nar_size: None,
+            closure_size: None,
+            valid: true,
+            end: graph.references.len(),
+        };
+        Self { graph, node }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Field {
+    Path,
+    NarHash,
+    NarSize,
+    ClosureSize,
+    References,
+    Valid,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de> Visitor<'de> for Node<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what is known of a store path")
+    }
+
+    fn visit_none<E: Error>(mut self) -> Result<(), E> {
+        self.node.valid = false;
+        self.graph.nodes.push(self.node);
+        Ok(())
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { graph, mut node } = self;
+        let (mut path, mut hash, mut size, mut closure, mut references, mut valid) =
+            Default::default();
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::Path => {
+                    once(&mut path, "path")?;
+                    let inside = map.next_value()?;
+                    // The key of a map is the path, whatever is said inside.
+                    node.path = node.path.or(inside);
                 }
-                Ok(NodeMap(nodes))
+                Field::NarHash => {
+                    once(&mut hash, "narHash")?;
+                    node.nar_hash = map.next_value()?;
+                }
+                Field::NarSize => {
+                    once(&mut size, "narSize")?;
+                    node.nar_size = map.next_value()?;
+                }
+                Field::ClosureSize => {
+                    once(&mut closure, "closureSize")?;
+                    node.closure_size = map.next_value()?;
+                }
+                Field::References => {
+                    once(&mut references, "references")?;
+                    map.next_value_seed(References(graph))?;
+                }
+                Field::Valid => {
+                    once(&mut valid, "valid")?;
+                    node.valid = map.next_value()?;
+                }
+                Field::Other => {
+                    map.next_value::<IgnoredAny>()?;
+                }
             }
         }
-        deserializer.deserialize_map(NodeMapVisitor)
+        node.end = graph.references.len();
+        graph.nodes.push(node);
+        Ok(())
+    }
+}
+
+struct References<'g, 'a>(&'g mut RawGraph<'a>);
+seed!(References, deserialize_seq);
+
+impl<'de> Visitor<'de> for References<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of store paths")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(reference) = seq.next_element::<Text<'de>>()? {
+            self.0.references.push(reference);
+        }
+        Ok(())
     }
 }

@@ -47,7 +47,7 @@ impl<'a> ClosureCount<'a> {
             }
         }
         while let Some(path) = todo.pop() {
-            for &reference in &self.graph.nodes()[path].references {
+            for &reference in self.graph.references(path) {
                 if see(reference as usize, todo) >= most {
                     return most;
                 }

@@ -82,11 +82,22 @@ impl Default for Dominator {
 
 /// A head and what it dominates.
 struct Group {
-    head: usize,
-    cause: Cause,
     rating: u128,
-    /// Sorted.
-    paths: Vec<usize>,
+    head: u32,
+    /// Where its paths are in [`Groups::paths`].
+    start: u32,
+    end: u32,
+}
+
+/// The groups before merging. There may be as many as paths, so they share one list.
+struct Groups {
+    list: Vec<Group>,
+    /// The paths of all groups, sorted within each.
+    paths: Vec<u32>,
+    /// The head of each path.
+    heads: Vec<u32>,
+    popularity: Vec<u64>,
+    entry_points: Vec<usize>,
 }
 
 impl LayerStrategy for Dominator {
@@ -104,32 +115,40 @@ impl LayerStrategy for Dominator {
 
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
         let mut groups = self.groups(graph);
-        groups.sort_by_key(|group| (group.rating, group.head));
-        let surplus = groups.len().saturating_sub(budget.get());
-        let alone = groups.split_off(if surplus > 0 { surplus + 1 } else { 0 });
+        groups
+            .list
+            .sort_unstable_by_key(|group| (group.rating, group.head));
+        let surplus = groups.list.len().saturating_sub(budget.get());
+        let merged = if surplus > 0 { surplus + 1 } else { 0 };
+        let (merged, alone) = groups.list.split_at(merged);
         let mut layers: Vec<(u128, PlannedLayer)> = alone
-            .into_iter()
+            .iter()
             .map(|group| {
-                let name = graph.nodes()[group.head].path.name();
-                let reason = reason::of_group(name, group.cause, group.paths.len() - 1);
-                (
-                    group.rating,
-                    layer(graph, group.rating, group.paths, reason),
-                )
+                let paths = &groups.paths[group.start as usize..group.end as usize];
+                let paths: Vec<usize> = paths.iter().map(|&path| path as usize).collect();
+                let name = graph.nodes()[group.head as usize].path.name();
+                let cause = self.cause(graph, &groups, group.head as usize);
+                let reason = reason::of_group(name, cause, paths.len() - 1);
+                (group.rating, layer(graph, group.rating, paths, reason))
             })
             .collect();
-        if surplus > 0 {
-            let rating = groups
+        if !merged.is_empty() {
+            let rating = merged
                 .iter()
                 .fold(0u128, |sum, group| sum.saturating_add(group.rating));
             // The highest-rated say most about what the layer holds.
-            let names = groups
+            let names = merged
                 .iter()
                 .rev()
-                .map(|group| graph.nodes()[group.head].path.name());
+                .map(|group| graph.nodes()[group.head as usize].path.name());
             let reason = reason::of_merged(names, budget.get());
-            let mut paths: Vec<usize> = groups.into_iter().flat_map(|group| group.paths).collect();
-            paths.sort_unstable();
+            let mut in_merged = vec![false; graph.len()];
+            for group in merged {
+                in_merged[group.head as usize] = true;
+            }
+            let paths: Vec<usize> = (0..graph.len())
+                .filter(|&path| in_merged[groups.heads[path] as usize])
+                .collect();
             layers.push((rating, layer(graph, rating, paths, reason)));
         }
         layers.sort_by(|(a_rating, a), (b_rating, b)| {
@@ -146,61 +165,88 @@ impl LayerStrategy for Dominator {
 }
 
 impl Dominator {
-    /// The groups before merging, by head.
-    fn groups(&self, graph: &ReferenceGraph) -> Vec<Group> {
+    fn groups(&self, graph: &ReferenceGraph) -> Groups {
         let nodes = graph.nodes();
         let popularity: Vec<u64> = nodes
             .iter()
             .map(|node| self.popularity.get(&node.path))
             .collect();
-        let entry_points = graph.entry_points();
-        let mut entrance: Vec<u32> = entry_points.iter().map(|&entry| entry as u32).collect();
-        let set_apart = |node: &usize| {
-            nodes[*node].closure_size > BIG_CLOSURE || popularity[*node] >= self.threshold
-        };
-        entrance.extend((0..nodes.len()).filter(set_apart).map(|node| node as u32));
-        let heads = heads(nodes.len(), &entrance, |node| {
-            &nodes[node as usize].references
-        });
+        let (heads, entry_points) = self.heads(graph, &popularity);
 
-        let mut members: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
-        for (node, head) in heads.iter().enumerate() {
-            // Entry points reach every path, so each has a head.
-            members[head.map_or(node, |head| head as usize)].push(node);
+        // The paths by head: as many places for each as it has paths, filled in order.
+        let mut next = vec![0u32; nodes.len()];
+        for &head in &heads {
+            next[head as usize] += 1;
         }
-        let cause = |head: usize| {
-            let node = &nodes[head];
-            if graph.roots().binary_search(&head).is_ok() {
-                Cause::AskedFor
-            } else if popularity[head] >= self.threshold {
-                Cause::Popular(popularity[head])
-            } else if node.closure_size > BIG_CLOSURE {
-                Cause::Big(node.closure_size)
-            } else if entry_points.binary_search(&head).is_ok() {
-                Cause::Unreached
-            } else {
-                Cause::Shared
+        let (mut list, mut start) = (Vec::new(), 0);
+        for (head, next) in (0u32..).zip(&mut next) {
+            let end = start + *next;
+            if start < end {
+                list.push(Group {
+                    rating: 0,
+                    head,
+                    start,
+                    end,
+                });
             }
-        };
-        let group = |(head, paths): (usize, Vec<usize>)| {
-            let weight: u128 = paths
+            *next = start;
+            start = end;
+        }
+        let mut paths = vec![0u32; nodes.len()];
+        for (path, &head) in (0u32..).zip(&heads) {
+            let place = &mut next[head as usize];
+            paths[*place as usize] = path;
+            *place += 1;
+        }
+        for group in &mut list {
+            let weight: u128 = paths[group.start as usize..group.end as usize]
                 .iter()
-                .map(|&path| u128::from(self.weight.of(&nodes[path])))
+                .map(|&path| u128::from(self.weight.of(&nodes[path as usize])))
                 .sum();
-            let rating = weight.saturating_mul(u128::from(popularity[head]));
-            Group {
-                head,
-                cause: cause(head),
-                rating,
-                paths,
-            }
-        };
-        members
-            .into_iter()
-            .enumerate()
-            .filter(|(_, paths)| !paths.is_empty())
-            .map(group)
-            .collect()
+            let popularity = u128::from(popularity[group.head as usize]);
+            group.rating = weight.saturating_mul(popularity);
+        }
+        Groups {
+            list,
+            paths,
+            heads,
+            popularity,
+            entry_points,
+        }
+    }
+
+    /// The head of each path; and the graph's entry points.
+    fn heads(&self, graph: &ReferenceGraph, popularity: &[u64]) -> (Vec<u32>, Vec<usize>) {
+        let nodes = graph.nodes();
+        let entry_points = graph.entry_points();
+        let apart = (0..nodes.len()).filter(|&node| {
+            nodes[node].closure_size > BIG_CLOSURE || popularity[node] >= self.threshold
+        });
+        let entrance = entry_points.iter().copied().chain(apart);
+        let entrance: Vec<u32> = entrance.map(|node| node as u32).collect();
+        let heads = heads(nodes.len(), &entrance, |node| {
+            graph.references(node as usize)
+        });
+        // Entry points reach every path, so each has a head.
+        let own = (0u32..).zip(heads);
+        let heads = own.map(|(node, head)| head.unwrap_or(node)).collect();
+        (heads, entry_points)
+    }
+
+    fn cause(&self, graph: &ReferenceGraph, groups: &Groups, head: usize) -> Cause {
+        let (closure_size, popularity) =
+            (graph.nodes()[head].closure_size, groups.popularity[head]);
+        if graph.roots().binary_search(&head).is_ok() {
+            Cause::AskedFor
+        } else if popularity >= self.threshold {
+            Cause::Popular(popularity)
+        } else if closure_size > BIG_CLOSURE {
+            Cause::Big(closure_size)
+        } else if groups.entry_points.binary_search(&head).is_ok() {
+            Cause::Unreached
+        } else {
+            Cause::Shared
+        }
     }
 }
 

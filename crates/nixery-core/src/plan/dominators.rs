@@ -49,7 +49,8 @@ impl Search {
         let mut number = vec![NONE; nodes];
         let (mut vertex, mut parent) = (vec![NONE], vec![NONE]);
         let mut path: Vec<(u32, std::slice::Iter<'_, u32>)> = vec![(0, entrance.iter())];
-        let mut edges: Vec<(u32, u32)> = Vec::new();
+        let edge_count: usize = (0..nodes as u32).map(|node| references(node).len()).sum();
+        let mut edges: Vec<(u32, u32)> = Vec::with_capacity(entrance.len() + edge_count);
         while let Some((from, rest)) = path.last_mut() {
             let Some(&node) = rest.next() else {
                 path.pop();

@@ -35,7 +35,7 @@ fn invariants(graph: &ReferenceGraph) {
     assert!(nodes.is_sorted_by(|a, b| a.path < b.path), "nodes");
     for (index, node) in nodes.iter().enumerate() {
         assert_eq!(graph.index_of(&node.path), Some(index));
-        let references = &node.references;
+        let references = graph.references(index);
         assert!(references.is_sorted_by(|a, b| a < b), "{references:?}");
         for reference in references {
             let reference = *reference as usize;
@@ -60,9 +60,10 @@ fn reads_back(graph: &ReferenceGraph) {
         let mut paths: Vec<_> = graph
             .nodes()
             .iter()
-            .map(|node| {
-                let mut references: Vec<_> = node
-                    .references
+            .enumerate()
+            .map(|(index, node)| {
+                let mut references: Vec<_> = graph
+                    .references(index)
                     .iter()
                     .map(|reference| graph.nodes()[*reference as usize].path.as_str())
                     .collect();

@@ -96,7 +96,7 @@ impl ReferenceSink for PathCollection {
             let path = PathReferences {
                 base_name: node.path.base_name(),
                 nar_size: Some(node.nar_size),
-                references: node.references.iter().map(name).collect(),
+                references: graph.references(index).iter().map(name).collect(),
             };
             let package = roots.is_empty() || roots.binary_search(&index).is_ok();
             self.add(&path, package);

@@ -55,7 +55,7 @@ fn step_by_step(strategy: &Dominator, graph: &ReferenceGraph, budget: usize) -> 
         {
             edges.add_edge(root, NodeIndex::new(index), ());
         }
-        for &reference in &node.references {
+        for &reference in graph.references(index) {
             edges.add_edge(
                 NodeIndex::new(index),
                 NodeIndex::new(reference as usize),

@@ -1,0 +1,112 @@
+//! Which index a path has.
+
+use std::hash::{BuildHasher, Hasher};
+use std::ops::Range;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
+
+/// Paths looked up together.
+const TOGETHER: usize = 64;
+
+/// The indices of a graph's paths, by text.
+///
+/// A large graph's paths do not fit in the processor's caches, and each reference is looked up: most of the time goes
+/// by waiting for memory. So the table is small, the texts are close together, and look-ups come in lists, whose
+/// waits overlap. The hashes are seeded at random, so no input can make many paths collide.
+pub(super) struct PathIndex<'a> {
+    text: &'a str,
+    slots: HashTable<Slot>,
+    hasher: DefaultHashBuilder,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    start: u32,
+    end: u32,
+    index: u32,
+}
+
+impl<'a> PathIndex<'a> {
+    /// Numbers distinct parts of a text in their order; there are fewer than 2^32.
+    pub(super) fn new(text: &'a str, paths: impl ExactSizeIterator<Item = Range<u32>>) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        let mut slots = HashTable::with_capacity(paths.len());
+        for (index, Range { start, end }) in (0u32..).zip(paths) {
+            let slot = Slot { start, end, index };
+            let hash_of = |slot: &Slot| hash(&hasher, part(text, slot));
+            slots.insert_unique(hash_of(&slot), slot, hash_of);
+        }
+        Self {
+            text,
+            slots,
+            hasher,
+        }
+    }
+
+    pub(super) fn find(&self, path: &str) -> Option<u32> {
+        let same = |slot: &Slot| part(self.text, slot) == path;
+        let found = self.slots.find(hash(&self.hasher, path), same);
+        found.map(|slot| slot.index)
+    }
+
+    /// The indices of the paths; the position of the first that is not there is the error.
+    pub(super) fn find_all<P: AsRef<str>>(&self, paths: &[P]) -> Result<Vec<u32>, usize> {
+        let mut found = Vec::with_capacity(paths.len());
+        let mut likely = [None; TOGETHER];
+        for paths in paths.chunks(TOGETHER) {
+            for (path, likely) in paths.iter().zip(&mut likely) {
+                // A hash is rarely not its path's.
+                let hash = hash(&self.hasher, path.as_ref());
+                *likely = self.slots.find(hash, |_| true).copied();
+            }
+            for (path, likely) in paths.iter().zip(likely) {
+                let path = path.as_ref();
+                let right = likely.filter(|slot| part(self.text, slot) == path);
+                let index = right.map(|slot| slot.index).or_else(|| self.find(path));
+                found.push(index.ok_or(found.len())?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn part<'t>(text: &'t str, slot: &Slot) -> &'t str {
+    &text[slot.start as usize..slot.end as usize]
+}
+
+fn hash(hasher: &DefaultHashBuilder, path: &str) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(path.as_bytes());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_what_is_there_and_nothing_else() {
+        let paths: Vec<String> = (0..1000).map(|i| format!("/{i}")).collect();
+        let text = paths.concat();
+        let mut end = 0;
+        let index = PathIndex::new(
+            &text,
+            paths.iter().map(|path| {
+                let start = end;
+                end += path.len() as u32;
+                start..end
+            }),
+        );
+        let all = [&paths[..], &paths[..]].concat();
+        let found = index.find_all(&all).unwrap();
+        assert!(found.into_iter().eq((0..1000).chain(0..1000)));
+        for (i, path) in (0..).zip(&paths) {
+            assert_eq!(index.find(path), Some(i));
+        }
+        for other in ["", "/", "/1000", "/1/", "0"] {
+            assert_eq!(index.find(other), None, "{other}");
+            assert_eq!(index.find_all(&["/1", other, "none"]), Err(1), "{other}");
+        }
+        assert_eq!(index.find_all(&[""; 0]), Ok(Vec::new()));
+    }
+}
