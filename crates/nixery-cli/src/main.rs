@@ -50,6 +50,7 @@ Examples:
   nixery build git:nixos-26.05 --output oci:images     into an OCI layout
   nixery layers graph.json --budget 20                 which path goes into which layer, and why
   nixery plan build all.json --out plan.nixery         which packages share a layer in every image
+  nixery layers replay workload.json                   what each strategy would have moved
   nixery popcount all.json --out popularity.json       how many packages need which
   nixery verify --storage-path /var/lib/nixery         is the store sound?
   nixery gc --max-unused 30d --dry-run                 what a collection of garbage would drop

@@ -1,4 +1,4 @@
-//! Layer plans for people: a Graphviz picture and a table.
+//! Layer plans for people: tables and pictures.
 
 use std::fmt::Write as _;
 
@@ -7,6 +7,13 @@ use serde::Serialize;
 use crate::graph::ReferenceGraph;
 use crate::plan::{LayerPlan, human_bytes};
 use crate::store_path::StorePath;
+
+mod layers;
+mod svg;
+mod weeks;
+
+pub use layers::{LayerBar, LayerPanel, layers_svg};
+pub use weeks::{WeekLine, weeks_svg};
 
 /// Fill colours of the layers, repeated in turn; light, so that black text reads well on them.
 const COLOURS: [&str; 8] = [

@@ -26,7 +26,15 @@ impl ReferenceGraph {
             ends.push(references.len());
         }
         // All that a path reaches is here as well, so its closure's size is the same.
-        let nodes = paths.iter().map(|&old| self.nodes[old].clone()).collect();
+        let mut references = Vec::new();
+        let mut ends = Vec::with_capacity(paths.len());
+        let mut nodes = Vec::with_capacity(paths.len());
+        for &old in &paths {
+            references.extend(self.references(old).iter().map(|&r| place[r as usize]));
+            ends.push(references.len());
+            // With its closure size: all that it reaches is here as well.
+            nodes.push(self.nodes[old].clone());
+        }
         let mut roots: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
         roots.sort_unstable();
         roots.dedup();

@@ -1,0 +1,236 @@
+//! `nixery layers replay`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use nixery_core::draw::{WeekLine, weeks_svg};
+use nixery_core::replay::{Bound, Grouping, Outcome, Workload, replay};
+use serde::Serialize;
+
+use super::strategies::{DataArgs, Strategy};
+use crate::output;
+
+/// Replay a history of pulls: what each strategy would have moved.
+///
+/// A workload is a JSON object. `paths` lists [store path, NAR size, compressed size, [references]],
+/// references being places in this list, from 0. `weeks` lists for each week the images, each a
+/// list of root paths. `events` lists [week, client, [images pulled], [images kept]] in the order of
+/// time. A client has the layers of the images it keeps and fetches the others.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+The table:
+  moved     compressed bytes that clients fetch, and how many times the least: one layer for
+            each path, which no grouping can undercut
+  fetched   layers that clients fetch
+  had       the share of pulled layers that the client had
+  stored    compressed bytes of all distinct layers, without collections
+  chained   bytes where a layer is of use only on top of the same layers (classic Docker)
+  layers    of an image, on average; the root layer, of a few kilobytes, is not counted
+
+Examples:
+  nixery layers replay workload.json
+  nixery layers replay workload.json --pop popularity.json --plan nixpkgs.plan --out weeks.svg")]
+pub(super) struct ReplayArgs {
+    /// The workload
+    #[arg(value_name = "WORKLOAD")]
+    workload: PathBuf,
+
+    #[command(flatten)]
+    data: DataArgs,
+
+    /// Only this strategy, and the bounds; may be repeated [default: all that there is data for]
+    #[arg(long, value_enum, value_name = "NAME")]
+    strategy: Vec<Strategy>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Draws a picture (SVG) as well: bytes by week
+    #[arg(long, short, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+/// One way of grouping.
+struct Row {
+    name: &'static str,
+    bound: bool,
+    outcome: Outcome,
+}
+
+/// The same in JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct JsonRow<'a> {
+    strategy: &'static str,
+    bound: bool,
+    bytes: u64,
+    /// Times the bytes of one layer for each path.
+    times_least: f64,
+    layers_fetched: u64,
+    hit_rate: f64,
+    stored_bytes: u64,
+    stored_layers: u64,
+    chain_bytes: u64,
+    images: u64,
+    mean_layers: f64,
+    bytes_by_week: &'a [u64],
+}
+
+pub(super) async fn run(args: ReplayArgs) -> Result<ExitCode> {
+    let data = args.data.load().await?;
+    let strategies = data.all(&args.strategy)?;
+    let name = args.workload.display();
+    let bytes = std::fs::read(&args.workload).with_context(|| format!("cannot read {name}"))?;
+    let workload = Workload::from_json(&bytes).with_context(|| format!("{name} is no workload"))?;
+
+    let mut groupings = vec![("one layer per path", true, Bound::OneLayerPerPath.into())];
+    for named in &strategies {
+        let grouping = Grouping::Strategy(&*named.strategy, data.budget);
+        groupings.push((named.name, false, grouping));
+    }
+    groupings.push(("one layer", true, Bound::OneLayer.into()));
+    let rows = groupings
+        .into_iter()
+        .map(|(name, bound, grouping)| {
+            let outcome = replay(&workload, grouping)?;
+            Ok(Row {
+                name,
+                bound,
+                outcome,
+            })
+        })
+        .collect::<Result<Vec<Row>>>()?;
+
+    let least = rows.first().map_or(0, |row| row.outcome.bytes);
+    if let Some(out) = &args.out {
+        output::write(Some(out), picture(&workload, &rows).as_bytes())?;
+    }
+    if args.json {
+        let rows: Vec<_> = rows.iter().map(|row| row.json(least)).collect();
+        output::json(&rows)?;
+    } else {
+        output::text(&table(&workload, &rows, least))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Row {
+    fn json(&self, least: u64) -> JsonRow<'_> {
+        let outcome = &self.outcome;
+        JsonRow {
+            strategy: self.name,
+            bound: self.bound,
+            bytes: outcome.bytes,
+            times_least: times(outcome.bytes, least),
+            layers_fetched: outcome.layers_fetched,
+            hit_rate: outcome.hit_rate(),
+            stored_bytes: outcome.stored_bytes,
+            stored_layers: outcome.stored_layers,
+            chain_bytes: outcome.chain_bytes,
+            images: outcome.images,
+            mean_layers: outcome.mean_layers(),
+            bytes_by_week: &outcome.bytes_by_week,
+        }
+    }
+}
+
+/// Where nothing is moved at all, every way is as good.
+fn times(bytes: u64, least: u64) -> f64 {
+    if bytes == least {
+        return 1.0;
+    }
+    bytes as f64 / least.max(1) as f64
+}
+
+fn table(workload: &Workload, rows: &[Row], least: u64) -> String {
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    let unit = Unit::for_all(rows);
+    let mut text = format!(
+        "{:<width$}  {:>10}  {:>7}  {:>8}  {:>6}  {:>10}  {:>10}  {:>6}\n",
+        unit.heading(),
+        "moved",
+        "x least",
+        "fetched",
+        "had",
+        "stored",
+        "chained",
+        "layers"
+    );
+    for row in rows {
+        let outcome = &row.outcome;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:<width$}  {:>10}  {:>7.3}  {:>8}  {:>4.1} %  {:>10}  {:>10}  {:>6.1}",
+            row.name,
+            unit.of(outcome.bytes),
+            times(outcome.bytes, least),
+            outcome.layers_fetched,
+            outcome.hit_rate() * 100.0,
+            unit.of(outcome.stored_bytes),
+            unit.of(outcome.chain_bytes),
+            outcome.mean_layers(),
+        );
+    }
+    let images = rows.first().map_or(0, |row| row.outcome.images);
+    let _ = writeln!(
+        text,
+        "{} pulls of {images} distinct images by {} clients in {} weeks; {} store paths",
+        workload.pulls(),
+        workload.clients(),
+        workload.weeks(),
+        workload.paths()
+    );
+    text
+}
+
+/// One unit for a whole table, so that its figures can be compared at a glance.
+struct Unit {
+    bytes: f64,
+    name: &'static str,
+}
+
+impl Unit {
+    fn for_all(rows: &[Row]) -> Self {
+        let most = rows
+            .iter()
+            .map(|row| row.outcome.bytes)
+            .max()
+            .unwrap_or_default();
+        let (bytes, name) = match most {
+            0..1_000_000 => (1e3, "kB"),
+            1_000_000..1_000_000_000 => (1e6, "MB"),
+            1_000_000_000..10_000_000_000_000 => (1e9, "GB"),
+            _ => (1e12, "TB"),
+        };
+        Self { bytes, name }
+    }
+
+    fn heading(&self) -> String {
+        format!("bytes in {}", self.name)
+    }
+
+    fn of(&self, bytes: u64) -> String {
+        format!("{:.3}", bytes as f64 / self.bytes)
+    }
+}
+
+fn picture(workload: &Workload, rows: &[Row]) -> String {
+    let unit = Unit::for_all(rows);
+    let line = |row: &Row| WeekLine {
+        label: format!("{}: {} {}", row.name, unit.of(row.outcome.bytes), unit.name),
+        bytes: row.outcome.bytes_by_week.clone(),
+        bound: row.bound,
+    };
+    let lines: Vec<WeekLine> = rows.iter().map(line).collect();
+    let heading = format!(
+        "{} pulls by {} clients in {} weeks",
+        workload.pulls(),
+        workload.clients(),
+        workload.weeks()
+    );
+    weeks_svg(&heading, &lines)
+}

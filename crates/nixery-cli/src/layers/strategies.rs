@@ -1,0 +1,170 @@
+//! Which strategies a command plans with, and the data they plan by.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use nixery_builder::load_popularity;
+use nixery_core::plan::{DEFAULT_BUDGET, DEFAULT_THRESHOLD};
+use nixery_core::{ClusterPlan, Clustered, Dominator, LayerStrategy, Popularity, Size, Weight};
+
+use crate::errors::Usage;
+
+/// What every strategy is told.
+#[derive(clap::Args)]
+pub(super) struct DataArgs {
+    /// Popularity data, as `nixery popcount` writes it: a path or a URL [default: none]
+    #[arg(long, value_name = "FILE", visible_alias = "popularity")]
+    pop: Option<String>,
+
+    /// A cluster plan, as `nixery plan build` writes it [default: none]
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
+
+    /// Most layers
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_BUDGET)]
+    pub(super) budget: NonZeroUsize,
+
+    /// For `dominator`: popularity from which a path is separated from what needs it
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_THRESHOLD)]
+    threshold: u64,
+
+    /// For `dominator`: the size that a path weighs when groups are merged
+    #[arg(long, value_enum, value_name = "SIZE", default_value_t = WeightName::Closure)]
+    weight: WeightName,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Strategy {
+    /// The original's: dominator trees, popularity times size
+    Dominator,
+    /// By size alone, without any data
+    Size,
+    /// By a cluster plan, which --plan names
+    Plan,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum WeightName {
+    /// With all it references, as the original's code has it
+    #[value(alias = "closure-size")]
+    Closure,
+    /// The path alone
+    #[value(alias = "nar-size")]
+    Nar,
+}
+
+/// The data, loaded.
+pub(super) struct Data {
+    pub(super) budget: NonZeroUsize,
+    pub(super) popularity: Option<Popularity>,
+    pub(super) plan: Option<Arc<ClusterPlan>>,
+    threshold: u64,
+    weight: Weight,
+}
+
+/// A strategy and what to call it.
+pub(super) struct Named {
+    pub(super) name: &'static str,
+    pub(super) strategy: Box<dyn LayerStrategy>,
+}
+
+impl DataArgs {
+    pub(super) async fn load(&self) -> Result<Data> {
+        let popularity = match &self.pop {
+            Some(location) => Some(load_popularity(location).await?),
+            None => None,
+        };
+        let plan = match &self.plan {
+            Some(path) => {
+                let name = path.display();
+                let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+                let plan = ClusterPlan::from_bytes(&bytes);
+                Some(Arc::new(
+                    plan.with_context(|| format!("{name} is no cluster plan"))?,
+                ))
+            }
+            None => None,
+        };
+        Ok(Data {
+            budget: self.budget,
+            popularity,
+            plan,
+            threshold: self.threshold,
+            weight: match self.weight {
+                WeightName::Closure => Weight::ClosureSize,
+                WeightName::Nar => Weight::NarSize,
+            },
+        })
+    }
+}
+
+impl Data {
+    /// The strategy asked for, else the best that the data allows: `plan` with a plan, else
+    /// `dominator`.
+    pub(super) fn one(&self, strategy: Option<Strategy>) -> Result<Box<dyn LayerStrategy>> {
+        let best = match self.plan {
+            Some(_) => Strategy::Plan,
+            None => Strategy::Dominator,
+        };
+        Ok(match strategy.unwrap_or(best) {
+            Strategy::Dominator => self.dominator(self.popularity.clone().unwrap_or_default()),
+            Strategy::Size => Box::new(Size),
+            Strategy::Plan => self.clustered()?,
+        })
+    }
+
+    /// The strategies asked for, else all that there is data for; `dominator` in all variants.
+    pub(super) fn all(&self, strategies: &[Strategy]) -> Result<Vec<Named>> {
+        let wanted = |strategy| strategies.contains(&strategy) || strategies.is_empty();
+        let mut all = Vec::new();
+        if wanted(Strategy::Dominator) {
+            let name = "dominator, no popularity";
+            let strategy = self.dominator(Popularity::default());
+            all.push(Named { name, strategy });
+            if let Some(popularity) = &self.popularity {
+                let name = "dominator, popularity";
+                let strategy = self.dominator(popularity.clone());
+                all.push(Named { name, strategy });
+                let name = "dominator, popularity of any version";
+                let strategy = self.dominator(popularity.clone().across_versions());
+                all.push(Named { name, strategy });
+            }
+        }
+        if wanted(Strategy::Size) {
+            let strategy = Box::new(Size);
+            all.push(Named {
+                name: "size",
+                strategy,
+            });
+        }
+        if wanted(Strategy::Plan) && (self.plan.is_some() || !strategies.is_empty()) {
+            let strategy = self.clustered()?;
+            all.push(Named {
+                name: "plan",
+                strategy,
+            });
+        }
+        Ok(all)
+    }
+
+    fn dominator(&self, popularity: Popularity) -> Box<dyn LayerStrategy> {
+        Box::new(Dominator {
+            popularity: Arc::new(popularity),
+            threshold: self.threshold,
+            weight: self.weight,
+        })
+    }
+
+    fn clustered(&self) -> Result<Box<dyn LayerStrategy>> {
+        match &self.plan {
+            Some(plan) => Ok(Box::new(Clustered { plan: plan.clone() })),
+            None => {
+                let message = "--strategy plan needs a plan: name one with --plan FILE";
+                Err(Usage(message.to_owned()).into())
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! `nixery layers explain`, `compare` and `replay`.
+
+mod common;
+
+use common::Place;
+use nixery_core::{ClusterPlan, PlannedPackage};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+fn path(letter: char, name: &str) -> String {
+    format!("/nix/store/{}-{name}", letter.to_string().repeat(32))
+}
+
+/// git needs curl and libc, curl needs libc.
+fn graph() -> Value {
+    let (libc, curl, git) = (path('c', "libc-2"), path('b', "curl-8"), path('a', "git-2"));
+    json!({
+        "exportReferencesGraph": { "graph": [git] },
+        "graph": [
+            { "path": git, "narSize": 3_000_000, "references": [curl, libc] },
+            { "path": curl, "narSize": 1_000_000, "references": [libc] },
+            { "path": libc, "narSize": 2_000_000, "references": [] },
+        ],
+    })
+}
+
+/// Two images that share libc, one client; app is new in the second week.
+fn workload() -> Value {
+    json!({
+        "paths": [
+            [path('c', "libc-1"), 100_000, 40_000, []],
+            [path('b', "app-1"), 50_000, 20_000, [0]],
+            [path('d', "tool-1"), 30_000, 10_000, [0]],
+            [path('a', "app-2"), 60_000, 25_000, [0]],
+        ],
+        "weeks": [[[1], [2]], [[3], [2]]],
+        "events": [[0, 7, [0, 1], [0, 1]], [1, 7, [0, 1], [0, 1]]],
+    })
+}
+
+fn place() -> Place {
+    let place = Place::new();
+    place.write("graph.json", graph().to_string());
+    place.write("workload.json", workload().to_string());
+    place.write("pop.json", r#"{"libc-1": 500, "libc-2": 500}"#);
+    let package = |name: &str, cluster: &str, samples| PlannedPackage {
+        name: name.to_owned(),
+        cluster: cluster.to_owned(),
+        samples,
+    };
+    let packages = [
+        package("libc", "libc", 200),
+        package("git", "curl", 5),
+        package("curl", "curl", 30),
+    ];
+    let plan = ClusterPlan::new("a test".to_owned(), 200, packages).expect("a plan");
+    place.write("test.plan", plan.to_bytes());
+    place
+}
+
+fn json_of(place: &Place, arguments: &[&str]) -> Value {
+    let arguments = [&["layers"], arguments, &["--json"]].concat();
+    serde_json::from_str(&place.run(&arguments).ok()).expect("JSON")
+}
+
+#[test]
+fn explain_tells_how_widely_each_path_is_shared() {
+    let place = place();
+    let by_plan = place
+        .run(&["layers", "explain", "graph.json", "--plan", "test.plan"])
+        .ok();
+    for line in [
+        "shared: its paths are in 2.5 % to 15.0 % of the 200 images that the plan was made from",
+        &format!("     3.00 MB    2.5 %  {}", path('a', "git-2")),
+        &format!("     1.00 MB   15.0 %  {}", path('b', "curl-8")),
+        "shared: its paths are in 100.0 % of the 200 images that the plan was made from",
+        "2 layers, 3 paths, 6.00 MB, by plan/1 ",
+    ] {
+        assert!(by_plan.contains(line), "{line:?} is not in: {by_plan}");
+    }
+
+    let by_popularity = json_of(&place, &["explain", "graph.json", "--pop", "pop.json"]);
+    assert_eq!(by_popularity["sharedBy"], "popularity");
+    let layers = by_popularity["layers"].as_array().expect("layers");
+    let libc = layers
+        .iter()
+        .find(|layer| layer["shared"]["least"] == 500)
+        .expect("libc is popular");
+    assert_eq!(
+        libc["paths"],
+        json!([{ "path": path('c', "libc-2"), "narSize": 2_000_000, "shared": 500 }])
+    );
+    assert!(
+        libc["reason"]
+            .as_str()
+            .expect("a reason")
+            .contains("500 packages"),
+        "{libc}"
+    );
+
+    let by_graph = json_of(
+        &place,
+        &[
+            "explain",
+            "graph.json",
+            "--strategy",
+            "size",
+            "--budget",
+            "1",
+        ],
+    );
+    assert_eq!(by_graph["sharedBy"], "graph");
+    let layer = &by_graph["layers"][0];
+    assert_eq!(layer["shared"], json!({ "least": 0, "most": 2 }));
+    let sizes: Vec<_> = layer["paths"]
+        .as_array()
+        .expect("paths")
+        .iter()
+        .map(|path| path["narSize"].as_u64())
+        .collect();
+    assert_eq!(
+        sizes,
+        [Some(3_000_000), Some(2_000_000), Some(1_000_000)],
+        "the largest first"
+    );
+}
+
+#[test]
+fn compare_has_a_row_and_a_panel_for_each_strategy() {
+    let place = place();
+    let data = ["--plan", "test.plan", "--pop", "pop.json"];
+    let arguments = [&["compare", "graph.json", "--out", "c.svg"][..], &data].concat();
+    let rows = json_of(&place, &arguments);
+    let names: Vec<_> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .filter_map(|row| row["strategy"].as_str())
+        .collect();
+    let expected = [
+        "dominator, no popularity",
+        "dominator, popularity",
+        "dominator, popularity of any version",
+        "size",
+        "plan",
+    ];
+    assert_eq!(names, expected);
+    let plan = &rows[4];
+    assert_eq!(
+        (&plan["layers"], &plan["narSize"]),
+        (&json!(2), &json!(6_000_000))
+    );
+    assert_eq!(
+        (&plan["largest"], &plan["smallest"]),
+        (&json!(4_000_000), &json!(2_000_000))
+    );
+    let svg = place.read("c.svg");
+    let bars: u64 = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .filter_map(|row| row["layers"].as_u64())
+        .sum();
+    assert_eq!(svg.matches("</title></rect>").count() as u64, bars);
+    for name in expected {
+        assert!(svg.contains(&format!(">{name}: ")), "{name}");
+    }
+
+    let table = place
+        .run(&[
+            "layers",
+            "compare",
+            "graph.json",
+            "--strategy",
+            "size",
+            "--budget",
+            "1",
+        ])
+        .ok();
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines[1],
+        ["size", "1", "6.00", "MB", "6.00", "MB", "6.00", "MB"]
+    );
+    assert_eq!(table.lines().last(), Some("3 paths, 6.00 MB uncompressed"));
+}
+
+#[test]
+fn replay_counts_between_the_bounds() {
+    let place = place();
+    let table = place
+        .run(&[
+            "layers",
+            "replay",
+            "workload.json",
+            "--strategy",
+            "dominator",
+            "--pop",
+            "pop.json",
+            "--out",
+            "w.svg",
+        ])
+        .ok();
+    let row = |name: &str| {
+        let line = table
+            .lines()
+            .find(|line| line.starts_with(&format!("{name}  ")))
+            .expect("a row");
+        line[name.len()..]
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    // libc, app-1, tool; then app-2.
+    assert_eq!(
+        row("one layer per path")[..5],
+        ["95.000", "1.000", "4", "50.0", "%"]
+    );
+    // Both images; then app-2 with libc once more.
+    assert_eq!(
+        row("one layer")[..5],
+        ["175.000", "1.842", "3", "25.0", "%"]
+    );
+    assert_eq!(
+        row("dominator, popularity")[..5],
+        ["95.000", "1.000", "4", "50.0", "%"]
+    );
+    assert!(table.starts_with("bytes in kB"), "{table}");
+    let summary = "4 pulls of 3 distinct images by 1 clients in 2 weeks; 4 store paths";
+    assert_eq!(table.lines().last(), Some(summary));
+    let svg = place.read("w.svg");
+    assert!(svg.contains(">one layer: 175.000 kB</text>"), "{svg}");
+    assert_eq!(
+        svg.matches("</title></circle>").count(),
+        5 * 2,
+        "a dot for each row and week"
+    );
+
+    let rows = json_of(
+        &place,
+        &[
+            "replay",
+            "workload.json",
+            "--strategy",
+            "plan",
+            "--plan",
+            "test.plan",
+            "--budget",
+            "1",
+        ],
+    );
+    let names: Vec<_> = rows
+        .as_array()
+        .expect("rows")
+        .iter()
+        .filter_map(|row| row["strategy"].as_str())
+        .collect();
+    assert_eq!(names, ["one layer per path", "plan", "one layer"]);
+    assert_eq!(rows[1]["bytes"], rows[2]["bytes"]);
+    assert_eq!(rows[0]["bytesByWeek"], json!([70_000, 25_000]));
+    assert_eq!(rows[0]["storedBytes"], json!(95_000));
+}
+
+#[test]
+fn a_plan_decides_where_one_is_given() {
+    let place = place();
+    let json = |arguments: &[&str]| {
+        let arguments = [&["layers", "graph.json", "--format", "json"][..], arguments].concat();
+        place.run(&arguments).ok()
+    };
+    let by_plan = json(&["--plan", "test.plan"]);
+    assert_eq!(
+        by_plan,
+        json(&["--plan", "test.plan", "--strategy", "plan"])
+    );
+    assert_ne!(
+        by_plan,
+        json(&["--plan", "test.plan", "--strategy", "dominator"])
+    );
+    assert_eq!(json(&[]), json(&["--strategy", "dominator"]));
+}
+
+#[rstest]
+#[case(&["explain"], 2, "GRAPH")]
+#[case(&["explain", "missing.json"], 1, "cannot read missing.json")]
+#[case(&["explain", "graph.json", "--strategy", "plan"], 2, "name one with --plan FILE")]
+#[case(&["explain", "graph.json", "--plan", "missing.plan"], 1, "missing.plan")]
+#[case(&["explain", "graph.json", "--plan", "pop.json"], 1, "pop.json")]
+#[case(&["compare", "workload.json"], 1, "workload.json is no reference graph")]
+#[case(&["compare", "graph.json", "--strategy", "best"], 2, "best")]
+#[case(&["compare", "graph.json", "--out", "no/such/file.svg"], 1, "cannot write no/such/file.svg")]
+#[case(&["replay"], 2, "WORKLOAD")]
+#[case(&["replay", "missing.json"], 1, "cannot read missing.json")]
+#[case(&["replay", "graph.json"], 1, "graph.json is no workload")]
+#[case(&["replay", "workload.json", "--budget", "0"], 2, "--budget")]
+#[case(&["graph.json", "explain"], 2, "explain")]
+fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
+    place()
+        .run(&[&["layers"], arguments].concat())
+        .failed(code, problem);
+}
