@@ -108,3 +108,39 @@ pub fn dense_package_set(paths: usize, density: u64) -> PackageSet {
         popularity: format!("{{{}}}", counted.join(",")),
     }
 }
+
+/// What `nix path-info --json` prints of so many paths in families of forty, such as the packages of a language:
+/// each refers to some of its family, and to a few of the first five hundred, which much of the set needs. Closures
+/// have a hundred paths or so, where those of [`package_set`] have much of the set.
+pub fn package_families(paths: usize) -> String {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let hash = |i: u64| {
+        let digits =
+            (0..32).map(|place| BASE32[((i >> (5 * place.min(12))) % 32) as usize] as char);
+        digits.collect::<String>()
+    };
+    let path = |i: u64| format!("/nix/store/{}-package{i}-1.{}", hash(i), i % 7);
+    let mut infos = Vec::new();
+    for i in 0..paths as u64 {
+        let mut references: Vec<u64> = Vec::new();
+        for _ in 0..random.below(5) {
+            references.push(random.below(1000) * random.below(1000) * i.min(500) / 1_000_000);
+            references.push(i - random.below(1 + i % 40));
+        }
+        references.retain(|&reference| reference < i);
+        references.sort_unstable();
+        references.dedup();
+        let references: Vec<String> = references
+            .into_iter()
+            .map(|reference| format!("\"{}\"", path(reference)))
+            .collect();
+        let magnitude = 10 + random.below(14);
+        infos.push(format!(
+            r#"{{"path":"{}","narSize":{},"references":[{}]}}"#,
+            path(i),
+            500 + random.below(1 << magnitude),
+            references.join(",")
+        ));
+    }
+    format!("[{}]", infos.join(","))
+}

@@ -43,8 +43,7 @@ pub(crate) struct PopcountArgs {
 
 pub(crate) async fn run(args: PopcountArgs) -> Result<ExitCode> {
     if args.sources.sources.is_empty() {
-        let message =
-            "nothing to count: give a directory, a file, or the address of a binary cache";
+        let message = "nothing to count: give a SOURCE, which is a directory, a file, or the address of a binary cache";
         return Err(Usage(message.into()).into());
     }
     let mut reporter = Reporter::new(args.quiet);

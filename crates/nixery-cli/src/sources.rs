@@ -88,8 +88,10 @@ impl PathSourceArgs {
                 bail!("{url} has none of the {wanted} store paths: is it the right cache?");
             }
         }
-        let now = sink.paths() - before;
-        reporter.line(&format!("{} paths {did}, {now} of them now", sink.paths()));
+        if sink.paths() > 0 {
+            let now = sink.paths() - before;
+            reporter.line(&format!("{} paths {did}, {now} of them now", sink.paths()));
+        }
         Ok(sink)
     }
 

@@ -92,7 +92,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     assert_eq!(of(&path)["members"][0]["samples"], 4);
     let flags = ["plan", "show", "p.nixery", "--name", "editor"];
     let table = place.run(&flags).ok();
-    assert!(table.contains("shares a layer with 1 others"), "{table}");
+    assert!(table.contains("shares a layer with one other"), "{table}");
     let flags = ["plan", "show", "p.nixery", "--name", "emacs-30"];
     place.run(&flags).failed(1, "no package emacs");
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::{BuildLog, EvaluationRequest};
-use nixery_core::{Architecture, PackageSource, ReferenceGraph, StorePath, Tag};
+use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceGraph, StorePath, Tag};
 use nixery_server::config::{ConfigErrors, NixArgs, SourceArgs};
 use nixery_server::setup;
 
@@ -60,6 +60,8 @@ impl AttributeArgs {
             );
         }
         names.remove("");
+        // What is in every image is in every sample.
+        names.extend(REQUIRED_PACKAGES.iter().map(|&name| name.to_owned()));
         Ok(names.into_iter().collect())
     }
 

@@ -140,6 +140,7 @@ fn cluster(plan: &ClusterPlan, name: &str) -> Result<Cluster> {
 fn table(cluster: &Cluster, samples: u32) -> String {
     let head = match cluster.members.len() {
         1 => format!("{} is alone", cluster.name),
+        2 => format!("{} shares a layer with one other", cluster.name),
         count => format!("{} shares a layer with {} others", cluster.name, count - 1),
     };
     let width = cluster.members.iter().map(|member| member.name.len()).max();
