@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::plan::{Dominator, LayerStrategy};
+use nixery_core::plan::{LayerStrategy, Size};
 use nixery_core::{Codec, ImageName, PackageSource, Tag};
 
 /// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
@@ -83,7 +83,7 @@ pub struct BuilderConfig {
 }
 
 impl BuilderConfig {
-    /// Defaults: gzip, the original's layer algorithm without popularity data, one packing
+    /// Defaults: gzip, the layer strategy that needs no data, one packing
     /// thread per core.
     pub fn new(source: PackageSource, spool_dir: impl Into<PathBuf>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
@@ -91,7 +91,7 @@ impl BuilderConfig {
             eval_interval: default_eval_interval(&source),
             source,
             budget: DEFAULT_LAYER_BUDGET,
-            strategy: Arc::new(Dominator::default()),
+            strategy: Arc::new(Size),
             compression: Codec::Gzip,
             spool_dir: spool_dir.into(),
             pack_threads: cores,

@@ -58,9 +58,9 @@ mod image;
 mod keyed_lock;
 mod layers;
 mod lease;
+mod load;
 mod nix;
 pub mod popcount;
-mod popularity;
 mod progress;
 mod recipe;
 mod record;
@@ -80,11 +80,11 @@ pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use heal::Recheck;
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
+pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
     NixStore, NixStoreError, RealisedPackage,
 };
-pub use popularity::{LoadPopularityError, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 
 #[cfg(test)]

@@ -171,7 +171,8 @@ impl Nix for FakeNix {
             serde_json::json!({
                 "path": path,
                 "narHash": format!("sha256:{}", Digest::of(path.as_str().as_bytes()).hex()),
-                "narSize": 1000 + path.as_str().len(),
+                // Large enough that the default strategy gives each path a layer.
+                "narSize": 1_000_000 + path.as_str().len(),
                 "references": references,
             })
         };

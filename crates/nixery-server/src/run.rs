@@ -55,7 +55,10 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     let settings = config.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
     let ignored = settings.server.ignored.iter();
-    for ignored in ignored.chain(&settings.storage.ignored) {
+    for ignored in ignored
+        .chain(&settings.storage.ignored)
+        .chain(&settings.layering.ignored)
+    {
         tracing::warn!("{ignored}");
     }
     run_settings(&settings).await

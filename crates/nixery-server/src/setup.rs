@@ -1,14 +1,16 @@
 //! From checked settings to a registry that can serve.
 
-use crate::config::{LayeringSettings, NixSettings, Settings, StorageBackend, StorageSettings};
+use crate::config::{
+    LayeringSettings, NixSettings, Settings, StorageBackend, StorageSettings, StrategySettings,
+};
 use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use nixery_builder::{
-    Builder, BuilderConfig, BuilderError, Finding, LoadPopularityError, Nix, NixCli, NixCliConfig,
-    default_eval_interval, load_popularity,
+    Builder, BuilderConfig, BuilderError, Finding, LoadError, Nix, NixCli, NixCliConfig,
+    default_eval_interval, load_cluster_plan, load_popularity,
 };
 use nixery_core::PackageSource;
-use nixery_core::plan::Dominator;
+use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_core::popularity::Popularity;
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
 use std::path::Path;
@@ -34,7 +36,12 @@ pub enum SetupError {
     #[error(
         "the popularity data of NIX_POPULARITY_URL (--popularity-url) cannot be loaded; unset it to do without"
     )]
-    Popularity(#[source] Box<LoadPopularityError>),
+    Popularity(#[source] Box<LoadError>),
+    /// The cluster plan is not to be had.
+    #[error(
+        "the cluster plan of NIXERY_LAYER_PLAN (--layer-plan) cannot be loaded; unset it to do without"
+    )]
+    Plan(#[source] Box<LoadError>),
     /// The builder cannot work.
     #[error(transparent)]
     Builder(#[from] BuilderError),
@@ -126,22 +133,47 @@ pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
     Ok(findings)
 }
 
-/// The layer strategy; loads popularity data where some is set.
+/// The layer strategy; loads the data it needs.
 ///
 /// # Errors
-/// [`SetupError::Popularity`].
-pub async fn strategy(settings: &LayeringSettings) -> Result<Dominator, SetupError> {
-    let popularity = match &settings.popularity {
-        Some(location) => load_popularity(location)
-            .await
-            .map_err(|error| SetupError::Popularity(Box::new(error)))?,
-        None => Popularity::default(),
+/// [`SetupError::Plan`], [`SetupError::Popularity`].
+pub async fn strategy(settings: &StrategySettings) -> Result<Arc<dyn LayerStrategy>, SetupError> {
+    let strategy: Arc<dyn LayerStrategy> = match settings {
+        StrategySettings::Size => Arc::new(Size),
+        StrategySettings::Plan { location } => {
+            let plan = load_cluster_plan(location)
+                .await
+                .map_err(|error| SetupError::Plan(Box::new(error)))?;
+            tracing::info!(
+                revision = plan.revision(),
+                names = plan.len(),
+                clusters = plan.clusters(),
+                samples = plan.samples(),
+                digest = %plan.digest(),
+                "cluster plan"
+            );
+            let plan = Arc::new(plan);
+            Arc::new(Clustered { plan })
+        }
+        StrategySettings::Dominator {
+            popularity,
+            threshold,
+            weight,
+        } => {
+            let popularity = match popularity {
+                Some(location) => load_popularity(location)
+                    .await
+                    .map_err(|error| SetupError::Popularity(Box::new(error)))?,
+                None => Popularity::default(),
+            };
+            Arc::new(Dominator {
+                popularity: Arc::new(popularity),
+                threshold: *threshold,
+                weight: *weight,
+            })
+        }
     };
-    Ok(Dominator {
-        popularity: Arc::new(popularity),
-        threshold: settings.threshold,
-        weight: settings.weight,
-    })
+    Ok(strategy)
 }
 
 /// The builder of a configuration, over the given Nix and blob store; `gc_grace` is that of the
@@ -164,7 +196,7 @@ pub async fn builder(
             .eval_interval
             .unwrap_or_else(|| default_eval_interval(&source)),
         budget: layering.budget,
-        strategy: Arc::new(strategy(layering).await?),
+        strategy: strategy(&layering.strategy).await?,
         compression: layering.compression,
         pack_threads: layering.pack_threads,
         max_builds: nix_settings.max_builds,
@@ -219,4 +251,61 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
     )
     .await?;
     Ok(AppState::new(builder, settings.server.http.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage};
+
+    fn plan(samples: u32) -> ClusterPlan {
+        let bash = PlannedPackage {
+            name: "bash".to_owned(),
+            cluster: "bash".to_owned(),
+            samples,
+        };
+        ClusterPlan::new("demo".to_owned(), 10, [bash]).unwrap()
+    }
+
+    fn at(path: &Path) -> StrategySettings {
+        StrategySettings::Plan {
+            location: path.to_str().unwrap().to_owned(),
+        }
+    }
+
+    /// The id is part of cache keys: another plan gives other images.
+    #[tokio::test]
+    async fn the_plans_digest_is_part_of_the_strategys_id() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut ids = Vec::new();
+        for samples in [3, 3, 4] {
+            std::fs::write(file.path(), plan(samples).to_bytes()).unwrap();
+            ids.push(strategy(&at(file.path())).await.unwrap().id());
+        }
+        assert_eq!(ids[0], format!("plan/1 {}", plan(3).digest()));
+        assert_eq!(ids[1], ids[0]);
+        assert_ne!(ids[2], ids[0]);
+    }
+
+    #[tokio::test]
+    async fn a_plan_that_cannot_be_loaded_is_refused_with_its_reasons() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "{}").unwrap();
+        for (path, reason) in [
+            (
+                Path::new("/nonexistent/plan"),
+                "cannot read a cluster plan from /nonexistent/plan",
+            ),
+            (
+                file.path(),
+                "it must be a file that 'nixery plan build' wrote",
+            ),
+        ] {
+            let error = strategy(&at(path)).await.unwrap_err();
+            let setting = "the cluster plan of NIXERY_LAYER_PLAN (--layer-plan) cannot be loaded";
+            assert!(error.to_string().contains(setting), "{error}");
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains(reason), "{source}");
+        }
+    }
 }

@@ -128,6 +128,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     let filter = if args.verbose { "info" } else { "error" };
     logging::start(LogFormat::Text, filter);
     output::ignored(&store.ignored);
+    output::ignored(&layering.ignored);
     let storage = setup::working_storage(&store).await?;
     let nix = setup::nix(&nix_settings, &store.spool)?;
     let reporter = Reporter::new(args.quiet);

@@ -1,11 +1,7 @@
-//! How Nix is run and how its results become layers.
+//! How Nix is run.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{
-    DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore,
-};
-use nixery_core::Codec;
-use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -24,14 +20,7 @@ const MAX_WAITING: Setting = Setting::new("NIXERY_MAX_WAITING", "--max-waiting")
 const FAILURE_TTL: Setting = Setting::new("NIXERY_FAILURE_TTL", "--failure-ttl");
 const LEASE: Setting = Setting::new("NIXERY_LEASE_SECONDS", "--lease-seconds");
 const HISTORY: Setting = Setting::new("NIXERY_HISTORY", "--history");
-const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
-const THRESHOLD: Setting = Setting::new("NIXERY_POPULARITY_THRESHOLD", "--popularity-threshold");
-const WEIGHT: Setting = Setting::new("NIXERY_LAYER_WEIGHT", "--layer-weight");
-const COMPRESSION: Setting = Setting::new("NIXERY_COMPRESSION", "--compression");
-const PACK_THREADS: Setting = Setting::new("NIXERY_PACK_THREADS", "--pack-threads");
 
-/// Docker refuses images with more layers than this.
-const MOST_LAYERS: usize = 125;
 /// A package set from cold, download included, evaluates in less.
 const DEFAULT_EVAL_SECONDS: u64 = 300;
 /// Most clients have given up long before; what is built until then is kept by Nix.
@@ -41,7 +30,7 @@ const WEEK: u64 = 7 * 24 * 60 * 60;
 /// Nobody should wait longer for a server that is gone.
 const LONGEST_LEASE: u64 = 60 * 60;
 /// An upper bound for counts of processes and threads.
-const MANY: usize = 1024;
+pub(super) const MANY: usize = 1024;
 
 /// Flags and variables of running Nix.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -207,113 +196,8 @@ impl NixArgs {
     }
 }
 
-/// Flags and variables of making layers.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Layers")]
-pub struct LayeringArgs {
-    /// Most layers an image may have; Docker's limit is 125 [default: 94]
-    #[arg(long, env = "NIXERY_LAYER_BUDGET", value_name = "COUNT")]
-    pub layer_budget: Option<String>,
-
-    /// Popularity from which a package gets a layer of its own [default: 100]
-    #[arg(long, env = "NIXERY_POPULARITY_THRESHOLD", value_name = "COUNT")]
-    pub popularity_threshold: Option<String>,
-
-    /// The size a package weighs when layers are merged: `closure-size` or `nar-size`
-    /// [default: closure-size, as in the original]
-    #[arg(long, env = "NIXERY_LAYER_WEIGHT", value_name = "SIZE")]
-    pub layer_weight: Option<String>,
-
-    /// Popularity data, as `nixery popcount` writes it: an http, https or file URL, or a path
-    /// [default: every package is equally popular]
-    #[arg(
-        long,
-        env = "NIX_POPULARITY_URL",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub popularity_url: Option<String>,
-
-    /// Compression of layers: `gzip`, `gzip-single` (one gzip member, slower), or `zstd` for clients that read OCI
-    /// images [default: gzip]
-    #[arg(long, env = "NIXERY_COMPRESSION", value_name = "KIND")]
-    pub compression: Option<String>,
-
-    /// Threads that pack and compress layers [default: the cores]
-    #[arg(long, env = "NIXERY_PACK_THREADS", value_name = "COUNT")]
-    pub pack_threads: Option<String>,
-}
-
-/// Checked settings of making layers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayeringSettings {
-    /// Most layers in an image.
-    pub budget: NonZeroUsize,
-    /// Popularity from which a path gets its own layer.
-    pub threshold: u64,
-    /// The size that a path weighs.
-    pub weight: Weight,
-    /// Where popularity data is.
-    pub popularity: Option<String>,
-    /// How layers are compressed.
-    pub compression: Codec,
-    /// Threads that pack layers.
-    pub pack_threads: usize,
-}
-
-impl LayeringArgs {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// Every value that is not allowed.
-    pub fn settings(&self) -> Result<LayeringSettings, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let budget = errors.number(
-            BUDGET,
-            self.layer_budget.as_deref(),
-            DEFAULT_LAYER_BUDGET.get(),
-            1..=MOST_LAYERS,
-        );
-        let settings = LayeringSettings {
-            budget: NonZeroUsize::new(budget).unwrap_or(DEFAULT_LAYER_BUDGET),
-            threshold: errors.number(
-                THRESHOLD,
-                self.popularity_threshold.as_deref(),
-                DEFAULT_THRESHOLD,
-                1..=u64::MAX,
-            ),
-            weight: errors.choice(
-                WEIGHT,
-                self.layer_weight.as_deref(),
-                Weight::default(),
-                &[
-                    ("closure-size", Weight::ClosureSize),
-                    ("nar-size", Weight::NarSize),
-                ],
-            ),
-            popularity: given(self.popularity_url.as_deref()).map(str::to_owned),
-            compression: errors.choice(
-                COMPRESSION,
-                self.compression.as_deref(),
-                Codec::Gzip,
-                &[
-                    ("gzip", Codec::Gzip),
-                    ("gzip-single", Codec::GzipSingle),
-                    ("zstd", Codec::Zstd),
-                ],
-            ),
-            pack_threads: errors.number(
-                PACK_THREADS,
-                self.pack_threads.as_deref(),
-                cores(),
-                1..=MANY,
-            ),
-        };
-        errors.finish(settings)
-    }
-}
-
-fn cores() -> usize {
+/// The cores of this machine.
+pub(super) fn cores() -> usize {
     available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
@@ -342,29 +226,8 @@ mod tests {
         assert!(message.contains(expected), "{message}");
     }
 
-    #[rstest]
-    #[case::budget(|a: &mut LayeringArgs| a.layer_budget = Some("126".into()), "NIXERY_LAYER_BUDGET (--layer-budget) is \"126\"; allowed: a whole number from 1 to 125")]
-    #[case::threshold(|a: &mut LayeringArgs| a.popularity_threshold = Some("-1".into()), "NIXERY_POPULARITY_THRESHOLD")]
-    #[case::weight(|a: &mut LayeringArgs| a.layer_weight = Some("size".into()), "NIXERY_LAYER_WEIGHT (--layer-weight) is \"size\"; allowed: closure-size, nar-size")]
-    #[case::compression(|a: &mut LayeringArgs| a.compression = Some("xz".into()), "NIXERY_COMPRESSION (--compression) is \"xz\"; allowed: gzip, gzip-single, zstd")]
-    #[case::threads(|a: &mut LayeringArgs| a.pack_threads = Some("0".into()), "NIXERY_PACK_THREADS")]
-    fn wrong_layer_settings_are_refused(
-        #[case] set: fn(&mut LayeringArgs),
-        #[case] expected: &str,
-    ) {
-        let mut arguments = LayeringArgs::default();
-        set(&mut arguments);
-        let message = arguments.settings().unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}");
-    }
-
     #[test]
-    fn the_defaults_are_the_originals_layers_and_a_generous_time() {
-        let layers = LayeringArgs::default().settings().unwrap();
-        assert_eq!(layers.budget.get(), 94);
-        assert_eq!(layers.threshold, 100);
-        assert_eq!(layers.weight, Weight::ClosureSize);
-        assert_eq!(layers.compression, Codec::Gzip);
+    fn the_default_is_a_generous_time() {
         let nix = NixArgs::default().settings().unwrap();
         assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
         assert_eq!(nix.max_jobs, None);

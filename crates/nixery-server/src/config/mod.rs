@@ -5,14 +5,16 @@
 
 mod building;
 mod gc;
+mod layering;
 mod server;
 mod source;
 mod storage;
 mod units;
 mod value;
 
-pub use building::{LayeringArgs, LayeringSettings, NixArgs, NixSettings};
+pub use building::{NixArgs, NixSettings};
 pub use gc::{GcArgs, GcPolicyArgs, GcSettings};
+pub use layering::{LayeringArgs, LayeringSettings, StrategySettings};
 pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
 pub use source::{DEFAULT_CHANNEL, SourceArgs};
 pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};

@@ -204,7 +204,7 @@ impl Nix for FakeNix {
             .map(|path| {
                 let hash = Digest::of(path.as_str().as_bytes());
                 serde_json::json!({
-                    "path": path.as_str(), "narHash": hash.to_string(), "narSize": 10_000, "references": [],
+                    "path": path.as_str(), "narHash": hash.to_string(), "narSize": 1_000_000, "references": [],
                 })
             })
             .collect();
