@@ -135,7 +135,7 @@ impl Nix for MadeUp {
         let node = |path: &StorePath, references: &[StorePath]| {
             let hash = Digest::of(path.as_str().as_bytes());
             serde_json::json!({
-                "path": path.as_str(), "narHash": hash.to_string(), "narSize": 10_000, "references": references,
+                "path": path.as_str(), "narHash": hash.to_string(), "narSize": 1_000_000, "references": references,
             })
         };
         let mut nodes: Vec<_> = roots.iter().map(|path| node(path, &libraries)).collect();

@@ -10,7 +10,7 @@
 //!
 //! Each line after the third is a cluster: its names, sorted bytewise, each followed by the number of samples
 //! that have it. Clusters are sorted by their first name. So a plan has one text only, and `zstdcat` shows it.
-//! A plan of 9,300 names takes some 100 kB.
+//! A plan of 9,300 names takes some 57 kB.
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
