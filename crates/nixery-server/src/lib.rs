@@ -33,6 +33,7 @@ mod hold;
 pub mod host;
 mod json_lines;
 pub mod listen;
+mod log_queue;
 pub mod logging;
 pub mod metrics;
 pub mod negotiate;

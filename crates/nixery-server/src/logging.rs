@@ -1,14 +1,19 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
 use crate::json_lines::JsonLines;
+use crate::log_queue::LogQueue;
 use crate::text::timestamp;
 use std::fmt;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+
+/// What JSON lines go through.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
 /// Layout of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,10 +31,9 @@ pub enum LogFormat {
 /// A `filter` that cannot be read counts as `info`; [`crate::config::ServerArgs::settings`] refuses such filters.
 pub fn start(format: LogFormat, filter: &str) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
         .with_target(false);
     let text = match format {
         LogFormat::Auto => terminal,
@@ -38,10 +42,26 @@ pub fn start(format: LogFormat, filter: &str) {
     };
     // Failing means that the program around us has a subscriber already: its choice stands.
     let _ = if text {
-        builder.with_ansi(terminal).with_timer(Seconds).try_init()
+        let builder = builder.with_writer(io::stderr).with_ansi(terminal);
+        builder.with_timer(Seconds).try_init()
     } else {
-        builder.event_format(JsonLines).try_init()
+        let builder = builder.event_format(JsonLines);
+        match LogQueue::start(io::stderr()) {
+            Ok(queue) => {
+                let queue = QUEUE.get_or_init(|| queue);
+                builder.with_writer(|| queue.clone()).try_init()
+            }
+            // It is slower, no worse.
+            Err(_) => builder.with_writer(io::stderr).try_init(),
+        }
     };
+}
+
+/// Waits until all lines are written, for two seconds at most. To be called before the program ends.
+pub fn drain() {
+    if let Some(queue) = QUEUE.get() {
+        queue.drain();
+    }
 }
 
 /// The time for people: in UTC, to the second.

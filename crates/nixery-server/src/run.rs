@@ -61,7 +61,9 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     {
         tracing::warn!("{ignored}");
     }
-    run_settings(&settings).await
+    let done = run_settings(&settings).await;
+    logging::drain();
+    done
 }
 
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {

@@ -54,6 +54,7 @@ pub(crate) async fn unless_signalled<T>(
 pub(crate) fn exit_soon(code: u8) {
     std::thread::spawn(move || {
         std::thread::sleep(AT_ONCE);
+        crate::logging::drain();
         std::process::exit(code.into());
     });
 }
