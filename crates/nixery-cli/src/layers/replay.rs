@@ -14,9 +14,9 @@ use crate::output;
 
 /// Replay a history of pulls: what each strategy would have moved.
 ///
-/// A workload is a JSON object. `paths` lists [store path, NAR size, compressed size, [references]],
+/// A workload is a JSON object. `paths` lists `[store path, NAR size, compressed size, [references]]`,
 /// references being places in this list, from 0. `weeks` lists for each week the images, each a
-/// list of root paths. `events` lists [week, client, [images pulled], [images kept]] in the order of
+/// list of root paths. `events` lists `[week, client, [images pulled], [images kept]]` in the order of
 /// time. A client has the layers of the images it keeps and fetches the others.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
