@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use nixery_benches::{SIZES, baseline, package_set};
+use nixery_benches::{SIZES, baseline, cluster_plan, package_set};
 use nixery_core::graph::read_only;
+use nixery_core::plan::{Clustered, Size};
 use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
     ReferenceSink, StorePath, Weight, to_dot,
@@ -100,6 +101,15 @@ fn group(criterion: &mut Criterion) {
         );
         group.bench_function(BenchmarkId::new("dominator by NAR size", size), |b| {
             b.iter(|| by_nar_size.plan(black_box(&graph), DEFAULT_BUDGET));
+        });
+        group.bench_function(BenchmarkId::new("size", size), |b| {
+            b.iter(|| Size.plan(black_box(&graph), DEFAULT_BUDGET));
+        });
+        let clustered = Clustered {
+            plan: Arc::new(cluster_plan(&graph)),
+        };
+        group.bench_function(BenchmarkId::new("plan", size), |b| {
+            b.iter(|| clustered.plan(black_box(&graph), DEFAULT_BUDGET));
         });
     }
     group.finish();

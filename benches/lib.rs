@@ -8,7 +8,7 @@ pub mod baseline_pack;
 mod package_set;
 pub mod trees;
 
-pub use package_set::{PackageSet, dense_package_set, package_families, package_set};
+pub use package_set::{PackageSet, cluster_plan, dense_package_set, package_families, package_set};
 
 /// Numbers of paths that the benchmarks run at: from a small image to a whole package set.
 pub const SIZES: [usize; 4] = [50, 500, 5_000, 50_000];

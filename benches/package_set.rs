@@ -1,5 +1,8 @@
 //! A synthetic package set.
 
+use nixery_core::ReferenceGraph;
+use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage};
+
 /// A reference graph and popularity data for it, as JSON.
 pub struct PackageSet {
     /// As `exportReferencesGraph` writes it, with closure sizes of the right magnitude.
@@ -29,6 +32,25 @@ const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 /// A [`dense_package_set`] of nine references to a path on average: more than most images have.
 pub fn package_set(paths: usize) -> PackageSet {
     dense_package_set(paths, 10)
+}
+
+/// A cluster plan for the names of a graph: twenty each, as a package set's own have.
+pub fn cluster_plan(graph: &ReferenceGraph) -> ClusterPlan {
+    let nodes = graph.nodes().iter();
+    let mut names: Vec<&str> = nodes.map(|node| node.path.package_name()).collect();
+    names.sort_unstable();
+    names.dedup();
+    let packages = names.chunks(20).flat_map(|cluster| {
+        cluster
+            .iter()
+            .zip(1..)
+            .map(|(name, samples)| PlannedPackage {
+                name: (*name).to_owned(),
+                cluster: cluster[0].to_owned(),
+                samples,
+            })
+    });
+    ClusterPlan::new("benchmark".to_owned(), 20, packages).expect("a plan")
 }
 
 /// Makes a graph of so many paths, with up to `density` times two references each, half of them to a few paths

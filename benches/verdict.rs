@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
-use nixery_benches::{baseline, dense_package_set};
+use nixery_benches::{baseline, cluster_plan, dense_package_set};
 use nixery_core::graph::read_only;
+use nixery_core::plan::{Clustered, Size};
 use nixery_core::{DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, ReferenceGraph};
 
 use crate::ratios::median;
@@ -87,6 +88,26 @@ pub(crate) fn print(_: &mut Criterion) {
             let growth = ratio(large, small);
             verdict(what, growth, growth <= 14.0);
         }
+    }
+    print_other_strategies();
+}
+
+/// The strategies beside the original's, on the largest graph.
+fn print_other_strategies() {
+    let graph = Case::new(50_000, 10).graph;
+    let clustered = Clustered {
+        plan: Arc::new(cluster_plan(&graph)),
+    };
+    let strategies: [(&str, &dyn LayerStrategy); 2] = [("size", &Size), ("plan", &clustered)];
+    for (name, strategy) in strategies {
+        let run = |_| time(|| strategy.plan(black_box(&graph), DEFAULT_BUDGET));
+        let mut times: Vec<Duration> = (0..ROUNDS).map(run).collect();
+        let took = median(&mut times).unwrap_or_default();
+        let holds = took <= Duration::from_millis(100);
+        println!(
+            "50,000 paths, 9 references a path, grouped by `{name}` in {took:.1?}, at most 100 ms: {}",
+            if holds { "HOLDS" } else { "DOES NOT HOLD" }
+        );
     }
 }
 
