@@ -56,6 +56,8 @@ impl Queue {
             state.writing = true;
             std::mem::swap(&mut state.waiting, &mut lines);
             drop(state);
+            // There is room for whoever waited for it.
+            self.changed.notify_all();
             // There is nobody to tell if it fails.
             let _ = out.write_all(&lines).and_then(|()| out.flush());
             lines.clear();
