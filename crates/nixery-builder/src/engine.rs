@@ -88,8 +88,8 @@ impl Engine {
         key: Digest,
         request: &ImageRequest,
     ) -> Result<Option<Image>, BuildError> {
-        let key = Key::Manifest(key);
-        let Some(record) = record::load::<ImageRecord>(&*self.storage, &key).await? else {
+        let entry = Key::Manifest(key);
+        let Some(record) = record::load::<ImageRecord>(&*self.storage, &entry).await? else {
             return Ok(None);
         };
         if !self.blobs.are_there(record.blobs()).await? {
@@ -109,6 +109,7 @@ impl Engine {
         let mut layers = record.layers;
         layers.iter_mut().for_each(|layer| layer.cached = true);
         Ok(Some(Image {
+            key,
             name: request.name.canonical().to_owned(),
             packages: record.packages,
             architecture: record.architecture,

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::{try_join, try_join_all};
-use nixery_manifest::assemble;
+use nixery_manifest::{Digest, assemble};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
@@ -60,7 +60,15 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     let (root, root_known) = oneshot::channel();
     let (layers, layers_known) = Announce::channel();
     let (image, ()) = try_join(
-        write_documents(engine, &phases, handle, recipe, layers_known, root_known),
+        write_documents(
+            engine,
+            &phases,
+            handle,
+            recipe,
+            key,
+            layers_known,
+            root_known,
+        ),
         async {
             let root = layers::ensure_root(engine, &packages, handle, root);
             let others = ensure_layers(engine, &packages, &phases, handle, layers);
@@ -71,7 +79,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     drop(gc_roots);
 
     store_manifests(engine, &image).await?;
-    remember(engine, &image, Key::Manifest(key)).await?;
+    remember(engine, &image).await?;
     drop(lease);
     Ok(phases.finish(image))
 }
@@ -146,6 +154,7 @@ async fn write_documents(
     phases: &Phases<'_>,
     handle: &BuildHandle,
     recipe: Recipe<'_>,
+    key: Digest,
     mut layers: mpsc::UnboundedReceiver<KnownLayer>,
     root: oneshot::Receiver<KnownLayer>,
 ) -> Result<Image, BuildError> {
@@ -172,6 +181,7 @@ async fn write_documents(
     let cached = summaries.iter().filter(|layer| layer.cached).count();
     let request = handle.request();
     Ok(Image {
+        key,
         name: request.name.canonical().to_owned(),
         packages: request.name.packages().to_vec(),
         architecture: request.name.architecture(),
@@ -199,7 +209,7 @@ async fn store_manifests(engine: &Engine, image: &Image) -> Result<(), BuildErro
 }
 
 /// Writes the manifest cache's entry, last: it may name only what is stored.
-async fn remember(engine: &Engine, image: &Image, key: Key) -> Result<(), BuildError> {
+async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
     let record = ImageRecord {
         packages: image.packages.clone(),
         architecture: image.architecture,
@@ -211,7 +221,7 @@ async fn remember(engine: &Engine, image: &Image, key: Key) -> Result<(), BuildE
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    record::save(&*engine.storage, &key, &record).await
+    record::save(&*engine.storage, &Key::Manifest(image.key), &record).await
 }
 
 /// The build's phases as they are passed through, with their times.

@@ -12,6 +12,8 @@ use crate::progress::Phase;
 /// An image whose blobs are all in the blob store.
 #[derive(Debug, Clone)]
 pub struct Image {
+    /// What the store has it under: `manifests/<key>`.
+    pub key: Digest,
     /// The image's canonical name: `git/shell`.
     pub name: String,
     /// Every package in it, sorted.

@@ -92,6 +92,7 @@ async fn fixture() -> Fixture {
             .unwrap();
     }
     let image = Image {
+        key: Digest::of(b"key"),
         name: "git/htop".into(),
         packages: vec!["git".into(), "htop".into()],
         architecture: Architecture::Amd64,

@@ -37,11 +37,13 @@ use std::num::NonZeroUsize;
 use crate::plan::LayerStrategy;
 
 mod grouped;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 use grouped::Grouped;
+pub use parts::{WorkloadEvent, WorkloadParts};
 pub use workload::{Workload, WorkloadError};
 
 /// How the images of a workload are grouped.
@@ -162,15 +164,15 @@ fn replay_with(
         chain_bytes: 0,
         images: grouped.images() as u64,
         image_layers: grouped.image_layers(),
-        bytes_by_week: vec![0; workload.weeks.len()],
+        bytes_by_week: vec![0; workload.weeks],
     };
     let mut clients: HashMap<u64, Client> = HashMap::new();
     for event in &workload.events {
         let client = clients.entry(event.client).or_default();
         let mut fetched = 0u64;
-        for &name in &event.pulls {
-            let image = workload.weeks[event.week][name];
-            for layer in grouped.layers_of(image) {
+        let mut replaced = false;
+        for pull in &event.pulls {
+            for layer in grouped.layers_of(pull.image) {
                 outcome.layers_asked += 1;
                 outcome.bytes_asked = outcome.bytes_asked.saturating_add(layer.bytes);
                 if client.layers.insert(layer.id) {
@@ -181,12 +183,15 @@ fn replay_with(
                     outcome.chain_bytes = outcome.chain_bytes.saturating_add(layer.bytes);
                 }
             }
-            client.images.insert(name, image);
+            let before = client.images.insert(pull.name, pull.image);
+            replaced |= before.is_some_and(|before| before != pull.image);
         }
         outcome.bytes = outcome.bytes.saturating_add(fetched);
         let week = &mut outcome.bytes_by_week[event.week];
         *week = week.saturating_add(fetched);
-        client.forget_all_but(&event.keeps, &grouped);
+        if client.forgets(event.keeps.as_ref()) || replaced {
+            client.count_layers(&grouped);
+        }
     }
     Ok(outcome)
 }
@@ -194,15 +199,24 @@ fn replay_with(
 /// What one client has.
 #[derive(Default)]
 struct Client {
-    /// By place in the workload's weeks, the image as it was when it was last pulled.
-    images: HashMap<usize, usize>,
+    /// By name, the image as it was when it was last pulled.
+    images: HashMap<u64, usize>,
     layers: HashSet<u32>,
     chains: HashSet<u32>,
 }
 
 impl Client {
-    fn forget_all_but(&mut self, keeps: &HashSet<usize>, grouped: &Grouped) {
-        self.images.retain(|name, _| keeps.contains(name));
+    /// Forgets the images of all other names; whether there were any.
+    fn forgets(&mut self, keeps: Option<&HashSet<u64>>) -> bool {
+        let before = self.images.len();
+        if let Some(keeps) = keeps {
+            self.images.retain(|name, _| keeps.contains(name));
+        }
+        self.images.len() < before
+    }
+
+    /// Keeps the layers of its images, and no others.
+    fn count_layers(&mut self, grouped: &Grouped) {
         self.layers.clear();
         self.chains.clear();
         for layer in self

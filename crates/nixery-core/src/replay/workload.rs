@@ -1,25 +1,15 @@
-//! Histories of pulls, as JSON.
+//! Histories of pulls, checked.
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Deserialize;
 use serde_json::json;
+
+use super::parts::{WorkloadEvent, WorkloadParts};
 
 use crate::graph::{GraphError, ReferenceGraph};
 use crate::store_path::{StorePath, StorePathError};
 
-/// A history of pulls, checked.
-///
-/// As JSON it is an object with three fields; others are ignored:
-///
-/// | field | content |
-/// |---|---|
-/// | `paths` | a list of `[store path, NAR size, compressed size, [references]]`, sizes in bytes, references as places in this list, from 0 |
-/// | `weeks` | for each week a list of images, each a list of root paths (places in `paths`); an image has the same place every week |
-/// | `events` | a list of `[week, client, [images pulled, in order], [images kept afterwards]]`, in the order of time; weeks and images as places, from 0, clients as any numbers |
-///
-/// Self references and cycles are accepted. An image that is not kept is forgotten, and a kept one that is
-/// not pulled again stays as it was.
+/// A history of pulls, checked. [`WorkloadParts`] says what one is made of, and its JSON.
 #[derive(Debug, Clone)]
 pub struct Workload {
     /// All paths of all weeks.
@@ -28,8 +18,7 @@ pub struct Workload {
     pub(super) compressed: Vec<u64>,
     /// Distinct lists of roots, as indices of the graph: sorted, each once.
     pub(super) images: Vec<Vec<usize>>,
-    /// For each week and image, which of `images` it is.
-    pub(super) weeks: Vec<Vec<usize>>,
+    pub(super) weeks: usize,
     pub(super) events: Vec<Event>,
 }
 
@@ -37,16 +26,25 @@ pub struct Workload {
 pub(super) struct Event {
     pub(super) week: usize,
     pub(super) client: u64,
-    pub(super) pulls: Vec<usize>,
-    pub(super) keeps: HashSet<usize>,
+    pub(super) pulls: Vec<Pull>,
+    /// Names; `None` for all.
+    pub(super) keeps: Option<HashSet<u64>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pull {
+    /// A client has one image of each.
+    pub(super) name: u64,
+    /// Which of the workload's images.
+    pub(super) image: usize,
 }
 
 /// Why a workload was refused. Places in lists count from 0.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkloadError {
-    /// It is not JSON of the shape that [`Workload`] describes.
+    /// It is not JSON of the shape that [`WorkloadParts`] describes.
     #[error(
-        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_core::replay::Workload"
+        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_core::replay::WorkloadParts"
     )]
     Malformed(#[source] serde_json::Error),
     /// A path is not a store path.
@@ -83,29 +81,30 @@ pub enum WorkloadError {
     Graph(#[from] GraphError),
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    paths: Vec<(String, u64, u64, Vec<u64>)>,
-    weeks: Vec<Vec<Vec<u64>>>,
-    events: Vec<(u64, u64, Vec<u64>, Vec<u64>)>,
-}
-
 impl Workload {
     /// Reads a workload.
     ///
     /// # Errors
     /// It is of another shape, a number points to nothing, or the paths are no graph.
     pub fn from_json(json: &[u8]) -> Result<Self, WorkloadError> {
-        let raw: Raw = serde_json::from_slice(json).map_err(WorkloadError::Malformed)?;
-        let (graph, places) = graph(&raw)?;
+        let parts = serde_json::from_slice(json).map_err(WorkloadError::Malformed)?;
+        Self::from_parts(&parts)
+    }
+
+    /// Checks a workload.
+    ///
+    /// # Errors
+    /// A number points to nothing, or the paths are no graph.
+    pub fn from_parts(parts: &WorkloadParts) -> Result<Self, WorkloadError> {
+        let (graph, places) = graph(parts)?;
         let mut compressed = vec![0; graph.len()];
-        for (&place, path) in places.iter().zip(&raw.paths) {
+        for (&place, path) in places.iter().zip(&parts.paths) {
             compressed[place] = path.2;
         }
         let mut images = Vec::new();
         let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
-        let mut weeks = Vec::with_capacity(raw.weeks.len());
-        for (week, lists) in raw.weeks.iter().enumerate() {
+        let mut weeks = Vec::with_capacity(parts.weeks.len());
+        for (week, lists) in parts.weeks.iter().enumerate() {
             let mut row = Vec::with_capacity(lists.len());
             for (image, roots) in lists.iter().enumerate() {
                 let at = || format!("image {image} of week {week}");
@@ -124,17 +123,17 @@ impl Workload {
             }
             weeks.push(row);
         }
-        let events = raw
+        let events = parts
             .events
-            .into_iter()
+            .iter()
             .enumerate()
-            .map(|(number, event)| Event::new(number, event, &weeks))
+            .map(|(number, event)| Event::new(number, event, &weeks, &parts.names))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             graph,
             compressed,
             images,
-            weeks,
+            weeks: weeks.len(),
             events,
         })
     }
@@ -146,7 +145,7 @@ impl Workload {
 
     /// Number of weeks.
     pub fn weeks(&self) -> usize {
-        self.weeks.len()
+        self.weeks
     }
 
     /// Number of clients that pull.
@@ -165,12 +164,7 @@ impl Workload {
         let mut pulled: Vec<usize> = self
             .events
             .iter()
-            .flat_map(|event| {
-                event
-                    .pulls
-                    .iter()
-                    .map(|&image| self.weeks[event.week][image])
-            })
+            .flat_map(|event| event.pulls.iter().map(|pull| pull.image))
             .collect();
         pulled.sort_unstable();
         pulled.dedup();
@@ -181,27 +175,43 @@ impl Workload {
 impl Event {
     fn new(
         number: usize,
-        (week, client, pulls, keeps): (u64, u64, Vec<u64>, Vec<u64>),
+        (week, client, pulls, keeps): &WorkloadEvent,
         weeks: &[Vec<usize>],
+        names: &[u64],
     ) -> Result<Self, WorkloadError> {
         let at = || format!("event {number}");
-        let week = in_range(week, weeks.len(), "week", at)?;
-        let images = weeks[week].len();
-        let image = |&image: &u64| in_range(image, images, "image", at);
+        let week = in_range(*week, weeks.len(), "week", at)?;
+        let images = &weeks[week];
+        let pull = |&place: &u64| {
+            let image = images[in_range(place, images.len(), "image", at)?];
+            // Without names each place is one.
+            let name = match names {
+                [] => place,
+                names => names[in_range(place, names.len(), "place of `names`", at)?],
+            };
+            Ok(Pull { name, image })
+        };
+        let keeps = keeps.as_ref().map(|keeps| {
+            let names = keeps.iter().map(|place| Ok(pull(place)?.name));
+            names.collect::<Result<_, WorkloadError>>()
+        });
         Ok(Self {
             week,
-            client,
-            pulls: pulls.iter().map(image).collect::<Result<_, _>>()?,
-            keeps: keeps.iter().map(image).collect::<Result<_, _>>()?,
+            client: *client,
+            pulls: pulls
+                .iter()
+                .map(pull)
+                .collect::<Result<_, WorkloadError>>()?,
+            keeps: keeps.transpose()?,
         })
     }
 }
 
 /// The paths as a graph, and where each of the list is in it.
-fn graph(raw: &Raw) -> Result<(ReferenceGraph, Vec<usize>), WorkloadError> {
-    let mut seen = HashSet::with_capacity(raw.paths.len());
-    let mut paths = Vec::with_capacity(raw.paths.len());
-    for (place, (path, ..)) in raw.paths.iter().enumerate() {
+fn graph(parts: &WorkloadParts) -> Result<(ReferenceGraph, Vec<usize>), WorkloadError> {
+    let mut seen = HashSet::with_capacity(parts.paths.len());
+    let mut paths = Vec::with_capacity(parts.paths.len());
+    for (place, (path, ..)) in parts.paths.iter().enumerate() {
         let parsed =
             StorePath::parse(path).map_err(|source| WorkloadError::Path { place, source })?;
         if !seen.insert(path) {
@@ -210,13 +220,13 @@ fn graph(raw: &Raw) -> Result<(ReferenceGraph, Vec<usize>), WorkloadError> {
         }
         paths.push(parsed);
     }
-    let mut infos = Vec::with_capacity(raw.paths.len());
-    for (path, nar_size, _, references) in &raw.paths {
+    let mut infos = Vec::with_capacity(parts.paths.len());
+    for (path, nar_size, _, references) in &parts.paths {
         let references = references
             .iter()
             .map(|&reference| {
                 let place = in_range(reference, paths.len(), "path", || path.clone())?;
-                Ok(&raw.paths[place].0)
+                Ok(&parts.paths[place].0)
             })
             .collect::<Result<Vec<_>, WorkloadError>>()?;
         infos.push(json!({ "path": path, "narSize": nar_size, "references": references }));

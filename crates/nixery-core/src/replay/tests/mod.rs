@@ -9,6 +9,7 @@ use crate::graph::ReferenceGraph;
 use crate::plan::{Dominator, LayerPlan, PlannedLayer};
 use crate::popularity::Popularity;
 
+mod names;
 mod properties;
 
 /// Sorted by these letters in the order app-2, app-1, libc, tool.

@@ -38,6 +38,10 @@ const WEEKS: usize = 3;
 const IMAGES: usize = 4;
 
 fn workloads() -> impl Strategy<Value = Workload> {
+    parts().prop_map(|parts| Workload::from_parts(&parts).unwrap())
+}
+
+fn parts() -> impl Strategy<Value = WorkloadParts> {
     let path = (1u64..50, 1u64..50, prop::collection::vec(0..PATHS, 0..3));
     let image = prop::collection::vec(0..PATHS, 0..3);
     let names = || prop::collection::vec(0..IMAGES, 0..4);
@@ -54,7 +58,8 @@ fn workloads() -> impl Strategy<Value = Workload> {
                     (store_path(letter, "p"), nar, size, references)
                 })
                 .collect();
-            workload(&json!({ "paths": paths, "weeks": weeks, "events": events }))
+            let json = json!({ "paths": paths, "weeks": weeks, "events": events });
+            serde_json::from_value(json).unwrap()
         })
 }
 
@@ -88,5 +93,21 @@ proptest! {
             replay_with(&workload, grouping(), 1).unwrap(),
             replay_with(&workload, grouping(), threads).unwrap()
         );
+    }
+
+    #[test]
+    fn keeping_all_is_keeping_each(mut parts in parts(), named in any::<bool>()) {
+        if named {
+            parts.names = vec![1, 0, 1, 1];
+        }
+        let replayed = |keeps: Option<Vec<u64>>| {
+            let mut parts = parts.clone();
+            for event in &mut parts.events {
+                event.3 = keeps.clone();
+            }
+            let workload = Workload::from_parts(&parts).unwrap();
+            replay(&workload, (&BySize, budget(2)).into()).unwrap()
+        };
+        prop_assert_eq!(replayed(None), replayed(Some((0..IMAGES as u64).collect())));
     }
 }

@@ -1,0 +1,79 @@
+//! Images of one name, and clients that keep all they have.
+
+use super::*;
+
+/// One name with two images (places 0 and 2), and another: what a server sees, whose clients delete nothing.
+fn of_two_names() -> Value {
+    let mut json = example();
+    json["weeks"] = json!([[[1], [2], [3]], [[], [2], [3]]]);
+    json["names"] = json!([5, 6, 5]);
+    json["events"] = json!([
+        [0, 7, [0], null],
+        [0, 7, [1], null],
+        // Already in the first week, and another client still gets the old one.
+        [0, 7, [2], null],
+        [0, 9, [0], null],
+        [1, 7, [2, 1], null],
+    ]);
+    json
+}
+
+#[test]
+fn a_newer_image_of_a_name_takes_the_place_of_the_older() {
+    let json = of_two_names();
+    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
+    // libc and app-1, tool, app-2; the other client libc and app-1; then nothing.
+    assert_eq!(outcome.bytes_by_week, [40 + 20 + 10 + 25 + 60, 0]);
+    assert_eq!((outcome.images, outcome.stored_layers), (3, 4));
+
+    // Going back to the older image means to fetch it again, though not what it shares.
+    let mut back = json.clone();
+    back["events"][4] = json!([0, 7, [0], null]);
+    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
+    assert_eq!(outcome.bytes, 155 + 20);
+
+    // Without names both are kept.
+    back.as_object_mut().unwrap().remove("names");
+    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
+    assert_eq!(outcome.bytes, 155);
+}
+
+#[test]
+fn what_is_kept_is_told_by_name() {
+    let mut json = of_two_names();
+    // Either image of the name stands for it.
+    json["events"][2][3] = json!([0]);
+    json["events"][4] = json!([0, 7, [2, 1], []]);
+    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
+    assert_eq!(outcome.bytes, 155 + 10, "the tool was forgotten");
+}
+
+#[test]
+fn parts_are_what_their_json_is() {
+    let json = of_two_names();
+    let parts: WorkloadParts = serde_json::from_value(json).unwrap();
+    assert_eq!(
+        parts,
+        serde_json::from_slice(&parts.to_json()).unwrap(),
+        "nothing is lost"
+    );
+    let workload = Workload::from_parts(&parts).unwrap();
+    assert_eq!((workload.clients(), workload.pulls()), (2, 6));
+    let text = String::from_utf8(parts.to_json()).unwrap();
+    assert!(text.contains(r#""events":[[0,7,[0],null],"#), "{text}");
+
+    let none = WorkloadParts::default().to_json();
+    assert_eq!(none, br#"{"paths":[],"weeks":[],"events":[]}"#);
+    assert_eq!(Workload::from_json(&none).unwrap().pulls(), 0);
+}
+
+#[test]
+fn names_are_for_every_image() {
+    let mut json = of_two_names();
+    json["names"] = json!([5, 6]);
+    let error = Workload::from_json(json.to_string().as_bytes()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "event 2 names place of `names` 2, but there are only 2, counted from 0"
+    );
+}
