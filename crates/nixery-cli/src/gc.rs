@@ -160,6 +160,15 @@ fn sums(report: &GcReport, grace: Duration) -> Vec<String> {
         bytes(report.later_bytes),
         humantime::format_duration(grace),
     ));
+    let forgotten = match report.dry_run {
+        true => report.forgotten,
+        false => report.forgotten_deleted,
+    };
+    if forgotten > 0 {
+        lines.push(format!(
+            "{forgotten} graphs of dropped images and records of pulls {would}forgotten: older than 90 days, or too many"
+        ));
+    }
     lines
 }
 

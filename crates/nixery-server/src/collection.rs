@@ -80,6 +80,7 @@ fn log(report: &GcReport) {
         deleted_blobs = deleted,
         freed_bytes = freed,
         later_bytes = later,
+        forgotten = report.forgotten_deleted,
         "garbage collected"
     );
 }

@@ -22,16 +22,22 @@ pub enum KeyKind {
     Use,
     /// `leases/`: who is doing what only one process should do, named by the SHA-256 of the task.
     Lease,
+    /// `graphs/`: the reference graphs of built images, each named as its entry under `manifests/`.
+    Graph,
+    /// `traffic/`: batches of recorded pulls, named by the SHA-256 of what is in them.
+    Traffic,
 }
 
 impl KeyKind {
     /// Every kind, in the order in which stores are listed and verified.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Blob,
         Self::Manifest,
         Self::Build,
         Self::Use,
         Self::Lease,
+        Self::Graph,
+        Self::Traffic,
     ];
 
     /// The kinds that hold content. What the others hold may be lost at any time.
@@ -46,6 +52,8 @@ impl KeyKind {
             Self::Build => "builds",
             Self::Use => "uses",
             Self::Lease => "leases",
+            Self::Graph => "graphs",
+            Self::Traffic => "traffic",
         }
     }
 }
@@ -83,6 +91,10 @@ pub enum Key {
     Use(Digest),
     /// The lease of a task, under the SHA-256 of the task's name.
     Lease(Digest),
+    /// The reference graph of a built image, under the cache key of its manifest.
+    Graph(Digest),
+    /// A batch of recorded pulls, under its SHA-256.
+    Traffic(Digest),
     /// A manifest cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
     LegacyManifest([u8; SHA1_BYTES]),
     /// A layer build cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
@@ -99,6 +111,8 @@ impl Key {
             Self::Build(_) | Self::LegacyBuild(_) => KeyKind::Build,
             Self::Use(_) => KeyKind::Use,
             Self::Lease(_) => KeyKind::Lease,
+            Self::Graph(_) => KeyKind::Graph,
+            Self::Traffic(_) => KeyKind::Traffic,
         }
     }
 
@@ -110,7 +124,9 @@ impl Key {
             | Self::Manifest(digest)
             | Self::Build(digest)
             | Self::Use(digest)
-            | Self::Lease(digest) => digest.hex(),
+            | Self::Lease(digest)
+            | Self::Graph(digest)
+            | Self::Traffic(digest) => digest.hex(),
             Self::LegacyManifest(sha1) | Self::LegacyBuild(sha1) => hex(sha1),
         }
     }
@@ -127,7 +143,7 @@ impl Key {
     #[must_use]
     pub const fn content_type(&self) -> &'static str {
         match self.kind() {
-            KeyKind::Blob => "application/octet-stream",
+            KeyKind::Blob | KeyKind::Graph | KeyKind::Traffic => "application/octet-stream",
             KeyKind::Manifest | KeyKind::Build | KeyKind::Use | KeyKind::Lease => {
                 "application/json"
             }
@@ -160,13 +176,17 @@ impl Key {
                 KeyKind::Build => Self::Build(digest),
                 KeyKind::Use => Self::Use(digest),
                 KeyKind::Lease => Self::Lease(digest),
+                KeyKind::Graph => Self::Graph(digest),
+                KeyKind::Traffic => Self::Traffic(digest),
             });
         }
         let sha1 = sha1_from_hex(name)?;
         match kind {
-            KeyKind::Blob | KeyKind::Use | KeyKind::Lease => None,
             KeyKind::Manifest => Some(Self::LegacyManifest(sha1)),
             KeyKind::Build => Some(Self::LegacyBuild(sha1)),
+            KeyKind::Blob | KeyKind::Use | KeyKind::Lease | KeyKind::Graph | KeyKind::Traffic => {
+                None
+            }
         }
     }
 }
@@ -188,7 +208,7 @@ impl FromStr for Key {
 /// A path that is not the name of an object in a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{path}' is not a key of a store: expected layers/, manifests/, builds/, uses/ or leases/ and a digest in lower-case hex"
+    "'{path}' is not a key of a store: expected layers/, manifests/, builds/, uses/, leases/, graphs/ or traffic/ and a digest in lower-case hex"
 )]
 pub struct NotAKey {
     /// What was read.
@@ -236,6 +256,8 @@ mod tests {
     #[case(Key::Build(Digest::of(b"")), format!("builds/{SHA256}"))]
     #[case(Key::Use(Digest::of(b"")), format!("uses/{SHA256}"))]
     #[case(Key::Lease(Digest::of(b"")), format!("leases/{SHA256}"))]
+    #[case(Key::Graph(Digest::of(b"")), format!("graphs/{SHA256}"))]
+    #[case(Key::Traffic(Digest::of(b"")), format!("traffic/{SHA256}"))]
     fn a_key_prints_and_parses(#[case] key: Key, #[case] path: String) {
         assert_eq!(key.path(), path);
         assert_eq!(key.to_string(), path);
@@ -275,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds|uses|leases)/[0-9a-f]{38,66}|.*") {
+        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds|uses|leases|graphs|traffic)/[0-9a-f]{38,66}|.*") {
             if let Some(key) = Key::parse(&path) {
                 prop_assert_eq!(key.path(), path);
             }

@@ -8,6 +8,7 @@ use nixery_manifest::Digest;
 use nixery_storage::Key;
 
 use super::records::NamedBlobs;
+use super::remembered::Remembered;
 
 /// Number of a blob in its inventory.
 pub(super) type BlobId = u32;
@@ -28,6 +29,8 @@ pub(super) struct Inventory {
     pub(super) idle_marks: Vec<(Digest, SystemTime)>,
     /// Leases, and when they were last renewed.
     pub(super) leases: Vec<(Key, SystemTime)>,
+    /// Graphs of images and batches of pulls.
+    pub(super) remembered: Vec<Remembered>,
 }
 
 /// A blob that is there, or that only something names.

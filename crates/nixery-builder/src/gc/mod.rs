@@ -34,6 +34,7 @@ mod inventory;
 pub(crate) mod note;
 mod plan;
 mod records;
+mod remembered;
 mod report;
 mod survey;
 mod sweep;

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::GcPolicy;
 use super::inventory::{BlobId, Inventory, age};
+use super::remembered::{MOST, forgotten};
 
 /// A lease that was not renewed for so long is nobody's.
 const OLD_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -71,6 +72,8 @@ pub(super) struct Plan {
     /// Use marks of blobs that are gone.
     pub(super) marks: Vec<Digest>,
     pub(super) leases: Vec<Key>,
+    /// Graphs of images and batches of pulls.
+    pub(super) forgotten: Vec<Key>,
 }
 
 /// Decides. Whatever was written or used within the grace stays.
@@ -149,6 +152,17 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     let leases = inventory.leases.iter();
     let leases = leases.filter(|(_, then)| age(now, *then) > OLD_LEASE);
     plan.leases = leases.map(|(key, _)| *key).collect();
+    let images = inventory.images.iter().map(|image| image.key);
+    let cached = images.filter_map(|key| match key {
+        Key::Manifest(digest) => Some(digest),
+        _ => None,
+    });
+    let remembered = inventory.remembered.iter();
+    let remembered: Vec<_> = remembered
+        .filter(|entry| past_grace(entry.written))
+        .copied()
+        .collect();
+    plan.forgotten = forgotten(&remembered, &cached.collect(), now, MOST);
     plan
 }
 

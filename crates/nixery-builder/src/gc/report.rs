@@ -67,6 +67,10 @@ pub struct GcReport {
     pub unusable_deleted: u64,
     /// Cache entries of layers, use marks and leases that lead nowhere, deleted.
     pub tidied: u64,
+    /// Graphs of dropped images, and recorded pulls, that are too old or too many to be remembered.
+    pub forgotten: u64,
+    /// Of those, deleted.
+    pub forgotten_deleted: u64,
     /// Images that a newer program cached. While there are any no blob is deleted.
     pub newer_entries: u64,
 }
@@ -102,6 +106,8 @@ impl GcReport {
             later_bytes: plan.waiting_bytes + (plan.needed_before - plan.needed_after),
             unusable_deleted: 0,
             tidied: 0,
+            forgotten: plan.forgotten.len() as u64,
+            forgotten_deleted: 0,
             newer_entries: inventory.newer,
         }
     }

@@ -9,6 +9,7 @@ use nixery_storage::{Key, KeyKind, Storage, StorageError};
 
 use super::inventory::{BlobId, Inventory, LayerEntry, age};
 use super::records::{self, ImageEntry};
+use super::remembered::Remembered;
 use super::{GcError, GcPhase, GcPolicy, Watch, doing};
 use crate::engine::MAX_MANIFEST;
 use crate::record::MAX_RECORD;
@@ -43,6 +44,12 @@ pub(super) async fn survey(
         inventory.leases.push((key, modified));
     })
     .await?;
+    for kind in [KeyKind::Graph, KeyKind::Traffic] {
+        list(storage, kind, now, watch, |key, _, written| {
+            inventory.remembered.push(Remembered { key, written });
+        })
+        .await?;
+    }
     list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
         if let Key::Blob(digest) = key {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);

@@ -222,7 +222,7 @@ impl Sweep<'_> {
     async fn tidy(&self, report: &mut GcReport, watch: &mut Watch<'_>) -> Result<(), GcError> {
         let plan = self.plan;
         let total = plan.builds.len() + plan.marks.len() + plan.deletions.len() + plan.leases.len();
-        watch.enter(GcPhase::Tidy, total as u64);
+        watch.enter(GcPhase::Tidy, (total + plan.forgotten.len()) as u64);
         // Marks of blobs that were just deleted go with them, unless they are new.
         let mut marks: Vec<Digest> = plan.marks.clone();
         marks.extend(
@@ -233,15 +233,23 @@ impl Sweep<'_> {
         let keys = plan.builds.iter().copied();
         let keys = keys.chain(marks.into_iter().map(Key::Use));
         let keys: Vec<_> = keys.chain(plan.leases.iter().copied()).collect();
+        report.tidied = self.delete_old(&keys, watch).await?;
+        report.forgotten_deleted = self.delete_old(&plan.forgotten, watch).await?;
+        Ok(())
+    }
+
+    /// Deletes those of the objects that were not written again, and counts them.
+    async fn delete_old(&self, keys: &[Key], watch: &mut Watch<'_>) -> Result<u64, GcError> {
+        let mut deleted = 0;
         for chunk in keys.chunks(BATCH) {
             self.turn.check()?;
-            let tidied = each(chunk.to_vec(), |key| self.delete_if_old(key)).await?;
-            report.tidied += tidied.into_iter().filter(|tidied| *tidied).count() as u64;
+            let outcomes = each(chunk.to_vec(), |key| self.delete_if_old(key)).await?;
+            deleted += outcomes.into_iter().filter(|deleted| *deleted).count() as u64;
             for _ in chunk {
                 watch.step();
             }
         }
-        Ok(())
+        Ok(deleted)
     }
 
     async fn delete_if_old(&self, key: Key) -> Result<bool, GcError> {

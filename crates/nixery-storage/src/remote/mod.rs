@@ -41,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use opendal::Operator;
 
-use crate::{Key, KeyKind, StorageError};
+use crate::{Key, StorageError};
 
 /// How long an answer that only a bucket can give is taken as a proof that it still exists.
 const BUCKET_PROOF: Duration = Duration::from_secs(30);
@@ -221,11 +221,3 @@ macro_rules! implement_storage {
 }
 #[cfg(any(feature = "s3", feature = "gcs"))]
 use implement_storage;
-
-/// The media type that an object is stored with.
-fn content_type(key: &Key) -> &'static str {
-    match key.kind() {
-        KeyKind::Blob => "application/octet-stream",
-        KeyKind::Manifest | KeyKind::Build | KeyKind::Use | KeyKind::Lease => "application/json",
-    }
-}

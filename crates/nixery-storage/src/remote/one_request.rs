@@ -5,10 +5,10 @@ use std::path::Path;
 use bytes::Bytes;
 use opendal::Buffer;
 
+use super::Remote;
 use super::call::Patience;
 use super::transport::Media;
 use super::write::Failure;
-use super::{Remote, content_type};
 use crate::{Key, Operation};
 
 impl Remote {
@@ -20,7 +20,7 @@ impl Remote {
         size: u64,
     ) -> Result<(), Failure> {
         let media = Media {
-            content_type: Some(content_type(key)),
+            content_type: Some(key.content_type()),
             file: Some((spool.to_owned(), size)),
         };
         let call = self.call_with(Operation::Write, key, Patience::Full, media);

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use super::Remote;
 use super::body::read_block;
 use super::write::Failure;
-use super::{Remote, content_type};
 use crate::{Key, Operation, StorageError};
 
 /// S3 takes 10,000 parts. <https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>
@@ -27,7 +27,7 @@ impl Remote {
         let mut writer = call
             .operator
             .writer_with(&key.path())
-            .content_type(content_type(key))
+            .content_type(key.content_type())
             .concurrent(limits.parts_at_once)
             .await
             .map_err(|error| Failure::of(&call, &error, spool))?;

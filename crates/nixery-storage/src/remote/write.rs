@@ -9,7 +9,7 @@ use opendal::ErrorKind;
 
 use super::call::{Call, Patience};
 use super::transport::Media;
-use super::{Remote, Upload, content_type};
+use super::{Remote, Upload};
 use crate::{Key, Operation, PutMode, PutOutcome, StorageError};
 
 /// How often a file is uploaded from its beginning, when the store loses parts of it or what
@@ -99,7 +99,7 @@ impl Remote {
         patience: Patience,
     ) -> Result<PutOutcome, StorageError> {
         let media = Media {
-            content_type: Some(content_type(key)),
+            content_type: Some(key.content_type()),
             file: None,
         };
         let call = self.call_with(Operation::Write, key, patience, media);

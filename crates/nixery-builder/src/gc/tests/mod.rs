@@ -3,6 +3,7 @@
 mod faults;
 mod model;
 mod planning;
+mod remembering;
 mod stepped;
 mod sweeping;
 mod world;
