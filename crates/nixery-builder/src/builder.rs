@@ -1,17 +1,21 @@
 //! The builder: takes requests, runs one build per image, remembers what came of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nixery_core::ReferenceGraph;
 use nixery_manifest::Digest;
 use nixery_storage::{Storage, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
-use crate::flow;
+use crate::flow::{self, Built};
+use crate::graphs::{self, RecordedGraph};
 use crate::handle::{BuildHandle, BuildSummary};
 use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
@@ -20,6 +24,9 @@ use crate::keyed_lock::KeyedLocks;
 use crate::nix::Nix;
 use crate::progress::BuildId;
 use crate::warm::Warm;
+
+/// After so long the recording of a graph is given up.
+const RECORDING: Duration = Duration::from_secs(60);
 
 /// Builds images. Cheap to clone; clones share everything.
 ///
@@ -46,6 +53,8 @@ struct Inner {
     running: watch::Sender<usize>,
     /// Blobs that are looked at for damage.
     rechecks: KeyedLocks<Digest>,
+    /// Graphs of images that are being recorded.
+    recordings: TaskTracker,
     runtime: Handle,
 }
 
@@ -70,6 +79,7 @@ impl Builder {
             checks: KeyedLocks::default(),
             running: watch::Sender::new(0),
             rechecks: KeyedLocks::default(),
+            recordings: TaskTracker::new(),
             runtime: Handle::current(),
         })))
     }
@@ -191,7 +201,7 @@ impl Builder {
         *self.0.running.borrow()
     }
 
-    /// Waits until no build runs, and other servers on the store can know it.
+    /// Waits until no build runs, what they held is recorded, and other servers on the store can know it.
     pub async fn drain(&self) {
         // The sender is in `self`: the channel is open.
         let _ = self
@@ -200,7 +210,16 @@ impl Builder {
             .subscribe()
             .wait_for(|running| *running == 0)
             .await;
+        self.recorded().await;
         self.0.engine.leases.settled().await;
+    }
+
+    /// Waits until the graphs of all images that have been built are recorded, see [`graphs`](crate::graphs), or
+    /// their recording was given up.
+    pub async fn recorded(&self) {
+        // A closed tracker takes more tasks; only an open one is waited for in vain.
+        self.0.recordings.close();
+        self.0.recordings.wait().await;
     }
 
     /// For a process that ends before its builds do: lets other servers on the store, which wait
@@ -291,7 +310,7 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
     tracing::info!(build = %handle.id(), image = %name, tag = %handle.request().tag, "build started");
     let result = run_detached(&builder.0.engine, &handle).await;
     match &result {
-        Ok(image) => {
+        Ok((image, _)) => {
             let (from_cache, times) = (image.stats.from_cache, image.stats.times());
             tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, times, "build finished");
         }
@@ -301,10 +320,18 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
             handle.log().push(&format!("error: {error}"));
         }
     }
-    let result = result.map(Arc::new).map_err(Arc::new);
+    let (result, graph) = match result {
+        Ok((image, graph)) => (Ok(Arc::new(image)), graph),
+        Err(error) => (Err(Arc::new(error)), None),
+    };
     if let Ok(image) = &result {
         // First: whoever waited and asks again finds it.
         builder.warm().built(&handle, image);
+    }
+    // Before the build counts as ended, so that whoever drains the builder waits for it.
+    if let (Ok(image), Some(graph)) = (&result, graph) {
+        let recording = record(Arc::clone(&builder.0.engine), Arc::clone(image), graph);
+        builder.0.recordings.spawn_on(recording, &builder.0.runtime);
     }
     handle.finish(result);
     builder.history().ended(&handle);
@@ -312,7 +339,7 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
 }
 
 /// In a task of its own, so that a panic ends the build and not the waiting.
-async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Image, BuildError> {
+async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Built, BuildError> {
     let task = {
         let (engine, handle) = (Arc::clone(engine), handle.clone());
         tokio::spawn(async move { Box::pin(flow::build(&engine, &handle)).await })
@@ -324,6 +351,18 @@ async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Imag
             "a task was stopped"
         }))
     })
+}
+
+/// Remembers what was in an image. Nobody waits for it, and an image without it is as good.
+async fn record(engine: Arc<Engine>, image: Arc<Image>, graph: ReferenceGraph) {
+    let graph = RecordedGraph::new(&image, graph);
+    let recording = graphs::record(&*engine.storage, image.key, graph);
+    let problem = match tokio::time::timeout(RECORDING, recording).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the store does not answer".to_owned(),
+    };
+    tracing::warn!(image = %image.name, "the graph of an image is not recorded: {problem}");
 }
 
 /// The sources of an error, outermost first, for the log.

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::{try_join, try_join_all};
+use nixery_core::ReferenceGraph;
 use nixery_manifest::{Digest, assemble};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
@@ -19,8 +20,11 @@ use crate::recipe::Recipe;
 use crate::record::{self, ImageRecord};
 use crate::turn::{self, Turn};
 
+/// An image, and if it was built the graph of what is in it.
+pub(crate) type Built = (Image, Option<ReferenceGraph>);
+
 /// Builds the image a handle asks for, or finds it.
-pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image, BuildError> {
+pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Built, BuildError> {
     let recipe = Recipe::new(&engine.config, handle.request(), &handle.target().source);
 
     let pinned = recipe.pinned_key();
@@ -31,7 +35,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     if let Some(key) = pinned {
         handle.found_key(key);
         match turn::take(engine, handle, &phases, key, &engine.evaluations).await? {
-            Turn::Found(image) => return Ok(phases.finish(*image)),
+            Turn::Found(image) => return Ok((phases.finish(*image), None)),
             Turn::Ours(ours, permit) => (lease, may_evaluate) = (Some(ours), Some(permit)),
         }
     }
@@ -42,7 +46,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     let mut may_realise = None;
     if pinned.is_none() {
         match turn::take(engine, handle, &phases, key, &engine.realisations).await? {
-            Turn::Found(image) => return Ok(phases.finish(*image)),
+            Turn::Found(image) => return Ok((phases.finish(*image), None)),
             Turn::Ours(ours, permit) => (lease, may_realise) = (Some(ours), Some(permit)),
         }
     }
@@ -59,7 +63,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     // All of it at once, each as soon as what it needs is known. Of several that fail the first is told.
     let (root, root_known) = oneshot::channel();
     let (layers, layers_known) = Announce::channel();
-    let (image, ()) = try_join(
+    let (image, graph) = try_join(
         write_documents(
             engine,
             &phases,
@@ -72,7 +76,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
         async {
             let root = layers::ensure_root(engine, &packages, handle, root);
             let others = ensure_layers(engine, &packages, &phases, handle, layers);
-            try_join(root, others).await.map(drop)
+            try_join(root, others).await.map(|((), graph)| graph)
         },
     )
     .await?;
@@ -81,7 +85,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Image
     store_manifests(engine, &image).await?;
     remember(engine, &image).await?;
     drop(lease);
-    Ok(phases.finish(image))
+    Ok((phases.finish(image), Some(graph)))
 }
 
 async fn evaluate(
@@ -131,7 +135,7 @@ async fn ensure_layers(
     phases: &Phases<'_>,
     handle: &BuildHandle,
     announce: Announce,
-) -> Result<(), BuildError> {
+) -> Result<ReferenceGraph, BuildError> {
     phases.enter(Phase::Graph);
     let roots: Vec<_> = packages
         .iter()
@@ -144,7 +148,8 @@ async fn ensure_layers(
     let (graph, plan) = layers::plan(engine, graph).await?;
 
     phases.enter(Phase::Pack);
-    layers::ensure_all(engine, &graph, &plan, handle, announce).await
+    layers::ensure_all(engine, &graph, &plan, handle, announce).await?;
+    Ok(graph)
 }
 
 /// Writes config and manifests as soon as all layers are known, and stores the config: what it names are

@@ -51,6 +51,7 @@ pub mod export;
 mod flow;
 pub mod gc;
 mod generations;
+pub mod graphs;
 mod handle;
 mod heal;
 mod history;

@@ -3,6 +3,7 @@
 mod caching;
 mod images;
 mod leases;
+mod recording;
 mod running;
 mod storing;
 mod warm;

@@ -27,6 +27,8 @@ pub(crate) struct FaultyStorage {
     pub(crate) full: AtomicBool,
     /// Everything about leases fails.
     pub(crate) leases_fail: AtomicBool,
+    /// No graph can be written.
+    pub(crate) graphs_fail: AtomicBool,
     /// What is created is reported as if it had been there before.
     pub(crate) answers_get_lost: AtomicBool,
     /// Creating replaces what is there, as in stores that do not know better.
@@ -54,6 +56,7 @@ impl FaultyStorage {
             dead: AtomicBool::new(false),
             full: AtomicBool::new(false),
             leases_fail: AtomicBool::new(false),
+            graphs_fail: AtomicBool::new(false),
             answers_get_lost: AtomicBool::new(false),
             not_exclusive: AtomicBool::new(false),
             files_fail: AtomicBool::new(false),
@@ -85,6 +88,9 @@ impl FaultyStorage {
 
     async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
         self.pass(Some(key.kind())).await?;
+        if key.kind() == KeyKind::Graph && self.graphs_fail.load(Ordering::SeqCst) {
+            return Err(failure("a graph"));
+        }
         if self.full.load(Ordering::SeqCst) {
             return Err(StorageError::NoSpace {
                 backend: "faulty",

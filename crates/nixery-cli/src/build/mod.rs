@@ -101,6 +101,9 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
     let work = or_interrupted(prepare(args)).await?;
     let builder = work.builder.clone();
     let done = or_interrupted(build(work, json, verbose)).await;
+    if done.is_ok() {
+        builder.recorded().await;
+    }
     // Servers on the same store may be waiting for this build.
     builder.leave().await;
     done

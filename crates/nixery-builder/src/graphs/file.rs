@@ -1,0 +1,194 @@
+//! The file of a recorded graph: JSON, compressed with zstd.
+//!
+//! ```text
+//! { "version": 1, "name": "git/htop", "packages": ["cacert", "git", …], "architecture": "amd64",
+//!   "roots": [0, 17, …],
+//!   "paths": [["/nix/store/…-bash-5.2", NAR size, compressed size, [references]], …] }
+//! ```
+//!
+//! Paths are sorted, roots and references are places in that list. Further fields are passed over. A graph of
+//! 500 paths takes some 10 kB.
+
+use std::io::{Read, Write};
+
+use nixery_core::graph::GraphError;
+use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use serde::{Deserialize, Serialize};
+
+use super::RecordedGraph;
+
+/// Most bytes of a file; that of 50,000 paths has 2 MB.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+/// Most bytes of its text; that of 50,000 paths has 10 MB.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// Most references in it, each of which is a whole path in memory for a moment.
+const MAX_REFERENCES: usize = 4_000_000;
+
+const VERSION: u32 = 1;
+/// Written in the background, once for an image.
+const LEVEL: i32 = 9;
+
+/// What is wrong with a graph's file.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphFileError {
+    /// It is not what zstd writes, or cut short.
+    #[error("it is damaged")]
+    Damaged(#[source] std::io::Error),
+    /// It would take too much memory.
+    #[error("it is larger than any image's")]
+    TooLarge,
+    /// Its text is something else.
+    #[error("its text is not the JSON that is expected")]
+    Json(#[source] serde_json::Error),
+    /// Another version of this program wrote it.
+    #[error("it has version {found}, and this program reads version {VERSION}")]
+    Version {
+        /// Its version.
+        found: u32,
+    },
+    /// A root or reference leads nowhere.
+    #[error("it names path {index}, but has only {count}")]
+    Index {
+        /// What it names.
+        index: u32,
+        /// Number of its paths.
+        count: usize,
+    },
+    /// Its paths are not sorted, or one is there twice.
+    #[error("its paths are not in order")]
+    Order,
+    /// Its paths are none.
+    #[error("its graph is none")]
+    Graph(#[source] GraphError),
+    /// Reading or writing it ended early, because the program ends or is broken.
+    #[error("reading or writing it broke off")]
+    Broken,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// `T` is a path: borrowed to be written, owned to be read, as JSON may escape characters.
+#[derive(Serialize, Deserialize)]
+struct File<T> {
+    version: u32,
+    name: String,
+    packages: Vec<String>,
+    architecture: Architecture,
+    roots: Vec<u32>,
+    /// Path, NAR size, compressed size, references.
+    paths: Vec<(T, u64, u64, Vec<u32>)>,
+}
+
+/// An entry as `nix path-info` prints it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PathInfo<'a> {
+    path: &'a str,
+    nar_size: u64,
+    references: Vec<&'a str>,
+}
+
+impl RecordedGraph {
+    /// The graph as a file: equal graphs give equal bytes.
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>, GraphFileError> {
+        let sizes = self.graph.nodes().iter().zip(&self.compressed_sizes);
+        let paths = sizes.enumerate().map(|(place, (node, compressed))| {
+            let references = self.graph.references(place).to_vec();
+            (node.path.as_str(), node.nar_size, *compressed, references)
+        });
+        let file = File {
+            version: VERSION,
+            name: self.name.clone(),
+            packages: self.packages.clone(),
+            architecture: self.architecture,
+            // A graph has fewer than 2³² paths.
+            roots: self.graph.roots().iter().map(|&root| root as u32).collect(),
+            paths: paths.collect(),
+        };
+        let text = serde_json::to_vec(&file).map_err(GraphFileError::Json)?;
+        let compress = || {
+            let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+            // A known size keeps zstd's tables small.
+            encoder.set_pledged_src_size(Some(text.len() as u64))?;
+            encoder.include_checksum(true)?;
+            encoder.write_all(&text)?;
+            encoder.finish()
+        };
+        let bytes = compress().map_err(GraphFileError::Damaged)?;
+        // What nobody would read is not written.
+        if text.len() as u64 > MAX_TEXT_BYTES || bytes.len() as u64 > MAX_FILE_BYTES {
+            return Err(GraphFileError::TooLarge);
+        }
+        Ok(bytes)
+    }
+
+    /// Reads a file, whoever wrote it.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, GraphFileError> {
+        let text = decompress(bytes)?;
+        // The version first: the rest of another version need not parse.
+        let Version { version } = serde_json::from_slice(&text).map_err(GraphFileError::Json)?;
+        if version != VERSION {
+            return Err(GraphFileError::Version { found: version });
+        }
+        let file: File<String> = serde_json::from_slice(&text).map_err(GraphFileError::Json)?;
+        drop(text);
+        let graph = graph(&file)?;
+        let mut paths = graph.nodes().iter().zip(&file.paths);
+        if graph.len() != file.paths.len()
+            || !paths.all(|(node, (path, ..))| node.path.as_str() == path)
+        {
+            return Err(GraphFileError::Order);
+        }
+        Ok(Self {
+            name: file.name,
+            packages: file.packages,
+            architecture: file.architecture,
+            compressed_sizes: file.paths.iter().map(|(_, _, size, _)| *size).collect(),
+            graph,
+        })
+    }
+}
+
+fn decompress(bytes: &[u8]) -> Result<Vec<u8>, GraphFileError> {
+    let decoder = zstd::Decoder::with_buffer(bytes).map_err(GraphFileError::Damaged)?;
+    let mut text = Vec::new();
+    let mut decoder = decoder.take(MAX_TEXT_BYTES + 1);
+    decoder
+        .read_to_end(&mut text)
+        .map_err(GraphFileError::Damaged)?;
+    if text.len() as u64 > MAX_TEXT_BYTES {
+        return Err(GraphFileError::TooLarge);
+    }
+    Ok(text)
+}
+
+/// The file's graph, by way of the JSON that graphs are read from, so that there is one place that checks them.
+fn graph(file: &File<String>) -> Result<ReferenceGraph, GraphFileError> {
+    let references = file.paths.iter().map(|(.., references)| references.len());
+    if references.sum::<usize>() > MAX_REFERENCES {
+        return Err(GraphFileError::TooLarge);
+    }
+    let count = file.paths.len();
+    let path = |&index: &u32| match file.paths.get(index as usize) {
+        Some((path, ..)) => Ok(&**path),
+        None => Err(GraphFileError::Index { index, count }),
+    };
+    let mut infos = Vec::with_capacity(count);
+    for (own, nar_size, _, references) in &file.paths {
+        infos.push(PathInfo {
+            path: own,
+            nar_size: *nar_size,
+            references: references.iter().map(path).collect::<Result<_, _>>()?,
+        });
+    }
+    let mut roots = Vec::with_capacity(file.roots.len());
+    for root in &file.roots {
+        let root = StorePath::parse(path(root)?);
+        roots.push(root.map_err(|error| GraphFileError::Graph(GraphError::Path(error)))?);
+    }
+    let json = serde_json::to_vec(&infos).map_err(GraphFileError::Json)?;
+    ReferenceGraph::from_path_info(&json, &roots).map_err(GraphFileError::Graph)
+}
