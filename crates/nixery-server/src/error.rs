@@ -13,6 +13,7 @@ use nixery_core::pack::PackError;
 use nixery_manifest::DigestError;
 use nixery_storage::StorageError;
 use serde_json::{Value, json};
+use std::io;
 
 /// How long clients shall wait before they ask again for something that is not ready, in seconds.
 pub const RETRY_SECONDS: u64 = 10;
@@ -237,6 +238,11 @@ impl BuildAnswer {
     pub fn of(error: &BuildError) -> Self {
         let message = error.to_string();
         let direct = |status, code| Self::Direct(ApiError::new(status, code, &message));
+        let own_fault = || direct(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown);
+        let later = |status, code| {
+            Self::Direct(ApiError::new(status, code, &message).retry_after(RETRY_SECONDS))
+        };
+        let unavailable = || later(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable);
         let failure = || Self::Failure(ApiError::failure(&message));
         match error {
             BuildError::NotFound { packages } => Self::Direct(
@@ -259,31 +265,19 @@ impl BuildAnswer {
                 | PackError::ReadLink { .. }
                 | PackError::Changed { .. }
                 | PackError::MixedStores { .. }
-                | PackError::Compress { .. }
-                | PackError::Write { .. } => {
-                    direct(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
-                }
+                | PackError::Compress { .. } => own_fault(),
+                PackError::Write { source } if is_full(source) => unavailable(),
+                PackError::Write { .. } => own_fault(),
             },
-            BuildError::Unavailable { .. } => Self::Direct(
-                ApiError::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, &message)
-                    .retry_after(RETRY_SECONDS),
-            ),
-            BuildError::Busy { .. } => Self::Direct(
-                ApiError::new(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    Code::TooManyRequests,
-                    &message,
-                )
-                .retry_after(RETRY_SECONDS),
-            ),
+            BuildError::Unavailable { .. } => unavailable(),
+            BuildError::Busy { .. } => later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
             BuildError::Storage { source, .. } => {
                 let mut answer = ApiError::from(source);
                 answer.message = redact(&format!("{message}: {}", answer.message));
                 Self::Direct(answer)
             }
-            BuildError::Spool { .. } | BuildError::Internal { .. } => {
-                direct(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown)
-            }
+            BuildError::Spool { source, .. } if is_full(source) => unavailable(),
+            BuildError::Spool { .. } | BuildError::Internal { .. } => own_fault(),
         }
     }
 
@@ -294,4 +288,12 @@ impl BuildAnswer {
             Self::Direct(error) | Self::Failure(error) => error,
         }
     }
+}
+
+/// Whether the disk has no space left, which may pass: spool files of other builds go.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

@@ -281,3 +281,22 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
         }
     }
 }
+
+#[rstest]
+#[case::full(io::ErrorKind::StorageFull, 503)]
+#[case::quota(io::ErrorKind::QuotaExceeded, 503)]
+#[case::forbidden(io::ErrorKind::PermissionDenied, 500)]
+fn a_full_disk_is_a_reason_to_come_back(#[case] kind: io::ErrorKind, #[case] status: u16) {
+    let spool = BuildError::Spool {
+        action: "write a spool file",
+        source: kind.into(),
+    };
+    let pack = BuildError::Pack(PackError::Write {
+        source: kind.into(),
+    });
+    for error in [spool, pack] {
+        let answer = BuildAnswer::of(&error).into_error();
+        assert_eq!(answer.status.as_u16(), status, "{error:?}");
+        assert_eq!(answer.retry_after.is_some(), status == 503, "{error:?}");
+    }
+}
