@@ -41,8 +41,8 @@ pub(crate) fn later(uri: &Uri, handle: &BuildHandle, log: &str) -> Result<Respon
     let doing = match progress.phase {
         Phase::Queued => "it waits for its turn".to_owned(),
         Phase::Waiting => "another server makes it".to_owned(),
-        Phase::Pack => format!(
-            "{} of {} layers are packed",
+        Phase::Pack | Phase::Assemble | Phase::Store => format!(
+            "{} of {} layers are stored",
             progress.layers_done, progress.layers_total
         ),
         phase => format!("phase {phase}"),

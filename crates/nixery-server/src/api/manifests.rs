@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use nixery_builder::{Image, ImageRequest, ManifestBlob};
 use nixery_core::{ImageName, Tag};
 use nixery_manifest::{Digest, Family};
+use tokio::time::{Instant, timeout};
 
 pub(crate) async fn manifest(
     state: &AppState,
@@ -39,13 +40,15 @@ async fn by_tag(
         return Err(error);
     }
     let asked = ImageRequest { name, tag };
-    let limit = state.settings().hold;
-    if let Ok(Some(image)) = tokio::time::timeout(limit, state.ready(&asked)).await {
+    let (begun, limit) = (Instant::now(), state.settings().hold);
+    if let Ok(Some(image)) = timeout(limit, state.ready(&asked)).await {
         return by_image(state, request, &image);
     }
     let handle = state.build(asked);
     let log = format!("/builds/{}", handle.id());
-    let Some(result) = hold::wait(&handle, limit).await else {
+    // A store that hardly answers may have taken most of the time for the look-up.
+    let rest = limit.saturating_sub(begun.elapsed());
+    let Some(result) = hold::wait(&handle, rest).await else {
         let log = absolute(state.settings(), &request.headers, authority(request), &log);
         return hold::later(&request.uri, &handle, &log);
     };

@@ -28,6 +28,8 @@ pub(crate) enum Mood {
     Refusing,
     /// No call ever ends.
     Silent,
+    /// No file is ever taken.
+    NoFiles,
 }
 
 #[derive(Debug, Default)]
@@ -84,7 +86,7 @@ impl FakeStore {
     async fn may(&self, operation: Operation) -> Result<(), StorageError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
-            Mood::Well => Ok(()),
+            Mood::Well | Mood::NoFiles => Ok(()),
             Mood::NoSigning if operation != Operation::Sign => Ok(()),
             Mood::Silent => std::future::pending().await,
             Mood::Down | Mood::NoSigning | Mood::Refusing => Err(StorageError::Failed {
@@ -106,6 +108,9 @@ impl Storage for FakeStore {
 
     async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
         self.may(Operation::Write).await?;
+        if *self.mood.lock().unwrap() == Mood::NoFiles {
+            std::future::pending::<()>().await;
+        }
         self.objects.put_file(key, spool).await
     }
 

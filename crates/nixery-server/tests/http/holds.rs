@@ -1,11 +1,14 @@
 //! Long builds. The clock is paused: it jumps whenever everybody waits.
 
+use crate::fake_store::{FakeStore, Mood};
 use crate::registry::{Answer, Registry, request};
 use http::{Method, StatusCode};
-use nixery_builder::BuildState;
+use nixery_builder::{BuildState, DEFAULT_RECHECK_AFTER};
 use nixery_server::MOST_HOLDS;
+use nixery_server::config::HttpSettings;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, advance};
 
 const PATH: &str = "/v2/slow/manifests/latest";
 
@@ -27,6 +30,20 @@ async fn a_request_is_held_for_25_seconds_and_then_redirected_to_itself() {
         held >= Duration::from_secs(25) && held < Duration::from_secs(26),
         "{held:?}"
     );
+}
+
+/// Looking up an image that was served before is part of the time.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_does_not_answer_makes_no_hold_longer() {
+    let store = Arc::new(FakeStore::default());
+    let registry = Registry::over(store.clone(), HttpSettings::default(), |_| {}).await;
+    registry.manifest("git").await;
+    store.set(Mood::Silent);
+    advance(DEFAULT_RECHECK_AFTER).await;
+    let asked = Instant::now();
+    let answer = registry.get("/v2/git/manifests/latest").await;
+    assert_redirect(&answer, "/v2/git/manifests/latest?hold=1");
+    assert_eq!(asked.elapsed().as_secs(), 25);
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,6 +85,18 @@ async fn after_eight_redirects_the_client_is_told_to_come_back() {
     registry.nix.open_gate();
     let answer = registry.get(&path).await;
     assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_how_many_layers_the_store_has_taken() {
+    let store = Arc::new(FakeStore::default());
+    store.set(Mood::NoFiles);
+    let registry = Registry::over(store, HttpSettings::default(), |_| {}).await;
+    let answer = registry.get("/v2/git/manifests/latest?hold=8").await;
+    let (status, _, message) = answer.error();
+    assert_eq!(status, 429);
+    // Three packages, each in a layer, and the root layer: all packed.
+    assert!(message.contains("(0 of 4 layers are stored)"), "{message}");
 }
 
 #[tokio::test(start_paused = true)]
