@@ -9,6 +9,7 @@
 //! assert_eq!(http::get(&registry.url("/v2/")).status, 200);
 //! ```
 
+pub mod build;
 pub mod clients;
 pub mod command;
 mod count;
@@ -16,6 +17,7 @@ pub mod engines;
 mod fault_proxy;
 pub mod http;
 mod image;
+pub mod layering;
 mod proxy;
 mod pull;
 mod registry;

@@ -1,48 +1,24 @@
 //! Equal input gives equal bytes: on another host's store, with another Nix, on another number of threads.
 
+use nixery_e2e::build::{Built, build};
 use nixery_e2e::command::run;
 use nixery_e2e::{checkout, demo_set, program, test_set};
-use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// What two images must have in common to be the same bytes.
-fn digests(image: &Value) -> Vec<String> {
-    let digest = |value: &Value| value.as_str().expect("a digest").to_owned();
-    let layers = image["layers"].as_array().expect("layers").iter();
-    let mut all: Vec<_> = layers.map(|layer| digest(&layer["digest"])).collect();
-    all.extend(["digest", "dockerDigest", "configDigest"].map(|name| digest(&image[name])));
-    all
-}
-
-/// `nixery build`, which must pack everything anew, as its JSON tells it.
-fn build(
-    mut command: Command,
+/// An image whose layers are all packed anew.
+fn pack(
+    command: Command,
     image: &str,
     set: &Path,
     storage: &Path,
     threads: &str,
     compression: &str,
-) -> Value {
-    command.args([
-        "build",
-        image,
-        "--quiet",
-        "--json",
-        "--output",
-        "store",
-        "--pack-threads",
-        threads,
-    ]);
-    command.args(["--compression", compression]);
-    command
-        .arg("--pkgs-path")
-        .arg(set)
-        .arg("--storage-path")
-        .arg(storage);
-    let image: Value = serde_json::from_str(&run(&mut command).success()).expect("JSON");
-    assert_eq!(image["fromCache"], false);
-    image
+) -> Built {
+    let flags = ["--pack-threads", threads, "--compression", compression];
+    let built = build(command, image, set, storage, &flags);
+    assert!(!built.is_from_cache());
+    built
 }
 
 #[test]
@@ -61,15 +37,15 @@ fn a_store_realised_elsewhere_gives_the_same_digests() {
     ] {
         let here = tempfile::tempdir().expect("a scratch folder");
         let there = tempfile::tempdir().expect("a scratch folder");
-        let mine = build(Command::new(&nixery), image, &set, here.path(), "1", "gzip");
+        let mine = pack(Command::new(&nixery), image, &set, here.path(), "1", "gzip");
 
         let mut command = second_nix();
         command
             .args(["run", "--bind"])
             .arg(nixery.parent().expect("a folder"));
         command.arg("--bind-rw").arg(there.path()).arg(&nixery);
-        let theirs = build(command, image, &set, there.path(), "2", "gzip");
-        assert_eq!(digests(&mine), digests(&theirs), "{image}");
+        let theirs = pack(command, image, &set, there.path(), "2", "gzip");
+        assert_eq!(mine.digests(), theirs.digests(), "{image}");
     }
 }
 
@@ -82,15 +58,15 @@ fn the_number_of_threads_does_not_show() {
             let storage = tempfile::tempdir().expect("a scratch folder");
             let mut command = Command::new(&nixery);
             command.env_remove("NIXERY_PACK_THREADS");
-            build(
+            pack(
                 command,
                 "shell/jq",
                 &demo_set(),
                 storage.path(),
                 threads,
                 compression,
-            )["layers"]
-                .clone()
+            )
+            .layers()
         });
         assert_eq!(builds[0], builds[1], "{compression}");
         assert_eq!(builds[0], builds[2], "{compression}");
