@@ -107,6 +107,12 @@ impl BuilderConfig {
     }
 }
 
+/// The layers that an image with at most so many has for store paths: the root layer takes one, and paths need
+/// one in any case.
+pub fn budget_of_paths(layers: NonZeroUsize) -> NonZeroUsize {
+    NonZeroUsize::new(layers.get() - 1).unwrap_or(NonZeroUsize::MIN)
+}
+
 /// [`DEFAULT_EVAL_INTERVAL`], or zero for a local path: who edits a package set and asks for an
 /// image wants to see the edit, or its mistake.
 pub fn default_eval_interval(source: &PackageSource) -> Duration {

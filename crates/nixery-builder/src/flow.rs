@@ -9,6 +9,7 @@ use nixery_manifest::{Digest, assemble};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
+use crate::closure;
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
@@ -52,11 +53,7 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Built
     }
 
     // Until the layers are stored, nothing of the closure may be garbage-collected.
-    let gc_roots = engine.instance.gc_roots();
-    let gc_roots = gc_roots.map_err(|source| BuildError::Spool {
-        action: "make GC roots",
-        source,
-    })?;
+    let gc_roots = engine.instance.gc_roots().map_err(closure::no_gc_roots)?;
     let roots = gc_roots.path();
     let packages = realise(engine, &evaluation, roots, handle, &phases, may_realise).await?;
 
@@ -100,14 +97,9 @@ async fn evaluate(
     };
     phases.enter(Phase::Evaluate);
     handle.evaluating();
-    let request = handle.request();
-    let request = EvaluationRequest {
-        source: handle.target().source.clone(),
-        packages: request.name.packages().to_vec(),
-        architecture: request.name.architecture(),
-    };
-    let evaluation = engine.nix.evaluate(&request, handle.log()).await;
-    evaluation.map_err(|error| BuildError::from_nix(error, Phase::Evaluate))
+    let source = handle.target().source.clone();
+    let request = EvaluationRequest::for_image(handle.request(), source);
+    closure::evaluate(&*engine.nix, &request, handle.log()).await
 }
 
 async fn realise(
@@ -124,8 +116,7 @@ async fn realise(
         None => permit(&engine.realisations).await?,
     };
     phases.enter(Phase::Realise);
-    let packages = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
-    packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
+    closure::realise(&*engine.nix, evaluation, gc_roots, handle.log()).await
 }
 
 /// Finds out what is in the closure of the packages, and puts all of it into the store.
@@ -137,12 +128,7 @@ async fn ensure_layers(
     announce: Announce,
 ) -> Result<ReferenceGraph, BuildError> {
     phases.enter(Phase::Graph);
-    let roots: Vec<_> = packages
-        .iter()
-        .map(|package| package.path.clone())
-        .collect();
-    let graph = engine.nix.reference_graph(&roots, handle.log()).await;
-    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
+    let graph = closure::graph(&*engine.nix, packages, handle.log()).await?;
 
     phases.enter(Phase::Plan);
     let (graph, plan) = layers::plan(engine, graph).await?;

@@ -1,7 +1,6 @@
 //! Making sure that every layer of an image is in the blob store.
 
 use std::io::{BufWriter, Write};
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,6 +14,7 @@ use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::build_log::BuildLog;
+use crate::config::budget_of_paths;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
@@ -68,7 +68,7 @@ pub(crate) async fn plan(
     engine: &Engine,
     graph: ReferenceGraph,
 ) -> Result<(ReferenceGraph, LayerPlan), BuildError> {
-    let budget = NonZeroUsize::new(engine.config.budget.get() - 1).unwrap_or(NonZeroUsize::MIN);
+    let budget = budget_of_paths(engine.config.budget);
     let strategy = engine.config.strategy.clone();
     let planning = tokio::task::spawn_blocking(move || {
         let plan = strategy.plan(&graph, budget);

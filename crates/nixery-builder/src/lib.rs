@@ -44,6 +44,7 @@
 mod blobs;
 mod build_log;
 mod builder;
+mod closure;
 mod config;
 mod engine;
 mod error;
@@ -72,10 +73,11 @@ mod warm;
 
 pub use build_log::BuildLog;
 pub use builder::{Builder, Ready};
+pub use closure::reference_graph;
 pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE,
     DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER,
-    ImageRequest, STALE_INTERVALS, default_eval_interval,
+    ImageRequest, STALE_INTERVALS, budget_of_paths, default_eval_interval,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

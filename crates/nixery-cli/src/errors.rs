@@ -3,8 +3,11 @@
 use std::fmt;
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use nixery_builder::{BuildError, Nix};
 use nixery_server::config::ConfigErrors;
+use nixery_server::setup;
 
 use crate::output;
 
@@ -38,6 +41,48 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
+
+/// A failed build.
+#[derive(Debug)]
+pub(crate) struct BuildFailure(pub(crate) Arc<BuildError>);
+
+impl fmt::Display for BuildFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for BuildFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Prints the end of a failed build's log and gives its error, or what keeps Nix from working here: that tells
+/// more.
+///
+/// Nix is tried out where it may be what is in the way. A registry does so at its start; for one image that
+/// takes longer than Nix's part of a build, so it waits until one has failed.
+pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyhow::Error {
+    let lines = error.log_tail();
+    if !lines.is_empty() {
+        output::note("the end of the build's log:");
+    }
+    for line in lines {
+        output::note(&format!("  {line}"));
+    }
+    if matches!(*error, BuildError::Unavailable { .. } | BuildError::Pack(_)) {
+        match setup::preflight(nix).await {
+            Ok(findings) => {
+                for finding in findings {
+                    output::note(&format!("warning: {}", setup::line(&finding)));
+                }
+            }
+            Err(error) => return error.into(),
+        }
+    }
+    BuildFailure(error).into()
+}
 
 /// Prints the error unless it is none to the user, and gives the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {

@@ -4,6 +4,7 @@
 mod build;
 mod errors;
 mod gc;
+mod image;
 mod layers;
 mod output;
 mod plan;

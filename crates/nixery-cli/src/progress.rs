@@ -102,7 +102,7 @@ impl Reporter {
     }
 
     /// Takes the bar away.
-    pub(crate) fn finish(self) {
+    pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

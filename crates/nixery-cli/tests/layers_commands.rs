@@ -283,9 +283,39 @@ fn a_plan_decides_where_one_is_given() {
     assert_eq!(json(&[]), json(&["--strategy", "dominator"]));
 }
 
+/// Variables of a registry, for images, are no arguments besides a command, and nothing to a graph.
+#[test]
+fn a_package_source_in_the_environment_is_in_nobodys_way() {
+    let place = place();
+    let mut command = place.command(&["layers", "compare", "graph.json"]);
+    common::finish(command.env("NIXERY_PKGS_PATH", "gone")).ok();
+}
+
+/// What a plan comes from is the server's: see its own tests for http.
+#[test]
+fn a_plan_is_a_path_or_a_url() {
+    let place = place();
+    let url = format!("file://{}", place.path("test.plan").display());
+    let explain = |plan: &str| json_of(&place, &["explain", "graph.json", "--plan", plan]);
+    assert_eq!(explain(&url), explain("test.plan"));
+    let nowhere = [
+        "layers",
+        "compare",
+        "graph.json",
+        "--plan",
+        "http://127.0.0.1:1/plan",
+    ];
+    let run = place.run(&nowhere);
+    run.failed(
+        1,
+        "cannot fetch a cluster plan from http://127.0.0.1:1/plan",
+    );
+}
+
 #[rstest]
 #[case(&["explain"], 2, "GRAPH")]
 #[case(&["explain", "missing.json"], 1, "cannot read missing.json")]
+#[case(&["compare", "Git"], 2, "Git is no file, and no name of an image: ")]
 #[case(&["explain", "graph.json", "--strategy", "plan"], 2, "name one with --plan FILE")]
 #[case(&["explain", "graph.json", "--plan", "missing.plan"], 1, "missing.plan")]
 #[case(&["explain", "graph.json", "--plan", "pop.json"], 1, "pop.json")]

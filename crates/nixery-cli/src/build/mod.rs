@@ -4,23 +4,21 @@ mod destination;
 mod report;
 mod watch;
 
-use std::fmt;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
-use nixery_builder::{BuildError, Builder, DEFAULT_GC_GRACE, Image, ImageRequest};
-use nixery_core::{ImageName, Tag};
+use nixery_builder::{Builder, DEFAULT_GC_GRACE, Image, ImageRequest};
 use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
 use nixery_server::logging::{self, LogFormat};
 use nixery_server::setup;
 use nixery_storage::Storage;
 
-use crate::errors::Usage;
-use crate::output;
+use crate::errors::build_failure;
 use crate::progress::{Reporter, Unit};
 use crate::signals::or_interrupted;
+use crate::{image, output};
 use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
@@ -71,22 +69,6 @@ pub(crate) struct BuildArgs {
     layering: LayeringArgs,
 }
 
-/// A failed build, with its reasons and the end of its log.
-#[derive(Debug)]
-struct Failed(Arc<BuildError>);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for Failed {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
-    }
-}
-
 /// Everything that is needed before the build begins.
 struct Work {
     builder: Builder,
@@ -110,7 +92,7 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
 }
 
 async fn prepare(args: BuildArgs) -> Result<Work> {
-    let request = parse_image(&args.image)?;
+    let request = image::parse(&args.image)?;
     let destination = match args.output {
         Some(destination) => destination,
         None => Destination::default_for(&request),
@@ -163,9 +145,7 @@ async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
         Ok(image) => image,
         Err(error) => {
             reporter.finish();
-            print_log_tail(error.log_tail());
-            explain(&work.builder, &error).await?;
-            return Err(Failed(error).into());
+            return Err(build_failure(&**work.builder.nix(), error).await);
         }
     };
     let exported = export(&image, &work.storage, destination, request, &mut reporter)
@@ -180,20 +160,6 @@ async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
         output::text(&report::text(&image, request, destination, took))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn parse_image(image: &str) -> Result<ImageRequest> {
-    let usage = |error: &dyn fmt::Display| Usage(error.to_string());
-    if image.contains('@') {
-        let message = "an image is built by name and tag: a digest is known only afterwards";
-        return Err(Usage(message.into()).into());
-    }
-    let (name, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
-    let request = ImageRequest {
-        name: ImageName::parse(name).map_err(|error| usage(&error))?,
-        tag: Tag::parse(tag).map_err(|error| usage(&error))?,
-    };
-    Ok(request)
 }
 
 async fn export(
@@ -230,54 +196,4 @@ async fn export(
     };
     let (exported, ()) = tokio::join!(write, show);
     exported
-}
-
-/// Tries Nix out where it may be what is in the way, and says what is wrong with it. A registry does so at its
-/// start; for one image that takes longer than Nix's part of a build, so it waits until one has failed.
-///
-/// # Errors
-/// What keeps Nix from working here: it tells more than the failure of the build.
-async fn explain(builder: &Builder, error: &BuildError) -> Result<()> {
-    if matches!(error, BuildError::Unavailable { .. } | BuildError::Pack(_)) {
-        for finding in setup::preflight(&**builder.nix()).await? {
-            output::note(&format!("warning: {}", setup::line(&finding)));
-        }
-    }
-    Ok(())
-}
-
-fn print_log_tail(lines: &[String]) {
-    if lines.is_empty() {
-        return;
-    }
-    output::note("the end of the build's log:");
-    for line in lines {
-        output::note(&format!("  {line}"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("shell/git", "shell/git", "latest")]
-    #[case("git:nixos-26.05", "git", "nixos-26.05")]
-    fn an_image_is_a_name_and_a_tag(#[case] image: &str, #[case] name: &str, #[case] tag: &str) {
-        let request = parse_image(image).expect("an image");
-        assert_eq!((request.name.as_str(), request.tag.as_str()), (name, tag));
-    }
-
-    #[rstest]
-    #[case("")]
-    #[case("git:")]
-    #[case("Git")]
-    #[case("localhost:8080/git")]
-    #[case("git@sha256:0000000000000000000000000000000000000000000000000000000000000000")]
-    fn what_is_none_is_a_usage_error(#[case] image: &str) {
-        let error = parse_image(image).expect_err("no image");
-        assert!(error.is::<Usage>(), "{error:?}");
-    }
 }

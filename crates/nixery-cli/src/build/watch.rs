@@ -2,6 +2,7 @@
 
 use nixery_builder::{BuildHandle, Phase, Progress};
 
+use crate::image::doing;
 use crate::progress::{Reporter, Unit, seconds};
 
 /// Shows the build's progress until it has ended.
@@ -52,19 +53,5 @@ fn show(now: &Progress, reporter: &mut Reporter) {
     } else {
         let line = now.log_line.as_deref().unwrap_or_default();
         reporter.at(Unit::Spinner, doing, 0, 0, line);
-    }
-}
-
-fn doing(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Queued | Phase::Done | Phase::Failed => "",
-        Phase::Waiting => "waiting for another server to make the image",
-        Phase::Evaluate => "evaluating the packages",
-        Phase::Realise => "building or fetching them",
-        Phase::Graph => "reading the reference graph",
-        Phase::Plan => "planning layers",
-        Phase::Pack => "packing layers",
-        Phase::Assemble => "writing the manifests",
-        Phase::Store => "storing the last of it",
     }
 }

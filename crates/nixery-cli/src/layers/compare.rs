@@ -9,7 +9,7 @@ use nixery_core::draw::{LayerBar, LayerPanel, layers_svg};
 use nixery_core::{LayerPlan, PlannedLayer, ReferenceGraph};
 use serde::Serialize;
 
-use super::graph::GraphArgs;
+use super::graph::{GraphArgs, ImageSourceArgs};
 use super::sharing::Measure;
 use super::strategies::{Data, DataArgs, Named, Strategy};
 use crate::output;
@@ -21,6 +21,7 @@ use crate::progress::bytes;
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
+  nixery layers compare shell/git/htop --pkgs-path ./packages
   nixery layers compare graph.json --pop popularity.json --plan nixpkgs.plan
   nixery layers compare graph.json --budget 20 --out layers.svg    a picture of all, side by side")]
 pub(super) struct CompareArgs {
@@ -41,6 +42,10 @@ pub(super) struct CompareArgs {
     /// Draws a picture (SVG) as well: the layers of each strategy as bars
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    images: ImageSourceArgs,
 }
 
 #[derive(Serialize)]
@@ -57,9 +62,9 @@ struct Row {
 }
 
 pub(super) async fn run(args: CompareArgs) -> Result<ExitCode> {
-    let data = args.data.load().await?;
+    let data = args.data.load_for(&args.graph).await?;
     let strategies = data.all(&args.strategy)?;
-    let graph = args.graph.read()?;
+    let graph = args.graph.read(&args.images).await?;
     let plans: Vec<(Named, LayerPlan)> = strategies
         .into_iter()
         .map(|named| {

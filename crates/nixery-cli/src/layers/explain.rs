@@ -8,7 +8,7 @@ use anyhow::Result;
 use nixery_core::{LayerPlan, PlannedLayer, ReferenceGraph, StorePath};
 use serde::Serialize;
 
-use super::graph::GraphArgs;
+use super::graph::{GraphArgs, ImageSourceArgs};
 use super::sharing::{Measure, Sharing};
 use super::strategies::{DataArgs, Strategy};
 use crate::output;
@@ -23,11 +23,11 @@ use crate::progress::bytes;
 #[command(after_long_help = "\
 Examples:
   nix path-info --json --recursive $(which git) | nixery layers explain -
-  nixery layers explain graph.json --plan nixpkgs.plan
+  nixery layers explain shell/git/htop --plan nixpkgs.plan --pkgs-path ./packages
   nixery layers explain graph.json --strategy dominator --pop popularity.json --json
 
-It explains graphs, not images: what an image of a registry has in its layers and why,
-nixery build IMAGE --output store --json tells.")]
+The packages of an image are found and built as by nixery build; nothing is packed or stored. Where a
+file has the name of an image, the tag says what is meant: git:latest.")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     graph: GraphArgs,
@@ -35,13 +35,18 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// How paths are grouped [default: plan with --plan, else dominator]
+    /// How paths are grouped [default: plan with --plan, else dominator; of an image without --pop
+    /// size, as in a registry]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    images: ImageSourceArgs,
 }
 
 #[derive(Serialize)]
@@ -77,9 +82,9 @@ struct Path<'a> {
 }
 
 pub(super) async fn run(args: ExplainArgs) -> Result<ExitCode> {
-    let data = args.data.load().await?;
+    let data = args.data.load_for(&args.graph).await?;
     let strategy = data.one(args.strategy)?;
-    let graph = args.graph.read()?;
+    let graph = args.graph.read(&args.images).await?;
     let plan = strategy.plan(&graph, data.budget);
     let measure = Measure::of(&data, &graph);
     let explanation = explain(&graph, &plan, &measure, strategy.id());

@@ -1,22 +1,27 @@
-//! Reading the reference graph that a command is about.
+//! Reading the reference graph that a command is about, or having Nix tell that of an image.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nixery_builder::popcount::JsonKind;
-use nixery_core::{ReferenceGraph, StorePath};
+use nixery_builder::{BuildError, EvaluationRequest};
+use nixery_core::{PackageSource, ReferenceGraph, StorePath};
+use nixery_server::config::{NixArgs, SourceArgs};
 
-use crate::errors::Usage;
+use crate::errors::{BuildFailure, Usage};
+use crate::image;
+use crate::progress::Reporter;
 
 /// Which graph.
 #[derive(clap::Args)]
 pub(super) struct GraphArgs {
-    /// The reference graph; `-` is standard input
-    #[arg(value_name = "GRAPH", required_unless_present = "graph")]
+    /// A reference graph: `-` for standard input, what ends in .json, or another file that exists.
+    /// Anything else is an image, NAME[:TAG], whose packages are built for it
+    #[arg(value_name = "GRAPH|IMAGE", required_unless_present = "graph")]
     input: Option<PathBuf>,
 
-    /// The same as GRAPH
+    /// A reference graph, whatever its name
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
     graph: Option<PathBuf>,
 
@@ -24,6 +29,15 @@ pub(super) struct GraphArgs {
     /// [default: the paths that no other refers to]
     #[arg(long = "root", value_name = "STORE-PATH")]
     roots: Vec<String>,
+}
+
+/// Where the packages of an image come from.
+#[derive(clap::Args)]
+pub(super) struct ImageSourceArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    nix: NixArgs,
 }
 
 impl GraphArgs {
@@ -35,14 +49,52 @@ impl GraphArgs {
         }
     }
 
+    /// Whether it is an image and no file.
+    pub(super) fn is_image(&self) -> bool {
+        let Some(input) = &self.input else {
+            return false;
+        };
+        let is_json = input.extension().is_some_and(|ending| ending == "json");
+        // A folder may well be named as a package; a pipe is a file.
+        let is_file = std::fs::metadata(input).is_ok_and(|found| !found.is_dir());
+        input != Path::new("-") && !is_json && !is_file
+    }
+
     fn path(&self) -> &Path {
         let path = self.input.as_deref().or(self.graph.as_deref());
         path.unwrap_or(Path::new("-"))
     }
 
-    /// Reads it.
-    pub(super) fn read(&self) -> Result<ReferenceGraph> {
-        read_graph(self.path(), &self.roots)
+    /// Reads it; of an image, has its packages built.
+    ///
+    /// # Errors
+    /// There is no such file or image, or it cannot be read or built.
+    pub(super) async fn read(&self, images: &ImageSourceArgs) -> Result<ReferenceGraph> {
+        if !self.is_image() {
+            return read_graph(self.path(), &self.roots);
+        }
+        if !self.roots.is_empty() {
+            let message = "--root is for path-info input: the roots of an image are its packages";
+            return Err(Usage(message.into()).into());
+        }
+        let name = self.name();
+        let request = image::parse(&name).map_err(|error| {
+            Usage(format!(
+                "{name} is no file, and no name of an image: {error}"
+            ))
+        })?;
+        let reporter = &mut Reporter::new(false);
+        let wanted = |source: PackageSource| {
+            EvaluationRequest::for_image(&request, source.resolve(&request.tag))
+        };
+        let graph = image::graph(&images.source, &images.nix, wanted, reporter).await;
+        reporter.finish();
+        graph.map_err(|error| match error.downcast_ref::<BuildFailure>() {
+            Some(failure) if matches!(*failure.0, BuildError::NotFound { .. }) => {
+                error.context(format!("{name} is no file, and no image can be made of it"))
+            }
+            _ => error,
+        })
     }
 }
 

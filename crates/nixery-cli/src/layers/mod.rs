@@ -1,4 +1,4 @@
-//! `nixery layers`: planning one graph, and its subcommands.
+//! `nixery layers`: planning one graph or image, and its subcommands.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use nixery_core::{LayerPlan, ReferenceGraph, StorePath};
 use serde::Serialize;
 
 use crate::output;
-use graph::GraphArgs;
+use graph::{GraphArgs, ImageSourceArgs};
 use strategies::{DataArgs, Strategy};
 
 mod compare;
@@ -21,9 +21,9 @@ mod replay;
 mod sharing;
 mod strategies;
 
-/// Plan the layers of a reference graph, and show which path goes where and why.
+/// Plan the layers of a reference graph or an image, and show which path goes where and why.
 ///
-/// The graph is what Nix writes for exportReferencesGraph with structured attributes, or what
+/// A graph is what Nix writes for exportReferencesGraph with structured attributes, or what
 /// `nix path-info --json --recursive` prints. The flags are those of the older group-layers tool.
 #[derive(clap::Args)]
 #[command(
@@ -32,6 +32,7 @@ mod strategies;
     after_long_help = "\
 Examples:
   nix path-info --json --recursive $(which git) | nixery layers -
+  nixery layers shell/git/htop --pkgs-path ./packages
   nixery layers graph.json --pop popularity.json --budget 20
   nixery layers --graph graph.json --pop popularity.json --out layers.json
   nixery layers graph.json --out layers.svg          a picture, by Graphviz
@@ -53,7 +54,8 @@ pub(crate) struct LayersArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// How paths are grouped [default: plan with --plan, else dominator]
+    /// How paths are grouped [default: plan with --plan, else dominator; of an image without --pop
+    /// size, as in a registry]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
 
@@ -64,6 +66,10 @@ pub(crate) struct LayersArgs {
     /// What to write [default: by the ending of --out, else json with --out, else table]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    images: ImageSourceArgs,
 }
 
 #[derive(Subcommand)]
@@ -107,9 +113,9 @@ pub(crate) async fn run(args: LayersArgs) -> Result<ExitCode> {
     let format = args
         .format
         .unwrap_or_else(|| by_ending(args.out.as_deref()));
-    let data = args.data.load().await?;
+    let data = args.data.load_for(&args.graph).await?;
     let strategy = data.one(args.strategy)?;
-    let graph = args.graph.read()?;
+    let graph = args.graph.read(&args.images).await?;
     let plan = strategy.plan(&graph, data.budget);
     let bytes = match format {
         Format::Table => to_table(&graph, &plan).into_bytes(),

@@ -1,15 +1,15 @@
 //! Which strategies a command plans with, and the data they plan by.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
-use nixery_builder::load_popularity;
+use nixery_builder::{budget_of_paths, load_cluster_plan, load_popularity};
 use nixery_core::plan::{DEFAULT_BUDGET, DEFAULT_THRESHOLD};
 use nixery_core::{ClusterPlan, Clustered, Dominator, LayerStrategy, Popularity, Size, Weight};
 
+use super::graph::GraphArgs;
 use crate::errors::Usage;
 
 /// What every strategy is told.
@@ -19,11 +19,11 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "FILE", visible_alias = "popularity")]
     pop: Option<String>,
 
-    /// A cluster plan, as `nixery plan build` writes it [default: none]
+    /// A cluster plan, as `nixery plan build` writes it: a path or a URL [default: none]
     #[arg(long, value_name = "FILE")]
-    plan: Option<PathBuf>,
+    plan: Option<String>,
 
-    /// Most layers
+    /// Most layers; of an image one of them is the root layer, which is not shown
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_BUDGET)]
     pub(super) budget: NonZeroUsize,
 
@@ -58,6 +58,8 @@ enum WeightName {
 
 /// The data, loaded.
 pub(super) struct Data {
+    /// The strategy where none is asked for.
+    best: Strategy,
     pub(super) budget: NonZeroUsize,
     pub(super) popularity: Option<Popularity>,
     pub(super) plan: Option<Arc<ClusterPlan>>,
@@ -78,17 +80,15 @@ impl DataArgs {
             None => None,
         };
         let plan = match &self.plan {
-            Some(path) => {
-                let name = path.display();
-                let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
-                let plan = ClusterPlan::from_bytes(&bytes);
-                Some(Arc::new(
-                    plan.with_context(|| format!("{name} is no cluster plan"))?,
-                ))
-            }
+            Some(location) => Some(Arc::new(load_cluster_plan(location).await?)),
             None => None,
         };
+        let best = match &plan {
+            Some(_) => Strategy::Plan,
+            None => Strategy::Dominator,
+        };
         Ok(Data {
+            best,
             budget: self.budget,
             popularity,
             plan,
@@ -99,17 +99,25 @@ impl DataArgs {
             },
         })
     }
+
+    /// The same for the graph or image that a command is about: an image's layers are to be those that a registry
+    /// would make of it.
+    pub(super) async fn load_for(&self, graph: &GraphArgs) -> Result<Data> {
+        let mut data = self.load().await?;
+        if graph.is_image() {
+            data.budget = budget_of_paths(data.budget);
+            if data.plan.is_none() && data.popularity.is_none() {
+                data.best = Strategy::Size;
+            }
+        }
+        Ok(data)
+    }
 }
 
 impl Data {
-    /// The strategy asked for, else the best that the data allows: `plan` with a plan, else
-    /// `dominator`.
+    /// The strategy asked for, else the one that is taken without a word.
     pub(super) fn one(&self, strategy: Option<Strategy>) -> Result<Box<dyn LayerStrategy>> {
-        let best = match self.plan {
-            Some(_) => Strategy::Plan,
-            None => Strategy::Dominator,
-        };
-        Ok(match strategy.unwrap_or(best) {
+        Ok(match strategy.unwrap_or(self.best) {
             Strategy::Dominator => self.dominator(self.popularity.clone().unwrap_or_default()),
             Strategy::Size => Box::new(Size),
             Strategy::Plan => self.clustered()?,

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nixery_builder::{BuildLog, EvaluationRequest};
-use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceGraph, StorePath, Tag};
-use nixery_server::config::{ConfigErrors, NixArgs, SourceArgs};
-use nixery_server::setup;
+use nixery_builder::EvaluationRequest;
+use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceGraph, Tag};
+use nixery_server::config::{NixArgs, SourceArgs};
 
-use crate::progress::{Reporter, Unit};
+use crate::errors::Usage;
+use crate::image;
+use crate::progress::Reporter;
 
 /// Which packages, of which set.
 #[derive(Default, clap::Args)]
@@ -70,33 +71,13 @@ impl AttributeArgs {
     /// # Errors
     /// Wrong settings, packages that are missing or fail, or Nix cannot work.
     pub(super) async fn graph(&self, reporter: &mut Reporter) -> Result<ReferenceGraph> {
-        let mut errors = ConfigErrors::default();
-        let source = errors.part(self.source.source());
-        let settings = errors.part(self.nix.settings());
-        let (Some(source), Some(settings)) = (source, settings) else {
-            return Err(errors.into());
-        };
-        let tag = Tag::parse(&self.tag).map_err(|error| crate::errors::Usage(error.to_string()))?;
-        let request = EvaluationRequest {
+        let tag = Tag::parse(&self.tag).map_err(|error| Usage(error.to_string()))?;
+        let packages = self.names()?;
+        let wanted = |source: PackageSource| EvaluationRequest {
             source: source.resolve(&tag),
-            packages: self.names()?,
+            packages,
             architecture: Architecture::default(),
         };
-        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let nix = setup::nix(&settings, folder.path())?;
-        let log = BuildLog::default();
-        let mut at = |what: &str| {
-            let message = format!("{} packages", request.packages.len());
-            reporter.at(Unit::Spinner, what, 0, 0, &message);
-        };
-        at("evaluate");
-        let evaluation = nix.evaluate(&request, &log).await?;
-        at("build");
-        let roots = folder.path().join("gc-roots");
-        std::fs::create_dir(&roots).context("cannot create a temporary folder")?;
-        let built = nix.realise(&evaluation, &roots, &log).await?;
-        at("closures of");
-        let paths: Vec<StorePath> = built.into_iter().map(|package| package.path).collect();
-        Ok(nix.reference_graph(&paths, &log).await?)
+        image::graph(&self.source, &self.nix, wanted, reporter).await
     }
 }

@@ -136,7 +136,7 @@ fn read_sample(path: &Path) -> Result<PlanSample> {
 async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSample> {
     let mut paths: PathCollection = args.sources.read("read", reporter).await?;
     if args.attributes.given() {
-        let graph = crate::signals::or_interrupted(args.attributes.graph(reporter)).await?;
+        let graph = args.attributes.graph(reporter).await?;
         paths.add_graph(&graph);
     }
     let (packages, dangling) = (paths.packages(), paths.dangling());
