@@ -1,7 +1,7 @@
 //! Reading what Nix writes about many store paths, for whoever gathers something from it.
 
 use crate::graph::ReferenceGraph;
-use crate::graph::raw::{RawGraph, Text};
+use crate::graph::raw::RawGraph;
 use crate::popularity::PopularityError;
 use crate::store_path::{StorePath, StorePathError, check_base_name};
 
@@ -63,10 +63,9 @@ pub trait ReferenceSink: Default {
         let mut checked = Vec::with_capacity(raw.nodes.len());
         let valid = raw.nodes.iter().enumerate().filter(|(_, node)| node.valid);
         for (index, node) in valid {
-            let path = StorePath::parse(node.path())?;
-            let references = raw.references(index).iter().map(Text::as_str);
-            let references: Vec<StorePath> =
-                references.map(StorePath::parse).collect::<Result<_, _>>()?;
+            let path = StorePath::parse(raw.path(node))?;
+            let references = raw.references(index).map(StorePath::parse);
+            let references: Vec<StorePath> = references.collect::<Result<_, _>>()?;
             if Self::NEEDS_SIZE && node.nar_size.is_none() {
                 return Err(PopularityError::Size { path });
             }

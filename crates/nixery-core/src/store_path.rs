@@ -111,8 +111,7 @@ impl StorePath {
     pub fn parse(path: &str) -> Result<Self, StorePathError> {
         let mut paths = StorePaths::default();
         paths.push(path)?;
-        let mut paths = paths.finish();
-        let path = paths.pop();
+        let path = paths.finish().next();
         Ok(path.expect("one path was added"))
     }
 
@@ -169,11 +168,19 @@ impl StorePath {
 #[derive(Debug, Default)]
 pub(crate) struct StorePaths {
     text: String,
-    /// Where each path starts, and its base name.
-    starts: Vec<(u32, u32)>,
+    /// Where each path starts, and its base name, and where it ends.
+    places: Vec<[u32; 3]>,
 }
 
 impl StorePaths {
+    /// With room for so many paths of so many bytes together.
+    pub(crate) fn with_capacity(paths: usize, bytes: usize) -> Self {
+        Self {
+            text: String::with_capacity(bytes),
+            places: Vec::with_capacity(paths),
+        }
+    }
+
     /// Checks a path and adds it.
     ///
     /// # Errors
@@ -185,27 +192,26 @@ impl StorePaths {
         };
         let base = check(path).map_err(refused)?;
         let start = self.text.len();
-        // What ends within bounds starts there.
-        if u32::try_from(start + path.len()).is_err() {
+        let Ok(end) = u32::try_from(start + path.len()) else {
             return Err(refused(StorePathRule::TotalLength));
-        }
-        self.starts.push((start as u32, (start + base) as u32));
+        };
+        // What ends within bounds starts there.
+        self.places.push([start as u32, (start + base) as u32, end]);
         self.text.push_str(path);
         Ok(())
     }
 
     /// The paths in the order in which they were added.
-    pub(crate) fn finish(self) -> Vec<StorePath> {
-        let ends = self.starts.iter().skip(1).map(|&(start, _)| start);
-        let ends = ends.chain([self.text.len() as u32]);
+    pub(crate) fn finish(self) -> impl Iterator<Item = StorePath> {
         let text: Arc<str> = self.text.into();
-        let path = |(&(start, base), end)| StorePath {
-            text: Arc::clone(&text),
-            start,
-            end,
-            base,
-        };
-        self.starts.iter().zip(ends).map(path).collect()
+        self.places
+            .into_iter()
+            .map(move |[start, base, end]| StorePath {
+                text: Arc::clone(&text),
+                start,
+                end,
+                base,
+            })
     }
 }
 

@@ -1,6 +1,5 @@
 //! From what the input says to a graph: every entry checked, paths sorted, references by index.
 
-use super::closure::closure_sums;
 use super::path_index::PathIndex;
 use super::raw::{RawGraph, RawNode};
 use super::{GraphError, PathInfo, ReferenceGraph};
@@ -19,19 +18,21 @@ pub(super) fn check<'r>(
     if u32::try_from(count).is_err() {
         return Err(GraphError::TooManyPaths { count });
     }
-    let mut paths = StorePaths::default();
+    let texts = raw.nodes.iter().map(|node| raw.path_len(node)).sum();
+    let mut paths = StorePaths::with_capacity(count, texts);
     for node in &raw.nodes {
-        paths.push(node.path()).map_err(GraphError::Path)?;
+        paths.push(raw.path(node)).map_err(GraphError::Path)?;
     }
-    let infos = paths.finish().into_iter().zip(&raw.nodes);
-    let infos = infos.map(|(path, node)| info(path, node));
-    let infos: Vec<PathInfo> = infos.collect::<Result<_, _>>()?;
+    let mut infos = Vec::with_capacity(count);
+    for (path, node) in paths.finish().zip(&raw.nodes) {
+        infos.push(info(raw, path, node)?);
+    }
     let (order, repeated) = order(&infos);
     let text = infos.first().map_or("", |info| info.path.shared_text());
     let place = |&entry: &usize| infos[entry].path.place();
     let index = PathIndex::new(text, order.iter().map(place));
 
-    let found = index.find_all(raw.all_references());
+    let found = index.find_all(raw.all_references(), |reference| raw.text(reference));
     let found = found.map_err(|position| missing(raw, position))?;
 
     let mut graph = ReferenceGraph {
@@ -68,24 +69,19 @@ pub(super) fn check<'r>(
     graph.nodes = in_order(infos, &order);
     if raw.nodes.iter().any(|node| node.closure_size.is_none()) {
         // All of them: a mixture of given and computed sizes could contradict itself.
-        let weights: Vec<u64> = graph.nodes.iter().map(|node| node.nar_size).collect();
-        let sums = closure_sums(&weights, |node| graph.references(node));
-        for (node, sum) in graph.nodes.iter_mut().zip(sums) {
-            node.closure_size = sum;
-        }
+        graph.compute_closure_sizes();
     }
     Ok(graph)
 }
 
 /// An entry's own parts.
-fn info(path: StorePath, node: &RawNode<'_>) -> Result<PathInfo, GraphError> {
-    let named = || node.path().to_owned();
+fn info(raw: &RawGraph<'_>, path: StorePath, node: &RawNode) -> Result<PathInfo, GraphError> {
+    let named = || path.to_string();
     if !node.valid {
         return Err(GraphError::NotValid { path: named() });
     }
-    let nar_hash = node.nar_hash.as_ref().map(|hash| NarHash::parse(&hash.0));
+    let nar_hash = raw.nar_hash(node).map(NarHash::parse);
     Ok(PathInfo {
-        path,
         nar_hash: nar_hash.transpose().map_err(|source| GraphError::Hash {
             path: named(),
             source,
@@ -94,6 +90,7 @@ fn info(path: StorePath, node: &RawNode<'_>) -> Result<PathInfo, GraphError> {
             .nar_size
             .ok_or_else(|| GraphError::MissingSize { path: named() })?,
         closure_size: node.closure_size.unwrap_or_default(),
+        path,
     })
 }
 
@@ -118,7 +115,7 @@ fn order(infos: &[PathInfo]) -> (Vec<usize>, Vec<(usize, usize)>) {
 }
 
 /// Adds one path's references to a list: sorted, each once, without its own.
-fn add(references: &mut Vec<u32>, found: &[u32], own: usize) {
+pub(super) fn add(references: &mut Vec<u32>, found: &[u32], own: usize) {
     let start = references.len();
     let others = found.iter().filter(|&&reference| reference as usize != own);
     references.extend(others);
@@ -141,8 +138,10 @@ fn add(references: &mut Vec<u32>, found: &[u32], own: usize) {
 fn missing(raw: &RawGraph<'_>, position: usize) -> GraphError {
     let node = (0..raw.nodes.len()).find(|&node| raw.place(node).contains(&position));
     GraphError::MissingReference {
-        path: node.map_or("", |node| raw.nodes[node].path()).to_owned(),
-        reference: shown(raw.all_references()[position].as_str()),
+        path: node
+            .map_or("", |node| raw.path(&raw.nodes[node]))
+            .to_owned(),
+        reference: shown(raw.text(raw.all_references()[position])),
     }
 }
 

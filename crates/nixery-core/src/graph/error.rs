@@ -3,7 +3,7 @@
 use crate::nar_hash::NarHashError;
 use crate::store_path::StorePathError;
 
-/// Why a reference graph was refused. Every variant but the first names the path concerned.
+/// Why a reference graph was refused. The variants name the path concerned, where there is one.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
     /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative, fractional or
@@ -55,6 +55,20 @@ pub enum GraphError {
     MissingRoot {
         /// The root.
         root: String,
+    },
+    /// A list names one path at two places.
+    #[error("{path} is there twice")]
+    Twice {
+        /// The path.
+        path: String,
+    },
+    /// A list's reference or root is a number of no place.
+    #[error("a reference or root is place {place} of a list of {count} paths, counted from 0")]
+    NoSuchPlace {
+        /// The number.
+        place: u32,
+        /// How many there are.
+        count: usize,
     },
     /// More paths than indices: 2^32 − 1 are supported.
     #[error("the reference graph has {count} paths, more than can be numbered")]

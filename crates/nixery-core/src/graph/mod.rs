@@ -1,7 +1,8 @@
 //! Reference graphs: what Nix says about a closure, checked and numbered.
 //!
 //! A [`ReferenceGraph`] comes from the structured attribute `exportReferencesGraph`
-//! ([`ReferenceGraph::parse`]) or from `nix path-info` ([`ReferenceGraph::from_path_info`]). Its nodes are
+//! ([`ReferenceGraph::parse`]), from `nix path-info` ([`ReferenceGraph::from_path_info`]), or from a list whose
+//! references are numbers already ([`ReferenceGraph::from_list`]). Its nodes are
 //! sorted by path whatever order the input had, and everything else refers to them by index. What happens
 //! to input that Nix would not write:
 //!
@@ -27,15 +28,18 @@ mod check;
 mod closure;
 mod components;
 mod error;
+mod listed;
 mod part;
 mod path_index;
 pub(crate) mod raw;
 mod raw_hash;
+mod raw_text;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use error::GraphError;
-use raw::{RawGraph, Text};
+pub use listed::ListedPath;
+use raw::RawGraph;
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
@@ -97,7 +101,7 @@ impl ReferenceGraph {
     /// among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
         let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
-        check::check(&raw, raw.roots.iter().map(Text::as_str))
+        check::check(&raw, raw.roots.iter().map(String::as_str))
     }
 
     /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by path

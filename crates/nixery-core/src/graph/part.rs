@@ -20,12 +20,6 @@ impl ReferenceGraph {
         for (new, &old) in (0u32..).zip(&paths) {
             place[old] = new;
         }
-        let (mut references, mut ends) = (Vec::new(), Vec::with_capacity(paths.len()));
-        for &old in &paths {
-            references.extend(self.references(old).iter().map(|&r| place[r as usize]));
-            ends.push(references.len());
-        }
-        // All that a path reaches is here as well, so its closure's size is the same.
         let mut references = Vec::new();
         let mut ends = Vec::with_capacity(paths.len());
         let mut nodes = Vec::with_capacity(paths.len());

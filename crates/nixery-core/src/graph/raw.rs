@@ -7,59 +7,41 @@
 //! By hand where `derive` would do, because all references go into one list: a list for each path would take a
 //! third of the time.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::raw_hash::RawHash;
+use super::raw_hash::Hash;
+use super::raw_text::{OptionalText, Text, Texts};
 
-/// A string that borrows from the input where it holds no escapes; a list of `Cow<str>` would copy each.
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl Text<'_> {
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl AsRef<str> for Text<'_> {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
+/// Most bytes of a store directory; Linux's longest path.
+const MAX_STORE_DIR: usize = 4096;
 
 /// What the input says, in its order and unchecked.
 #[derive(Debug, Default)]
 pub(crate) struct RawGraph<'a> {
-    pub(crate) nodes: Vec<RawNode<'a>>,
+    /// What all strings are places in.
+    texts: Texts<'a>,
+    pub(crate) nodes: Vec<RawNode>,
     /// Those of all nodes, one after the other.
-    references: Vec<Text<'a>>,
-    pub(crate) roots: Vec<Text<'a>>,
+    references: Vec<Text>,
+    pub(crate) roots: Vec<String>,
 }
 
 /// One path as Nix describes it.
 #[derive(Debug)]
-pub(crate) struct RawNode<'a> {
-    path: Option<Text<'a>>,
-    pub(crate) nar_hash: Option<RawHash<'a>>,
+pub(crate) struct RawNode {
+    path: Option<Text>,
+    nar_hash: Option<Text>,
     pub(crate) nar_size: Option<u64>,
     pub(crate) closure_size: Option<u64>,
     /// Nix 2.8 writes `"valid": false` for a path that it does not have.
     pub(crate) valid: bool,
-    /// Where its references end; they begin where those of the node before end.
-    end: usize,
-}
-
-impl RawNode<'_> {
-    /// The path; empty where the input has none.
-    pub(crate) fn path(&self) -> &str {
-        self.path.as_ref().map_or("", Text::as_str)
-    }
+    /// Where its references end; they begin where those of the node before end. There are fewer than 2^32: each
+    /// ends at a place of its own in the texts.
+    end: u32,
 }
 
 impl<'a> RawGraph<'a> {
@@ -73,30 +55,52 @@ impl<'a> RawGraph<'a> {
         read(json, Shape::PathInfo)
     }
 
+    pub(crate) fn text(&self, text: Text) -> &str {
+        self.texts.get(text)
+    }
+
+    /// A node's path; empty where the input has none.
+    pub(crate) fn path(&self, node: &RawNode) -> &str {
+        node.path.map_or("", |path| self.text(path))
+    }
+
+    /// Bytes of a node's path.
+    pub(crate) fn path_len(&self, node: &RawNode) -> usize {
+        node.path.map_or(0, Text::len)
+    }
+
+    pub(crate) fn nar_hash(&self, node: &RawNode) -> Option<&str> {
+        node.nar_hash.map(|hash| self.text(hash))
+    }
+
     /// What all nodes refer to, one after the other, as often as the input names it.
-    pub(crate) fn all_references(&self) -> &[Text<'a>] {
+    pub(crate) fn all_references(&self) -> &[Text] {
         &self.references
     }
 
     /// Where among all references a node's are.
     pub(crate) fn place(&self, node: usize) -> Range<usize> {
         let start = node.checked_sub(1).map_or(0, |i| self.nodes[i].end);
-        start..self.nodes[node].end
+        start as usize..self.nodes[node].end as usize
     }
 
     /// What a node refers to.
-    pub(crate) fn references(&self, node: usize) -> &[Text<'a>] {
-        &self.references[self.place(node)]
+    pub(crate) fn references(&self, node: usize) -> impl Iterator<Item = &str> {
+        let references = &self.references[self.place(node)];
+        references.iter().map(|&reference| self.text(reference))
     }
 
     /// Puts the store directory before what are base names only (version 2).
-    fn complete_base_names(&mut self, store_dir: &str) {
+    fn complete_base_names<E: Error>(&mut self, store_dir: &str) -> Result<(), E> {
         let paths = self.nodes.iter_mut().filter_map(|node| node.path.as_mut());
         for text in paths.chain(&mut self.references) {
-            if !text.0.starts_with('/') {
-                text.0 = format!("{store_dir}/{}", text.0).into();
+            let name = self.texts.get(*text);
+            if !name.starts_with('/') {
+                let path = format!("{store_dir}/{name}");
+                *text = self.texts.add(&path)?;
             }
         }
+        Ok(())
     }
 }
 
@@ -111,12 +115,15 @@ fn read(json: &[u8], shape: Shape) -> serde_json::Result<RawGraph<'_>> {
     fn run<'a, R: serde_json::de::Read<'a>>(
         mut json: serde_json::Deserializer<R>,
         bytes: usize,
+        texts: Texts<'a>,
         shape: Shape,
     ) -> serde_json::Result<RawGraph<'a>> {
-        // Nix writes some 200 bytes about a path and 70 about a reference.
+        // Nix writes some 250 bytes about a path and 60 about a reference: one list must not grow while the other
+        // is read, since moving it costs more than room that nobody touches.
         let mut graph = RawGraph {
-            nodes: Vec::with_capacity(bytes / 600),
-            references: Vec::with_capacity(bytes / 120),
+            texts,
+            nodes: Vec::with_capacity(bytes / 256),
+            references: Vec::with_capacity(bytes / 64),
             roots: Vec::new(),
         };
         match shape {
@@ -128,12 +135,14 @@ fn read(json: &[u8], shape: Shape) -> serde_json::Result<RawGraph<'_>> {
     }
     // Looking at all of the input at once is several times as fast as at each string.
     match std::str::from_utf8(json) {
-        Ok(text) => run(serde_json::Deserializer::from_str(text), json.len(), shape),
-        Err(_) => run(
-            serde_json::Deserializer::from_slice(json),
-            json.len(),
-            shape,
-        ),
+        Ok(text) => {
+            let reader = serde_json::Deserializer::from_str(text);
+            run(reader, json.len(), Texts::of(text), shape)
+        }
+        Err(_) => {
+            let reader = serde_json::Deserializer::from_slice(json);
+            run(reader, json.len(), Texts::default(), shape)
+        }
     }
 }
 
@@ -163,18 +172,27 @@ impl<'de> Visitor<'de> for Export<'_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         const ROOTS: &str = "exportReferencesGraph";
         const GRAPH: &str = "graph";
+
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "camelCase")]
+        enum Field {
+            ExportReferencesGraph,
+            Graph,
+            #[serde(other)]
+            Other,
+        }
         let (mut roots, mut graph) = (None, None);
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            match &*key.0 {
-                ROOTS => {
+        while let Some(field) = map.next_key()? {
+            match field {
+                Field::ExportReferencesGraph => {
                     once(&mut roots, ROOTS)?;
-                    self.0.roots = map.next_value::<Roots<'de>>()?.graph;
+                    self.0.roots = map.next_value::<Roots>()?.graph;
                 }
-                GRAPH => {
+                Field::Graph => {
                     once(&mut graph, GRAPH)?;
                     map.next_value_seed(NodeList(self.0))?;
                 }
-                _ => {
+                Field::Other => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -184,11 +202,10 @@ impl<'de> Visitor<'de> for Export<'_, 'de> {
     }
 }
 
-/// The roots of the graph with the name `graph`.
+/// The roots of the graph with the name `graph`: few.
 #[derive(Deserialize)]
-struct Roots<'a> {
-    #[serde(borrow)]
-    graph: Vec<Text<'a>>,
+struct Roots {
+    graph: Vec<String>,
 }
 
 /// Notes that a field is met; an error the second time.
@@ -219,8 +236,8 @@ impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut store_dir = None;
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            match &*key.0 {
+        while let Some(key) = map.next_key_seed(&mut self.0.texts)? {
+            match self.0.text(key) {
                 path if path.starts_with('/') => {
                     map.next_value_seed(Node::of(self.0, Some(key)))?;
                 }
@@ -232,8 +249,12 @@ impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
             }
         }
         let store_dir = store_dir.as_deref().unwrap_or("/nix/store");
-        self.0.complete_base_names(store_dir);
-        Ok(())
+        // It is put before every base name.
+        if store_dir.len() > MAX_STORE_DIR {
+            let message = format!("storeDir has more than {MAX_STORE_DIR} bytes");
+            return Err(A::Error::custom(message));
+        }
+        self.0.complete_base_names(store_dir)
     }
 }
 
@@ -265,7 +286,7 @@ impl<'de> Visitor<'de> for NodeMap<'_, 'de> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Text<'de>>()? {
+        while let Some(key) = map.next_key_seed(&mut self.0.texts)? {
             map.next_value_seed(Node::of(self.0, Some(key)))?;
         }
         Ok(())
@@ -287,19 +308,19 @@ impl<'de> DeserializeSeed<'de> for Listed<'_, 'de> {
 struct Node<'g, 'a> {
     graph: &'g mut RawGraph<'a>,
     /// The node, as far as it is read.
-    node: RawNode<'a>,
+    node: RawNode,
 }
 seed!(Node, deserialize_option);
 
 impl<'g, 'a> Node<'g, 'a> {
-    fn of(graph: &'g mut RawGraph<'a>, path: Option<Text<'a>>) -> Self {
+    fn of(graph: &'g mut RawGraph<'a>, path: Option<Text>) -> Self {
         let node = RawNode {
             path,
             nar_hash: None,
             nar_size: None,
             closure_size: None,
             valid: true,
-            end: graph.references.len(),
+            end: 0,
         };
         Self { graph, node }
     }
@@ -327,6 +348,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
 
     fn visit_none<E: Error>(mut self) -> Result<(), E> {
         self.node.valid = false;
+        self.node.end = self.graph.references.len() as u32;
         self.graph.nodes.push(self.node);
         Ok(())
     }
@@ -343,13 +365,13 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             match field {
                 Field::Path => {
                     once(&mut path, "path")?;
-                    let inside = map.next_value()?;
+                    let inside = map.next_value_seed(OptionalText(&mut graph.texts))?;
                     // The key of a map is the path, whatever is said inside.
                     node.path = node.path.or(inside);
                 }
                 Field::NarHash => {
                     once(&mut hash, "narHash")?;
-                    node.nar_hash = map.next_value()?;
+                    node.nar_hash = map.next_value_seed(Hash(&mut graph.texts))?;
                 }
                 Field::NarSize => {
                     once(&mut size, "narSize")?;
@@ -372,7 +394,7 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
                 }
             }
         }
-        node.end = graph.references.len();
+        node.end = graph.references.len() as u32;
         graph.nodes.push(node);
         Ok(())
     }
@@ -389,8 +411,9 @@ impl<'de> Visitor<'de> for References<'_, 'de> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(reference) = seq.next_element::<Text<'de>>()? {
-            self.0.references.push(reference);
+        let graph = self.0;
+        while let Some(reference) = seq.next_element_seed(&mut graph.texts)? {
+            graph.references.push(reference);
         }
         Ok(())
     }

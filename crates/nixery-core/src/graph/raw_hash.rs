@@ -1,55 +1,61 @@
 //! A NAR hash as JSON has it.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Visitor};
 
-/// A hash as text, or in the parts that some versions of Nix write.
-#[derive(Debug)]
-pub(crate) struct RawHash<'a>(pub(crate) Cow<'a, str>);
+use super::raw_text::{Text, Texts};
 
-impl<'de: 'a, 'a> Deserialize<'de> for RawHash<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // By hand: an untagged enum would copy every hash first.
-        struct HashVisitor;
-        impl<'de> Visitor<'de> for HashVisitor {
-            type Value = RawHash<'de>;
+/// A hash as text, in the parts that some versions of Nix write, or `null`.
+pub(crate) struct Hash<'t, 'a>(pub(crate) &'t mut Texts<'a>);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a hash")
-            }
+impl<'de> DeserializeSeed<'de> for Hash<'_, 'de> {
+    type Value = Option<Text>;
 
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(RawHash(text.into()))
-            }
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
 
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(RawHash(text.to_owned().into()))
-            }
+impl<'de> Visitor<'de> for Hash<'_, 'de> {
+    type Value = Option<Text>;
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                #[derive(Deserialize)]
-                struct Parts {
-                    algorithm: String,
-                    format: Option<String>,
-                    hash: String,
-                }
-                let map = serde::de::value::MapAccessDeserializer::new(map);
-                let Parts {
-                    algorithm,
-                    format,
-                    hash,
-                } = Parts::deserialize(map)?;
-                // As text, base64 comes after a dash (SRI) and the other formats after a colon.
-                let separator = match format.as_deref() {
-                    None | Some("base64") => '-',
-                    Some(_) => ':',
-                };
-                Ok(RawHash(format!("{algorithm}{separator}{hash}").into()))
-            }
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a hash")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        self.0.visit_borrowed_str(text).map(Some)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        self.0.visit_str(text).map(Some)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            algorithm: String,
+            format: Option<String>,
+            hash: String,
         }
-        deserializer.deserialize_any(HashVisitor)
+        let map = serde::de::value::MapAccessDeserializer::new(map);
+        let Parts {
+            algorithm,
+            format,
+            hash,
+        } = Parts::deserialize(map)?;
+        // As text, base64 comes after a dash (SRI) and the other formats after a colon.
+        let separator = match format.as_deref() {
+            None | Some("base64") => '-',
+            Some(_) => ':',
+        };
+        let text = format!("{algorithm}{separator}{hash}");
+        self.0.add(&text).map(Some)
     }
 }

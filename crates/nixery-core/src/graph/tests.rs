@@ -95,6 +95,33 @@ fn escapes_in_strings_are_understood() {
     );
 }
 
+/// Neither borrows a string where another must copy it, nor the other way round.
+#[test]
+fn strings_are_the_same_however_they_are_written() {
+    let entries = [entry("a", 1, &[]), entry("b", 2, &["a", "b"])];
+    let plain = String::from_utf8(export(&["b"], &entries)).unwrap();
+    let graph = ReferenceGraph::parse(plain.as_bytes()).unwrap();
+    // Each second string is escaped.
+    let mut place = 0;
+    let mixed: String = plain
+        .split_inclusive("/nix")
+        .map(|part| {
+            place += 1;
+            match place % 2 {
+                0 => part.to_owned(),
+                _ => part.replace("/nix", "/n\\u0069x"),
+            }
+        })
+        .collect();
+    assert_eq!(ReferenceGraph::parse(mixed.as_bytes()).unwrap(), graph);
+    // What is passed over need not be UTF-8; then nothing else is known to be.
+    for text in [plain, mixed] {
+        let mut json = b"{\"env\":\"\xff\",".to_vec();
+        json.extend(&text.as_bytes()[1..]);
+        assert_eq!(ReferenceGraph::parse(&json).unwrap(), graph);
+    }
+}
+
 #[rstest]
 #[case::missing_reference(&["a"], &[entry("a", 1, &["b"])], "-a refers to /nix/store/23456789abcdfghijklmnpqrsvwxyz01-b, which is not")]
 #[case::missing_root(&["b"], &[entry("a", 1, &[])], "the root /nix/store/23456789abcdfghijklmnpqrsvwxyz01-b is not in")]
@@ -270,6 +297,10 @@ fn path_info(#[case] json: &str) {
 #[rstest]
 #[case::list(r#"[{"path":"$a","valid":false}]"#, "-a is not in the Nix store")]
 #[case::map(r#"{"$a":null}"#, "-a is not in the Nix store")]
+#[case::no_path(
+    r#"[{"path":null,"narSize":1,"references":[]}]"#,
+    "missing field `path`"
+)]
 #[case::no_path(r#"[{"narSize":1}]"#, "not the JSON")]
 #[case::text(r#""x""#, "not the JSON")]
 #[case::repeated_key(r#"{"$a":{"narSize":1},"$a":{"narSize":2}}"#, "twice")]

@@ -2,11 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde_json::json;
-
 use super::parts::{WorkloadEvent, WorkloadParts};
 
-use crate::graph::{GraphError, ReferenceGraph};
+use crate::graph::{GraphError, ListedPath, ReferenceGraph};
 use crate::store_path::{StorePath, StorePathError};
 
 /// A history of pulls, checked. [`WorkloadParts`] says what one is made of, and its JSON.
@@ -220,24 +218,27 @@ fn graph(parts: &WorkloadParts) -> Result<(ReferenceGraph, Vec<usize>), Workload
         }
         paths.push(parsed);
     }
-    let mut infos = Vec::with_capacity(parts.paths.len());
-    for (path, nar_size, _, references) in &parts.paths {
-        let references = references
-            .iter()
-            .map(|&reference| {
-                let place = in_range(reference, paths.len(), "path", || path.clone())?;
-                Ok(&parts.paths[place].0)
-            })
-            .collect::<Result<Vec<_>, WorkloadError>>()?;
-        infos.push(json!({ "path": path, "narSize": nar_size, "references": references }));
+    let mut references = Vec::with_capacity(parts.paths.len());
+    for (path, .., own) in &parts.paths {
+        let place = |&reference: &u64| {
+            let place = in_range(reference, paths.len(), "path", || path.clone())?;
+            // Far fewer than 2^32 paths fit in memory.
+            Ok(place as u32)
+        };
+        let own: Result<Vec<u32>, WorkloadError> = own.iter().map(place).collect();
+        references.push(own?);
     }
-    let infos = serde_json::to_vec(&infos).expect("texts and integers serialise to JSON");
-    let graph = ReferenceGraph::from_path_info(&infos, &[])?;
-    let places = paths
-        .iter()
-        .map(|path| graph.index_of(path).expect("it was given to the graph"))
+    let list: Vec<ListedPath<'_>> = paths
+        .into_iter()
+        .zip(&parts.paths)
+        .zip(&references)
+        .map(|((path, &(_, nar_size, ..)), references)| ListedPath {
+            path,
+            nar_size,
+            references,
+        })
         .collect();
-    Ok((graph, places))
+    Ok(ReferenceGraph::from_list(&list, &[])?)
 }
 
 fn in_range(
