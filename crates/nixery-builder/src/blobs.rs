@@ -22,7 +22,7 @@ const LOOKUPS: usize = 32;
 pub(crate) struct Blobs {
     storage: Arc<dyn Storage>,
     /// How long a blob that was seen counts as there.
-    recheck_after: Duration,
+    seen_counts: Duration,
     known: Mutex<Generations<Digest, Blob>>,
     uses: Uses,
 }
@@ -31,18 +31,34 @@ pub(crate) struct Blobs {
 struct Blob {
     size: u64,
     seen: Option<Instant>,
+    /// When it was last said not to be there.
+    missed: Option<Instant>,
     /// Whether this process read it to its end and its digest was right.
     verified: bool,
 }
 
+impl Blob {
+    /// One that was seen by a call that began at `begun`, by what was known of it `before`.
+    fn seen(before: Option<Self>, size: u64, begun: Instant, seen: Instant) -> Self {
+        let missed = before.and_then(|blob| blob.missed);
+        // It may have gone after the store looked.
+        let counts = missed.is_none_or(|missed| missed < begun);
+        Self {
+            size,
+            seen: counts.then_some(seen),
+            missed,
+            verified: before.is_some_and(|blob| blob.verified),
+        }
+    }
+}
+
 impl Blobs {
-    /// `grace` is that of the store's collector, at most.
-    pub(crate) fn new(storage: Arc<dyn Storage>, recheck_after: Duration, grace: Duration) -> Self {
+    /// `grace` is that of the store's collector, at most; what was seen counts for much less.
+    pub(crate) fn new(storage: Arc<dyn Storage>, seen_counts: Duration, grace: Duration) -> Self {
         Self {
             uses: Uses::new(Arc::clone(&storage), grace),
             storage,
-            // What was seen must not count as there when a collector may have taken it since.
-            recheck_after: recheck_after.min(grace / 4),
+            seen_counts,
             known: Mutex::default(),
         }
     }
@@ -94,7 +110,7 @@ impl Blobs {
 
     /// Whether the blob is in the store with this size.
     pub(crate) async fn is_there(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
-        let fresh = |seen: Instant| seen.elapsed() < self.recheck_after;
+        let fresh = |seen: Instant| seen.elapsed() < self.seen_counts;
         let known = self.known().get(&digest);
         if known.is_some_and(|blob| blob.size == size && blob.seen.is_some_and(fresh)) {
             return Ok(true);
@@ -103,6 +119,7 @@ impl Blobs {
     }
 
     async fn look(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
+        let at = Instant::now();
         let stat = self.storage.stat(&Key::Blob(digest)).await;
         let stat = stat.map_err(looked_up)?;
         let there = match stat {
@@ -116,17 +133,12 @@ impl Blobs {
         if !there {
             self.uses.forget(&digest);
         }
-        let seen = there.then(Instant::now);
         let mut known = self.known();
-        let verified = there && known.get(&digest).is_some_and(|blob| blob.verified);
-        known.insert(
-            digest,
-            Blob {
-                size,
-                seen,
-                verified,
-            },
-        );
+        let mut blob = Blob::seen(known.get(&digest), size, at, at);
+        if !there {
+            (blob.seen, blob.verified) = (None, false);
+        }
+        known.insert(digest, blob);
         Ok(there)
     }
 
@@ -149,15 +161,8 @@ impl Blobs {
     pub(crate) fn stored(&self, digest: Digest, size: u64, at: Instant) {
         self.uses.stored(digest, at);
         let mut known = self.known();
-        let verified = known.get(&digest).is_some_and(|blob| blob.verified);
-        known.insert(
-            digest,
-            Blob {
-                size,
-                seen: Some(Instant::now()),
-                verified,
-            },
-        );
+        let blob = Blob::seen(known.get(&digest), size, at, Instant::now());
+        known.insert(digest, blob);
     }
 
     /// Notes that the blob was read to its end just now and is what its digest says.
@@ -167,6 +172,7 @@ impl Blobs {
             Blob {
                 size,
                 seen: Some(Instant::now()),
+                missed: None,
                 verified: true,
             },
         );
@@ -186,6 +192,7 @@ impl Blobs {
                 Blob {
                     size,
                     seen: None,
+                    missed: None,
                     verified: false,
                 },
             );
@@ -202,7 +209,10 @@ impl Blobs {
         self.uses.forget(digest);
         let mut known = self.known();
         known
-            .with(digest, |blob| (blob.seen, blob.verified) = (None, false))
+            .with(digest, |blob| {
+                (blob.seen, blob.verified) = (None, false);
+                blob.missed = Some(Instant::now());
+            })
             .is_some()
     }
 
@@ -226,6 +236,7 @@ mod tests {
     use nixery_storage::{MemoryStorage, PutMode};
 
     use super::*;
+    use crate::testing::faulty::FaultyStorage;
 
     const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -256,6 +267,25 @@ mod tests {
         lasting.missing(&digest);
         assert!(!lasting.is_there(digest, 4).await.expect("works"));
         assert_eq!(lasting.expected_size(&digest), Some(4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_began_before_a_blob_was_missed_says_nothing_after() {
+        let storage = Arc::new(MemoryStorage::new());
+        let slow = FaultyStorage::slow(storage.clone(), Duration::from_secs(1), 1);
+        let blobs = Blobs::new(slow, Duration::from_secs(3600), GRACE);
+        let digest = Digest::of(b"blob");
+        let key = Key::Blob(digest);
+        blobs.put(digest, "blob".into()).await.expect("put");
+        blobs.missing(&digest);
+        let (there, _) = tokio::join!(blobs.is_there(digest, 4), async {
+            // It is there when the store looks, and gone a moment later.
+            tokio::task::yield_now().await;
+            blobs.missing(&digest)
+        });
+        assert!(there.expect("works"));
+        storage.delete(&key).await.expect("delete");
+        assert!(!blobs.is_there(digest, 4).await.expect("works"));
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
 use crate::graphs::{self, RecordedGraph};
-use crate::handle::{BuildHandle, BuildSummary};
+use crate::handle::{BuildHandle, BuildSummary, Purpose};
 use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
 use crate::image::{Image, ManifestBlob};
@@ -100,10 +100,15 @@ impl Builder {
                 found.image = self.look_up(&target, found.key, request).await?;
             }
         }
-        let due = found.stale && self.warm().try_again(&target);
-        let refresh = due.then(|| self.request(request.clone()));
+        let due = found.stale && self.may_refresh() && self.warm().try_again(&target);
+        let refresh = due.then(|| self.begin(request.clone(), Purpose::Refresh));
         let image = found.image;
         Some(Ready { image, refresh })
+    }
+
+    /// Whether a build may begin that nobody waits for: where many wait, these come first.
+    fn may_refresh(&self) -> bool {
+        self.running().saturating_mul(2) < self.config().max_waiting.max(1)
     }
 
     /// The image that the cache has under a key, as long as it does.
@@ -116,7 +121,7 @@ impl Builder {
         let at = Instant::now();
         // A build tells why the store cannot be read, or makes the image again.
         let Some(image) = self.0.engine.cached_image(key, request).await.ok()? else {
-            self.warm().forget(target);
+            self.warm().forget(target, &key);
             return None;
         };
         let image = Arc::new(image);
@@ -137,12 +142,16 @@ impl Builder {
     /// Where `max_waiting` builds run or wait already, the handle has failed with
     /// [`BuildError::Busy`] and nothing remembers it.
     pub fn request(&self, request: ImageRequest) -> BuildHandle {
+        self.begin(request, Purpose::Request)
+    }
+
+    fn begin(&self, request: ImageRequest, purpose: Purpose) -> BuildHandle {
         let target = self.target(&request);
         let mut history = self.history();
         if let Some(handle) = history.current(&target) {
             return handle;
         }
-        let handle = BuildHandle::new(request, target);
+        let handle = BuildHandle::new(request, target, purpose);
         let waiting = self.running();
         if waiting >= self.config().max_waiting.max(1) {
             tracing::warn!(image = %handle.request().name, waiting, "too many builds wait: refused");

@@ -67,6 +67,9 @@ pub struct BuilderConfig {
     /// How long a blob that was seen in the store counts as there, before a cached image that
     /// needs it is looked at again, and then answered. [`Builder::report_missing`](crate::Builder::report_missing)
     /// ends it early.
+    ///
+    /// Blobs are remembered, and images that all blobs were there for: each for half of this time, as
+    /// the one is judged by the other.
     pub recheck_after: Duration,
     /// How long an image of a source that moves answers before the source is evaluated anew, in the
     /// background: until that is done the old image answers, but never one that is older than
@@ -104,6 +107,12 @@ impl BuilderConfig {
             history: 100,
             gc_grace: DEFAULT_GC_GRACE,
         }
+    }
+
+    /// How long a blob that was seen counts as there, and again an image whose blobs were.
+    pub(crate) fn seen_counts(&self) -> Duration {
+        // What was seen must not count as there when a collector may have taken it since.
+        self.recheck_after.min(self.gc_grace / 4) / 2
     }
 }
 

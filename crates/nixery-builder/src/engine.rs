@@ -43,6 +43,8 @@ pub(crate) struct Engine {
     packing: Arc<Semaphore>,
     /// Spool files that there may be.
     spooling: Arc<Semaphore>,
+    /// Layers that may be packed, wait for the store or be on their way to it at once, over all builds.
+    pub(crate) most_spooled: usize,
     pub(crate) packer: Arc<Packer>,
 }
 
@@ -56,16 +58,18 @@ impl Engine {
         let instance = instance.map_err(|(path, source)| BuilderError::Spool { path, source })?;
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         let pack_threads = config.pack_threads.max(1);
+        let most_spooled = pack_threads.saturating_add(STORE_AHEAD);
         Ok(Self {
             leases,
-            blobs: Blobs::new(Arc::clone(&storage), config.recheck_after, config.gc_grace),
+            blobs: Blobs::new(Arc::clone(&storage), config.seen_counts(), config.gc_grace),
             instance,
             layer_locks: KeyedLocks::default(),
             evaluations: Semaphore::new(config.max_evaluations.max(1)),
             realisations: Semaphore::new(config.max_builds.max(1)),
             packer: Arc::new(Packer::new(pack_threads)),
             packing: Arc::new(Semaphore::new(pack_threads)),
-            spooling: Arc::new(Semaphore::new(pack_threads.saturating_add(STORE_AHEAD))),
+            spooling: Arc::new(Semaphore::new(most_spooled)),
+            most_spooled,
             config,
             nix,
             storage,

@@ -191,10 +191,8 @@ async fn write_documents(
 /// Stores the manifests, of which neither names the other. What they name is stored: a blob is never there
 /// before those it refers to.
 async fn store_manifests(engine: &Engine, image: &Image) -> Result<(), BuildError> {
-    let manifests = [Some(&image.oci), image.docker.as_ref()];
-    let stores = manifests
-        .into_iter()
-        .flatten()
+    let stores = image
+        .manifests()
         .map(|manifest| engine.blobs.put(manifest.digest, manifest.bytes.clone()));
     try_join_all(stores).await.map(drop)
 }

@@ -17,6 +17,15 @@ use crate::progress::{BuildId, Phase, Progress};
 /// How a build ended, shared by all who waited for it.
 pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;
 
+/// Why a build was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Somebody asked for the image.
+    Request,
+    /// To see whether the source has moved, while the last image answers.
+    Refresh,
+}
+
 /// One build, running or finished. Dropping it does not stop the build.
 #[derive(Debug, Clone)]
 pub struct BuildHandle(Arc<Shared>);
@@ -26,6 +35,7 @@ struct Shared {
     id: BuildId,
     request: ImageRequest,
     target: Target,
+    purpose: Purpose,
     started: SystemTime,
     clock: Instant,
     /// When its source was last known to be looked at.
@@ -44,13 +54,14 @@ pub(crate) struct Outcome {
 }
 
 impl BuildHandle {
-    pub(crate) fn new(request: ImageRequest, target: Target) -> Self {
+    pub(crate) fn new(request: ImageRequest, target: Target, purpose: Purpose) -> Self {
         let (progress, _) = watch::channel(Progress::default());
         let (outcome, _) = watch::channel(None);
         Self(Arc::new(Shared {
             id: BuildId::fresh(),
             request,
             target,
+            purpose,
             started: SystemTime::now(),
             clock: Instant::now(),
             evaluated: OnceLock::new(),
@@ -64,6 +75,12 @@ impl BuildHandle {
     /// The build's name in this process.
     pub fn id(&self) -> BuildId {
         self.0.id
+    }
+
+    /// Whether it was begun in the background, see [`Builder::ready`](crate::Builder::ready), and not
+    /// because somebody asked. Somebody may have joined it since.
+    pub fn is_refresh(&self) -> bool {
+        self.0.purpose == Purpose::Refresh
     }
 
     /// What is being built, as the request that started it asked.

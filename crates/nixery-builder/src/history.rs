@@ -57,10 +57,13 @@ impl History {
         self.trim();
     }
 
-    /// Of look-ups that found the whole image cached only the last is kept, or they would push out
-    /// the builds people look for.
+    /// Of look-ups that found the whole image cached only the last is kept, and none that nobody asked
+    /// for, or they would push out the builds people look for.
     pub(crate) fn ended(&mut self, handle: &BuildHandle) {
-        if from_cache(handle) {
+        if from_cache(handle) && handle.is_refresh() {
+            self.builds.retain(|other| other.id() != handle.id());
+            self.forget(handle);
+        } else if from_cache(handle) {
             self.builds.retain(|other| {
                 other.id() == handle.id() || !from_cache(other) || other.target() != handle.target()
             });
@@ -70,7 +73,11 @@ impl History {
 
     /// Forgets the oldest that have ended.
     fn trim(&mut self) {
-        let mut excess = self.builds.len().saturating_sub(self.max.max(1));
+        // A refresh has no place before it is known to have changed something.
+        let placeless = |build: &&BuildHandle| build.is_refresh() && build.outcome().is_none();
+        let placeless = self.builds.iter().filter(placeless).count();
+        let places = self.max.max(1).saturating_add(placeless);
+        let mut excess = self.builds.len().saturating_sub(places);
         let mut at = self.builds.len();
         while excess > 0 && at > 0 {
             at -= 1;
@@ -79,11 +86,16 @@ impl History {
             }
             excess -= 1;
             if let Some(old) = self.builds.remove(at) {
-                let latest = self.latest.get(old.target());
-                if latest.is_some_and(|latest| latest.id() == old.id()) {
-                    self.latest.remove(old.target());
-                }
+                self.forget(&old);
             }
+        }
+    }
+
+    /// Lets no request join the build.
+    fn forget(&mut self, build: &BuildHandle) {
+        let latest = self.latest.get(build.target());
+        if latest.is_some_and(|latest| latest.id() == build.id()) {
+            self.latest.remove(build.target());
         }
     }
 }

@@ -42,14 +42,15 @@ impl Image {
         }
     }
 
+    /// The manifests it has.
+    pub(crate) fn manifests(&self) -> impl Iterator<Item = &ManifestBlob> {
+        std::iter::once(&self.oci).chain(&self.docker)
+    }
+
     /// Whether the blob is one of the image's: a manifest, the config or a layer.
     pub(crate) fn needs(&self, blob: &Digest) -> bool {
-        let documents = [Some(&self.oci), self.docker.as_ref()];
         self.config.digest == *blob
-            || documents
-                .into_iter()
-                .flatten()
-                .any(|document| document.digest == *blob)
+            || self.manifests().any(|manifest| manifest.digest == *blob)
             || self.layers.iter().any(|layer| layer.digest == *blob)
     }
 

@@ -22,8 +22,8 @@ use crate::image::LayerSummary;
 use crate::nix::RealisedPackage;
 use crate::record::{self, LayerRecord};
 
-/// Layers of one build that are looked up, wait, are packed or stored at once. How many are packed, and how
-/// many lie in the spool, the engine says.
+/// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
+/// lie in the spool, which the engine says, if that is more.
 const LAYERS_AT_ONCE: usize = 32;
 /// Names of store paths shown in a layer's history entry.
 const NAMES_SHOWN: usize = 5;
@@ -114,7 +114,7 @@ pub(crate) async fn ensure_all(
         .collect();
     drop(announce);
     stream::iter(work)
-        .buffer_unordered(LAYERS_AT_ONCE)
+        .buffer_unordered(LAYERS_AT_ONCE.max(engine.most_spooled))
         .try_collect()
         .await
 }

@@ -42,6 +42,8 @@ pub(crate) struct FakeNix {
     pub(crate) realisations: AtomicUsize,
     /// Each realisation takes a permit for good.
     pub(crate) gate: Semaphore,
+    /// Each telling of a reference graph takes a permit for good.
+    pub(crate) graph_gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
     /// Something was packed though the last GC roots were gone.
     pub(crate) packed_unrooted: AtomicBool,
@@ -61,6 +63,7 @@ impl FakeNix {
             evaluations: AtomicUsize::new(0),
             realisations: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            graph_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
             packed_unrooted: AtomicBool::new(false),
             edits: AtomicUsize::new(0),
@@ -165,6 +168,7 @@ impl Nix for FakeNix {
         roots: &[StorePath],
         _: &BuildLog,
     ) -> Result<ReferenceGraph, NixError> {
+        self.graph_gate.acquire().await.expect("open").forget();
         let rooted = self.gc_roots.lock().expect("not poisoned").clone();
         assert!(rooted.is_some_and(|dir| dir.is_dir()), "still rooted");
         let info = |path: &StorePath, references: &[StorePath]| {

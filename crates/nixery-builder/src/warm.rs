@@ -29,7 +29,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct Warm {
     images: Generations<Target, Entry>,
     interval: Duration,
-    recheck_after: Duration,
+    /// How long an image whose blobs were seen answers.
+    seen_counts: Duration,
 }
 
 #[derive(Debug)]
@@ -41,6 +42,8 @@ struct Entry {
     evaluated: Option<Instant>,
     /// When all blobs were seen; `None` if one is said to be missing.
     checked: Option<Instant>,
+    /// When one was last said to be missing.
+    doubted: Option<Instant>,
     /// When it was last tried to evaluate the source in the background.
     tried: Option<Instant>,
 }
@@ -61,24 +64,24 @@ impl Warm {
         Self {
             images: Generations::new(MEMORY / 2),
             interval: config.eval_interval,
-            // What was seen must not count as there when a collector may have taken it since.
-            recheck_after: config.recheck_after.min(config.gc_grace / 4),
+            seen_counts: config.seen_counts(),
         }
     }
 
     /// The image of a target, unless it is too old to answer.
     pub(crate) fn get(&mut self, target: &Target) -> Option<WarmImage> {
-        let (interval, recheck_after) = (self.interval, self.recheck_after);
+        let (interval, seen_counts) = (self.interval, self.seen_counts);
+        let too_old = interval.saturating_mul(STALE_INTERVALS);
         let look = |entry: &mut Entry| {
             let age = entry.evaluated.map(|evaluated| evaluated.elapsed());
-            if age.is_some_and(|age| age >= interval * STALE_INTERVALS) {
+            if age.is_some_and(|age| age >= too_old) {
                 return None;
             }
             let checked = entry.checked.map(|checked| checked.elapsed());
             Some(WarmImage {
                 image: Arc::clone(&entry.image),
                 key: entry.key,
-                checked: checked.is_some_and(|age| age < recheck_after),
+                checked: checked.is_some_and(|age| age < seen_counts),
                 stale: age.is_some_and(|age| age >= interval),
             })
         };
@@ -100,7 +103,12 @@ impl Warm {
     /// Keeps what a build ended with.
     pub(crate) fn built(&mut self, build: &BuildHandle, image: &Arc<Image>) {
         let Some(key) = build.key() else { return };
-        let evaluated = (!image.stats.immutable).then(|| build.evaluated_at());
+        let now = Instant::now();
+        // An image that took long to build answers for an interval all the same: whoever was told to
+        // come back for it would else wait for another build, again and again.
+        let answering = self.interval.saturating_mul(STALE_INTERVALS - 1);
+        let earliest = now.checked_sub(answering).unwrap_or(now);
+        let evaluated = (!image.stats.immutable).then(|| build.evaluated_at().max(earliest));
         if evaluated.is_some() && self.interval.is_zero() {
             return;
         }
@@ -108,7 +116,8 @@ impl Warm {
             image: Arc::clone(image),
             key,
             evaluated,
-            checked: Some(Instant::now()),
+            checked: Some(now),
+            doubted: None,
             tried: None,
         };
         let target = build.target();
@@ -116,7 +125,8 @@ impl Warm {
             .insert_weighing(target.clone(), entry, weight(target, image));
     }
 
-    /// Keeps what the cache has under the key, whose blobs were all seen since `at`.
+    /// Keeps what the cache has under the key, whose blobs were all looked up, or seen lately enough,
+    /// after `at`.
     pub(crate) fn checked(
         &mut self,
         target: &Target,
@@ -128,21 +138,28 @@ impl Warm {
         let _ = self.images.with(target, |entry| {
             if entry.key == *key {
                 entry.image = Arc::clone(image);
-                entry.checked = Some(at);
+                // The look-up may have been before what is doubted happened.
+                if entry.doubted.is_none_or(|doubted| doubted < at) {
+                    entry.checked = Some(at);
+                }
             }
         });
     }
 
-    /// The cache no longer has the image.
-    pub(crate) fn forget(&mut self, target: &Target) {
-        self.images.remove(target);
+    /// The cache no longer has the image under the key.
+    pub(crate) fn forget(&mut self, target: &Target, key: &Digest) {
+        let has_it = self.images.with(target, |entry| entry.key == *key);
+        // A build may have put another one in its place meanwhile.
+        if has_it == Some(true) {
+            self.images.remove(target);
+        }
     }
 
     /// Lets no image that needs the blob answer without being checked.
     pub(crate) fn doubt(&mut self, blob: &Digest) {
         for entry in self.images.values_mut() {
             if entry.image.needs(blob) {
-                entry.checked = None;
+                (entry.checked, entry.doubted) = (None, Some(Instant::now()));
             }
         }
     }
@@ -150,12 +167,7 @@ impl Warm {
 
 /// About the bytes that an image and its target take.
 fn weight(target: &Target, image: &Image) -> usize {
-    let manifests = [Some(&image.oci), image.docker.as_ref()];
-    let manifests: usize = manifests
-        .into_iter()
-        .flatten()
-        .map(|manifest| manifest.bytes.len())
-        .sum();
+    let manifests: usize = image.manifests().map(|manifest| manifest.bytes.len()).sum();
     let layers = image.layers.iter().map(|layer| {
         let paths = layer.paths.iter().map(|path| path.as_str().len() + 40);
         let paths: usize = paths.sum();

@@ -3,7 +3,7 @@
 use crate::config::HttpSettings;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
-use nixery_builder::{BuildHandle, Builder, Image, ImageRequest};
+use nixery_builder::{BuildHandle, BuildResult, Builder, Image, ImageRequest};
 use std::sync::Arc;
 
 /// The registry as its handlers see it. Cheap to clone.
@@ -16,6 +16,10 @@ struct Inner {
     settings: HttpSettings,
     metrics: Metrics,
     readiness: Readiness,
+}
+
+fn from_cache(result: &BuildResult) -> bool {
+    result.as_ref().is_ok_and(|image| image.stats.from_cache)
 }
 
 impl AppState {
@@ -54,9 +58,11 @@ impl AppState {
             let (state, handle) = (self.clone(), handle.clone());
             tokio::spawn(async move {
                 let result = handle.wait().await;
-                state
-                    .metrics()
-                    .count_build(&result, handle.summary().elapsed);
+                // A look in the background that changed nothing answered nobody.
+                if !(handle.is_refresh() && from_cache(&result)) {
+                    let metrics = state.metrics();
+                    metrics.count_build(&result, handle.summary().elapsed);
+                }
             });
         }
     }

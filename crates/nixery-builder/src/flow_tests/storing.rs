@@ -4,10 +4,12 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures::StreamExt;
 use nixery_manifest::ImageConfig;
 use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
+use tokio::time::timeout;
 
 use super::{build, bytes, fail};
 use crate::error::BuildError;
@@ -18,11 +20,18 @@ use crate::testing::{Bench, CountingStorage, request};
 const THREADS: usize = 2;
 const MOST_SPOOLED: usize = THREADS + 8;
 
+/// On a clock that stands still, and moves when nothing else does.
+const LONG: Duration = Duration::from_secs(3600);
+
 /// A bench with two threads over a store with flags.
 async fn bench() -> (Bench, Arc<FaultyStorage>) {
+    bench_with(THREADS).await
+}
+
+async fn bench_with(threads: usize) -> (Bench, Arc<FaultyStorage>) {
     let faulty = FaultyStorage::new(Arc::new(MemoryStorage::new()));
     let storage = Arc::new(CountingStorage::over(faulty.clone()));
-    let bench = Bench::over(storage, |config| config.pack_threads = THREADS).await;
+    let bench = Bench::over(storage, |config| config.pack_threads = threads).await;
     (bench, faulty)
 }
 
@@ -42,6 +51,13 @@ async fn nothing_is_spooled(bench: &Bench) {
     while spooled(bench) > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+/// Waits until so many files were given to the store.
+async fn files_given(store: &FaultyStorage, files: usize) {
+    let mut given = store.files_given.subscribe();
+    let reached = timeout(LONG, given.wait_for(|given| *given == files)).await;
+    drop(reached.expect("nothing holds it up").expect("lives"));
 }
 
 async fn entries(bench: &Bench, kind: KeyKind) -> usize {
@@ -69,6 +85,31 @@ async fn a_slow_store_holds_up_the_packing() {
         handle.wait().await.expect("builds");
     }
     nothing_is_spooled(&bench).await;
+}
+
+/// One image uses all threads, also many.
+#[tokio::test(start_paused = true)]
+async fn as_many_layers_of_an_image_are_packed_as_there_are_threads() {
+    const MANY: usize = 40;
+    let (bench, store) = bench_with(MANY).await;
+    store.file_gate.forget_permits(usize::MAX);
+    let names: Vec<_> = (0..MANY).map(|n| format!("t{n}")).collect();
+    let handle = bench.builder.request(request(&names.join("/")));
+    // The two that every image has, what they all need, and the root layer.
+    let files = MANY + 2 + 1 + 1;
+    files_given(&store, files).await;
+    store.file_gate.add_permits(files);
+    handle.wait().await.expect("builds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_root_layer_does_not_wait_for_the_reference_graph() {
+    let (bench, store) = bench().await;
+    bench.nix.graph_gate.forget_permits(usize::MAX);
+    let handle = bench.builder.request(request("git"));
+    files_given(&store, 1).await;
+    bench.nix.graph_gate.add_permits(1);
+    handle.wait().await.expect("builds");
 }
 
 #[tokio::test]

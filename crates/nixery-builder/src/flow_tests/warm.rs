@@ -5,13 +5,17 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use nixery_core::{PackageSource, Tag};
+use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage};
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::{build, bytes, fail};
 use crate::builder::Ready;
 use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
+use crate::handle::BuildState;
+use crate::progress::Phase;
 use crate::testing::{Bench, pinned, request};
+use crate::warm::Warm;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(10);
@@ -135,6 +139,105 @@ async fn a_set_that_is_broken_for_a_while_breaks_no_pull_and_its_failure_can_be_
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_image_that_took_long_to_build_answers_for_an_interval() {
+    for (age, answers) in [
+        (INTERVAL - Duration::from_millis(1), true),
+        (INTERVAL, false),
+    ] {
+        let bench = Bench::with(moving).await;
+        bench.nix.gate.forget_permits(usize::MAX);
+        let handle = bench.builder.request(request("git"));
+        let mut progress = handle.progress();
+        let realising = progress.wait_for(|progress| progress.phase == Phase::Realise);
+        drop(realising.await.expect("runs"));
+        advance(INTERVAL * (STALE_INTERVALS + 5)).await;
+        bench.nix.gate.add_permits(1);
+        handle.wait().await.expect("builds");
+        advance(age).await;
+        let answer = ready(&bench, "git").await;
+        assert_eq!(answer.is_some_and(|it| it.refresh.is_some()), answers);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_may_be_evaluated_once_and_for_all() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        config.eval_interval = Duration::MAX;
+    })
+    .await;
+    build(&bench, "git").await;
+    advance(INTERVAL * STALE_INTERVALS).await;
+    let answer = ready(&bench, "git").await.expect("is warm");
+    assert!(answer.refresh.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_many_wait_nothing_is_evaluated_in_the_background() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        config.max_waiting = 4;
+    })
+    .await;
+    build(&bench, "git").await;
+    advance(INTERVAL).await;
+    bench.nix.gate.forget_permits(usize::MAX);
+    let waiting = ["htop", "nano"].map(|name| bench.builder.request(request(name)));
+    let answer = ready(&bench, "git").await.expect("is warm");
+    assert!(answer.refresh.is_none());
+    bench.nix.gate.add_permits(waiting.len());
+    bench.builder.drain().await;
+    let answer = ready(&bench, "git").await.expect("is warm");
+    assert!(answer.refresh.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evaluation_that_changes_nothing_takes_no_place_among_the_builds() {
+    let bench = Bench::with(|config| {
+        moving(config);
+        config.history = 2;
+    })
+    .await;
+    for name in ["git", "htop"] {
+        build(&bench, name).await;
+    }
+    let ids = || -> Vec<_> {
+        let recent = bench.builder.recent();
+        recent.into_iter().map(|build| build.id).collect()
+    };
+    let builds = ids();
+    advance(INTERVAL).await;
+    for name in ["git", "htop"] {
+        let answer = ready(&bench, name).await.expect("is warm");
+        let refresh = answer.refresh.expect("is due");
+        // Its log can be read as long as it runs.
+        assert!(bench.builder.find(&refresh.id()).is_some());
+        assert!(refresh.wait().await.expect("works").stats.from_cache);
+        bench.builder.drain().await;
+    }
+    assert_eq!(ids(), builds);
+
+    bench.nix.edits.store(1, Ordering::SeqCst);
+    advance(INTERVAL).await;
+    let answer = ready(&bench, "git").await.expect("is warm");
+    let refresh = answer.refresh.expect("is due");
+    refresh.wait().await.expect("builds");
+    bench.builder.drain().await;
+    assert_eq!(ids(), [refresh.id(), builds[0]]);
+    let state = bench.builder.recent().remove(0).state;
+    let built = |state| {
+        matches!(
+            state,
+            BuildState::Succeeded {
+                from_cache: false,
+                ..
+            }
+        )
+    };
+    assert!(built(state));
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_an_interval_of_zero_each_request_evaluates() {
     let bench = Bench::with(|config| {
         moving(config);
@@ -200,6 +303,54 @@ async fn a_lost_blob_is_noticed_when_it_is_reported_or_after_a_while() {
             assert!(ready(&bench, "git").await.is_some());
         }
     }
+}
+
+/// What one image saw, another one takes for granted, but not on and on.
+#[tokio::test(start_paused = true)]
+async fn a_lost_blob_that_images_share_is_noticed_as_soon() {
+    let bench = Bench::with(moving).await;
+    let image = build(&bench, "git").await;
+    let shared = image.layers[0].digest;
+    let deleted = bench.storage.delete(&Key::Blob(shared)).await;
+    assert!(deleted.expect("deletes"));
+    advance(RECHECK * 2 / 5).await;
+    let other = build(&bench, "htop").await;
+    assert!(other.needs(&shared));
+    assert!(bytes(&bench, &shared).await.is_none(), "seen lately");
+    advance(RECHECK * 3 / 5).await;
+    for name in ["htop", "git"] {
+        assert!(ready(&bench, name).await.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ends_late_undoes_nothing() {
+    let bench = Bench::with(moving).await;
+    let handle = bench.builder.request(request("git"));
+    let image = handle.wait().await.expect("builds");
+    let (target, key) = (handle.target(), handle.key().expect("known"));
+    let mut warm = Warm::new(bench.builder.config());
+    warm.built(&handle, &image);
+    let mut checked = |at| {
+        warm.checked(target, &key, &image, at);
+        warm.get(target).expect("is warm").checked
+    };
+    let before = Instant::now();
+    assert!(checked(before));
+    advance(Duration::from_millis(1)).await;
+    warm.doubt(&image.layers[0].digest);
+    let mut checked = |at| {
+        warm.checked(target, &key, &image, at);
+        warm.get(target).expect("is warm").checked
+    };
+    assert!(!checked(before), "it did not see what is doubted");
+    advance(Duration::from_millis(1)).await;
+    assert!(checked(Instant::now()));
+
+    warm.forget(target, &Digest::of(b"the key of an older image"));
+    assert!(warm.get(target).is_some());
+    warm.forget(target, &key);
+    assert!(warm.get(target).is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -91,8 +91,8 @@ impl Watch {
 
 /// Whether the bytes were seen unchanged for the lease time. Once found stale they stay so.
 ///
-/// Whoever has not looked for half of the lease time, because the store failed or the machine
-/// slept, counts from now: the holder may not have been able to renew either.
+/// Whoever has not looked for half of the lease time, and for two seconds at least, because the store
+/// failed or the machine slept, counts from now: the holder may not have been able to renew either.
 fn judge(seen: &mut Option<Seen>, bytes: Bytes, now: Instant, lease_time: Duration) -> bool {
     match seen {
         Some(seen) if seen.bytes == bytes => {

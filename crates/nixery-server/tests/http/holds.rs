@@ -3,7 +3,7 @@
 use crate::fake_store::{FakeStore, Mood};
 use crate::registry::{Answer, Registry, request};
 use http::{Method, StatusCode};
-use nixery_builder::{BuildState, DEFAULT_RECHECK_AFTER};
+use nixery_builder::{BuildState, DEFAULT_EVAL_INTERVAL, DEFAULT_RECHECK_AFTER};
 use nixery_server::MOST_HOLDS;
 use nixery_server::config::HttpSettings;
 use std::sync::Arc;
@@ -118,6 +118,25 @@ async fn a_build_of_70_seconds_is_pulled_by_following_redirects() {
     let ((answer, path), ()) = tokio::join!(registry.follow(PATH), gate);
     assert_eq!(answer.status, StatusCode::OK);
     assert!(path.ends_with("?hold=2"), "{path}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_somebody_asked_for_is_counted() {
+    let registry = Registry::new().await;
+    registry.manifest("git").await;
+    advance(DEFAULT_EVAL_INTERVAL).await;
+    registry.manifest("git").await;
+    registry.state.builder().drain().await;
+    assert_eq!(registry.nix.evaluations(), 2, "one in the background");
+    // Builds are counted by tasks of their own.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    let metrics = registry.get("/metrics").await;
+    for (result, count) in [("built", 1), ("cached", 1), ("failed", 0)] {
+        let line = format!("nixery_builds_total{{result=\"{result}\"}} {count}\n");
+        assert!(metrics.text().contains(&line), "{}", metrics.text());
+    }
 }
 
 #[tokio::test(start_paused = true)]
