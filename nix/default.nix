@@ -34,6 +34,7 @@ let
         # Built into the programs.
         ./prepare-image.nix
         ./load-pkgs.nix
+        ./list-packages.nix
       ];
     };
     cargoLock.lockFile = ../Cargo.lock;

@@ -62,6 +62,7 @@ mod layers;
 mod lease;
 mod load;
 mod nix;
+mod package_set;
 pub mod popcount;
 mod progress;
 mod recipe;
@@ -88,6 +89,7 @@ pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
     NixStore, NixStoreError, RealisedPackage,
 };
+pub use package_set::{PackageSetEvent, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::{Context, Result};
 use nixery_builder::{BuildLog, EvaluationRequest, ImageRequest, Phase, reference_graph};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
-use nixery_server::config::{ConfigErrors, NixArgs, SourceArgs};
+use nixery_server::config::{ConfigErrors, NixArgs, NixSettings, SourceArgs};
 use nixery_server::setup;
 
 use crate::errors::{Usage, build_failure};
@@ -30,6 +30,20 @@ pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
     Ok(request)
 }
 
+/// Where packages come from, and how Nix is run.
+///
+/// # Errors
+/// Wrong settings, all of them.
+pub(crate) fn settings(source: &SourceArgs, nix: &NixArgs) -> Result<(PackageSource, NixSettings)> {
+    let mut errors = ConfigErrors::default();
+    let source = errors.part(source.source());
+    let nix = errors.part(nix.settings());
+    match (source, nix) {
+        (Some(source), Some(nix)) => Ok((source, nix)),
+        _ => Err(errors.into()),
+    }
+}
+
 /// The reference graph of the packages that `wanted` makes of the package source: they are evaluated and built,
 /// nothing is packed or stored.
 ///
@@ -41,12 +55,7 @@ pub(crate) async fn graph(
     wanted: impl FnOnce(PackageSource) -> EvaluationRequest,
     reporter: &mut Reporter,
 ) -> Result<ReferenceGraph> {
-    let mut errors = ConfigErrors::default();
-    let source = errors.part(source.source());
-    let settings = errors.part(nix.settings());
-    let (Some(source), Some(settings)) = (source, settings) else {
-        return Err(errors.into());
-    };
+    let (source, settings) = settings(source, nix)?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let nix = setup::nix(&settings, folder.path())?;
     let (request, log) = (wanted(source), BuildLog::default());

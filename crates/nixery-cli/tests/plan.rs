@@ -165,18 +165,10 @@ fn what_is_read_is_kept_and_gone_on_with() {
         place.run(&[&["plan", "build"], sources, &flags].concat())
     };
     build(&["set"], "part").ok();
-    let run = build(&["19.narinfo"], "resumed");
-    assert!(
-        run.stderr.contains("going on from 19 read paths"),
-        "{}",
-        run.stderr
-    );
-    assert!(
-        run.stderr.contains("20 samples of 20 packages"),
-        "{}",
-        run.stderr
-    );
-    run.ok();
+    build(&["19.narinfo"], "resumed")
+        .noting("going on from 19 read paths")
+        .noting("20 samples of 20 packages")
+        .ok();
     let flags = [
         "plan",
         "build",
@@ -197,17 +189,16 @@ fn what_is_read_is_kept_and_gone_on_with() {
 fn dangling_references_are_told() {
     let place = Place::new();
     place.write("x.narinfo", narinfo(2));
-    let run = place.run(&["plan", "build", "x.narinfo", "--out", "p"]);
-    assert!(
-        run.stderr.contains("warning: 2 references lead"),
-        "{}",
-        run.stderr
-    );
-    run.ok();
+    place
+        .run(&["plan", "build", "x.narinfo", "--out", "p"])
+        .noting("warning: 2 references lead")
+        .ok();
 }
 
 #[rstest]
 #[case::nothing(&[], 2, "nothing to make a plan of")]
+#[case::all_and_some(&["--all", "--attrs", "git"], 2, "cannot be used with")]
+#[case::no_set(&["--all", "--pkgs-path", "gone"], 2, "NIXERY_PKGS_PATH (--pkgs-path) is \"gone\"")]
 #[case::both(&["set", "--sample", "s"], 2, "--sample stands alone")]
 #[case::paths_without_cache(&["set", "--store-paths", "x"], 2, "--store-paths needs")]
 #[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache needs --store-paths")]

@@ -43,8 +43,18 @@ pub fn plan(folder: &Path) -> PathBuf {
 /// Where it fails.
 #[track_caller]
 pub fn make_plan(set: &Path, attributes: &str, plan: &Path) {
+    make_plan_with(set, attributes, &[], plan);
+}
+
+/// The same with more flags.
+///
+/// # Panics
+/// Where it fails.
+#[track_caller]
+pub fn make_plan_with(set: &Path, attributes: &str, flags: &[&str], plan: &Path) {
     run(Command::new(program("nixery"))
         .args(["plan", "build", "--quiet", "--attrs", attributes])
+        .args(flags)
         .arg("--pkgs-path")
         .arg(set)
         .arg("--out")

@@ -110,6 +110,14 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
 /// # Errors
 /// [`SetupError::Builder`].
 pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupError> {
+    Ok(Arc::new(nix_cli(settings, spool)?))
+}
+
+/// The same for those who ask for more than an image needs.
+///
+/// # Errors
+/// [`SetupError::Builder`].
+pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     let config = NixCliConfig {
         nix_dir: settings.nix_dir.clone(),
         evaluate_timeout: settings.evaluate_timeout,
@@ -118,7 +126,7 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupEr
         store: settings.store.clone(),
         ..NixCliConfig::new(spool)
     };
-    Ok(Arc::new(NixCli::new(config)?))
+    Ok(NixCli::new(config)?)
 }
 
 /// Tries Nix out. Findings that do not stop it are returned.

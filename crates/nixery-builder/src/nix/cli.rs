@@ -1,16 +1,15 @@
 //! The one real implementation of [`Nix`]: the command-line tools.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
-use tempfile::NamedTempFile;
 
 use super::answer::parse_answer;
+use super::code::{ENTRY, write_embedded};
 use super::command::{self, CommandSpec, Finished};
 use super::failure::{Cause, evaluation_error, realise_cause};
 use super::log_format::{NixLog, short_name};
@@ -21,16 +20,10 @@ use crate::build_log::BuildLog;
 use crate::error::BuilderError;
 use crate::spool::InstanceDir;
 
-/// The Nix code, for servers that are one binary.
-const PREPARE_IMAGE: &str = include_str!("../../nix/prepare-image.nix");
-const LOAD_PKGS: &str = include_str!("../../nix/load-pkgs.nix");
-/// The file that Nix is given.
-const ENTRY: &str = "prepare-image.nix";
-
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
 /// Queries of the store's database are quick; they wait for a lock at most.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much later than ours Nix's own deadline for a builder is, so that ours is the one that is
 /// told of.
 const OWN_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
@@ -156,6 +149,61 @@ impl NixCli {
         Ok(finished)
     }
 
+    pub(super) fn config(&self) -> &NixCliConfig {
+        &self.config
+    }
+
+    /// Evaluates a file of the Nix code with a request.
+    pub(super) async fn instantiate(
+        &self,
+        file: &str,
+        request: &serde_json::Value,
+        log: &mut NixLog<'_>,
+    ) -> Result<Finished, NixError> {
+        self.restore_embedded()?;
+        let mut args = strings([
+            "--eval",
+            "--json",
+            "--strict",
+            "--read-write-mode",
+            "--show-trace",
+        ]);
+        args.extend(strings([
+            "--option",
+            "allow-import-from-derivation",
+            "false",
+        ]));
+        args.extend(strings(["--log-format", "internal-json"]));
+        args.push(self.entry.with_file_name(file).into());
+        args.extend(strings(["--argstr", "request", &request.to_string()]));
+        let timeout = self.config.evaluate_timeout;
+        self.run("nix-instantiate", args, timeout, log).await
+    }
+
+    /// The arguments of `nix-store` that build packages and root them.
+    pub(super) fn realisation(&self, evaluation: &Evaluation, gc_roots: &Path) -> Vec<OsString> {
+        let mut args = strings(["--realise", "--log-format", "internal-json"]);
+        let deadline = self
+            .config
+            .realise_timeout
+            .saturating_add(OWN_DEADLINE_MARGIN);
+        // Nix reads no larger number.
+        let deadline = deadline.as_secs().min(i32::MAX.unsigned_abs().into());
+        args.extend(strings(["--timeout", &deadline.to_string()]));
+        if let Some(jobs) = self.config.max_jobs {
+            args.extend(strings(["--max-jobs", &jobs.to_string()]));
+        }
+        args.push("--add-root".into());
+        args.push(gc_roots.join("0").into());
+        args.push("--indirect".into());
+        args.extend(
+            evaluation.packages.iter().map(|package| {
+                OsString::from(format!("{}!{}", package.derivation, package.output))
+            }),
+        );
+        args
+    }
+
     /// Writes the embedded files again where somebody has cleared them away.
     fn restore_embedded(&self) -> Result<(), NixError> {
         match &self.embedded {
@@ -229,16 +277,6 @@ fn store_root(config: &NixCliConfig) -> StoreRoot {
     store.map_or_else(StoreRoot::host, |store| store.root())
 }
 
-fn write_embedded(dir: &Path) -> io::Result<()> {
-    // The entry last and whole: while it is there, all of it is.
-    for (name, text) in [("load-pkgs.nix", LOAD_PKGS), (ENTRY, PREPARE_IMAGE)] {
-        let mut file = NamedTempFile::new_in(dir)?;
-        file.write_all(text.as_bytes())?;
-        file.persist(dir.join(name)).map_err(|error| error.error)?;
-    }
-    Ok(())
-}
-
 #[async_trait]
 impl Nix for NixCli {
     async fn evaluate(
@@ -246,38 +284,14 @@ impl Nix for NixCli {
         request: &EvaluationRequest,
         log: &BuildLog,
     ) -> Result<Evaluation, NixError> {
-        self.restore_embedded()?;
         let json = serde_json::json!({
             "srcType": request.source.src_type,
             "srcArgs": request.source.src_args,
             "system": request.architecture.nix_system(),
             "packages": request.packages,
         });
-        let mut args = strings([
-            "--eval",
-            "--json",
-            "--strict",
-            "--read-write-mode",
-            "--show-trace",
-        ]);
-        args.extend(strings([
-            "--option",
-            "allow-import-from-derivation",
-            "false",
-        ]));
-        args.extend(strings(["--log-format", "internal-json"]));
-        args.push(self.entry.clone().into());
-        args.extend(strings(["--argstr", "request", &json.to_string()]));
-
         let mut log = NixLog::new(log);
-        let finished = self
-            .run(
-                "nix-instantiate",
-                args,
-                self.config.evaluate_timeout,
-                &mut log,
-            )
-            .await?;
+        let finished = self.instantiate(ENTRY, &json, &mut log).await?;
         if !finished.status.success() {
             return Err(evaluation_error(&log, &request.packages));
         }
@@ -290,38 +304,13 @@ impl Nix for NixCli {
         gc_roots: &Path,
         log: &BuildLog,
     ) -> Result<Vec<RealisedPackage>, NixError> {
-        let mut args = strings(["--realise", "--log-format", "internal-json"]);
-        let deadline = self
-            .config
-            .realise_timeout
-            .saturating_add(OWN_DEADLINE_MARGIN);
-        // Nix reads no larger number.
-        let deadline = deadline.as_secs().min(i32::MAX.unsigned_abs().into());
-        args.extend(strings(["--timeout", &deadline.to_string()]));
-        if let Some(jobs) = self.config.max_jobs {
-            args.extend(strings(["--max-jobs", &jobs.to_string()]));
-        }
-        args.push("--add-root".into());
-        args.push(gc_roots.join("0").into());
-        args.push("--indirect".into());
-        args.extend(
-            evaluation.packages.iter().map(|package| {
-                OsString::from(format!("{}!{}", package.derivation, package.output))
-            }),
-        );
-
+        let args = self.realisation(evaluation, gc_roots);
         let mut log = NixLog::new(log);
         let finished = self
             .run("nix-store", args, self.config.realise_timeout, &mut log)
             .await?;
         if finished.status.success() {
-            let packages = evaluation.packages.iter();
-            return Ok(packages
-                .map(|package| RealisedPackage {
-                    name: package.name.clone(),
-                    path: package.store_path.clone(),
-                })
-                .collect());
+            return Ok(evaluation.clone().into_realised());
         }
         Err(match realise_cause(&log) {
             Cause::Derivation { derivation, reason } => NixError::Failed {

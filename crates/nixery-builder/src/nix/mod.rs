@@ -2,8 +2,10 @@
 
 mod answer;
 mod cli;
+mod code;
 mod command;
 mod failure;
+mod listing;
 mod log_format;
 mod preflight;
 mod store;
@@ -21,6 +23,7 @@ use crate::build_log::BuildLog;
 
 pub use cli::{NixCli, NixCliConfig};
 pub(crate) use failure::describe_reason;
+pub(crate) use listing::{Attribute, Listed};
 pub use store::{NixStore, NixStoreError};
 pub(crate) use words::hide_credentials;
 
@@ -85,6 +88,19 @@ pub struct EvaluationRequest {
 pub struct Evaluation {
     /// One per requested package.
     pub packages: Vec<EvaluatedPackage>,
+}
+
+impl Evaluation {
+    /// The packages, once they are built.
+    fn into_realised(self) -> Vec<RealisedPackage> {
+        let packages = self.packages.into_iter();
+        packages
+            .map(|package| RealisedPackage {
+                name: package.name,
+                path: package.store_path,
+            })
+            .collect()
+    }
 }
 
 /// A package that was found.

@@ -4,13 +4,16 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nixery_builder::EvaluationRequest;
-use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceGraph, Tag};
+use nixery_builder::{EvaluationRequest, PackageSetEvent, every_package};
+use nixery_core::cluster_plan::build::PathCollection;
+use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
 use nixery_server::config::{NixArgs, SourceArgs};
+use nixery_server::setup;
 
-use crate::errors::Usage;
+use crate::errors::{Usage, build_failure};
 use crate::image;
-use crate::progress::Reporter;
+use crate::progress::{Reporter, Unit};
+use crate::signals::or_interrupted;
 
 /// Which packages, of which set.
 #[derive(Default, clap::Args)]
@@ -22,6 +25,12 @@ pub(super) struct AttributeArgs {
     /// A file that names one such package per line; lines that begin with `#` are passed over
     #[arg(long, value_name = "FILE")]
     attrs_file: Option<PathBuf>,
+
+    /// All packages of the package set, as nix-env finds them (also in sets with recurseForDerivations);
+    /// what does not evaluate or build is left out and told. What is built stays in Nix's store until
+    /// its garbage is collected, so after an interruption the same command soon is where it was
+    #[arg(long, conflicts_with_all = ["attrs", "attrs_file"])]
+    all: bool,
 
     /// The branch, tag or commit of a git package source
     #[arg(long, value_name = "TAG", default_value = "latest")]
@@ -36,7 +45,7 @@ pub(super) struct AttributeArgs {
 impl AttributeArgs {
     /// Whether packages are to be built.
     pub(super) fn given(&self) -> bool {
-        !self.attrs.is_empty() || self.attrs_file.is_some()
+        self.all || !self.attrs.is_empty() || self.attrs_file.is_some()
     }
 
     /// Where they come from, in a few words without folders.
@@ -66,18 +75,67 @@ impl AttributeArgs {
         Ok(names.into_iter().collect())
     }
 
-    /// Builds the packages; the graph has them as its roots.
+    /// Builds the packages and adds their closures.
     ///
     /// # Errors
-    /// Wrong settings, packages that are missing or fail, or Nix cannot work.
-    pub(super) async fn graph(&self, reporter: &mut Reporter) -> Result<ReferenceGraph> {
+    /// Wrong settings, named packages that are missing or fail, or Nix cannot work.
+    pub(super) async fn add_to(
+        &self,
+        paths: &mut PathCollection,
+        reporter: &mut Reporter,
+    ) -> Result<()> {
         let tag = Tag::parse(&self.tag).map_err(|error| Usage(error.to_string()))?;
+        if self.all {
+            return self.add_all(&tag, paths, reporter).await;
+        }
         let packages = self.names()?;
         let wanted = |source: PackageSource| EvaluationRequest {
             source: source.resolve(&tag),
             packages,
             architecture: Architecture::default(),
         };
-        image::graph(&self.source, &self.nix, wanted, reporter).await
+        let graph = image::graph(&self.source, &self.nix, wanted, reporter).await?;
+        paths.add_graph(&graph);
+        Ok(())
+    }
+
+    async fn add_all(
+        &self,
+        tag: &Tag,
+        paths: &mut PathCollection,
+        reporter: &mut Reporter,
+    ) -> Result<()> {
+        let (source, settings) = image::settings(&self.source, &self.nix)?;
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let nix = setup::nix_cli(&settings, folder.path())?;
+        let (mut packages, mut left_out) = (0, 0);
+        let mut tell = |event| match event {
+            PackageSetEvent::Built(graph) => paths.add_graph(&graph),
+            PackageSetEvent::LeftOut { attribute, why } => {
+                left_out += 1;
+                reporter.line(&format!("left out: {attribute} {why}"));
+            }
+            PackageSetEvent::At { done, known, built } => {
+                packages = built;
+                let message = format!("{built} packages, {left_out} left out");
+                let (done, known) = (done as u64, known as u64);
+                reporter.at(Unit::Items, "attributes", done, known, &message);
+            }
+        };
+        let source = source.resolve(tag);
+        let work = every_package(
+            &nix,
+            &source,
+            Architecture::default(),
+            folder.path(),
+            &mut tell,
+        );
+        let done = or_interrupted(async { Ok(work.await) }).await?;
+        if let Err(error) = done {
+            reporter.finish();
+            return Err(build_failure(&nix, error.into()).await);
+        }
+        reporter.line(&format!("{packages} packages built, {left_out} left out"));
+        Ok(())
     }
 }

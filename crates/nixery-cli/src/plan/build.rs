@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use nixery_core::ReferenceSink;
 use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::cluster_plan::build::{
     DEFAULT_SAMPLES, DEFAULT_SEED, MAX_SAMPLES, PathCollection, PlanSample, Progress, Stage, build,
@@ -21,9 +20,9 @@ use crate::sources::PathSourceArgs;
 ///
 /// A source is a directory of .narinfo or .json files, one such file (a narinfo, what
 /// `nix path-info --json` prints, or a reference graph, told apart by its contents), or the
-/// http:// or https:// address of a binary cache; --attrs builds packages and adds their closures.
+/// http:// or https:// address of a binary cache; --attrs and --all build packages and add their closures.
 /// From all that is found, samples of what images hold are drawn: one package each, with all that
-/// it needs. Of a reference graph and of --attrs the roots are packages, of other sources every path.
+/// it needs. Of a reference graph, --attrs and --all the roots are packages, of other sources every path.
 ///
 /// The same sources, --samples, --seed and --revision give the same file, byte for byte.
 #[derive(clap::Args)]
@@ -31,6 +30,7 @@ use crate::sources::PathSourceArgs;
 Examples:
   nix path-info --json --all > all.json; nixery plan build all.json --out plan.nixery
   nixery plan build --attrs git,htop,python3 --pkgs-path ./packages --out plan.nixery
+  nixery plan build --all --pkgs-path ./packages --out plan.nixery
   nixery plan build ./narinfos --revision nixos-26.05.1234 --out plan.nixery
   xz -d < store-paths.xz > paths
   nixery plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
@@ -83,7 +83,7 @@ pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
         return Err(Usage(message.into()).into());
     }
     if args.sample.is_none() && !others {
-        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs or --sample";
+        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs, --all or --sample";
         return Err(Usage(message.into()).into());
     }
     let revision = match &args.revision {
@@ -136,8 +136,7 @@ fn read_sample(path: &Path) -> Result<PlanSample> {
 async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSample> {
     let mut paths: PathCollection = args.sources.read("read", reporter).await?;
     if args.attributes.given() {
-        let graph = args.attributes.graph(reporter).await?;
-        paths.add_graph(&graph);
+        args.attributes.add_to(&mut paths, reporter).await?;
     }
     let (packages, dangling) = (paths.packages(), paths.dangling());
     if packages == 0 {

@@ -24,6 +24,17 @@ impl Run {
         self.stdout
     }
 
+    /// The run, which must have said so on standard error.
+    #[track_caller]
+    pub fn noting(self, words: &str) -> Self {
+        assert!(
+            self.stderr.contains(words),
+            "{words:?} is not in: {}",
+            self.stderr
+        );
+        self
+    }
+
     /// A run that must have failed with `code` and said `problem`, in a line of its own.
     #[track_caller]
     pub fn failed(self, code: i32, problem: &str) {

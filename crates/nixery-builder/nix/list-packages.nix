@@ -1,0 +1,1 @@
+../../../nix/list-packages.nix
