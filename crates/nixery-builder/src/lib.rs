@@ -68,6 +68,7 @@ mod progress;
 mod recipe;
 mod record;
 mod spool;
+pub mod traffic;
 mod turn;
 mod uses;
 mod warm;

@@ -49,6 +49,7 @@ mod shutdown;
 mod stall;
 mod state;
 mod text;
+pub mod traffic;
 
 pub use app::router;
 pub use config::Config;

@@ -1,7 +1,7 @@
 //! Connections: limits, time-outs, and an orderly end.
 
 use crate::stall::Impatient;
-use axum::extract::Request;
+use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -79,7 +79,7 @@ where
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connection(stream, registry.clone(), &graceful, closed.clone()),
+                Ok((stream, peer)) => connection(stream, peer, registry.clone(), &graceful, closed.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -99,6 +99,7 @@ where
 
 fn connection<S>(
     stream: TcpStream,
+    peer: SocketAddr,
     registry: S,
     graceful: &GracefulShutdown,
     mut closed: watch::Receiver<()>,
@@ -112,8 +113,9 @@ fn connection<S>(
     let first = Arc::clone(&asked);
     let service = TowerToHyperService::new(tower::ServiceExt::map_request(
         registry,
-        move |request: http::Request<hyper::body::Incoming>| {
+        move |mut request: http::Request<hyper::body::Incoming>| {
             first.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(ConnectInfo(peer));
             request.map(axum::body::Body::new)
         },
     ));

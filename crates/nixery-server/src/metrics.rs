@@ -216,6 +216,12 @@ pub(crate) fn render(state: &AppState) -> String {
         family(&mut text, name, kind, help, samples);
     });
 
+    if let Some(recorder) = state.recorder() {
+        recorder.render(|name, kind, help, samples| {
+            family(&mut text, name, kind, help, samples);
+        });
+    }
+
     let requests = metrics
         .requests
         .lock()

@@ -10,6 +10,7 @@ use crate::page::EXAMPLE;
 use crate::setup::{self, SetupError};
 use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
+use crate::traffic::record_forever;
 use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -58,6 +59,7 @@ pub async fn run(config: &Config) -> Result<(), RunError> {
     for ignored in ignored
         .chain(&settings.storage.ignored)
         .chain(&settings.layering.ignored)
+        .chain(&settings.traffic.ignored)
     {
         tracing::warn!("{ignored}");
     }
@@ -80,10 +82,11 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         tracing::warn!("{oddity}");
     }
     let collection = tokio::spawn(collect_forever(state.clone(), settings.gc.clone()));
+    tokio::spawn(record_forever(state.clone()));
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
-    let readiness = state.clone();
+    let registry = state.clone();
     let (stop, stopped) = oneshot::channel();
     let requests = tokio::spawn(serve(
         listener,
@@ -96,7 +99,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     ));
 
     signals.next().await;
-    readiness.readiness().stop();
+    registry.readiness().stop();
     // At any moment: what it has done is whole.
     collection.abort();
     tracing::info!(
@@ -107,10 +110,13 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let begun = Instant::now();
     let work = async {
         // The requests first: one that is already on its way may still start a build.
-        let requests = requests.await.unwrap_or(false);
+        let stored = tokio::time::timeout(grace, registry.store_recorded());
+        let (requests, _) = tokio::join!(requests, stored);
         let rest = grace.saturating_sub(begun.elapsed());
-        let builds = tokio::time::timeout(rest, builder.drain()).await.is_ok();
-        (requests, builds)
+        // What these requests pulled.
+        let stored = tokio::time::timeout(rest, registry.store_recorded());
+        let (builds, _) = tokio::join!(tokio::time::timeout(rest, builder.drain()), stored);
+        (requests.unwrap_or(false), builds.is_ok())
     };
     match unless_signalled(&mut signals, work).await {
         Some((true, true)) => tracing::info!("stopped"),

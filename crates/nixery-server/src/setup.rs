@@ -5,6 +5,7 @@ use crate::config::{
 };
 use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
+use crate::traffic::{Recorder, Salt};
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, Finding, LoadError, Nix, NixCli, NixCliConfig,
     default_eval_interval, load_cluster_plan, load_popularity,
@@ -258,7 +259,12 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
         settings.gc.policy.grace,
     )
     .await?;
-    Ok(AppState::new(builder, settings.server.http.clone()))
+    let recorder = settings.traffic.record.then(|| {
+        let salt = settings.traffic.salt.clone();
+        Recorder::new(salt.unwrap_or_else(Salt::random))
+    });
+    let http = settings.server.http.clone();
+    Ok(AppState::recording(builder, http, recorder))
 }
 
 #[cfg(test)]

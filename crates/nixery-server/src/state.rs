@@ -3,6 +3,7 @@
 use crate::config::HttpSettings;
 use crate::health::Readiness;
 use crate::metrics::Metrics;
+use crate::traffic::Recorder;
 use nixery_builder::{BuildHandle, BuildResult, Builder, Image, ImageRequest};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ struct Inner {
     settings: HttpSettings,
     metrics: Metrics,
     readiness: Readiness,
+    recorder: Option<Recorder>,
 }
 
 fn from_cache(result: &BuildResult) -> bool {
@@ -26,11 +28,18 @@ impl AppState {
     /// A registry over a builder.
     #[must_use]
     pub fn new(builder: Builder, settings: HttpSettings) -> Self {
+        Self::recording(builder, settings, None)
+    }
+
+    /// The same, which records its pulls; [`record_forever`](crate::traffic::record_forever) stores them.
+    #[must_use]
+    pub fn recording(builder: Builder, settings: HttpSettings, recorder: Option<Recorder>) -> Self {
         Self(Arc::new(Inner {
             builder,
             settings,
             metrics: Metrics::default(),
             readiness: Readiness::default(),
+            recorder,
         }))
     }
 
@@ -83,6 +92,19 @@ impl AppState {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    /// What records pulls, if they are recorded.
+    #[must_use]
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.0.recorder.as_ref()
+    }
+
+    /// Stores the pulls that are recorded and not stored yet.
+    pub async fn store_recorded(&self) {
+        if let Some(recorder) = self.recorder() {
+            recorder.flush(&**self.builder().storage()).await;
+        }
     }
 
     /// What is known about whether the registry can work.

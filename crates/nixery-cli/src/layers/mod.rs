@@ -15,6 +15,7 @@ use strategies::{DataArgs, Strategy};
 
 mod compare;
 mod explain;
+mod from_server;
 mod graph;
 mod graphviz;
 mod replay;
@@ -40,6 +41,7 @@ Examples:
   nixery layers explain graph.json --plan nixpkgs.plan
   nixery layers compare graph.json --out layers.svg
   nixery layers replay workload.json
+  nixery layers replay --from-server --storage-path /var/lib/nixery
 
 A file that is named as a command is: ./explain. The older tool separates paths from a popularity of
 1000 on: --threshold 1000. The original's documented example comes out with --weight nar."

@@ -1,7 +1,7 @@
 //! `nixery layers replay`.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -9,15 +9,19 @@ use nixery_core::draw::{WeekLine, weeks_svg};
 use nixery_core::replay::{Bound, Grouping, Outcome, Workload, replay};
 use serde::Serialize;
 
+use super::from_server::FromServerArgs;
 use super::strategies::{DataArgs, Strategy};
 use crate::output;
 
 /// Replay a history of pulls: what each strategy would have moved.
 ///
-/// A workload is a JSON object. `paths` lists `[store path, NAR size, compressed size, [references]]`,
-/// references being places in this list, from 0. `weeks` lists for each week the images, each a
-/// list of root paths. `events` lists `[week, client, [images pulled], [images kept]]` in the order of
-/// time. A client has the layers of the images it keeps and fetches the others.
+/// The history is what servers with `NIXERY_TRAFFIC_RECORD` recorded in their store (--from-server),
+/// or a workload: a JSON object. `paths` lists `[store path, NAR size, compressed size,
+/// [references]]`, references being places in this list, from 0. `weeks` lists for each week the
+/// images, each a list of root paths. `events` lists `[week, client, [images pulled], [images
+/// kept]]` in the order of time, with null for all that the client has. `names`, which may be left
+/// out, has a number for each image's place, the same for images of one name, of which a client has
+/// one. A client has the layers of the images it keeps and fetches the others.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 The table:
@@ -29,13 +33,20 @@ The table:
   chained   bytes where a layer is of use only on top of the same layers (classic Docker)
   layers    of an image, on average; the root layer, of a few kilobytes, is not counted
 
+With --from-server, weeks are of seven days from the first pull on. Nobody tells a server what
+clients delete: of each image name a client is taken to keep the image that it pulled last, and its
+layers. A client is an address and user agent; those behind one address count as one if they are
+alike, and with a random salt each counts anew when a server was started again. A path's compressed
+size is its share of the layer that it was in.
+
 Examples:
   nixery layers replay workload.json
-  nixery layers replay workload.json --pop popularity.json --plan nixpkgs.plan --out weeks.svg")]
+  nixery layers replay workload.json --pop popularity.json --plan nixpkgs.plan --out weeks.svg
+  nixery layers replay --from-server --storage-path /var/lib/nixery --save workload.json")]
 pub(super) struct ReplayArgs {
     /// The workload
-    #[arg(value_name = "WORKLOAD")]
-    workload: PathBuf,
+    #[arg(value_name = "WORKLOAD", required_unless_present = "from_server")]
+    workload: Option<PathBuf>,
 
     #[command(flatten)]
     data: DataArgs,
@@ -51,6 +62,10 @@ pub(super) struct ReplayArgs {
     /// Draws a picture (SVG) as well: bytes by week
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
+
+    // Last: the flags after it would stand under its heading.
+    #[command(flatten)]
+    server: FromServerArgs,
 }
 
 /// One way of grouping.
@@ -82,9 +97,10 @@ struct JsonRow<'a> {
 pub(super) async fn run(args: ReplayArgs) -> Result<ExitCode> {
     let data = args.data.load().await?;
     let strategies = data.all(&args.strategy)?;
-    let name = args.workload.display();
-    let bytes = std::fs::read(&args.workload).with_context(|| format!("cannot read {name}"))?;
-    let workload = Workload::from_json(&bytes).with_context(|| format!("{name} is no workload"))?;
+    let workload = match &args.workload {
+        Some(path) => read(path)?,
+        None => args.server.workload().await?,
+    };
 
     let mut groupings = vec![("one layer per path", true, Bound::OneLayerPerPath.into())];
     for named in &strategies {
@@ -115,6 +131,12 @@ pub(super) async fn run(args: ReplayArgs) -> Result<ExitCode> {
         output::text(&table(&workload, &rows, least))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn read(path: &Path) -> Result<Workload> {
+    let name = path.display();
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {name}"))?;
+    Workload::from_json(&bytes).with_context(|| format!("{name} is no workload"))
 }
 
 impl Row {

@@ -25,7 +25,7 @@ pub(crate) async fn manifest(
 ) -> Result<Response, ApiError> {
     match reference {
         Reference::Tag(tag) => by_tag(state, request, name, tag).await,
-        Reference::Digest(digest) => by_digest(state, request, &digest).await,
+        Reference::Digest(digest) => by_digest(state, request, &name, &digest).await,
     }
 }
 
@@ -42,7 +42,7 @@ async fn by_tag(
     let asked = ImageRequest { name, tag };
     let (begun, limit) = (Instant::now(), state.settings().hold);
     if let Ok(Some(image)) = timeout(limit, state.ready(&asked)).await {
-        return by_image(state, request, &image);
+        return by_image(state, request, &asked.name, &image);
     }
     let handle = state.build(asked);
     let log = format!("/builds/{}", handle.id());
@@ -53,7 +53,7 @@ async fn by_tag(
         return hold::later(&request.uri, &handle, &log);
     };
     match result {
-        Ok(image) => by_image(state, request, &image),
+        Ok(image) => by_image(state, request, &handle.request().name, &image),
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
             BuildAnswer::Failure(_) => Ok(failure::tell(request, &error, &log)),
@@ -61,17 +61,25 @@ async fn by_tag(
     }
 }
 
-fn by_image(state: &AppState, request: &Parts, image: &Image) -> Result<Response, ApiError> {
+fn by_image(
+    state: &AppState,
+    request: &Parts,
+    name: &ImageName,
+    image: &Image,
+) -> Result<Response, ApiError> {
     let manifest = pick(image, preference(&request.headers))?;
     state.builder().used(&manifest.digest);
     let mut headers = content_headers(&manifest.digest, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
-    Ok(answer(request, headers, manifest))
+    let answer = answer(request, headers, manifest);
+    record(state, request, &answer, name, manifest, Some(image.key));
+    Ok(answer)
 }
 
 async fn by_digest(
     state: &AppState,
     request: &Parts,
+    name: &ImageName,
     digest: &Digest,
 ) -> Result<Response, ApiError> {
     let manifest = state
@@ -86,7 +94,22 @@ async fn by_digest(
             ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
         })?;
     let headers = content_headers(&manifest.digest, IMMUTABLE);
-    Ok(answer(request, headers, &manifest))
+    let answer = answer(request, headers, &manifest);
+    record(state, request, &answer, name, &manifest, None);
+    Ok(answer)
+}
+
+fn record(
+    state: &AppState,
+    request: &Parts,
+    answer: &Response,
+    name: &ImageName,
+    manifest: &ManifestBlob,
+    image: Option<Digest>,
+) {
+    if let Some(recorder) = state.recorder() {
+        recorder.answered(request, answer.status(), name, &manifest.digest, image);
+    }
 }
 
 /// The manifest a client reads. Families are never mixed, and zstd layers have no Docker media type.

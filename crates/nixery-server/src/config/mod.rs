@@ -9,6 +9,7 @@ mod layering;
 mod server;
 mod source;
 mod storage;
+mod traffic;
 mod units;
 mod value;
 
@@ -18,6 +19,7 @@ pub use layering::{LayeringArgs, LayeringSettings, StrategySettings};
 pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
 pub use source::{DEFAULT_CHANNEL, SourceArgs};
 pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};
+pub use traffic::{TrafficArgs, TrafficSettings};
 pub use value::{ConfigError, ConfigErrors, Setting};
 
 use nixery_core::PackageSource;
@@ -55,6 +57,9 @@ pub struct Config {
     /// When garbage is collected.
     #[command(flatten)]
     pub gc: GcArgs,
+    /// Whether pulls are recorded.
+    #[command(flatten)]
+    pub traffic: TrafficArgs,
 }
 
 /// A checked configuration.
@@ -72,6 +77,8 @@ pub struct Settings {
     pub layering: LayeringSettings,
     /// When garbage is collected.
     pub gc: GcSettings,
+    /// Whether pulls are recorded.
+    pub traffic: TrafficSettings,
 }
 
 impl Config {
@@ -87,18 +94,21 @@ impl Config {
         let nix = errors.part(self.nix.settings());
         let layering = errors.part(self.layering.settings());
         let gc = errors.part(self.gc.settings());
-        match (source, storage, server, nix, layering, gc) {
-            (Some(source), Some(storage), Some(server), Some(nix), Some(layering), Some(gc)) => {
-                errors.finish(Settings {
-                    source,
-                    storage,
-                    server,
-                    nix,
-                    layering,
-                    gc,
-                })
-            }
-            _ => Err(errors),
+        let traffic = errors.part(self.traffic.settings());
+        let all = || {
+            Some(Settings {
+                source: source?,
+                storage: storage?,
+                server: server?,
+                nix: nix?,
+                layering: layering?,
+                gc: gc?,
+                traffic: traffic?,
+            })
+        };
+        match all() {
+            Some(settings) => errors.finish(settings),
+            None => Err(errors),
         }
     }
 }

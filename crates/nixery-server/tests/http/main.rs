@@ -18,3 +18,4 @@ mod manifests;
 mod originals_defects;
 mod pages;
 mod registry;
+mod traffic;

@@ -11,6 +11,7 @@ use nixery_builder::{Builder, BuilderConfig};
 use nixery_core::{Codec, PackageSource};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
+use nixery_server::traffic::Recorder;
 use nixery_server::{AppState, router};
 use nixery_storage::{MemoryStorage, Storage};
 use serde_json::Value;
@@ -46,6 +47,16 @@ impl Registry {
         settings: HttpSettings,
         change: impl FnOnce(&mut BuilderConfig),
     ) -> Self {
+        Self::recording(storage, settings, None, change).await
+    }
+
+    /// A registry that records its pulls.
+    pub(crate) async fn recording(
+        storage: Arc<dyn Storage>,
+        settings: HttpSettings,
+        recorder: Option<Recorder>,
+        change: impl FnOnce(&mut BuilderConfig),
+    ) -> Self {
         let spool = tempfile::tempdir().unwrap();
         let nix = Arc::new(FakeNix::new());
         let source = PackageSource::git("https://user:hunter2@example.org/pkgs.git").unwrap();
@@ -55,7 +66,7 @@ impl Registry {
         let builder = Builder::new(config, nix.clone(), storage.clone())
             .await
             .unwrap();
-        let state = AppState::new(builder, settings);
+        let state = AppState::recording(builder, settings, recorder);
         Self {
             nix,
             storage,
