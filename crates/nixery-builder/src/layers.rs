@@ -96,14 +96,15 @@ pub(crate) async fn ensure_all(
         progress.bytes_total = bytes;
     });
     // The largest first, so that the last ones to finish are small.
-    let mut order: Vec<&PlannedLayer> = plan.layers.iter().collect();
-    order.sort_by_key(|layer| std::cmp::Reverse(layer.nar_size));
+    let places = (1u64..).zip(plan.layers.iter().rev());
+    let mut order: Vec<(u64, &PlannedLayer)> = places.collect();
+    order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.nar_size));
     let work: Vec<_> = order
         .into_iter()
-        .map(|layer| {
+        .map(|(sharing, layer)| {
             let announce = announce.clone();
             async move {
-                ensure(engine, graph, layer, announce).await?;
+                ensure(engine, graph, layer, sharing, announce).await?;
                 handle.update(|progress| {
                     progress.layers_done += 1;
                     progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
@@ -119,10 +120,12 @@ pub(crate) async fn ensure_all(
         .await
 }
 
+/// `sharing` is the layer's place in the plan's order, which the image keeps: ratings may be equal.
 async fn ensure(
     engine: &Engine,
     graph: &ReferenceGraph,
     layer: &PlannedLayer,
+    sharing: u64,
     announce: Announce,
 ) -> Result<(), BuildError> {
     let nodes: Vec<_> = layer
@@ -149,7 +152,7 @@ async fn ensure(
     let _lock = engine.layer_locks.lock(key).await;
     let facts = |record: &LayerRecord, cached, paths| {
         let reason = layer.reason.clone();
-        facts(record, cached, layer.rating, paths, reason)
+        facts(record, cached, sharing, paths, reason)
     };
     if let Some(record) = find(engine, key).await? {
         announce.known(facts(&record, true, paths));

@@ -1,6 +1,9 @@
 //! What an image is made of.
 
-use nixery_core::Codec;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use nixery_core::{Codec, LayerPlan, LayerStrategy, PlannedLayer, ReferenceGraph};
 use nixery_manifest::{Family, ImageConfig, Manifest};
 
 use super::{build, bytes};
@@ -129,4 +132,49 @@ async fn architectures_are_different_images() {
             .architecture,
         "arm64"
     );
+}
+
+/// A layer for each path, those of one rating in the order of paths, or against it.
+#[derive(Debug)]
+struct AllAlike {
+    backwards: bool,
+}
+
+impl LayerStrategy for AllAlike {
+    fn id(&self) -> String {
+        format!("all-alike {}", self.backwards)
+    }
+
+    fn plan(&self, graph: &ReferenceGraph, _: NonZeroUsize) -> LayerPlan {
+        let nodes = graph.nodes().iter().enumerate();
+        let mut layers: Vec<_> = nodes
+            .map(|(index, node)| PlannedLayer {
+                paths: vec![index],
+                nar_size: node.nar_size,
+                rating: 7,
+                reason: String::new(),
+            })
+            .collect();
+        if self.backwards {
+            layers.reverse();
+        }
+        LayerPlan { layers }
+    }
+}
+
+#[tokio::test]
+async fn an_image_keeps_the_order_of_its_layer_plan() {
+    for backwards in [false, true] {
+        let bench = Bench::with(|config| config.strategy = Arc::new(AllAlike { backwards })).await;
+        let image = build(&bench, "shell/git").await;
+        // The root layer has no store path.
+        let paths = image.layers.iter().flat_map(|layer| &layer.paths);
+        let paths: Vec<_> = paths.collect();
+        assert!(paths.len() > 2, "{paths:?}");
+        let ordered = match backwards {
+            false => paths.is_sorted(),
+            true => paths.iter().rev().is_sorted(),
+        };
+        assert!(ordered, "backwards: {backwards}: {paths:?}");
+    }
 }

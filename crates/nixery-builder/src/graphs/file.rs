@@ -11,7 +11,7 @@
 
 use std::io::{Read, Write};
 
-use nixery_core::graph::GraphError;
+use nixery_core::graph::{GraphError, ListedPath};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,6 @@ use super::RecordedGraph;
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Most bytes of its text; that of 50,000 paths has 10 MB.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
-/// Most references in it, each of which is a whole path in memory for a moment.
-const MAX_REFERENCES: usize = 4_000_000;
 
 const VERSION: u32 = 1;
 /// Written in the background, once for an image.
@@ -46,15 +44,7 @@ pub enum GraphFileError {
         /// Its version.
         found: u32,
     },
-    /// A root or reference leads nowhere.
-    #[error("it names path {index}, but has only {count}")]
-    Index {
-        /// What it names.
-        index: u32,
-        /// Number of its paths.
-        count: usize,
-    },
-    /// Its paths are not sorted, or one is there twice.
+    /// Its paths are not sorted.
     #[error("its paths are not in order")]
     Order,
     /// Its paths are none.
@@ -80,15 +70,6 @@ struct File<T> {
     roots: Vec<u32>,
     /// Path, NAR size, compressed size, references.
     paths: Vec<(T, u64, u64, Vec<u32>)>,
-}
-
-/// An entry as `nix path-info` prints it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PathInfo<'a> {
-    path: &'a str,
-    nar_size: u64,
-    references: Vec<&'a str>,
 }
 
 impl RecordedGraph {
@@ -135,11 +116,8 @@ impl RecordedGraph {
         }
         let file: File<String> = serde_json::from_slice(&text).map_err(GraphFileError::Json)?;
         drop(text);
-        let graph = graph(&file)?;
-        let mut paths = graph.nodes().iter().zip(&file.paths);
-        if graph.len() != file.paths.len()
-            || !paths.all(|(node, (path, ..))| node.path.as_str() == path)
-        {
+        let (graph, places) = graph(&file)?;
+        if !places.is_sorted() {
             return Err(GraphFileError::Order);
         }
         Ok(Self {
@@ -165,30 +143,18 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>, GraphFileError> {
     Ok(text)
 }
 
-/// The file's graph, by way of the JSON that graphs are read from, so that there is one place that checks them.
-fn graph(file: &File<String>) -> Result<ReferenceGraph, GraphFileError> {
-    let references = file.paths.iter().map(|(.., references)| references.len());
-    if references.sum::<usize>() > MAX_REFERENCES {
-        return Err(GraphFileError::TooLarge);
-    }
-    let count = file.paths.len();
-    let path = |&index: &u32| match file.paths.get(index as usize) {
-        Some((path, ..)) => Ok(&**path),
-        None => Err(GraphFileError::Index { index, count }),
-    };
-    let mut infos = Vec::with_capacity(count);
-    for (own, nar_size, _, references) in &file.paths {
-        infos.push(PathInfo {
-            path: own,
+/// The file's graph, and the index of each of its paths.
+fn graph(file: &File<String>) -> Result<(ReferenceGraph, Vec<usize>), GraphFileError> {
+    let mut list = Vec::with_capacity(file.paths.len());
+    for (path, nar_size, _, references) in &file.paths {
+        let path = StorePath::parse(path)
+            .map_err(GraphError::Path)
+            .map_err(GraphFileError::Graph)?;
+        list.push(ListedPath {
+            path,
             nar_size: *nar_size,
-            references: references.iter().map(path).collect::<Result<_, _>>()?,
+            references,
         });
     }
-    let mut roots = Vec::with_capacity(file.roots.len());
-    for root in &file.roots {
-        let root = StorePath::parse(path(root)?);
-        roots.push(root.map_err(|error| GraphFileError::Graph(GraphError::Path(error)))?);
-    }
-    let json = serde_json::to_vec(&infos).map_err(GraphFileError::Json)?;
-    ReferenceGraph::from_path_info(&json, &roots).map_err(GraphFileError::Graph)
+    ReferenceGraph::from_list(&list, &file.roots).map_err(GraphFileError::Graph)
 }
