@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match cli.command {
             Command::Build(args) => build::run(args).await,
-            // It reads and plans in one go, with nothing to clean up: a signal just ends it.
+            // A signal ends it, as it reads and plans in one go; while Nix builds an image's packages, in order.
             Command::Layers(args) => layers::run(args).await,
             Command::Plan(args) => plan::run(args).await,
             Command::Popcount(args) => popcount::run(args).await,

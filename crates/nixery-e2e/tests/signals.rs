@@ -1,7 +1,8 @@
 //! Signals against the real program: an orderly end, and a quick one.
 
-use nixery_e2e::command::with_in_environment;
-use nixery_e2e::{NixCalls, Registry, RegistryOptions, http, wait_until};
+use nixery_e2e::command::{run, with_in_environment};
+use nixery_e2e::{NixCalls, Registry, RegistryOptions, http, program, wait_until};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 #[test]
@@ -53,4 +54,43 @@ fn a_second_signal_ends_at_once_and_leaves_no_builder() {
     assert!(client.join().unwrap().is_none(), "it got an answer");
     wait_until("its builder is gone", || builders().is_empty());
     registry.verify();
+}
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn an_interrupted_command_leaves_no_builder() {
+    let folder = tempfile::tempdir().unwrap();
+    RegistryOptions::salted(&folder);
+    let salt = std::fs::read(folder.path().join("test-set/salt")).unwrap();
+    let one = folder.path().join("one");
+    std::fs::create_dir(&one).unwrap();
+    let code = "{ ... }@arguments: { inherit (import ../test-set arguments) hangs; }";
+    std::fs::write(one.join("default.nix"), code).unwrap();
+    let builders = || with_in_environment(&salt);
+    let commands: [&[&str]; 3] = [
+        &["layers", "compare", "hangs"],
+        &["plan", "build", "--out", "plan", "--attrs", "hangs"],
+        &["plan", "build", "--out", "plan", "--all"],
+    ];
+    for arguments in commands {
+        // With --attrs come `cacert` and `iana-etc`, as in every image: the set of one package has neither.
+        let set = if arguments.contains(&"--all") {
+            "one"
+        } else {
+            "test-set"
+        };
+        let mut command = Command::new(program("nixery"))
+            .args(arguments)
+            .env("NIXERY_PKGS_PATH", folder.path().join(set))
+            .current_dir(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("the builder runs", || !builders().is_empty());
+        run(Command::new("kill").args(["-INT", &command.id().to_string()])).success();
+        let status = command.wait().unwrap();
+        assert_eq!(status.code(), Some(130), "{arguments:?}: {status}");
+        wait_until("its builder is gone", || builders().is_empty());
+        assert!(!folder.path().join("plan").exists());
+    }
 }
