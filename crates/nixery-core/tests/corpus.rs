@@ -7,8 +7,14 @@ mod replay;
 use replay::replay;
 
 mod properties {
+    pub(crate) mod cluster_plan;
     pub(crate) mod image_name;
     pub(crate) mod reference_graph;
+}
+
+#[test]
+fn cluster_plan() {
+    replay("cluster_plan", properties::cluster_plan::check);
 }
 
 #[test]

@@ -15,7 +15,7 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 
-use super::{ClusterPlan, ClusterPlanError, LineRule, PlannedPackage, cut};
+use super::{ClusterPlan, ClusterPlanError, LineRule, cut};
 
 /// Most bytes of a plan's file; that of a large package set has less than 2 MB.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
@@ -40,12 +40,20 @@ impl ClusterPlan {
         }
         let text = decompress(bytes)?;
         let text = std::str::from_utf8(&text).map_err(|_| ClusterPlanError::NotAPlan)?;
+        Self::from_text(text)
+    }
+
+    /// Reads a plan's text, as [`Self::to_text`] writes it: a plan has one text only.
+    ///
+    /// # Errors
+    /// It is something else; or what [`ClusterPlan::new`] refuses.
+    pub fn from_text(text: &str) -> Result<Self, ClusterPlanError> {
         parse(text)
     }
 
     /// The plan as a file: equal plans give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let text = self.text();
+        let text = self.to_text();
         let compress = || {
             let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
             // A known size keeps zstd's tables small.
@@ -58,7 +66,7 @@ impl ClusterPlan {
     }
 
     /// The text of the file.
-    pub(super) fn text(&self) -> String {
+    pub fn to_text(&self) -> String {
         let mut clusters: Vec<Vec<usize>> = vec![Vec::new(); self.clusters()];
         for (position, package) in self.packages.iter().enumerate() {
             clusters[package.cluster as usize].push(position);
@@ -137,16 +145,16 @@ fn parse(text: &str) -> Result<ClusterPlan, ClusterPlanError> {
             return Err(wrong(line, LineRule::Order));
         }
         previous = cluster;
-        packages.extend(members.iter().map(|&(name, samples)| PlannedPackage {
-            name: name.to_owned(),
-            cluster: cluster.to_owned(),
-            samples,
-        }));
+        packages.extend(
+            members
+                .iter()
+                .map(|&(name, samples)| (name, cluster, samples)),
+        );
     }
     if !ended {
         return Err(wrong(text.matches('\n').count(), LineRule::End));
     }
-    ClusterPlan::new(revision.to_owned(), samples, packages)
+    ClusterPlan::of(revision.to_owned(), samples, packages)
 }
 
 /// The names of a line with their samples: at least one, ascending.

@@ -87,13 +87,25 @@ impl ClusterPlan {
         samples: u32,
         packages: impl IntoIterator<Item = PlannedPackage>,
     ) -> Result<Self, ClusterPlanError> {
+        let packages: Vec<PlannedPackage> = packages.into_iter().collect();
+        let borrowed = packages
+            .iter()
+            .map(|package| (&*package.name, &*package.cluster, package.samples));
+        Self::of(revision, samples, borrowed.collect())
+    }
+
+    /// As [`Self::new`], of names with their clusters and samples.
+    fn of(
+        revision: String,
+        samples: u32,
+        mut given: Vec<(&str, &str, u32)>,
+    ) -> Result<Self, ClusterPlanError> {
         if samples == 0 {
             return Err(ClusterPlanError::NoSamples);
         }
         if revision.len() > MAX_REVISION_BYTES || revision.chars().any(char::is_control) {
             return Err(ClusterPlanError::Revision);
         }
-        let mut given: Vec<PlannedPackage> = packages.into_iter().collect();
         given.sort_unstable();
         if u32::try_from(given.len()).is_err() {
             return Err(ClusterPlanError::TooLarge);
@@ -109,22 +121,17 @@ impl ClusterPlan {
         for package in given {
             plan.add(package)?;
         }
-        plan.digest = Digest::of(plan.text().as_bytes());
+        plan.digest = Digest::of(plan.to_text().as_bytes());
         Ok(plan)
     }
 
     /// Adds the next package by name. A cluster's least name comes before the others and opens it.
-    fn add(&mut self, package: PlannedPackage) -> Result<(), ClusterPlanError> {
-        let PlannedPackage {
-            name,
-            cluster,
-            samples,
-        } = package;
-        if !is_name(&name) {
-            return Err(ClusterPlanError::Name { name: cut(&name) });
+    fn add(&mut self, (name, cluster, samples): (&str, &str, u32)) -> Result<(), ClusterPlanError> {
+        if !is_name(name) {
+            return Err(ClusterPlanError::Name { name: cut(name) });
         }
         if samples > self.samples {
-            let all = self.samples;
+            let (name, all) = (name.to_owned(), self.samples);
             return Err(ClusterPlanError::Samples { name, samples, all });
         }
         let position = self.packages.len() as u32;
@@ -132,12 +139,12 @@ impl ClusterPlan {
             self.firsts.push(position);
             self.firsts.len() as u32 - 1
         } else {
-            let first = self.index.get(&*cluster).copied();
+            let first = self.index.get(cluster).copied();
             let first = first.map(|first| &self.packages[first as usize]);
             match first {
                 Some(first) if *self.first(first.cluster).name == *cluster => first.cluster,
                 _ => {
-                    let cluster = cut(&cluster);
+                    let (name, cluster) = (name.to_owned(), cut(cluster));
                     return Err(ClusterPlanError::Cluster { name, cluster });
                 }
             }

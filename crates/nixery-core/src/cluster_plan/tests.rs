@@ -199,7 +199,7 @@ proptest! {
         text in "(nixery cluster plan 1\nrevision [a-z]?\nsamples [0-9]{1,2}\n)?([ab]{1,2} [0-9] ?\n?){0,4}",
     ) {
         if let Ok(plan) = ClusterPlan::from_bytes(&compressed(&text)) {
-            prop_assert_eq!(plan.text(), text);
+            prop_assert_eq!(plan.to_text(), text);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What holds of any bytes as a reference graph, and of every plan of it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
+use nixery_core::plan::{Clustered, Size};
 use nixery_core::{
     DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, Popularity, ReferenceGraph, StorePath,
     Weight, draw,
@@ -114,17 +117,24 @@ fn reads_back(graph: &ReferenceGraph) {
 }
 
 fn plans(graph: &ReferenceGraph) {
-    for (weight, threshold) in [
-        (Weight::ClosureSize, DEFAULT_THRESHOLD),
-        (Weight::NarSize, DEFAULT_THRESHOLD),
-        // Every path is popular: most layers, most merging.
-        (Weight::NarSize, 1),
-    ] {
-        let strategy = Dominator {
+    let dominator = |weight, threshold| -> Box<dyn LayerStrategy> {
+        Box::new(Dominator {
             popularity: Arc::new(Popularity::default()),
             threshold,
             weight,
-        };
+        })
+    };
+    let strategies = [
+        dominator(Weight::ClosureSize, DEFAULT_THRESHOLD),
+        dominator(Weight::NarSize, DEFAULT_THRESHOLD),
+        // Every path is popular: most layers, most merging.
+        dominator(Weight::NarSize, 1),
+        Box::new(Size),
+        Box::new(Clustered {
+            plan: Arc::new(cluster_plan(graph)),
+        }),
+    ];
+    for strategy in &strategies {
         for budget in [1, 2, 3, 94] {
             let budget = NonZeroUsize::new(budget).expect("it is not 0");
             let plan = strategy.plan(graph, budget);
@@ -134,6 +144,24 @@ fn plans(graph: &ReferenceGraph) {
             assert!(!draw::to_table(graph, &plan).is_empty());
         }
     }
+}
+
+/// A plan that knows every other name of the graph, two in a cluster.
+fn cluster_plan(graph: &ReferenceGraph) -> ClusterPlan {
+    let names = graph.nodes().iter();
+    let names: BTreeSet<String> = names
+        .map(|node| package_key(node.path.name()).into_owned())
+        .collect();
+    let known: Vec<String> = names.into_iter().step_by(2).collect();
+    let packages = known.chunks(2).flat_map(|cluster| {
+        let planned = |(name, samples): (&String, u32)| PlannedPackage {
+            name: name.clone(),
+            cluster: cluster[0].clone(),
+            samples,
+        };
+        cluster.iter().zip(1..).map(planned)
+    });
+    ClusterPlan::new("any".to_owned(), 2, packages).expect("a plan")
 }
 
 fn is_partition(graph: &ReferenceGraph, plan: &LayerPlan, budget: NonZeroUsize) {
