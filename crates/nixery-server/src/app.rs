@@ -10,7 +10,7 @@ use crate::response::{API_VERSION, contents, without_body};
 use crate::route::Route;
 use crate::state::AppState;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -23,20 +23,21 @@ use tower::Service;
 ///
 /// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
 pub fn router(state: AppState) -> Router {
-    Router::new().fallback(answer).with_state(state)
+    Router::new().fallback_service(service(state))
 }
 
 /// The same as a plain service, which is all the server itself needs.
 pub(crate) fn service(
     state: AppState,
-) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send {
+) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
+{
     tower::service_fn(move |request| {
-        let answer = answer(State(state.clone()), request);
+        let answer = answer(state.clone(), request);
         async { Ok(answer.await) }
     })
 }
 
-async fn answer(State(state): State<AppState>, request: Request) -> Response {
+async fn answer(state: AppState, request: Request) -> Response {
     let (request, _body) = request.into_parts();
     let mut entry = Entry::new(state.clone(), &request);
     let registry = Route::is_registry(request.uri.path());

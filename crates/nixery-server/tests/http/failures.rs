@@ -26,10 +26,7 @@ async fn all_missing_packages_are_named_at_once() {
     let head = registry.head(path).await;
     assert_eq!(head.status, StatusCode::NOT_FOUND);
     assert!(head.body.is_empty());
-    assert_eq!(
-        head.header("content-length"),
-        answer.header("content-length")
-    );
+    assert_eq!(head.header("content-length"), answer.body.len().to_string());
 }
 
 #[rstest]
