@@ -1,8 +1,8 @@
 //! Log lines on their way out, many in one write.
 //!
 //! A write for each request takes a tenth of the time that answering one from memory does. So lines gather for
-//! [`PAUSE`] at most while a thread writes; the first after a silence is written at once. They are never dropped: who
-//! logs waits if the other side does not take them, as with plain writes.
+//! [`PAUSE`] at most while a thread writes; the first after a silence is written at once. None is dropped by choice: who
+//! logs waits if the other side does not take them, as with plain writes. A crash takes those of the last [`PAUSE`] along.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -17,17 +17,19 @@ const MOST_WAITING: usize = 1024 * 1024;
 const LAST: Duration = Duration::from_secs(2);
 
 /// Where lines are written to; clones are one queue.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct LogQueue(Arc<Queue>);
 
-#[derive(Debug, Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    out: Mutex<Box<dyn Write + Send>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Who logs writes: the thread may not live long enough to.
+    direct: bool,
     waiting: Vec<u8>,
     /// The thread sleeps until something waits.
     idle: bool,
@@ -44,7 +46,13 @@ impl Queue {
         waited.unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write_out(&self, mut out: impl Write) {
+    fn write(&self, lines: &[u8]) -> io::Result<()> {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.write_all(lines)?;
+        out.flush()
+    }
+
+    fn write_out(&self) {
         let mut lines = Vec::new();
         loop {
             let mut state = self.state();
@@ -59,7 +67,7 @@ impl Queue {
             // There is room for whoever waited for it.
             self.changed.notify_all();
             // There is nobody to tell if it fails.
-            let _ = out.write_all(&lines).and_then(|()| out.flush());
+            let _ = self.write(&lines);
             lines.clear();
             self.state().writing = false;
             self.changed.notify_all();
@@ -74,16 +82,21 @@ impl LogQueue {
     /// # Errors
     /// There can be no more threads.
     pub(crate) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            out: Mutex::new(Box::new(out)),
+        });
         let own = Arc::clone(&queue);
         let name = "log".to_owned();
         thread::Builder::new()
             .name(name)
-            .spawn(move || own.write_out(out))?;
+            .spawn(move || own.write_out())?;
         Ok(Self(queue))
     }
 
-    /// Waits until all lines are written, for a while at most.
+    /// Waits until all lines are written, for a while at most. From then on each is written by who logs it: what ends
+    /// with the program logs as well, when nobody waits for the thread any more.
     pub(crate) fn drain(&self) {
         let end = Instant::now() + LAST;
         let mut state = self.0.state();
@@ -94,6 +107,8 @@ impl LogQueue {
             let waited = self.0.changed.wait_timeout(state, rest);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+        // Not where the other side takes nothing: the program would not end.
+        state.direct = true;
     }
 }
 
@@ -102,6 +117,10 @@ impl Write for LogQueue {
         let mut state = self.0.state();
         while state.waiting.len() >= MOST_WAITING {
             state = self.0.wait(state);
+        }
+        if state.direct {
+            drop(state);
+            return self.0.write(line).map(|()| line.len());
         }
         state.waiting.extend_from_slice(line);
         if state.idle {
@@ -124,6 +143,8 @@ mod tests {
     /// Takes what is written, after a word from the test if it waits for one.
     struct Sink {
         written: Arc<Mutex<Vec<u8>>>,
+        /// Threads that wrote.
+        writers: Arc<Mutex<Vec<thread::ThreadId>>>,
         go: Option<mpsc::Receiver<()>>,
     }
 
@@ -132,6 +153,7 @@ mod tests {
             if let Some(go) = &self.go {
                 let _ = go.recv();
             }
+            self.writers.lock().unwrap().push(thread::current().id());
             self.written.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())
         }
@@ -145,6 +167,7 @@ mod tests {
         let written = Arc::default();
         let sink = Sink {
             written: Arc::clone(&written),
+            writers: Arc::default(),
             go,
         };
         (LogQueue::start(sink).unwrap(), written)
@@ -174,6 +197,23 @@ mod tests {
             assert!(lines.eq(expected), "of writer {writer}, in order");
         }
         assert_eq!(written.lines().count(), 2000);
+    }
+
+    #[test]
+    fn what_is_logged_at_the_very_end_is_written_at_once() {
+        let writers = Arc::default();
+        let sink = Sink {
+            written: Arc::default(),
+            writers: Arc::clone(&writers),
+            go: None,
+        };
+        let mut queue = LogQueue::start(sink).unwrap();
+        queue.write_all(b"before\n").unwrap();
+        queue.drain();
+        let last = |writers: &Mutex<Vec<_>>| writers.lock().unwrap().last().copied();
+        assert_ne!(last(&writers), Some(thread::current().id()));
+        queue.write_all(b"after\n").unwrap();
+        assert_eq!(last(&writers), Some(thread::current().id()));
     }
 
     #[test]

@@ -47,7 +47,8 @@ pub(crate) async fn unless_signalled<T>(
     }
 }
 
-/// Ends the process within two seconds, whatever it does: work in progress is lost, but nothing is damaged.
+/// Ends the process within two seconds, whatever it does, or within four if nobody takes its log lines: work in progress
+/// is lost, but nothing is damaged.
 ///
 /// Until then whoever dropped the work can stop what runs outside of this process. Layers being packed are on
 /// threads that the runtime would wait for.
