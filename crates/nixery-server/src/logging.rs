@@ -8,12 +8,16 @@ use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
 /// What JSON lines go through.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
+/// Beginnings of the names of crates that log what they sign for a store, and with what, at `debug`. They do so only
+/// where a filter names them.
+const TELLTALES: [&str; 2] = ["opendal", "reqsign"];
 
 /// Layout of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub enum LogFormat {
 ///
 /// A `filter` that cannot be read counts as `info`; [`crate::config::ServerArgs::settings`] refuses such filters.
 pub fn start(format: LogFormat, filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -57,7 +61,8 @@ pub fn start(format: LogFormat, filter: &str) {
     };
 }
 
-/// Waits until all lines are written, for two seconds at most. To be called before the program ends.
+/// Waits until all lines are written, for two seconds at most; later ones are written at once. To be called before
+/// the program ends.
 pub fn drain() {
     if let Some(queue) = QUEUE.get() {
         queue.drain();
@@ -71,6 +76,23 @@ impl FormatTime for Seconds {
     fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
         writer.write_str(&timestamp(SystemTime::now()))
     }
+}
+
+/// What the text tells, with [`TELLTALES`] held back.
+///
+/// # Errors
+/// The text is no filter.
+fn env_filter(text: &str) -> Result<EnvFilter, ParseError> {
+    let levels = text.split(',').filter(|directive| !directive.is_empty());
+    let mut general = levels.filter_map(|directive| directive.parse::<LevelFilter>().ok());
+    let mut filter = String::new();
+    // The more verbose level is the greater one.
+    if general.next_back() > Some(LevelFilter::WARN) {
+        filter.extend(TELLTALES.map(|target| format!("{target}={},", LevelFilter::WARN)));
+    }
+    // Later ones count, and longer targets.
+    filter.push_str(text);
+    EnvFilter::try_new(filter)
 }
 
 /// Whether the text is a level, or a list of levels and `crate=level`.
@@ -88,6 +110,7 @@ pub(crate) fn is_filter(text: &str) -> bool {
 mod tests {
     use super::*;
     use rstest::rstest;
+    use std::sync::{Arc, Mutex};
 
     #[rstest]
     #[case("info", true)]
@@ -101,5 +124,60 @@ mod tests {
     #[case("a=b=c", false)]
     fn a_filter_is_made_of_levels(#[case] text: &str, #[case] expected: bool) {
         assert_eq!(is_filter(text), expected);
+    }
+
+    /// Letters of what is logged: (o)pendal, (r)eqsign, (n)ixery; capitals are warnings.
+    #[rstest]
+    #[case("info", "ORN")]
+    #[case("debug", "ORNn")]
+    #[case("trace,", "ORNn")]
+    #[case("debug,reqsign=debug", "ORrNn")]
+    #[case("reqsign_aws_v4=debug,opendal=trace,debug", "OoRrNn")]
+    #[case("debug,opendal=off", "RNn")]
+    #[case("warn", "ORN")]
+    #[case("error", "")]
+    #[case("off", "")]
+    #[case("nixery_builder=debug", "Nn")]
+    fn what_is_signed_is_logged_only_where_that_is_asked_for(
+        #[case] filter: &str,
+        #[case] expected: &str,
+    ) {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(env_filter(filter).unwrap())
+            .event_format(JsonLines)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(target: "opendal::services", "O");
+            tracing::debug!(target: "opendal::services", "o");
+            tracing::warn!(target: "reqsign_aws_v4::sign_request", "R");
+            tracing::debug!(target: "reqsign_aws_v4::sign_request", "r");
+            tracing::warn!(target: "nixery_builder::flow", "N");
+            tracing::debug!(target: "nixery_builder::flow", "n");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        let messages = String::from_utf8(bytes).unwrap();
+        let messages: String = messages
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line["message"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(messages, expected);
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
     }
 }
