@@ -4,6 +4,7 @@ use crate::config::GcSettings;
 use crate::metrics::Metrics;
 use crate::state::AppState;
 use nixery_builder::gc::{self, GcError, GcMode, GcPolicy, GcReport};
+use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,27 +32,46 @@ pub struct GcMetrics {
     pub last_success: AtomicU64,
 }
 
-/// Collects garbage again and again, until it is dropped; forever pending where that is off.
-pub async fn collect_forever(state: AppState, settings: GcSettings) {
+/// Collects garbage again and again until `stop` is ready, and then lets other replicas; only waits where that is off.
+pub async fn collect_until(
+    state: AppState,
+    settings: GcSettings,
+    stop: impl Future<Output = ()> + Send,
+) {
+    let mut stop = std::pin::pin!(stop);
     let Some(interval) = settings.interval else {
-        return std::future::pending().await;
+        return stop.await;
     };
     // The first at any time within an interval: replicas start together.
     let mut pause = interval.mul_f64(draw());
     loop {
-        tokio::time::sleep(pause).await;
-        collect_once(&state, &settings.policy).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = &mut stop => return,
+        }
+        if !collect_once(&state, &settings.policy, &mut stop).await {
+            return;
+        }
         pause = interval + (interval / JITTER).mul_f64(draw());
     }
 }
 
-async fn collect_once(state: &AppState, policy: &GcPolicy) {
+/// Whether it was not stopped.
+async fn collect_once(
+    state: &AppState,
+    policy: &GcPolicy,
+    stop: impl Future<Output = ()> + Send,
+) -> bool {
     let storage = Arc::clone(state.builder().storage());
-    let result = gc::collect(storage, policy, GcMode::Sweep, |_| ()).await;
+    let result = gc::collect_until(storage, policy, GcMode::Sweep, |_| (), stop).await;
     let metrics = state.metrics().gc();
     metrics.count(&result);
     match result {
         Ok(report) => log(&report),
+        Err(GcError::Stopped) => {
+            tracing::info!("the collection of garbage was stopped; the next one goes on");
+            return false;
+        }
         Err(GcError::Busy) => {
             tracing::info!("garbage is not collected now: another replica is collecting it");
         }
@@ -63,6 +83,7 @@ async fn collect_once(state: &AppState, policy: &GcPolicy) {
             );
         }
     }
+    true
 }
 
 fn log(report: &GcReport) {
@@ -101,6 +122,7 @@ impl GcMetrics {
                 self.last_success.store(now, Ordering::Relaxed);
             }
             Err(GcError::Busy) => add(&self.skipped, 1),
+            Err(GcError::Stopped) => {}
             Err(_) => add(&self.failed, 1),
         }
     }

@@ -1,7 +1,7 @@
 //! The whole life of the server.
 
 use crate::app::service;
-use crate::collection::collect_forever;
+use crate::collection::collect_until;
 use crate::config::{Config, Settings};
 use crate::host::host_of_examples;
 use crate::listen::{ListenError, bind, serve};
@@ -12,8 +12,11 @@ use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
 use crate::traffic::record_forever;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+
+/// Time for a collection of garbage to leave the store to others.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why the server could not start. One line for each problem.
 #[derive(Debug, thiserror::Error)]
@@ -81,32 +84,29 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     if let Some(oddity) = settings.gc.oddity(longest_build) {
         tracing::warn!("{oddity}");
     }
-    let collection = tokio::spawn(collect_forever(state.clone(), settings.gc.clone()));
+    let (quit, quitting) = oneshot::channel();
+    let collection = tokio::spawn(collect_until(
+        state.clone(),
+        settings.gc.clone(),
+        gone(quitting),
+    ));
     tokio::spawn(record_forever(state.clone()));
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
     let registry = state.clone();
     let (stop, stopped) = oneshot::channel();
-    let requests = tokio::spawn(serve(
-        listener,
-        service(state),
-        async {
-            // Only sent to; a sender that is gone stops as well.
-            let _ = stopped.await;
-        },
-        grace,
-    ));
+    let requests = tokio::spawn(serve(listener, service(state), gone(stopped), grace));
 
     signals.next().await;
     registry.readiness().stop();
-    // At any moment: what it has done is whole.
-    collection.abort();
+    // At any moment: what it has done is whole. Others shall not wait for it.
+    drop(quit);
     tracing::info!(
         seconds = grace.as_secs(),
         "stopping: running requests and builds may end, a second signal stops at once"
     );
-    let _ = stop.send(());
+    drop(stop);
     let begun = Instant::now();
     let work = async {
         // The requests first: one that is already on its way may still start a build.
@@ -116,6 +116,8 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         // What these requests pulled.
         let stored = tokio::time::timeout(rest, registry.store_recorded());
         let (builds, _) = tokio::join!(tokio::time::timeout(rest, builder.drain()), stored);
+        // A store that does not answer is not waited for; the lease goes stale.
+        let _ = tokio::time::timeout(FAREWELL, collection).await;
         (requests.unwrap_or(false), builds.is_ok())
     };
     match unless_signalled(&mut signals, work).await {
@@ -132,6 +134,11 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         }
     }
     Ok(())
+}
+
+/// Ready when the sender is dropped.
+async fn gone(sender: oneshot::Receiver<()>) {
+    let _ = sender.await;
 }
 
 /// Says where the registry is and how to use it.

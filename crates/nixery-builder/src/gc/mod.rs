@@ -154,6 +154,9 @@ pub enum GcError {
     /// Another collector took this one for dead, after an outage or a long pause.
     #[error("another collector has taken over from this one, which was not heard of for too long")]
     Superseded,
+    /// It was told to.
+    #[error("the collection was stopped")]
+    Stopped,
     /// The store failed.
     #[error("something could not be {doing}")]
     Storage {
@@ -203,13 +206,32 @@ pub async fn collect(
     storage: Arc<dyn Storage>,
     policy: &GcPolicy,
     mode: GcMode,
-    mut progress: impl FnMut(GcProgress) + Send,
+    progress: impl FnMut(GcProgress) + Send,
 ) -> Result<GcReport, GcError> {
+    collect_until(storage, policy, mode, progress, std::future::pending()).await
+}
+
+/// The same until `stop` is ready. Then nothing more is done but to let others collect, who would
+/// else wait for this collector for a while.
+///
+/// # Errors
+/// As [`collect`], and [`GcError::Stopped`].
+pub async fn collect_until(
+    storage: Arc<dyn Storage>,
+    policy: &GcPolicy,
+    mode: GcMode,
+    mut progress: impl FnMut(GcProgress) + Send,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<GcReport, GcError> {
+    let mut stop = std::pin::pin!(stop);
     let turn = match mode {
         GcMode::DryRun => None,
-        GcMode::Sweep => Some(Turn::take(&storage).await?),
+        GcMode::Sweep => Some(Turn::take(&storage, stop.as_mut()).await?),
     };
-    let result = collect_as(&*storage, policy, turn.as_ref(), &mut progress).await;
+    let result = tokio::select! {
+        result = collect_as(&*storage, policy, turn.as_ref(), &mut progress) => result,
+        () = stop => Err(GcError::Stopped),
+    };
     if let Some(turn) = turn {
         turn.end().await;
     }

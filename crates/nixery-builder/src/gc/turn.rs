@@ -25,8 +25,12 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    /// Takes it, if nobody has it who lives.
-    pub(super) async fn take(storage: &Arc<dyn Storage>) -> Result<Self, GcError> {
+    /// Takes it, if nobody has it who lives. Not stopped within a call to the store, which would
+    /// leave an object there that nobody deletes.
+    pub(super) async fn take(
+        storage: &Arc<dyn Storage>,
+        mut stop: impl Future<Output = ()> + Unpin,
+    ) -> Result<Self, GcError> {
         // Not every store lets exactly one create an object. A pause of a moment costs nothing here.
         let exclusive = false;
         let leases = Leases::new(Arc::clone(storage), LEASE_TIME, exclusive);
@@ -42,7 +46,10 @@ impl Turn {
                 if begun.elapsed() > PATIENCE {
                     return Err(GcError::Busy);
                 }
-                contender.pause().await;
+                tokio::select! {
+                    () = contender.pause() => {}
+                    () = &mut stop => return Err(GcError::Stopped),
+                }
                 if contender.may_try().await {
                     break;
                 }

@@ -4,7 +4,7 @@ use crate::registry::Registry;
 use http::StatusCode;
 use nixery_builder::gc::GcPolicy;
 use nixery_manifest::Digest;
-use nixery_server::collection::collect_forever;
+use nixery_server::collection::collect_until;
 use nixery_server::config::GcSettings;
 use nixery_storage::Key;
 use std::time::Duration;
@@ -69,7 +69,11 @@ async fn the_timer_collects_and_counts() {
         "{text}"
     );
 
-    let timer = tokio::spawn(collect_forever(registry.state.clone(), settings));
+    let timer = tokio::spawn(collect_until(
+        registry.state.clone(),
+        settings,
+        std::future::pending(),
+    ));
     // The clock is stopped: it runs on to the next thing to do.
     while storage.stat(&orphan).await.unwrap().is_some() {
         tokio::time::sleep(MINUTE).await;

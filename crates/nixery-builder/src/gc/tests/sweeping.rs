@@ -6,13 +6,40 @@ use std::time::Duration;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage};
 use rstest::rstest;
-use tokio::time::advance;
+use tokio::time::{Instant, advance};
 
 use super::Stepped;
 use super::world::{DAY, GRACE, Made, census, is_there, memory, put, sweep, unused_for};
-use crate::gc::{GcMode, GcPolicy, Reason, collect};
+use crate::gc::{GcError, GcMode, GcPolicy, Reason, collect, collect_until};
+use crate::lease::Leases;
 use crate::testing::faulty::FaultyStorage;
 use crate::uses::put_mark;
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stopped_leaves_the_store_to_others() {
+    let storage = memory();
+    Made::new("git", &["a", "b"]).store(&*storage).await;
+    let lease = Key::Lease(Digest::of(b"gc"));
+    let slow = FaultyStorage::slow(storage.clone(), Duration::from_millis(100), 1);
+    let taken = async {
+        while !is_there(&*storage, lease).await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let policy = unused_for(DAY);
+    let stopped = collect_until(slow, &policy, GcMode::Sweep, |_| (), taken).await;
+    assert!(matches!(stopped, Err(GcError::Stopped)), "{stopped:?}");
+    assert!(!is_there(&*storage, lease).await);
+
+    // And one that waits for another waits no longer.
+    let other = Leases::new(storage.clone(), Duration::from_secs(15), true);
+    let _other = other.acquire("gc").await.expect("works");
+    let begun = Instant::now();
+    let soon = tokio::time::sleep(Duration::from_secs(2));
+    let all = collect_until(storage.clone(), &policy, GcMode::Sweep, |_| (), soon).await;
+    assert!(matches!(all, Err(GcError::Stopped)), "{all:?}");
+    assert_eq!(begun.elapsed().as_secs(), 2);
+}
 
 #[tokio::test(start_paused = true)]
 async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
