@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -33,6 +33,15 @@ pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
         io::Result::Ok(())
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The name of a file for what a command writes besides its results, which are on standard output.
+pub(crate) fn file(name: &str) -> Result<PathBuf, String> {
+    match name {
+        "" => Err("a file has a name".to_owned()),
+        "-" => Err("standard output has the command's results: name a file".to_owned()),
+        name => Ok(name.into()),
+    }
 }
 
 /// Prints JSON for machines, indented and with a last newline.

@@ -280,7 +280,37 @@ fn a_plan_decides_where_one_is_given() {
         by_plan,
         json(&["--plan", "test.plan", "--strategy", "dominator"])
     );
-    assert_eq!(json(&[]), json(&["--strategy", "dominator"]));
+}
+
+/// A graph's layers are those that a registry with the same data would make.
+#[test]
+fn without_a_plan_dominator_is_for_those_who_set_it() {
+    let place = place();
+    let json = |arguments: &[&str]| {
+        let arguments = [&["layers", "graph.json", "--format", "json"][..], arguments].concat();
+        place.run(&arguments).ok()
+    };
+    let (size, dominator) = (
+        json(&["--strategy", "size"]),
+        json(&["--strategy", "dominator"]),
+    );
+    assert_ne!(size, dominator);
+    assert_eq!(json(&[]), size);
+    for given in [["--threshold", "100"], ["--weight", "closure"]] {
+        assert_eq!(json(&given), dominator, "{given:?}");
+    }
+}
+
+#[test]
+fn standard_output_is_for_results() {
+    let place = place();
+    for command in [
+        &["layers", "compare", "graph.json", "--out", "-"][..],
+        &["layers", "replay", "workload.json", "--out", "-"],
+        &["plan", "build", "graph.json", "--out", "-"],
+    ] {
+        place.run(command).failed(2, "name a file");
+    }
 }
 
 /// Variables of a registry, for images, are no arguments besides a command, and nothing to a graph.

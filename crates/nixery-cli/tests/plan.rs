@@ -223,7 +223,7 @@ fn what_is_no_plan_is_refused() {
     let run = place.run(&["plan", "show", "set/0.narinfo"]);
     run.failed(1, "set/0.narinfo cannot be used");
     let run = place.run(&["plan", "show", "gone"]);
-    run.failed(1, "cannot read gone");
+    run.failed(1, "cannot read a cluster plan from gone");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub(super) struct CompareArgs {
     json: bool,
 
     /// Draws a picture (SVG) as well: the layers of each strategy as bars
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::file)]
     out: Option<PathBuf>,
 
     // Last: the flags after it would stand under its heading.

@@ -35,8 +35,8 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// How paths are grouped [default: plan with --plan, else dominator; of an image without --pop
-    /// size, as in a registry]
+    /// How paths are grouped [default, as in a registry: plan with --plan, else dominator with --pop,
+    /// --threshold or --weight, else size]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
 

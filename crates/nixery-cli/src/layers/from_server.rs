@@ -26,7 +26,8 @@ pub(super) struct FromServerArgs {
         long,
         requires = "from_server",
         conflicts_with = "workload",
-        value_name = "FILE"
+        value_name = "FILE",
+        value_parser = output::file
     )]
     save: Option<PathBuf>,
 

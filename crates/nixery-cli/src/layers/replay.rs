@@ -60,7 +60,7 @@ pub(super) struct ReplayArgs {
     json: bool,
 
     /// Draws a picture (SVG) as well: bytes by week
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::file)]
     out: Option<PathBuf>,
 
     // Last: the flags after it would stand under its heading.

@@ -27,13 +27,13 @@ pub(super) struct DataArgs {
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_BUDGET)]
     pub(super) budget: NonZeroUsize,
 
-    /// For `dominator`: popularity from which a path is separated from what needs it
-    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_THRESHOLD)]
-    threshold: u64,
+    /// For `dominator`: popularity from which a path is separated from what needs it [default: 100]
+    #[arg(long, value_name = "COUNT")]
+    threshold: Option<u64>,
 
-    /// For `dominator`: the size that a path weighs when groups are merged
-    #[arg(long, value_enum, value_name = "SIZE", default_value_t = WeightName::Closure)]
-    weight: WeightName,
+    /// For `dominator`: the size that a path weighs when groups are merged [default: closure]
+    #[arg(long, value_enum, value_name = "SIZE")]
+    weight: Option<WeightName>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,32 +83,33 @@ impl DataArgs {
             Some(location) => Some(Arc::new(load_cluster_plan(location).await?)),
             None => None,
         };
+        // As a registry chooses; and whoever says how `dominator` is to group wants it.
+        let for_dominator =
+            popularity.is_some() || self.threshold.is_some() || self.weight.is_some();
         let best = match &plan {
             Some(_) => Strategy::Plan,
-            None => Strategy::Dominator,
+            None if for_dominator => Strategy::Dominator,
+            None => Strategy::Size,
         };
         Ok(Data {
             best,
             budget: self.budget,
             popularity,
             plan,
-            threshold: self.threshold,
+            threshold: self.threshold.unwrap_or(DEFAULT_THRESHOLD),
             weight: match self.weight {
-                WeightName::Closure => Weight::ClosureSize,
-                WeightName::Nar => Weight::NarSize,
+                None | Some(WeightName::Closure) => Weight::ClosureSize,
+                Some(WeightName::Nar) => Weight::NarSize,
             },
         })
     }
 
-    /// The same for the graph or image that a command is about: an image's layers are to be those that a registry
-    /// would make of it.
+    /// The same for the graph or image that a command is about: of an image's budget the root layer takes its part,
+    /// as in a registry.
     pub(super) async fn load_for(&self, graph: &GraphArgs) -> Result<Data> {
         let mut data = self.load().await?;
         if graph.is_image() {
             data.budget = budget_of_paths(data.budget);
-            if data.plan.is_none() && data.popularity.is_none() {
-                data.best = Strategy::Size;
-            }
         }
         Ok(data)
     }

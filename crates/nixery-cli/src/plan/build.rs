@@ -47,7 +47,7 @@ pub(crate) struct PlanBuildArgs {
     sample: Option<PathBuf>,
 
     /// Where to write the plan
-    #[arg(long, short, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE", value_parser = output::file)]
     out: PathBuf,
 
     /// What the plan is made from, in a few words: a channel's release, a commit
@@ -123,7 +123,7 @@ pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
     };
     reporter.finish();
     output::write(Some(&args.out), &plan.to_bytes())?;
-    show::print(&plan, &args.out, args.json)?;
+    show::print(&plan, &args.out.to_string_lossy(), args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -28,6 +28,6 @@ enum PlanCommand {
 pub(crate) async fn run(args: PlanArgs) -> Result<ExitCode> {
     match args.command {
         PlanCommand::Build(args) => build::run(args).await,
-        PlanCommand::Show(args) => show::run(&args),
+        PlanCommand::Show(args) => show::run(&args).await,
     }
 }

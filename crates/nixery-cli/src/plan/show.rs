@@ -1,9 +1,9 @@
 //! `nixery plan show`.
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
+use nixery_builder::load_cluster_plan;
 use nixery_core::StorePath;
 use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
 use serde::Serialize;
@@ -18,9 +18,9 @@ Examples:
   nixery plan show plan.nixery --name glibc-2.42-bin
   nixery plan show plan.nixery --json --name glibc | jq -r '.members[].name'")]
 pub(crate) struct PlanShowArgs {
-    /// The plan, as `nixery plan build` writes it
+    /// The plan, as `nixery plan build` writes it: a path or a URL
     #[arg(value_name = "FILE")]
-    plan: PathBuf,
+    plan: String,
 
     /// Show the cluster of a package: its name with or without version, or a store path
     #[arg(long, value_name = "PACKAGE")]
@@ -64,11 +64,8 @@ struct Member {
     samples: u32,
 }
 
-pub(crate) fn run(args: &PlanShowArgs) -> Result<ExitCode> {
-    let shown = args.plan.display();
-    let bytes = std::fs::read(&args.plan).with_context(|| format!("cannot read {shown}"))?;
-    let plan =
-        ClusterPlan::from_bytes(&bytes).with_context(|| format!("{shown} cannot be used"))?;
+pub(crate) async fn run(args: &PlanShowArgs) -> Result<ExitCode> {
+    let plan = load_cluster_plan(&args.plan).await?;
     let Some(name) = &args.name else {
         print(&plan, &args.plan, args.json)?;
         return Ok(ExitCode::SUCCESS);
@@ -82,10 +79,8 @@ pub(crate) fn run(args: &PlanShowArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a plan that lies in `file` in short.
-pub(super) fn print(plan: &ClusterPlan, file: &Path, json: bool) -> Result<()> {
-    // A pipe or a device has no size to tell.
-    let size = std::fs::metadata(file).map_or(0, |file| file.len());
+/// Prints a plan in short, and where it lies.
+pub(super) fn print(plan: &ClusterPlan, location: &str, json: bool) -> Result<()> {
     let mut sizes = std::collections::BTreeMap::<String, usize>::new();
     for package in plan.iter() {
         *sizes.entry(package.cluster).or_default() += 1;
@@ -97,14 +92,14 @@ pub(super) fn print(plan: &ClusterPlan, file: &Path, json: bool) -> Result<()> {
         shared: sizes.values().filter(|&&size| size > 1).count(),
         samples: plan.samples(),
         digest: plan.digest().to_string(),
-        size,
+        size: plan.to_bytes().len() as u64,
     };
     if json {
         return output::json(&summary);
     }
     output::text(&format!(
         "{}\n  made from  {}\n  names      {}, in {} clusters, of which {} hold several\n  samples    {}\n  digest     {}\n  size       {} bytes",
-        file.display(),
+        location,
         summary.revision,
         summary.names,
         summary.clusters,
