@@ -79,7 +79,9 @@ fn explain_tells_how_widely_each_path_is_shared() {
         assert!(by_plan.contains(line), "{line:?} is not in: {by_plan}");
     }
 
-    let by_popularity = json_of(&place, &["explain", "graph.json", "--pop", "pop.json"]);
+    // What another version counts, as for servers.
+    place.write("old.json", r#"{"libc-1": 500}"#);
+    let by_popularity = json_of(&place, &["explain", "graph.json", "--pop", "old.json"]);
     assert_eq!(by_popularity["sharedBy"], "popularity");
     let layers = by_popularity["layers"].as_array().expect("layers");
     let libc = layers
@@ -139,7 +141,7 @@ fn compare_has_a_row_and_a_panel_for_each_strategy() {
         .collect();
     let expected = [
         "dominator, no popularity",
-        "dominator, popularity",
+        "dominator, popularity of exact names",
         "dominator, popularity of any version",
         "size",
         "plan",
@@ -225,7 +227,7 @@ fn replay_counts_between_the_bounds() {
         ["175.000", "1.842", "3", "25.0", "%"]
     );
     assert_eq!(
-        row("dominator, popularity")[..5],
+        row("dominator, popularity of exact names")[..5],
         ["95.000", "1.000", "4", "50.0", "%"]
     );
     assert!(table.starts_with("bytes in kB"), "{table}");

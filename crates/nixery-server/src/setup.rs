@@ -170,9 +170,11 @@ pub async fn strategy(settings: &StrategySettings) -> Result<Arc<dyn LayerStrate
             weight,
         } => {
             let popularity = match popularity {
+                // The data is of one revision, and the packages move on.
                 Some(location) => load_popularity(location)
                     .await
-                    .map_err(|error| SetupError::Popularity(Box::new(error)))?,
+                    .map_err(|error| SetupError::Popularity(Box::new(error)))?
+                    .across_versions(),
                 None => Popularity::default(),
             };
             Arc::new(Dominator {
@@ -271,6 +273,7 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
 mod tests {
     use super::*;
     use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage};
+    use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
 
     fn plan(samples: u32) -> ClusterPlan {
         let bash = PlannedPackage {
@@ -299,6 +302,29 @@ mod tests {
         assert_eq!(ids[0], format!("plan/1 {}", plan(3).digest()));
         assert_eq!(ids[1], ids[0]);
         assert_ne!(ids[2], ids[0]);
+    }
+
+    /// And so is how popularity is looked up.
+    #[tokio::test]
+    async fn popularity_is_that_of_any_version() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let json = br#"{"glibc-2.38": 312}"#;
+        std::fs::write(file.path(), json).unwrap();
+        let settings = |popularity| StrategySettings::Dominator {
+            popularity,
+            threshold: DEFAULT_THRESHOLD,
+            weight: Weight::default(),
+        };
+        let dominator = |popularity| Dominator {
+            popularity: Arc::new(popularity),
+            ..Dominator::default()
+        };
+        let location = file.path().to_str().unwrap().to_owned();
+        let with_data = strategy(&settings(Some(location))).await.unwrap();
+        let popularity = Popularity::from_json(json).unwrap().across_versions();
+        assert_eq!(with_data.id(), dominator(popularity).id());
+        let without = strategy(&settings(None)).await.unwrap();
+        assert_eq!(without.id(), Dominator::default().id());
     }
 
     #[tokio::test]

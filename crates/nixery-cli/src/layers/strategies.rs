@@ -61,7 +61,9 @@ pub(super) struct Data {
     /// The strategy where none is asked for.
     best: Strategy,
     pub(super) budget: NonZeroUsize,
+    /// Looked up across versions, as servers do.
     pub(super) popularity: Option<Popularity>,
+    exact_popularity: Option<Popularity>,
     pub(super) plan: Option<Arc<ClusterPlan>>,
     threshold: u64,
     weight: Weight,
@@ -75,7 +77,7 @@ pub(super) struct Named {
 
 impl DataArgs {
     pub(super) async fn load(&self) -> Result<Data> {
-        let popularity = match &self.pop {
+        let exact_popularity = match &self.pop {
             Some(location) => Some(load_popularity(location).await?),
             None => None,
         };
@@ -84,8 +86,7 @@ impl DataArgs {
             None => None,
         };
         // As a registry chooses; and whoever says how `dominator` is to group wants it.
-        let for_dominator =
-            popularity.is_some() || self.threshold.is_some() || self.weight.is_some();
+        let for_dominator = self.pop.is_some() || self.threshold.is_some() || self.weight.is_some();
         let best = match &plan {
             Some(_) => Strategy::Plan,
             None if for_dominator => Strategy::Dominator,
@@ -94,7 +95,8 @@ impl DataArgs {
         Ok(Data {
             best,
             budget: self.budget,
-            popularity,
+            popularity: exact_popularity.clone().map(Popularity::across_versions),
+            exact_popularity,
             plan,
             threshold: self.threshold.unwrap_or(DEFAULT_THRESHOLD),
             weight: match self.weight {
@@ -133,12 +135,14 @@ impl Data {
             let name = "dominator, no popularity";
             let strategy = self.dominator(Popularity::default());
             all.push(Named { name, strategy });
-            if let Some(popularity) = &self.popularity {
-                let name = "dominator, popularity";
+            if let Some(popularity) = &self.exact_popularity {
+                let name = "dominator, popularity of exact names";
                 let strategy = self.dominator(popularity.clone());
                 all.push(Named { name, strategy });
+            }
+            if let Some(popularity) = &self.popularity {
                 let name = "dominator, popularity of any version";
-                let strategy = self.dominator(popularity.clone().across_versions());
+                let strategy = self.dominator(popularity.clone());
                 all.push(Named { name, strategy });
             }
         }
