@@ -1,0 +1,89 @@
+//! What each layer strategy moves in a fleet's history of pulls: the figures of `docs/layering.md`.
+
+use std::path::Path;
+use std::process::Command;
+
+use nixery_e2e::command::run;
+use nixery_e2e::program;
+use serde_json::Value;
+
+/// Unpacks a file of `data/fleet` into a folder.
+fn unpack(name: &str, folder: &Path) {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("data/fleet")
+        .join(format!("{name}.zst"));
+    let packed = std::fs::read(packed).expect("it is checked in");
+    let bytes = zstd::decode_all(&*packed).expect("it is whole");
+    std::fs::write(folder.join(name), bytes).expect("a new file");
+}
+
+fn nixery(folder: &Path, arguments: &[&str]) -> String {
+    let ran = run(Command::new(program("nixery"))
+        .current_dir(folder)
+        .args(arguments));
+    assert!(ran.ok, "{arguments:?}: {}", ran.stderr);
+    ran.stdout
+}
+
+/// Times 1,000,000,000 bytes.
+fn gb(row: &Value) -> f64 {
+    row["bytes"].as_u64().expect("a number") as f64 / 1e9
+}
+
+#[test]
+fn a_fleet_moves_what_the_documentation_says() {
+    let place = tempfile::tempdir().expect("a folder");
+    let folder = place.path();
+    for name in ["workload.json", "plan-sample.json", "popcount.json"] {
+        unpack(name, folder);
+    }
+    let make = |out| {
+        let sample = ["plan", "build", "--sample", "plan-sample.json", "--quiet"];
+        nixery(folder, &[&sample[..], &["--out", out]].concat());
+        std::fs::read(folder.join(out)).expect("a plan")
+    };
+    assert!(make("a.plan") == make("b.plan"), "two plans of one sample");
+
+    let json = nixery(
+        folder,
+        &[
+            "layers",
+            "replay",
+            "workload.json",
+            "--budget",
+            "94",
+            "--plan",
+            "a.plan",
+            "--pop",
+            "popcount.json",
+            "--json",
+        ],
+    );
+    let rows: Vec<Value> = serde_json::from_str(&json).expect("JSON");
+    let row = |name: &str| {
+        rows.iter()
+            .find(|row| row["strategy"] == name)
+            .unwrap_or_else(|| panic!("no {name} in {json}"))
+    };
+    for (bound, expected) in [("one layer per path", "95.171"), ("one layer", "224.529")] {
+        assert_eq!(format!("{:.3}", gb(row(bound))), expected, "{bound}");
+    }
+
+    let plan = row("plan");
+    assert!(gb(plan) <= 97.5, "{plan}");
+    assert!(plan["layersFetched"].as_u64() <= Some(40_000), "{plan}");
+    let size = row("size");
+    assert!(gb(size) <= 105.0, "{size}");
+    // What the original moves, counted by another program.
+    for (name, original) in [
+        ("dominator, popularity of any version", 120.290),
+        ("dominator, no popularity", 143.3),
+    ] {
+        let off = (gb(row(name)) - original).abs() / original;
+        assert!(
+            off <= 0.005,
+            "{name}: {:.3} GB, not {original}",
+            gb(row(name))
+        );
+    }
+}
