@@ -368,7 +368,10 @@ async fn record(engine: Arc<Engine>, image: Arc<Image>, graph: ReferenceGraph) {
     let recording = graphs::record(&*engine.storage, image.key, graph);
     let problem = match tokio::time::timeout(RECORDING, recording).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => match causes(&error) {
+            none if none.is_empty() => error.to_string(),
+            causes => causes,
+        },
         Err(_) => "the store does not answer".to_owned(),
     };
     tracing::warn!(image = %image.name, "the graph of an image is not recorded: {problem}");

@@ -3,6 +3,10 @@
 mod common;
 
 use common::Place;
+use nixery_builder::graphs::{self, RecordedGraph};
+use nixery_core::{Architecture, ReferenceGraph};
+use nixery_manifest::Digest;
+use nixery_storage::FilesystemStorage;
 use rstest::rstest;
 use serde_json::Value;
 
@@ -40,6 +44,106 @@ fn set() -> Place {
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
+}
+
+/// Records an image with tool i, as a server does that builds it.
+fn record(place: &Place, i: usize) {
+    let entries: Vec<String> = [0, 1, i].into_iter().map(entry).collect();
+    let root = format!("/nix/store/{}-tool{i}-1.{i}", hash(i));
+    let graph = ReferenceGraph::from_path_info(
+        format!("[{}]", entries.join(",")).as_bytes(),
+        &[root.parse().expect("a store path")],
+    );
+    let graph = graph.expect("a graph");
+    let recorded = RecordedGraph {
+        name: format!("tool{i}"),
+        packages: vec![format!("tool{i}")],
+        architecture: Architecture::Amd64,
+        compressed_sizes: vec![1; graph.len()],
+        graph,
+    };
+    let storage = FilesystemStorage::open(place.path("store")).expect("a store");
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let key = Digest::of(&i.to_le_bytes());
+    let written = runtime
+        .expect("a runtime")
+        .block_on(graphs::record(&storage, key, recorded));
+    written.expect("is recorded");
+}
+
+#[test]
+fn what_a_store_remembers_becomes_a_plan() {
+    let place = Place::new();
+    let build = |out: &str| {
+        let flags = ["--from-store", "--storage-path", "store", "--out", out];
+        place.run(&[&["plan", "build"][..], &flags].concat())
+    };
+    build("p").failed(1, "store");
+    FilesystemStorage::open(place.path("store")).expect("a store");
+    build("p").failed(
+        1,
+        "no reference graph is recorded in filesystem store: build images first",
+    );
+
+    for i in 2..6 {
+        record(&place, i);
+    }
+    let run = build("a");
+    assert!(
+        run.stderr.contains("4 images recorded in filesystem store"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stderr
+            .contains("8 samples of 4 packages, 4 of them images"),
+        "{}",
+        run.stderr
+    );
+    let said = run.ok();
+    assert!(said.contains("made from  history"), "{said}");
+    build("b").ok();
+    let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
+    assert_eq!(bytes("a"), bytes("b"));
+    let name = ["plan", "show", "a", "--json", "--name", "glibc"];
+    assert_eq!(
+        json(&place.run(&name).ok())["members"][0]["samples"],
+        8,
+        "in every sample"
+    );
+
+    // One that is damaged is told of and passed over; together with other sources.
+    let damaged = place
+        .path("store/graphs")
+        .join(Digest::of(b"damaged").hex());
+    std::fs::write(damaged, "junk").expect("writes");
+    place.write("tool9.narinfo", narinfo(9));
+    let run = place.run(&[
+        "plan",
+        "build",
+        "tool9.narinfo",
+        "--from-store",
+        "--storage-path",
+        "store",
+        "--out",
+        "c",
+        "--samples",
+        "5",
+    ]);
+    assert!(
+        run.stderr
+            .contains("warning: 1 recorded graphs are damaged"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        run.stderr
+            .contains("5 samples of 5 packages, 4 of them images"),
+        "{}",
+        run.stderr
+    );
+    let said = run.ok();
+    assert!(said.contains("made from  tool9.narinfo, history"), "{said}");
 }
 
 const SAMPLE: &str = r#"{

@@ -18,6 +18,7 @@
 //! ```
 
 mod file;
+mod gather;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,7 @@ use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
 use crate::image::Image;
 
 pub use file::{GraphFileError, MAX_FILE_BYTES};
+pub use gather::{Gathered, gather};
 
 /// What an image held when it was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,13 +63,13 @@ pub struct GraphEntry {
     pub size: u64,
 }
 
-/// Why recorded graphs cannot be read.
+/// Why recorded graphs cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphsError {
     /// The store failed.
     #[error("recorded graphs cannot be {doing}")]
     Storage {
-        /// What was to be done: "listed", "read".
+        /// What was to be done: "listed", "read", "stored".
         doing: &'static str,
         /// The store's reason.
         #[source]
@@ -79,6 +81,15 @@ pub enum GraphsError {
         /// The object.
         key: Key,
         /// What is wrong with it.
+        #[source]
+        source: GraphFileError,
+    },
+    /// It cannot be written: it is too large.
+    #[error("the graph of {image} cannot be recorded")]
+    Unwritable {
+        /// The image's name.
+        image: String,
+        /// Why.
         #[source]
         source: GraphFileError,
     },
@@ -176,24 +187,24 @@ fn compressed_sizes(image: &Image, graph: &ReferenceGraph) -> Vec<u64> {
     sizes
 }
 
-/// Writes the graph of an image.
-pub(crate) async fn record(
+/// Records the graph of the image whose manifest has this cache key, over one that is there. Builders do it for
+/// each image that they build.
+///
+/// # Errors
+/// The store failed, or the graph is larger than [`read`] takes.
+pub async fn record(
     storage: &dyn Storage,
     key: Digest,
     graph: RecordedGraph,
-) -> Result<(), RecordError> {
+) -> Result<(), GraphsError> {
+    let image = graph.name.clone();
     let bytes = tokio::task::spawn_blocking(move || graph.to_bytes()).await;
-    let bytes = bytes.unwrap_or(Err(GraphFileError::Broken))?;
+    let bytes = bytes.unwrap_or(Err(GraphFileError::Broken));
+    let bytes = bytes.map_err(|source| GraphsError::Unwritable { image, source })?;
     let (key, bytes) = (Key::Graph(key), Bytes::from(bytes));
-    let _ = storage.put(&key, bytes, PutMode::Replace).await?;
-    Ok(())
-}
-
-/// Why the graph of an image is not recorded.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordError {
-    #[error(transparent)]
-    File(#[from] GraphFileError),
-    #[error(transparent)]
-    Storage(#[from] StorageError),
+    let stored = storage.put(&key, bytes, PutMode::Replace).await;
+    stored.map(drop).map_err(|source| GraphsError::Storage {
+        doing: "stored",
+        source,
+    })
 }

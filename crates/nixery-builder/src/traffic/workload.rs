@@ -57,7 +57,7 @@ pub async fn recorded_workload(
         match graph {
             Ok(Some(graph)) => history.add(image, &graph),
             Ok(None) | Err(GraphsError::File { .. }) => {}
-            Err(error @ GraphsError::Storage { .. }) => return Err(error),
+            Err(error) => return Err(error),
         }
         done += 1;
         progress(done, total);

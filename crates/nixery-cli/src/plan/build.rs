@@ -10,6 +10,7 @@ use nixery_core::cluster_plan::build::{
 };
 
 use super::attributes::AttributeArgs;
+use super::history::HistoryArgs;
 use super::show;
 use crate::errors::Usage;
 use crate::output;
@@ -20,9 +21,11 @@ use crate::sources::PathSourceArgs;
 ///
 /// A source is a directory of .narinfo or .json files, one such file (a narinfo, what
 /// `nix path-info --json` prints, or a reference graph, told apart by its contents), or the
-/// http:// or https:// address of a binary cache; --attrs and --all build packages and add their closures.
-/// From all that is found, samples of what images hold are drawn: one package each, with all that
-/// it needs. Of a reference graph, --attrs and --all the roots are packages, of other sources every path.
+/// http:// or https:// address of a binary cache; --attrs and --all build packages and add their
+/// closures; --from-store takes what the images of a store held. From all that is found, samples of
+/// what images hold are drawn: the images of the store, the newest first, then single packages, each
+/// with all that it needs. Of a reference graph, --attrs, --all and images the roots are packages, of
+/// other sources every path.
 ///
 /// The same sources, --samples, --seed and --revision give the same file, byte for byte.
 #[derive(clap::Args)]
@@ -31,6 +34,7 @@ Examples:
   nix path-info --json --all > all.json; nixery plan build all.json --out plan.nixery
   nixery plan build --attrs git,htop,python3 --pkgs-path ./packages --out plan.nixery
   nixery plan build --all --pkgs-path ./packages --out plan.nixery
+  nixery plan build --from-store --storage-path /var/lib/nixery --out plan.nixery
   nixery plan build ./narinfos --revision nixos-26.05.1234 --out plan.nixery
   xz -d < store-paths.xz > paths
   nixery plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
@@ -73,17 +77,21 @@ pub(crate) struct PlanBuildArgs {
 
     // Last: the flags after it would stand under its heading.
     #[command(flatten)]
+    history: HistoryArgs,
+
+    #[command(flatten)]
     attributes: AttributeArgs,
 }
 
 pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
-    let others = !args.sources.sources.is_empty() || args.attributes.given();
+    let others =
+        !args.sources.sources.is_empty() || args.attributes.given() || args.history.given();
     if args.sample.is_some() && others {
         let message = "--sample stands alone: the other sources would not be used";
         return Err(Usage(message.into()).into());
     }
     if args.sample.is_none() && !others {
-        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs, --all or --sample";
+        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs, --all, --from-store or --sample";
         return Err(Usage(message.into()).into());
     }
     let revision = match &args.revision {
@@ -92,6 +100,7 @@ pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
             args.sample.as_deref(),
             &args.sources.sources,
             &args.attributes,
+            &args.history,
         ),
     };
     // Whether a plan can hold it is better known before the work than after.
@@ -138,6 +147,9 @@ async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSam
     if args.attributes.given() {
         args.attributes.add_to(&mut paths, reporter).await?;
     }
+    if args.history.given() {
+        crate::signals::or_interrupted(args.history.add(&mut paths, reporter)).await?;
+    }
     let (packages, dangling) = (paths.packages(), paths.dangling());
     if packages == 0 {
         bail!("the sources describe no package");
@@ -149,12 +161,21 @@ async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSam
     }
     let sample = paths.to_sample(args.samples, args.seed);
     let samples = sample.samples.len();
-    reporter.line(&format!("{samples} samples of {packages} packages"));
+    let images = match paths.images().min(samples) {
+        0 => String::new(),
+        images => format!(", {images} of them images"),
+    };
+    reporter.line(&format!("{samples} samples of {packages} packages{images}"));
     Ok(sample)
 }
 
 /// What the plan is made from, where nobody says it.
-fn revision(sample: Option<&Path>, sources: &[String], attributes: &AttributeArgs) -> String {
+fn revision(
+    sample: Option<&Path>,
+    sources: &[String],
+    attributes: &AttributeArgs,
+    history: &HistoryArgs,
+) -> String {
     let name = |source: &str| {
         let source = source.trim_end_matches('/');
         match source.split_once("://") {
@@ -172,6 +193,7 @@ fn revision(sample: Option<&Path>, sources: &[String], attributes: &AttributeArg
         .into_iter()
         .chain(sources)
         .chain(attributes.described())
+        .chain(history.described())
         .collect();
     let mut text = all.join(", ");
     if text.len() > 200 {
@@ -208,12 +230,22 @@ mod tests {
     ) {
         let sources: Vec<String> = sources.iter().map(|&source| source.to_owned()).collect();
         assert_eq!(
-            revision(None, &sources, &AttributeArgs::default()),
+            revision(
+                None,
+                &sources,
+                &AttributeArgs::default(),
+                &HistoryArgs::default()
+            ),
             expected
         );
         let many = vec!["a-long-name-of-a-file.json".to_owned(); 20];
         assert_eq!(
-            revision(None, &many, &AttributeArgs::default()),
+            revision(
+                None,
+                &many,
+                &AttributeArgs::default(),
+                &HistoryArgs::default()
+            ),
             "20 sources"
         );
     }

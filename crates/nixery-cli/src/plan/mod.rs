@@ -2,6 +2,7 @@
 
 mod attributes;
 mod build;
+mod history;
 mod show;
 
 use std::process::ExitCode;

@@ -37,6 +37,8 @@ const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
 pub struct PathCollection {
     /// By hash.
     paths: HashMap<Box<str>, Collected>,
+    /// Hash and name of the roots of each image; in no state.
+    images: Vec<Vec<Box<str>>>,
 }
 
 /// A store path as it is kept.
@@ -127,6 +129,25 @@ impl PathCollection {
         self.paths.insert(own[..HASH_LEN].into(), collected);
     }
 
+    /// Takes the graph of an image that somebody asked for: its roots are packages, and together a sample of
+    /// their own, see [`Self::to_sample`]. No state has it: it is added anew when the gathering goes on.
+    pub fn add_image(&mut self, graph: &ReferenceGraph) {
+        self.add_graph(graph);
+        let nodes = graph.nodes();
+        let roots = graph.roots().iter();
+        let roots: Vec<Box<str>> = roots
+            .map(|&root| nodes[root].path.base_name().into())
+            .collect();
+        if !roots.is_empty() {
+            self.images.push(roots);
+        }
+    }
+
+    /// How many images were added.
+    pub fn images(&self) -> usize {
+        self.images.len()
+    }
+
     /// How many of the paths are packages that an image may be asked for with.
     pub fn packages(&self) -> usize {
         self.paths.values().filter(|path| path.package).count()
@@ -142,11 +163,12 @@ impl PathCollection {
         all.filter(|reference| !known(reference)).count()
     }
 
-    /// Samples of what images hold: each one package drawn evenly, with all that it needs at run time, and
+    /// Samples of what images hold: first the images that were added, in their order, as far as `samples` goes.
+    /// What is left of `samples` are single packages drawn evenly, each with all that it needs at run time, and
     /// what every image has (`nss-cacert` and `iana-etc`, as far as they are there).
     ///
     /// Packages are the roots of reference graphs, and all paths of other sources. Where there are no more
-    /// than `samples` of them, each is drawn once. Otherwise `seed` alone decides what is drawn: with
+    /// of them than samples left, each is drawn once. Otherwise `seed` alone decides what is drawn: with
     /// `SplitMix64`, whose output times the number of packages, divided by 2⁶⁴, is the package's place among
     /// them, sorted by key and then by hash and name.
     pub fn to_sample(&self, samples: u16, seed: u64) -> PlanSample {
@@ -184,9 +206,20 @@ impl PathCollection {
                 .filter_map(|reference| index.get(&**reference).copied())
                 .collect(),
         });
+        let of_image = |roots: &Vec<Box<str>>| {
+            let roots = roots.iter().filter_map(|root| index.get(&**root).copied());
+            let mut roots: Vec<u32> = roots.collect();
+            roots.sort_unstable();
+            roots
+        };
+        let images = self.images.iter().take(usize::from(samples));
+        let mut drawn: Vec<Vec<u32>> = images.map(of_image).collect();
+        // No more than `samples`.
+        let left = samples - drawn.len() as u16;
+        drawn.extend(draw(&candidates, &always, left, seed));
         PlanSample {
             packages: packages.collect(),
-            samples: draw(&candidates, &always, samples, seed),
+            samples: drawn,
         }
     }
 }
@@ -263,6 +296,55 @@ mod tests {
         // Another source may say more of it.
         paths.add_narinfo(&narinfo(&c, 2, &[])).unwrap();
         assert_eq!((paths.paths(), paths.packages()), (2, 2));
+    }
+
+    #[test]
+    fn images_are_samples_before_packages_are_drawn() {
+        let image = |roots: &[&str]| {
+            let node = |name: &str, references: &[String]| {
+                let references: Vec<_> = references
+                    .iter()
+                    .map(|r| format!("/nix/store/{r}"))
+                    .collect();
+                serde_json::json!({
+                    "path": format!("/nix/store/{name}"), "narSize": 1, "references": references,
+                })
+            };
+            let libc = base('c', "glibc-2.42");
+            let mut nodes = vec![node(&libc, &[])];
+            nodes.extend(
+                roots
+                    .iter()
+                    .map(|root| node(root, std::slice::from_ref(&libc))),
+            );
+            let roots: Vec<_> = roots
+                .iter()
+                .map(|root| format!("/nix/store/{root}"))
+                .collect();
+            let json =
+                serde_json::json!({ "exportReferencesGraph": { "graph": roots }, "graph": nodes });
+            ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
+        };
+        let (a, b, ca) = (
+            base('a', "a-1"),
+            base('b', "b-1"),
+            base('d', "nss-cacert-3.1"),
+        );
+        let mut paths = PathCollection::default();
+        paths.add_image(&image(&[&b, &ca]));
+        paths.add_image(&image(&[&a, &b, &ca]));
+        paths.add_image(&image(&[]));
+        assert_eq!((paths.paths(), paths.packages(), paths.images()), (4, 4, 2));
+        // In order of names: a, b, glibc, nss-cacert. Of the graph without roots all paths are packages.
+        let images = [vec![1, 3], vec![0, 1, 3]];
+        let each = [vec![0, 3], vec![1, 3], vec![2, 3], vec![3]];
+        let samples = |most| paths.to_sample(most, 0).samples;
+        assert_eq!(samples(10), [&images[..], &each[..]].concat());
+        assert_eq!(samples(6), samples(10));
+        assert_eq!(samples(2), images);
+        assert_eq!(samples(1), images[..1]);
+        assert_eq!(samples(4)[..2], images);
+        assert_eq!(samples(4).len(), 4);
     }
 
     #[test]
