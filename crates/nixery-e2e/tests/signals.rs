@@ -52,6 +52,8 @@ fn a_second_signal_ends_at_once_and_leaves_no_builder() {
     assert_eq!(status.code(), Some(130), "{status}\n{}", registry.log());
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(client.join().unwrap().is_none(), "it got an answer");
+    // What is cut off is logged as well, and that is after everything else.
+    assert_eq!(registry.logged("aborted"), 1, "{}", registry.log());
     wait_until("its builder is gone", || builders().is_empty());
     registry.verify();
 }
