@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::GcPolicy;
 use super::inventory::{BlobId, Inventory, age};
-use super::remembered::{MOST, forgotten};
+use super::remembered::{Limits, forgotten};
 
 /// A lease that was not renewed for so long is nobody's.
 const OLD_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -162,7 +162,7 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
         .filter(|entry| past_grace(entry.written))
         .copied()
         .collect();
-    plan.forgotten = forgotten(&remembered, &cached.collect(), now, MOST);
+    plan.forgotten = forgotten(&remembered, &cached.collect(), now, Limits::DEFAULT);
     plan
 }
 

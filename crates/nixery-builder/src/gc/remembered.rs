@@ -10,8 +10,21 @@ use super::inventory::age;
 
 /// The graph of a dropped image, and a batch of pulls, are kept for so long.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Most graphs, and most batches of pulls, that are kept: each has some kilobytes.
-pub(super) const MOST: usize = 10_000;
+/// How many objects of each kind are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) graphs: usize,
+    pub(super) traffic: usize,
+}
+
+impl Limits {
+    /// Each has some kilobytes. Of pulls a server that never rests writes 26,000 batches in [`KEPT_FOR`], one
+    /// every five minutes, so there is room for seven of them.
+    pub(super) const DEFAULT: Self = Self {
+        graphs: 10_000,
+        traffic: 200_000,
+    };
+}
 
 /// An entry of `graphs/` or `traffic/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,16 +34,19 @@ pub(super) struct Remembered {
 }
 
 /// What is forgotten: the graphs of images that are not `cached` any more, and the pulls, that are older than
-/// [`KEPT_FOR`]; and of each kind whatever is beyond [`MOST`], the oldest first, cached images last.
+/// [`KEPT_FOR`]; and of each kind whatever is beyond its limit, the oldest first, cached images last.
 pub(super) fn forgotten(
     remembered: &[Remembered],
     cached: &HashSet<Digest>,
     now: SystemTime,
-    most: usize,
+    limits: Limits,
 ) -> Vec<Key> {
     let is_cached = |key| matches!(key, Key::Graph(image) if cached.contains(&image));
     let mut forgotten = Vec::new();
-    for kind in [KeyKind::Graph, KeyKind::Traffic] {
+    for (kind, most) in [
+        (KeyKind::Graph, limits.graphs),
+        (KeyKind::Traffic, limits.traffic),
+    ] {
         let of_kind = remembered.iter().filter(|entry| entry.key.kind() == kind);
         let (mut kept, old): (Vec<&Remembered>, Vec<&Remembered>) =
             of_kind.partition(|entry| is_cached(entry.key) || age(now, entry.written) <= KEPT_FOR);

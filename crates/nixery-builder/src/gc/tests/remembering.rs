@@ -10,7 +10,7 @@ use tokio::time::advance;
 
 use super::world::{DAY, Made, census, is_there, memory, put, sweep, unused_for};
 use crate::gc::inventory::age;
-use crate::gc::remembered::{KEPT_FOR, Remembered, forgotten};
+use crate::gc::remembered::{KEPT_FOR, Limits, Remembered, forgotten};
 use crate::gc::{GcMode, GcPolicy, collect};
 
 const GRAPH_OF_NOTHING: Key = Key::Graph(Digest::from_bytes([7; 32]));
@@ -23,7 +23,7 @@ proptest! {
     #[test]
     fn what_is_forgotten_is_old_or_too_much(
         entries in prop::collection::btree_map(any::<(bool, u8)>(), (0..120_u32, any::<bool>()), 0..60),
-        most in 0..20_usize,
+        (graphs, traffic) in (0..20_usize, 0..20_usize),
     ) {
         let mut cached = HashSet::new();
         let remembered: Vec<Remembered> = entries
@@ -38,13 +38,14 @@ proptest! {
                 Remembered { key, written }
             })
             .collect();
-        let gone = forgotten(&remembered, &cached, now(), most);
+        let limits = Limits { graphs, traffic };
+        let gone = forgotten(&remembered, &cached, now(), limits);
         let mut reversed = remembered.clone();
         reversed.reverse();
-        prop_assert_eq!(&gone, &forgotten(&reversed, &cached, now(), most), "in whatever order they are listed");
+        prop_assert_eq!(&gone, &forgotten(&reversed, &cached, now(), limits), "in whatever order they are listed");
 
         let is_cached = |entry: &Remembered| matches!(entry.key, Key::Graph(key) if cached.contains(&key));
-        for kind in [KeyKind::Graph, KeyKind::Traffic] {
+        for (kind, most) in [(KeyKind::Graph, graphs), (KeyKind::Traffic, traffic)] {
             let of_kind = || remembered.iter().filter(|entry| entry.key.kind() == kind);
             let stays = |entry: &&Remembered| !gone.contains(&entry.key);
             let is_old = |entry: &&Remembered| age(now(), entry.written) > KEPT_FOR && !is_cached(entry);
