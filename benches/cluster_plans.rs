@@ -3,8 +3,10 @@
 //! `cargo bench -p nixery-benches --bench cluster_plans` takes about a minute. The largest plan, of 30,000
 //! packages with 4,096 samples, is made once and its time printed, stage by stage.
 
+mod quick;
+
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use nixery_benches::package_families;
@@ -13,6 +15,7 @@ use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::cluster_plan::build::{
     DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, PlanSample, build,
 };
+use quick::quick;
 
 /// A package set of so many names.
 fn sample(packages: usize) -> PlanSample {
@@ -68,14 +71,6 @@ fn largest() {
         plan.clusters(),
         plan.to_bytes().len()
     );
-}
-
-fn quick() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .without_plots()
 }
 
 criterion_group! { name = cluster_plans; config = quick(); targets = plans }

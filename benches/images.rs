@@ -4,12 +4,12 @@
 //! `cargo bench -p nixery-benches --bench images`. The `baseline` lines are the plain way of doing the same; a
 //! table after each group says how many times slower that was in this run.
 
+mod quick;
 mod ratios;
 
 use std::fs;
 use std::hint::black_box;
 use std::io;
-use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nixery_benches::{baseline, baseline_pack};
@@ -17,6 +17,7 @@ use nixery_core::{Codec, ImageName, Packer, StorePath, StoreRoot, write_layer_ta
 use nixery_manifest::{
     Compression, Digest, ImageLayer, ImageParts, Platform, RuntimeConfig, assemble,
 };
+use quick::quick;
 use ratios::Ratios;
 
 fn names(criterion: &mut Criterion) {
@@ -152,14 +153,6 @@ fn manifests(criterion: &mut Criterion) {
     }
     group.finish();
     ratios.print();
-}
-
-fn quick() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .without_plots()
 }
 
 criterion_group! { name = images; config = quick(); targets = names, tars, codecs, manifests }

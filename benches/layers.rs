@@ -1,16 +1,17 @@
 //! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths. `read` is the part of
 //! parsing that is JSON.
 //!
-//! `cargo bench -p nixery-benches` runs everything in about two minutes; `-- parse` or `-- group` a part of it.
+//! `cargo bench -p nixery-benches --bench layers` runs everything in about two minutes; with `-- parse` or
+//! `-- group` a part of it.
 //! The `baseline` lines are the plain way of doing the same; a table after each group says how many times
 //! slower that was in this run. At the end come the promises about both and whether they hold.
 
+mod quick;
 mod ratios;
 mod verdict;
 
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nixery_benches::{SIZES, baseline, cluster_plan, package_set};
@@ -20,6 +21,7 @@ use nixery_core::{
     DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
     ReferenceSink, StorePath, Weight, to_dot,
 };
+use quick::quick;
 use ratios::Ratios;
 
 fn read(criterion: &mut Criterion) {
@@ -133,14 +135,6 @@ fn other(criterion: &mut Criterion) {
     });
     group.bench_function("draw/5000", |b| b.iter(|| to_dot(black_box(&graph), &plan)));
     group.finish();
-}
-
-fn quick() -> Criterion {
-    Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(2))
-        .without_plots()
 }
 
 criterion_group! { name = layers; config = quick(); targets = read, parse, group, other, verdict::print }

@@ -34,21 +34,19 @@ pub fn package_set(paths: usize) -> PackageSet {
     dense_package_set(paths, 10)
 }
 
-/// A cluster plan for the names of a graph: twenty each, as a package set's own have.
+/// A cluster plan for the names of a graph: three to a cluster, as in the plan of a package set (`nixpkgs` has 3.3).
 pub fn cluster_plan(graph: &ReferenceGraph) -> ClusterPlan {
     let nodes = graph.nodes().iter();
     let mut names: Vec<&str> = nodes.map(|node| node.path.package_name()).collect();
     names.sort_unstable();
     names.dedup();
-    let packages = names.chunks(20).flat_map(|cluster| {
-        cluster
-            .iter()
-            .zip(1..)
-            .map(|(name, samples)| PlannedPackage {
-                name: (*name).to_owned(),
-                cluster: cluster[0].to_owned(),
-                samples,
-            })
+    let clusters = names.chunks(3).zip((1..=20).cycle());
+    let packages = clusters.flat_map(|(cluster, samples)| {
+        cluster.iter().map(move |name| PlannedPackage {
+            name: (*name).to_owned(),
+            cluster: cluster[0].to_owned(),
+            samples,
+        })
     });
     ClusterPlan::new("benchmark".to_owned(), 20, packages).expect("a plan")
 }

@@ -47,7 +47,7 @@ impl Ratios {
             println!(
                 "{:>12} {:>6} {:>12} {:>12} {:>8}\n{}\n",
                 "benchmark",
-                "paths",
+                "size",
                 "time",
                 "baseline",
                 "faster",

@@ -75,6 +75,9 @@ pub(crate) fn compare(setup: &Setup, rounds: usize, verdicts: &mut Verdicts) -> 
             return Err("the images of concurrent builds differ from those built alone".into());
         }
     }
+    // Every run must keep the bound, not only the one in the middle.
+    let most = at_once.iter().map(|run| run.peak).max();
+    let most = most.ok_or("no round was run")?;
     let one_by_one = median(&one_by_one, |run| run.took)?;
     let at_once = median(&at_once, |run| run.took)?;
     let clients = CLIENTS * IMAGES.len();
@@ -98,10 +101,10 @@ pub(crate) fn compare(setup: &Setup, rounds: usize, verdicts: &mut Verdicts) -> 
         format!("{clients} requests at once for {} cold images: {ratio:.3} of the time one after another, at most 1 wanted", IMAGES.len()),
     );
     verdicts.say(
-        at_once.peak <= MEMORY,
+        most <= MEMORY,
         format!(
-            "memory of the server meanwhile: {} MB, at most {} wanted",
-            megabytes(at_once.peak),
+            "most memory of the server meanwhile, in any of the {rounds} rounds: {} MB, at most {} wanted",
+            megabytes(most),
             megabytes(MEMORY)
         ),
     );
