@@ -17,7 +17,7 @@ use crate::progress::Reporter;
 #[derive(clap::Args)]
 pub(super) struct GraphArgs {
     /// A reference graph: `-` for standard input, what ends in .json, or another file that exists.
-    /// Anything else is an image, NAME[:TAG], whose packages are built for it
+    /// Anything else is an image, `NAME[:TAG]`, whose packages are built for it
     #[arg(value_name = "GRAPH|IMAGE", required_unless_present = "graph")]
     input: Option<PathBuf>,
 
