@@ -158,7 +158,8 @@ fn share(part: u64, all: u64) -> String {
         (0, 0) if part > 0 => "less than 0.01 %".to_owned(),
         (_, 0) => format!("{whole} %"),
         (0, _) => format!("0.{rest:02} %"),
-        (1..10, _) => format!(
+        // From 9.95 % on it would be rounded to 10.0 %.
+        (1..10, _) if hundredths < 995 => format!(
             "{}.{} %",
             (hundredths + 5) / 100,
             (hundredths + 5) / 10 % 10
@@ -210,6 +211,8 @@ mod tests {
     #[case(15, 4096, "0.37 %")]
     #[case(60, 4096, "1.5 %")]
     #[case(300, 4096, "7.3 %")]
+    #[case(1988, 20_000, "9.9 %")]
+    #[case(1990, 20_000, "10 %")]
     #[case(1999, 20_000, "10 %")]
     #[case(1, 8, "13 %")]
     #[case(1999, 2000, "100 %")]

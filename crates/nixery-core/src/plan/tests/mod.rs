@@ -1,5 +1,5 @@
-mod learned;
 mod properties;
+mod size_and_plan;
 
 use std::sync::Arc;
 
@@ -31,6 +31,32 @@ fn graph(roots: &[&str], paths: &[(&str, u64, &[&str])]) -> ReferenceGraph {
     };
     let entries: Vec<Value> = paths.iter().map(entry).collect();
     let roots: Vec<String> = roots.iter().map(|r| path(r)).collect();
+    let json = json!({ "exportReferencesGraph": { "graph": roots }, "graph": entries });
+    ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
+}
+
+/// A graph of paths 0 to n, whose entries are written in `order`; where that does not begin with 0, references and
+/// roots are written backwards as well.
+fn graph_in_order(
+    order: &[usize],
+    edges: &[(usize, usize)],
+    roots: &[usize],
+    sizes: &[u64],
+    name: impl Fn(usize) -> String,
+) -> ReferenceGraph {
+    let paths = |mut of: Vec<usize>| -> Vec<String> {
+        if order[0] != 0 {
+            of.reverse();
+        }
+        of.into_iter().map(|i| path(&name(i))).collect()
+    };
+    let entry = |&i: &usize| {
+        let references = edges.iter().filter(|edge| edge.0 == i);
+        let references = paths(references.map(|edge| edge.1).collect());
+        json!({ "path": path(&name(i)), "narSize": sizes[i], "references": references })
+    };
+    let entries: Vec<Value> = order.iter().map(entry).collect();
+    let roots = paths(roots.to_vec());
     let json = json!({ "exportReferencesGraph": { "graph": roots }, "graph": entries });
     ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
 }

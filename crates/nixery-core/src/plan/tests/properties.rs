@@ -191,19 +191,7 @@ proptest! {
         (layers, nar) in (1..25usize, any::<bool>()),
     ) {
         let name = |i: usize| format!("n{i}");
-        let make = |order: &[usize]| {
-            let entry = |&i: &usize| {
-                let mut references: Vec<String> =
-                    edges.iter().filter(|edge| edge.0 == i).map(|edge| path(&name(edge.1))).collect();
-                if order[0] != 0 { references.reverse(); }
-                json!({ "path": path(&name(i)), "narSize": sizes[i], "references": references })
-            };
-            let entries: Vec<Value> = order.iter().map(entry).collect();
-            let mut roots: Vec<String> = roots.iter().map(|&root| path(&name(root))).collect();
-            if order[0] != 0 { roots.reverse(); }
-            let json = json!({ "exportReferencesGraph": { "graph": roots }, "graph": entries });
-            ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
-        };
+        let make = |order: &[usize]| graph_in_order(order, &edges, &roots, &sizes, name);
         let counts: serde_json::Map<String, Value> = counts.iter().enumerate().map(|(i, &c)| (name(i), json!(c))).collect();
         let weight = if nar { Weight::NarSize } else { Weight::ClosureSize };
         let strategy = dominator(&Value::from(counts).to_string(), weight);

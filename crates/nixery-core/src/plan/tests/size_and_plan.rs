@@ -285,7 +285,15 @@ fn degenerate_graphs() {
         ("c", u64::MAX, &["c"]),
         ("d", u64::MAX, &[]),
     ];
-    for strategy in strategies(10) {
+    // A cluster of a cycle, one of the largest sizes, and paths that no plan knows.
+    let clusters = clustered(&[
+        ("a", "a", 4096),
+        ("b", "a", 4000),
+        ("c", "c", 300),
+        ("d", "c", 0),
+    ]);
+    let unknown = clustered(&[("other", "other", 1)]);
+    for strategy in [&Size as &dyn LayerStrategy, &clusters, &unknown] {
         for layers in [1, 2, 94] {
             assert_eq!(strategy.plan(&graph(&[], &[]), budget(layers)).layers, []);
             let graph = graph(&["a"], cycle);
@@ -304,17 +312,7 @@ proptest! {
         layers in prop_oneof![1..8usize, 8..50usize],
     ) {
         let name = |i: usize| format!("n{i:02}");
-        let make = |order: &[usize]| {
-            let entry = |&i: &usize| {
-                let mut references: Vec<String> =
-                    edges.iter().filter(|edge| edge.0 == i).map(|edge| path(&name(edge.1))).collect();
-                if order[0] != 0 { references.reverse(); }
-                json!({ "path": path(&name(i)), "narSize": sizes[i], "references": references })
-            };
-            let entries: Vec<Value> = order.iter().map(entry).collect();
-            let json = json!({ "exportReferencesGraph": { "graph": [] }, "graph": entries });
-            ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
-        };
+        let make = |order: &[usize]| graph_in_order(order, &edges, &[], &sizes, name);
         let mut least = vec![None; 40];
         let packages: Vec<PlannedPackage> = known
             .iter()
