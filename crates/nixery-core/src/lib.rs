@@ -89,7 +89,7 @@ pub use plan::{
     PlannedLayer, Size, Weight,
 };
 pub use popularity::{Popularity, PopularityCounter, PopularityError};
-pub use reference_sink::{PathReferences, ReferenceSink};
+pub use reference_sink::{PathReferences, ReferenceError, ReferenceSink};
 pub use replay::{Outcome, Workload, replay};
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{StorePath, StorePathError, StorePathRule};

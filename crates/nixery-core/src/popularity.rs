@@ -44,35 +44,12 @@ pub struct Popularity {
 /// By name. Every path of a graph is looked up, so with a faster hash than the standard one; seeded as well.
 type Counts = HashMap<String, u64, DefaultHashBuilder>;
 
-/// Why popularity data, or what it is counted from, was refused.
+/// Why popularity data was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum PopularityError {
     /// Popularity data is not a JSON object of counts.
     #[error("popularity data must be a JSON object of names and whole, non-negative counts")]
     Malformed(#[source] serde_json::Error),
-    /// What should be the output of `nix path-info --json` is not.
-    #[error("this is not the output of 'nix path-info --json'")]
-    PathInfo(#[source] serde_json::Error),
-    /// A path or reference is not one.
-    #[error("a reference cannot be used")]
-    Path(#[from] crate::store_path::StorePathError),
-    /// The size of a path is missing or none.
-    #[error("the NAR size of {path} is missing or no whole number")]
-    Size {
-        /// The path.
-        path: StorePath,
-    },
-    /// A narinfo file lacks a field.
-    #[error("the narinfo {start:?} has no line '{field}:'")]
-    NarInfo {
-        /// The field.
-        field: &'static str,
-        /// How the text begins.
-        start: String,
-    },
-    /// What should be kept of an earlier run is something else.
-    #[error("this is not what an earlier run of this command kept: start anew")]
-    State(#[source] serde_json::Error),
 }
 
 impl Popularity {

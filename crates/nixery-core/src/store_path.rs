@@ -77,6 +77,15 @@ pub struct StorePathError {
     pub rule: StorePathRule,
 }
 
+impl StorePathError {
+    pub(crate) fn new(path: &str, rule: StorePathRule) -> Self {
+        Self {
+            path: path.chars().take(300).collect(),
+            rule,
+        }
+    }
+}
+
 /// The rules a store path keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StorePathRule {
@@ -186,10 +195,7 @@ impl StorePaths {
     /// # Errors
     /// As [`StorePath::parse`]; also where the paths make 4 GiB of text.
     pub(crate) fn push(&mut self, path: &str) -> Result<(), StorePathError> {
-        let refused = |rule| StorePathError {
-            path: path.chars().take(300).collect(),
-            rule,
-        };
+        let refused = |rule| StorePathError::new(path, rule);
         let base = check(path).map_err(refused)?;
         let start = self.text.len();
         let Ok(end) = u32::try_from(start + path.len()) else {
@@ -223,6 +229,15 @@ pub fn package_name(name: &str) -> &str {
         .windows(2)
         .position(|w| w[0] == b'-' && !w[1].is_ascii_alphabetic());
     version.map_or(name, |dash| &name[..dash])
+}
+
+/// The last component of a store path, for whoever needs no more of it.
+///
+/// # Errors
+/// As [`StorePath::parse`].
+pub(crate) fn base_name_of(path: &str) -> Result<&str, StorePathError> {
+    let base = check(path).map_err(|rule| StorePathError::new(path, rule))?;
+    Ok(&path[base..])
 }
 
 /// Checks the rules; gives the offset of the base name.

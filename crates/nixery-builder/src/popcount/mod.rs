@@ -11,7 +11,7 @@ mod state;
 use std::io;
 use std::path::PathBuf;
 
-use nixery_core::{GraphError, PopularityError};
+use nixery_core::{GraphError, ReferenceError};
 
 pub use cache::{BinaryCache, CacheOptions, CountProgress, WantedPath};
 pub use files::{FoundFiles, JsonKind, add_path};
@@ -48,7 +48,7 @@ pub enum PopcountError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: PopularityError,
+        source: ReferenceError,
     },
     /// A file is of no kind that can be read.
     #[error(
@@ -72,7 +72,7 @@ pub enum PopcountError {
         location: String,
         /// What is wrong with it.
         #[source]
-        source: PopularityError,
+        source: ReferenceError,
     },
     /// A file looks like a reference graph and is none.
     #[error("{} cannot be used", path.display())]

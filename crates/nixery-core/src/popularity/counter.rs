@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PopularityError, sorted_json};
-use crate::reference_sink::{PathReferences, ReferenceSink};
+use super::sorted_json;
+use crate::reference_sink::{PathReferences, ReferenceError, ReferenceSink};
 use crate::store_path::{HASH_LEN, StorePath};
 
 /// Counts how many paths refer to each name, from any mixture of sources.
@@ -82,8 +82,8 @@ impl ReferenceSink for PopularityCounter {
         serde_json::to_vec(&State { seen, counts }).expect("texts and integers serialise to JSON")
     }
 
-    fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
-        let state: State = serde_json::from_slice(state).map_err(PopularityError::State)?;
+    fn from_state(state: &[u8]) -> Result<Self, ReferenceError> {
+        let state: State = serde_json::from_slice(state).map_err(ReferenceError::State)?;
         Ok(Self {
             counts: state.counts.into_iter().collect(),
             seen: state.seen.into_iter().collect(),
@@ -191,7 +191,7 @@ mod tests {
         );
         assert!(matches!(
             PopularityCounter::from_state(b"{}"),
-            Err(PopularityError::State(_))
+            Err(ReferenceError::State(_))
         ));
     }
 
@@ -246,12 +246,12 @@ mod tests {
         let mut counter = PopularityCounter::default();
         assert!(matches!(
             counter.add_path_info(b"{"),
-            Err(PopularityError::PathInfo(_))
+            Err(ReferenceError::PathInfo(_))
         ));
         let bad = path_info(&base('a', "a"), &["x".to_owned()]);
         assert!(matches!(
             counter.add_path_info(bad.as_bytes()),
-            Err(PopularityError::Path(_))
+            Err(ReferenceError::Path(_))
         ));
         counter
             .add_path_info(br#"{"/nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a":null}"#)

@@ -8,8 +8,7 @@ use super::draw::draw;
 use super::sample::{PlanSample, SamplePackage};
 use crate::cluster_plan::package_key;
 use crate::graph::ReferenceGraph;
-use crate::popularity::PopularityError;
-use crate::reference_sink::{PathReferences, ReferenceSink};
+use crate::reference_sink::{PathReferences, ReferenceError, ReferenceSink, paths_of};
 use crate::store_path::{HASH_LEN, StorePath};
 
 /// Keys of what every image has besides what was asked for.
@@ -80,8 +79,8 @@ impl ReferenceSink for PathCollection {
         serde_json::to_vec(&State { paths }).expect("texts and integers serialise to JSON")
     }
 
-    fn from_state(state: &[u8]) -> Result<Self, PopularityError> {
-        let state: State = serde_json::from_slice(state).map_err(PopularityError::State)?;
+    fn from_state(state: &[u8]) -> Result<Self, ReferenceError> {
+        let state: State = serde_json::from_slice(state).map_err(ReferenceError::State)?;
         let mut collection = Self::default();
         for path in state.paths {
             let hash = path.base_name.get(..HASH_LEN).unwrap_or_default().into();
@@ -93,13 +92,7 @@ impl ReferenceSink for PathCollection {
     /// Images are asked for with the roots of the graph, where it has some, not with everything in it.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
         let roots = graph.roots();
-        for (index, node) in graph.nodes().iter().enumerate() {
-            let name = |&index: &u32| graph.nodes()[index as usize].path.base_name();
-            let path = PathReferences {
-                base_name: node.path.base_name(),
-                nar_size: Some(node.nar_size),
-                references: graph.references(index).iter().map(name).collect(),
-            };
+        for (index, path) in paths_of(graph).enumerate() {
             let package = roots.is_empty() || roots.binary_search(&index).is_ok();
             self.add(&path, package);
         }
@@ -356,7 +349,7 @@ mod tests {
         for bad in [&b"{}"[..], b"[]", br#"{"seen":[],"counts":{}}"#] {
             assert!(matches!(
                 PathCollection::from_state(bad),
-                Err(PopularityError::State(_))
+                Err(ReferenceError::State(_))
             ));
         }
     }
