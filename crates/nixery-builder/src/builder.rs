@@ -1,9 +1,8 @@
 //! The builder: takes requests, runs one build per image, remembers what came of it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use nixery_core::ReferenceGraph;
+use nixery_core::plan::LayerStrategy;
 use nixery_manifest::Digest;
 use nixery_storage::{Storage, StorageError};
 use tokio::runtime::Handle;
@@ -15,7 +14,7 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
-use crate::graphs::{self, RecordedGraph};
+use crate::graphs;
 use crate::handle::{BuildHandle, BuildSummary, Purpose};
 use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
@@ -24,9 +23,6 @@ use crate::keyed_lock::KeyedLocks;
 use crate::nix::Nix;
 use crate::progress::BuildId;
 use crate::warm::Warm;
-
-/// After so long the recording of a graph is given up.
-const RECORDING: Duration = Duration::from_secs(60);
 
 /// Builds images. Cheap to clone; clones share everything.
 ///
@@ -200,6 +196,34 @@ impl Builder {
         &self.0.engine.config
     }
 
+    /// How images are grouped into layers now.
+    pub fn strategy(&self) -> Arc<dyn LayerStrategy> {
+        self.0.engine.strategy()
+    }
+
+    /// Groups images in another way from now on: [`BuilderConfig::strategy`] is only what a builder starts with.
+    /// Builds that run end as they began, and whoever joins them gets what they give; what they give is not kept
+    /// in memory.
+    pub fn set_strategy(&self, strategy: Arc<dyn LayerStrategy>) {
+        self.0.engine.set_strategy(strategy);
+        // After it: see `keep_warm`.
+        self.warm().clear();
+    }
+
+    /// Keeps what a build ended with in memory, unless it is grouped as images are not any more.
+    fn keep_warm(
+        &self,
+        build: &BuildHandle,
+        image: &Arc<Image>,
+        strategy: &Arc<dyn LayerStrategy>,
+    ) {
+        let mut warm = self.warm();
+        // Under the lock: what is kept before a new strategy is set is forgotten right after it.
+        if Arc::ptr_eq(strategy, &self.0.engine.strategy()) {
+            warm.built(build, image);
+        }
+    }
+
     /// The Nix that builds.
     pub fn nix(&self) -> &Arc<dyn Nix> {
         &self.0.engine.nix
@@ -317,7 +341,8 @@ impl Builder {
 async fn supervise(builder: Builder, handle: BuildHandle) {
     let name = handle.request().name.clone();
     tracing::info!(build = %handle.id(), image = %name, tag = %handle.request().tag, "build started");
-    let result = run_detached(&builder.0.engine, &handle).await;
+    let strategy = builder.strategy();
+    let result = run_detached(&builder.0.engine, &strategy, &handle).await;
     match &result {
         Ok((image, _)) => {
             let (from_cache, times) = (image.stats.from_cache, image.stats.times());
@@ -335,11 +360,12 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
     };
     if let Ok(image) = &result {
         // First: whoever waited and asks again finds it.
-        builder.warm().built(&handle, image);
+        builder.keep_warm(&handle, image, &strategy);
     }
     // Before the build counts as ended, so that whoever drains the builder waits for it.
     if let (Ok(image), Some(graph)) = (&result, graph) {
-        let recording = record(Arc::clone(&builder.0.engine), Arc::clone(image), graph);
+        let storage = Arc::clone(builder.storage());
+        let recording = graphs::remember(storage, Arc::clone(image), graph);
         builder.0.recordings.spawn_on(recording, &builder.0.runtime);
     }
     handle.finish(result);
@@ -348,10 +374,15 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
 }
 
 /// In a task of its own, so that a panic ends the build and not the waiting.
-async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Built, BuildError> {
+async fn run_detached(
+    engine: &Arc<Engine>,
+    strategy: &Arc<dyn LayerStrategy>,
+    handle: &BuildHandle,
+) -> Result<Built, BuildError> {
     let task = {
-        let (engine, handle) = (Arc::clone(engine), handle.clone());
-        tokio::spawn(async move { Box::pin(flow::build(&engine, &handle)).await })
+        let (engine, strategy) = (Arc::clone(engine), Arc::clone(strategy));
+        let handle = handle.clone();
+        tokio::spawn(async move { Box::pin(flow::build(&engine, strategy, &handle)).await })
     };
     task.await.unwrap_or_else(|died| {
         Err(BuildError::internal(if died.is_panic() {
@@ -362,23 +393,8 @@ async fn run_detached(engine: &Arc<Engine>, handle: &BuildHandle) -> Result<Buil
     })
 }
 
-/// Remembers what was in an image. Nobody waits for it, and an image without it is as good.
-async fn record(engine: Arc<Engine>, image: Arc<Image>, graph: ReferenceGraph) {
-    let graph = RecordedGraph::new(&image, graph);
-    let recording = graphs::record(&*engine.storage, image.key, graph);
-    let problem = match tokio::time::timeout(RECORDING, recording).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => match causes(&error) {
-            none if none.is_empty() => error.to_string(),
-            causes => causes,
-        },
-        Err(_) => "the store does not answer".to_owned(),
-    };
-    tracing::warn!(image = %image.name, "the graph of an image is not recorded: {problem}");
-}
-
 /// The sources of an error, outermost first, for the log.
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     sources
         .map(ToString::to_string)

@@ -46,7 +46,7 @@ pub struct BuilderConfig {
     /// Most layers an image may have, the root layer included. 1 counts as 2: there is always a
     /// layer of packages and the root layer.
     pub budget: NonZeroUsize,
-    /// How store paths are grouped into layers.
+    /// How store paths are grouped into layers, until [`Builder::set_strategy`](crate::Builder::set_strategy).
     pub strategy: Arc<dyn LayerStrategy>,
     /// How layers are compressed.
     pub compression: Codec,

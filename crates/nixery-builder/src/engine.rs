@@ -1,9 +1,10 @@
 //! What all builds of one builder share.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use nixery_core::pack::Packer;
+use nixery_core::plan::LayerStrategy;
 use nixery_manifest::{Blob, Digest};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -46,6 +47,8 @@ pub(crate) struct Engine {
     /// Layers that may be packed, wait for the store or be on their way to it at once, over all builds.
     pub(crate) most_spooled: usize,
     pub(crate) packer: Arc<Packer>,
+    /// How images that are asked for now are grouped.
+    strategy: RwLock<Arc<dyn LayerStrategy>>,
 }
 
 impl Engine {
@@ -61,6 +64,7 @@ impl Engine {
         let most_spooled = pack_threads.saturating_add(STORE_AHEAD);
         Ok(Self {
             leases,
+            strategy: RwLock::new(Arc::clone(&config.strategy)),
             blobs: Blobs::new(Arc::clone(&storage), config.seen_counts(), config.gc_grace),
             instance,
             layer_locks: KeyedLocks::default(),
@@ -74,6 +78,20 @@ impl Engine {
             nix,
             storage,
         })
+    }
+
+    /// The layer strategy. A build takes it once, and keeps to it.
+    pub(crate) fn strategy(&self) -> Arc<dyn LayerStrategy> {
+        let strategy = self.strategy.read();
+        Arc::clone(&strategy.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_strategy(&self, strategy: Arc<dyn LayerStrategy>) {
+        let mut current = self
+            .strategy
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *current = strategy;
     }
 
     /// Goes along with a spool file: whoever packs faster than the store takes it waits here.

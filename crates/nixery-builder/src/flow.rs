@@ -1,10 +1,10 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::{try_join, try_join_all};
-use nixery_core::ReferenceGraph;
+use nixery_core::{LayerStrategy, ReferenceGraph};
 use nixery_manifest::{Digest, assemble};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
@@ -24,9 +24,14 @@ use crate::turn::{self, Turn};
 /// An image, and if it was built the graph of what is in it.
 pub(crate) type Built = (Image, Option<ReferenceGraph>);
 
-/// Builds the image a handle asks for, or finds it.
-pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Built, BuildError> {
-    let recipe = Recipe::new(&engine.config, handle.request(), &handle.target().source);
+/// Builds the image a handle asks for, or finds it; grouped by this strategy whatever comes meanwhile.
+pub(crate) async fn build(
+    engine: &Engine,
+    strategy: Arc<dyn LayerStrategy>,
+    handle: &BuildHandle,
+) -> Result<Built, BuildError> {
+    let (request, source) = (handle.request(), &handle.target().source);
+    let recipe = Recipe::new(&engine.config, &*strategy, request, source);
 
     let pinned = recipe.pinned_key();
     let phases = Phases::start(handle, pinned.is_some());
@@ -72,7 +77,8 @@ pub(crate) async fn build(engine: &Engine, handle: &BuildHandle) -> Result<Built
         ),
         async {
             let root = layers::ensure_root(engine, &packages, handle, root);
-            let others = ensure_layers(engine, &packages, &phases, handle, layers);
+            let strategy = Arc::clone(&strategy);
+            let others = ensure_layers(engine, strategy, &packages, &phases, handle, layers);
             try_join(root, others).await.map(|((), graph)| graph)
         },
     )
@@ -122,6 +128,7 @@ async fn realise(
 /// Finds out what is in the closure of the packages, and puts all of it into the store.
 async fn ensure_layers(
     engine: &Engine,
+    strategy: Arc<dyn LayerStrategy>,
     packages: &[RealisedPackage],
     phases: &Phases<'_>,
     handle: &BuildHandle,
@@ -131,7 +138,7 @@ async fn ensure_layers(
     let graph = closure::graph(&*engine.nix, packages, handle.log()).await?;
 
     phases.enter(Phase::Plan);
-    let (graph, plan) = layers::plan(engine, graph).await?;
+    let (graph, plan) = layers::plan(engine, strategy, graph).await?;
 
     phases.enter(Phase::Pack);
     layers::ensure_all(engine, &graph, &plan, handle, announce).await?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLayer};
-use nixery_core::plan::{LayerPlan, PlannedLayer};
+use nixery_core::plan::{LayerPlan, LayerStrategy, PlannedLayer};
 use nixery_core::{ReferenceGraph, StorePath, layer_key};
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_storage::Key;
@@ -66,10 +66,10 @@ struct Spooled {
 /// Groups the graph's paths. Leaves room for the root layer in the budget.
 pub(crate) async fn plan(
     engine: &Engine,
+    strategy: Arc<dyn LayerStrategy>,
     graph: ReferenceGraph,
 ) -> Result<(ReferenceGraph, LayerPlan), BuildError> {
     let budget = budget_of_paths(engine.config.budget);
-    let strategy = engine.config.strategy.clone();
     let planning = tokio::task::spawn_blocking(move || {
         let plan = strategy.plan(&graph, budget);
         (graph, plan)

@@ -59,6 +59,7 @@ mod history;
 mod image;
 mod keyed_lock;
 mod layers;
+pub mod learned;
 mod lease;
 mod load;
 mod nix;

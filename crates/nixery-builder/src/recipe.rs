@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use nixery_core::pack::PACKER_VERSION;
-use nixery_core::{ManifestKeyInputs, ResolvedSource, SourceIdentity, manifest_key};
+use nixery_core::{LayerStrategy, ManifestKeyInputs, ResolvedSource, SourceIdentity, manifest_key};
 use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
 use serde::Deserialize;
 
@@ -22,6 +22,7 @@ const CA_BUNDLE: &str = "/etc/ssl/certs/ca-bundle.crt";
 #[derive(Debug)]
 pub(crate) struct Recipe<'a> {
     config: &'a BuilderConfig,
+    strategy: &'a dyn LayerStrategy,
     request: &'a ImageRequest,
     source: &'a ResolvedSource,
     labels: BTreeMap<String, String>,
@@ -30,11 +31,13 @@ pub(crate) struct Recipe<'a> {
 impl<'a> Recipe<'a> {
     pub(crate) fn new(
         config: &'a BuilderConfig,
+        strategy: &'a dyn LayerStrategy,
         request: &'a ImageRequest,
         source: &'a ResolvedSource,
     ) -> Self {
         Self {
             config,
+            strategy,
             request,
             source,
             labels: labels(request, source),
@@ -65,7 +68,7 @@ impl<'a> Recipe<'a> {
             packages: self.request.name.packages(),
             architecture: self.request.name.architecture(),
             shell: self.request.name.shell(),
-            strategy: &self.config.strategy.id(),
+            strategy: &self.strategy.id(),
             budget: self.config.budget.get(),
             compression: self.config.compression,
             packer_version: PACKER_VERSION,
@@ -173,7 +176,7 @@ mod tests {
         let config = BuilderConfig::new(source.clone(), "/nonexistent");
         let request = request(name, tag);
         let source = source.resolve(&request.tag);
-        let recipe = Recipe::new(&config, &request, &source);
+        let recipe = Recipe::new(&config, &*config.strategy, &request, &source);
         (recipe.pinned_key(), recipe.evaluated_key(&evaluation(drv)))
     }
 

@@ -155,6 +155,11 @@ impl Warm {
         }
     }
 
+    /// Forgets all of them: images are grouped in another way from now on.
+    pub(crate) fn clear(&mut self) {
+        self.images = Generations::new(MEMORY / 2);
+    }
+
     /// Lets no image that needs the blob answer without being checked.
     pub(crate) fn doubt(&mut self, blob: &Digest) {
         for entry in self.images.values_mut() {

@@ -32,6 +32,7 @@ mod health;
 mod hold;
 pub mod host;
 mod json_lines;
+pub mod learning;
 pub mod listen;
 mod log_queue;
 pub mod logging;

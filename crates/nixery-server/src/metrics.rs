@@ -1,6 +1,7 @@
 //! Counters in the text format of Prometheus, version 0.0.4.
 
 use crate::collection::GcMetrics;
+use crate::learning::PlanMetrics;
 use crate::state::AppState;
 use nixery_builder::{BuildId, BuildResult};
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -29,6 +30,7 @@ pub struct Metrics {
     blobs_damaged: AtomicU64,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     gc: GcMetrics,
+    plans: PlanMetrics,
     seen: Mutex<(HashSet<BuildId>, VecDeque<BuildId>)>,
 }
 
@@ -83,6 +85,11 @@ impl Metrics {
     /// What collections of garbage did.
     pub fn gc(&self) -> &GcMetrics {
         &self.gc
+    }
+
+    /// What the learning of plans did.
+    pub fn plans(&self) -> &PlanMetrics {
+        &self.plans
     }
 
     /// Counts bytes of bodies that were handed to connections.
@@ -213,6 +220,9 @@ pub(crate) fn render(state: &AppState) -> String {
     );
 
     metrics.render_gc(|name, kind, help, samples| {
+        family(&mut text, name, kind, help, samples);
+    });
+    metrics.render_plans(|name, kind, help, samples| {
         family(&mut text, name, kind, help, samples);
     });
 

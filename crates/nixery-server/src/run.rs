@@ -2,8 +2,9 @@
 
 use crate::app::service;
 use crate::collection::collect_until;
-use crate::config::{Config, Settings};
+use crate::config::{Config, Settings, StrategySettings};
 use crate::host::host_of_examples;
+use crate::learning::learn_forever;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
@@ -12,7 +13,7 @@ use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
 use crate::traffic::record_forever;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
 /// Time for a collection of garbage to leave the store to others.
@@ -91,6 +92,14 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         gone(quitting),
     ));
     tokio::spawn(record_forever(state.clone()));
+    let learning = match settings.layering.strategy {
+        StrategySettings::Learned { hour } => Some(tokio::spawn(learn_forever(
+            state.clone(),
+            hour,
+            SystemTime::now,
+        ))),
+        _ => None,
+    };
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
@@ -100,6 +109,10 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
 
     signals.next().await;
     registry.readiness().stop();
+    if let Some(learning) = learning {
+        // At any moment: a plan is stored before it is used.
+        learning.abort();
+    }
     // At any moment: what it has done is whole. Others shall not wait for it.
     drop(quit);
     tracing::info!(

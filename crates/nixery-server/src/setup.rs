@@ -6,11 +6,13 @@ use crate::config::{
 use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use crate::traffic::{Recorder, Salt};
+use nixery_builder::learned::{self, LearnError};
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, Finding, LoadError, Nix, NixCli, NixCliConfig,
     default_eval_interval, load_cluster_plan, load_popularity,
 };
 use nixery_core::PackageSource;
+use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_core::popularity::Popularity;
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
@@ -43,6 +45,9 @@ pub enum SetupError {
         "the cluster plan of NIXERY_LAYER_PLAN (--layer-plan) cannot be loaded; unset it to do without"
     )]
     Plan(#[source] Box<LoadError>),
+    /// The store does not tell the plan that was learned.
+    #[error("the layer plan that was learned cannot be read")]
+    Learned(#[source] Box<LearnError>),
     /// The builder cannot work.
     #[error(transparent)]
     Builder(#[from] BuilderError),
@@ -142,27 +147,32 @@ pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
     Ok(findings)
 }
 
-/// The layer strategy; loads the data it needs.
+/// The layer strategy; loads the data it needs. Where a plan is to be learned and there is none in the store
+/// yet, it is [`Size`].
 ///
 /// # Errors
-/// [`SetupError::Plan`], [`SetupError::Popularity`].
-pub async fn strategy(settings: &StrategySettings) -> Result<Arc<dyn LayerStrategy>, SetupError> {
+/// [`SetupError::Plan`], [`SetupError::Learned`], [`SetupError::Popularity`].
+pub async fn strategy(
+    settings: &StrategySettings,
+    storage: &dyn Storage,
+) -> Result<Arc<dyn LayerStrategy>, SetupError> {
     let strategy: Arc<dyn LayerStrategy> = match settings {
         StrategySettings::Size => Arc::new(Size),
         StrategySettings::Plan { location } => {
             let plan = load_cluster_plan(location)
                 .await
                 .map_err(|error| SetupError::Plan(Box::new(error)))?;
-            tracing::info!(
-                revision = plan.revision(),
-                names = plan.len(),
-                clusters = plan.clusters(),
-                samples = plan.samples(),
-                digest = %plan.digest(),
-                "cluster plan"
-            );
-            let plan = Arc::new(plan);
-            Arc::new(Clustered { plan })
+            clustered(Arc::new(plan))
+        }
+        StrategySettings::Learned { .. } => {
+            let learned = learned::load(storage).await;
+            match learned.map_err(|error| SetupError::Learned(Box::new(error)))? {
+                Some(learned) => clustered(learned.plan),
+                None => {
+                    tracing::info!("no layer plan has been learned yet: paths are grouped by size");
+                    Arc::new(Size)
+                }
+            }
         }
         StrategySettings::Dominator {
             popularity,
@@ -187,6 +197,18 @@ pub async fn strategy(settings: &StrategySettings) -> Result<Arc<dyn LayerStrate
     Ok(strategy)
 }
 
+fn clustered(plan: Arc<ClusterPlan>) -> Arc<dyn LayerStrategy> {
+    tracing::info!(
+        revision = plan.revision(),
+        names = plan.len(),
+        clusters = plan.clusters(),
+        samples = plan.samples(),
+        digest = %plan.digest(),
+        "cluster plan"
+    );
+    Arc::new(Clustered { plan })
+}
+
 /// The builder of a configuration, over the given Nix and blob store; `gc_grace` is that of the
 /// store's collection of garbage.
 ///
@@ -207,7 +229,7 @@ pub async fn builder(
             .eval_interval
             .unwrap_or_else(|| default_eval_interval(&source)),
         budget: layering.budget,
-        strategy: strategy(&layering.strategy).await?,
+        strategy: strategy(&layering.strategy, &*storage).await?,
         compression: layering.compression,
         pack_threads: layering.pack_threads,
         max_builds: nix_settings.max_builds,
@@ -272,8 +294,9 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage};
+    use nixery_core::cluster_plan::PlannedPackage;
     use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
+    use nixery_storage::MemoryStorage;
 
     fn plan(samples: u32) -> ClusterPlan {
         let bash = PlannedPackage {
@@ -297,11 +320,23 @@ mod tests {
         let mut ids = Vec::new();
         for samples in [3, 3, 4] {
             std::fs::write(file.path(), plan(samples).to_bytes()).unwrap();
-            ids.push(strategy(&at(file.path())).await.unwrap().id());
+            ids.push(
+                strategy(&at(file.path()), &MemoryStorage::new())
+                    .await
+                    .unwrap()
+                    .id(),
+            );
         }
         assert_eq!(ids[0], format!("plan/1 {}", plan(3).digest()));
         assert_eq!(ids[1], ids[0]);
         assert_ne!(ids[2], ids[0]);
+    }
+
+    #[tokio::test]
+    async fn until_a_plan_is_learned_there_is_size() {
+        let learned = StrategySettings::Learned { hour: 3 };
+        let strategy = strategy(&learned, &MemoryStorage::new()).await.unwrap();
+        assert_eq!(strategy.id(), Size.id());
     }
 
     /// And so is how popularity is looked up.
@@ -320,10 +355,14 @@ mod tests {
             ..Dominator::default()
         };
         let location = file.path().to_str().unwrap().to_owned();
-        let with_data = strategy(&settings(Some(location))).await.unwrap();
+        let with_data = strategy(&settings(Some(location)), &MemoryStorage::new())
+            .await
+            .unwrap();
         let popularity = Popularity::from_json(json).unwrap().across_versions();
         assert_eq!(with_data.id(), dominator(popularity).id());
-        let without = strategy(&settings(None)).await.unwrap();
+        let without = strategy(&settings(None), &MemoryStorage::new())
+            .await
+            .unwrap();
         assert_eq!(without.id(), Dominator::default().id());
     }
 
@@ -341,7 +380,9 @@ mod tests {
                 "it must be a file that 'nixery plan build' wrote",
             ),
         ] {
-            let error = strategy(&at(path)).await.unwrap_err();
+            let error = strategy(&at(path), &MemoryStorage::new())
+                .await
+                .unwrap_err();
             let setting = "the cluster plan of NIXERY_LAYER_PLAN (--layer-plan) cannot be loaded";
             assert!(error.to_string().contains(setting), "{error}");
             let source = std::error::Error::source(&error).unwrap().to_string();

@@ -24,13 +24,15 @@ pub enum KeyKind {
     Lease,
     /// `graphs/`: the reference graphs of built images, each named as its entry under `manifests/`.
     Graph,
+    /// `plans/`: cluster plans that servers have learned, named by their SHA-256, and what says which is used.
+    Plan,
     /// `traffic/`: batches of recorded pulls, named by the SHA-256 of what is in them.
     Traffic,
 }
 
 impl KeyKind {
     /// Every kind, in the order in which stores are listed and verified.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Blob,
         Self::Manifest,
         Self::Build,
@@ -38,6 +40,7 @@ impl KeyKind {
         Self::Lease,
         Self::Graph,
         Self::Traffic,
+        Self::Plan,
     ];
 
     /// The kinds that hold content. What the others hold may be lost at any time.
@@ -54,6 +57,7 @@ impl KeyKind {
             Self::Lease => "leases",
             Self::Graph => "graphs",
             Self::Traffic => "traffic",
+            Self::Plan => "plans",
         }
     }
 }
@@ -95,6 +99,8 @@ pub enum Key {
     Graph(Digest),
     /// A batch of recorded pulls, under its SHA-256.
     Traffic(Digest),
+    /// A cluster plan, under its SHA-256, or what says which is used, under a name that never changes.
+    Plan(Digest),
     /// A manifest cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
     LegacyManifest([u8; SHA1_BYTES]),
     /// A layer build cached by the original Nixery, whose keys are SHA-1. Read for migration, never written.
@@ -113,6 +119,7 @@ impl Key {
             Self::Lease(_) => KeyKind::Lease,
             Self::Graph(_) => KeyKind::Graph,
             Self::Traffic(_) => KeyKind::Traffic,
+            Self::Plan(_) => KeyKind::Plan,
         }
     }
 
@@ -126,7 +133,8 @@ impl Key {
             | Self::Use(digest)
             | Self::Lease(digest)
             | Self::Graph(digest)
-            | Self::Traffic(digest) => digest.hex(),
+            | Self::Traffic(digest)
+            | Self::Plan(digest) => digest.hex(),
             Self::LegacyManifest(sha1) | Self::LegacyBuild(sha1) => hex(sha1),
         }
     }
@@ -143,7 +151,9 @@ impl Key {
     #[must_use]
     pub const fn content_type(&self) -> &'static str {
         match self.kind() {
-            KeyKind::Blob | KeyKind::Graph | KeyKind::Traffic => "application/octet-stream",
+            KeyKind::Blob | KeyKind::Graph | KeyKind::Traffic | KeyKind::Plan => {
+                "application/octet-stream"
+            }
             KeyKind::Manifest | KeyKind::Build | KeyKind::Use | KeyKind::Lease => {
                 "application/json"
             }
@@ -178,15 +188,19 @@ impl Key {
                 KeyKind::Lease => Self::Lease(digest),
                 KeyKind::Graph => Self::Graph(digest),
                 KeyKind::Traffic => Self::Traffic(digest),
+                KeyKind::Plan => Self::Plan(digest),
             });
         }
         let sha1 = sha1_from_hex(name)?;
         match kind {
             KeyKind::Manifest => Some(Self::LegacyManifest(sha1)),
             KeyKind::Build => Some(Self::LegacyBuild(sha1)),
-            KeyKind::Blob | KeyKind::Use | KeyKind::Lease | KeyKind::Graph | KeyKind::Traffic => {
-                None
-            }
+            KeyKind::Blob
+            | KeyKind::Use
+            | KeyKind::Lease
+            | KeyKind::Graph
+            | KeyKind::Traffic
+            | KeyKind::Plan => None,
         }
     }
 }
@@ -208,7 +222,7 @@ impl FromStr for Key {
 /// A path that is not the name of an object in a store.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{path}' is not a key of a store: expected layers/, manifests/, builds/, uses/, leases/, graphs/ or traffic/ and a digest in lower-case hex"
+    "'{path}' is not a key of a store: expected layers/, manifests/, builds/, uses/, leases/, graphs/, traffic/ or plans/ and a digest in lower-case hex"
 )]
 pub struct NotAKey {
     /// What was read.
@@ -258,6 +272,7 @@ mod tests {
     #[case(Key::Lease(Digest::of(b"")), format!("leases/{SHA256}"))]
     #[case(Key::Graph(Digest::of(b"")), format!("graphs/{SHA256}"))]
     #[case(Key::Traffic(Digest::of(b"")), format!("traffic/{SHA256}"))]
+    #[case(Key::Plan(Digest::of(b"")), format!("plans/{SHA256}"))]
     fn a_key_prints_and_parses(#[case] key: Key, #[case] path: String) {
         assert_eq!(key.path(), path);
         assert_eq!(key.to_string(), path);
@@ -297,7 +312,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds|uses|leases|graphs|traffic)/[0-9a-f]{38,66}|.*") {
+        fn whatever_parses_prints_the_same(path in "(layers|manifests|builds|uses|leases|graphs|traffic|plans)/[0-9a-f]{38,66}|.*") {
             if let Some(key) = Key::parse(&path) {
                 prop_assert_eq!(key.path(), path);
             }

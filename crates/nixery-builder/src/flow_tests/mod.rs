@@ -6,6 +6,7 @@ mod leases;
 mod recording;
 mod running;
 mod storing;
+mod strategies;
 mod warm;
 
 use std::sync::Arc;

@@ -29,8 +29,10 @@ pub(super) struct Inventory {
     pub(super) idle_marks: Vec<(Digest, SystemTime)>,
     /// Leases, and when they were last renewed.
     pub(super) leases: Vec<(Key, SystemTime)>,
-    /// Graphs of images and batches of pulls.
+    /// Graphs of images, batches of pulls, and plans.
     pub(super) remembered: Vec<Remembered>,
+    /// Those of the plans that are in use.
+    pub(super) plans_in_use: Vec<Digest>,
 }
 
 /// A blob that is there, or that only something names.

@@ -72,7 +72,7 @@ pub(super) struct Plan {
     /// Use marks of blobs that are gone.
     pub(super) marks: Vec<Digest>,
     pub(super) leases: Vec<Key>,
-    /// Graphs of images and batches of pulls.
+    /// Graphs of images, batches of pulls, and plans.
     pub(super) forgotten: Vec<Key>,
 }
 
@@ -154,15 +154,17 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     plan.leases = leases.map(|(key, _)| *key).collect();
     let images = inventory.images.iter().map(|image| image.key);
     let cached = images.filter_map(|key| match key {
-        Key::Manifest(digest) => Some(digest),
+        Key::Manifest(digest) => Some(Key::Graph(digest)),
         _ => None,
     });
+    let plans = inventory.plans_in_use.iter().copied().map(Key::Plan);
+    let needed = cached.chain(plans).collect();
     let remembered = inventory.remembered.iter();
     let remembered: Vec<_> = remembered
         .filter(|entry| past_grace(entry.written))
         .copied()
         .collect();
-    plan.forgotten = forgotten(&remembered, &cached.collect(), now, Limits::DEFAULT);
+    plan.forgotten = forgotten(&remembered, &needed, now, Limits::DEFAULT);
     plan
 }
 

@@ -9,9 +9,10 @@ use nixery_storage::{Key, KeyKind, Storage, StorageError};
 
 use super::inventory::{BlobId, Inventory, LayerEntry, age};
 use super::records::{self, ImageEntry};
-use super::remembered::Remembered;
+use super::remembered::{KINDS, Remembered};
 use super::{GcError, GcPhase, GcPolicy, Watch, doing};
 use crate::engine::MAX_MANIFEST;
+use crate::learned::plans_in_use;
 use crate::record::MAX_RECORD;
 use crate::uses::is_use;
 
@@ -44,12 +45,15 @@ pub(super) async fn survey(
         inventory.leases.push((key, modified));
     })
     .await?;
-    for kind in [KeyKind::Graph, KeyKind::Traffic] {
+    for kind in KINDS {
         list(storage, kind, now, watch, |key, _, written| {
             inventory.remembered.push(Remembered { key, written });
         })
         .await?;
     }
+    // After the listing: a plan that is put into use meanwhile is young.
+    let in_use = plans_in_use(storage).await;
+    inventory.plans_in_use = in_use.map_err(doing("read"))?;
     list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
         if let Key::Blob(digest) = key {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);

@@ -36,24 +36,15 @@ impl Turn {
         let leases = Leases::new(Arc::clone(storage), LEASE_TIME, exclusive);
         let mut contender = leases.contender(TASK);
         let begun = Instant::now();
-        loop {
-            if let Some(lease) = contender.try_take().await.map_err(doing("leased"))? {
+        let taken = contender.take_within(PATIENCE, &mut stop).await;
+        match taken.map_err(doing("leased"))? {
+            Some(lease) => {
                 let number = RandomState::new().hash_one(begun);
                 let holder = format!("process {}, {number:016x}", std::process::id());
-                return Ok(Self { lease, holder });
+                Ok(Self { lease, holder })
             }
-            loop {
-                if begun.elapsed() > PATIENCE {
-                    return Err(GcError::Busy);
-                }
-                tokio::select! {
-                    () = contender.pause() => {}
-                    () = &mut stop => return Err(GcError::Stopped),
-                }
-                if contender.may_try().await {
-                    break;
-                }
-            }
+            None if begun.elapsed() > PATIENCE => Err(GcError::Busy),
+            None => Err(GcError::Stopped),
         }
     }
 

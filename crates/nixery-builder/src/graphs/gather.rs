@@ -52,7 +52,7 @@ pub async fn gather(
 }
 
 /// The graphs in the order of their entries, several read at once.
-pub(super) fn all<'a>(
+pub(crate) fn all<'a>(
     storage: &'a dyn Storage,
     entries: &[GraphEntry],
 ) -> impl stream::Stream<Item = Result<Option<RecordedGraph>, GraphsError>> + 'a {

@@ -19,6 +19,7 @@
 
 mod file;
 mod gather;
+mod remember;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +35,10 @@ use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
 
 use crate::image::Image;
 
+pub(crate) use remember::remember;
+
 pub use file::{GraphFileError, MAX_FILE_BYTES};
+pub(crate) use gather::all;
 pub use gather::{Gathered, gather};
 
 /// What an image held when it was built.

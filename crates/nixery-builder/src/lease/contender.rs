@@ -46,6 +46,37 @@ impl Contender {
         }
     }
 
+    /// The lease as soon as nobody has it who lives; `None` when somebody had it for longer than `patience`, or
+    /// when `stop` ends. Not stopped within a call to the store, which would leave an object there that nobody
+    /// deletes.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn take_within(
+        &mut self,
+        patience: Duration,
+        mut stop: impl Future<Output = ()> + Unpin,
+    ) -> Result<Option<Lease>, StorageError> {
+        let begun = Instant::now();
+        loop {
+            if let Some(lease) = self.try_take().await? {
+                return Ok(Some(lease));
+            }
+            loop {
+                if begun.elapsed() > patience {
+                    return Ok(None);
+                }
+                tokio::select! {
+                    () = self.pause() => {}
+                    () = &mut stop => return Ok(None),
+                }
+                if self.may_try().await {
+                    break;
+                }
+            }
+        }
+    }
+
     /// The lease if nobody has it, or whoever had it is gone; `None` while somebody has it.
     ///
     /// # Errors

@@ -10,11 +10,17 @@ use std::num::NonZeroUsize;
 const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
 const STRATEGY: Setting = Setting::new("NIXERY_LAYER_STRATEGY", "--layer-strategy");
 const PLAN: Setting = Setting::new("NIXERY_LAYER_PLAN", "--layer-plan");
+const PLAN_HOUR: Setting = Setting::new("NIXERY_LAYER_PLAN_HOUR", "--layer-plan-hour");
 const THRESHOLD: Setting = Setting::new("NIXERY_POPULARITY_THRESHOLD", "--popularity-threshold");
 const WEIGHT: Setting = Setting::new("NIXERY_LAYER_WEIGHT", "--layer-weight");
 const POPULARITY: Setting = Setting::new("NIX_POPULARITY_URL", "--popularity-url");
 const COMPRESSION: Setting = Setting::new("NIXERY_COMPRESSION", "--compression");
 const PACK_THREADS: Setting = Setting::new("NIXERY_PACK_THREADS", "--pack-threads");
+
+/// What stands for a plan where the servers on a store are to learn one.
+const LEARNED: &str = "learned";
+/// When they do so, unless configured.
+const DEFAULT_PLAN_HOUR: u8 = 3;
 
 /// Docker refuses images with more layers than this.
 const MOST_LAYERS: usize = 125;
@@ -34,7 +40,8 @@ pub struct LayeringArgs {
     pub layer_strategy: Option<String>,
 
     /// Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file
-    /// URL, or a path
+    /// URL, or a path; or the word `learned`: the plan that the servers on the store make of the
+    /// images they built
     #[arg(
         long,
         env = "NIXERY_LAYER_PLAN",
@@ -42,6 +49,11 @@ pub struct LayeringArgs {
         value_name = "URL"
     )]
     pub layer_plan: Option<String>,
+
+    /// The hour of the day, in UTC, in which one of the servers on the store looks whether it is time
+    /// for another plan, where it is `learned` [default: 3]
+    #[arg(long, env = "NIXERY_LAYER_PLAN_HOUR", value_name = "HOUR")]
+    pub layer_plan_hour: Option<String>,
 
     /// Popularity from which the strategy `dominator` gives a package a layer of its own [default: 100]
     #[arg(long, env = "NIXERY_POPULARITY_THRESHOLD", value_name = "COUNT")]
@@ -97,6 +109,11 @@ pub enum StrategySettings {
         /// Where it is.
         location: String,
     },
+    /// By the cluster plan that the servers on the store have learned.
+    Learned {
+        /// The hour of the day, in UTC, in which they learn.
+        hour: u8,
+    },
     /// The original's.
     Dominator {
         /// Where popularity data is.
@@ -114,7 +131,7 @@ impl StrategySettings {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Size => "size",
-            Self::Plan { .. } => "plan",
+            Self::Plan { .. } | Self::Learned { .. } => "plan",
             Self::Dominator { .. } => "dominator",
         }
     }
@@ -181,6 +198,12 @@ impl LayeringArgs {
             ],
         );
         let plan = given(self.layer_plan.as_deref());
+        let hour = errors.number(
+            PLAN_HOUR,
+            self.layer_plan_hour.as_deref(),
+            DEFAULT_PLAN_HOUR,
+            0..=23,
+        );
         let popularity = given(self.popularity_url.as_deref());
         let dominator = StrategySettings::Dominator {
             popularity: popularity.map(str::to_owned),
@@ -201,6 +224,7 @@ impl LayeringArgs {
             ),
         };
         match (choice, plan) {
+            (Choice::Auto | Choice::Plan, Some(LEARNED)) => StrategySettings::Learned { hour },
             (Choice::Auto | Choice::Plan, Some(location)) => StrategySettings::Plan {
                 location: location.to_owned(),
             },
@@ -221,8 +245,13 @@ impl LayeringArgs {
     /// What was set for other strategies than the chosen one.
     fn ignored(&self, strategy: &StrategySettings) -> Vec<String> {
         let dominator = matches!(strategy, StrategySettings::Dominator { .. });
-        let plan = matches!(strategy, StrategySettings::Plan { .. });
+        let learned = matches!(strategy, StrategySettings::Learned { .. });
+        let plan = learned || matches!(strategy, StrategySettings::Plan { .. });
         let name = strategy.name();
+        let hour = given(self.layer_plan_hour.as_deref()).filter(|_| !learned);
+        let hour = hour.map(|_| {
+            format!("{PLAN_HOUR} is set but not used: {PLAN} is not '{LEARNED}', or the layer strategy is not plan")
+        });
         [
             (PLAN, &self.layer_plan, plan),
             (THRESHOLD, &self.popularity_threshold, dominator),
@@ -232,6 +261,7 @@ impl LayeringArgs {
         .into_iter()
         .filter(|(_, value, used)| !used && given(value.as_deref()).is_some())
         .map(|(setting, ..)| format!("{setting} is set but not used: the layer strategy is {name}"))
+        .chain(hour)
         .collect()
     }
 }
@@ -245,6 +275,7 @@ mod tests {
     #[case::budget(|a: &mut LayeringArgs| a.layer_budget = Some("126".into()), "NIXERY_LAYER_BUDGET (--layer-budget) is \"126\"; allowed: a whole number from 1 to 125")]
     #[case::strategy(|a: &mut LayeringArgs| a.layer_strategy = Some("best".into()), "NIXERY_LAYER_STRATEGY (--layer-strategy) is \"best\"; allowed: auto, size, plan, dominator")]
     #[case::plan(|a: &mut LayeringArgs| a.layer_strategy = Some("plan".into()), "NIXERY_LAYER_PLAN (--layer-plan) is not set; needed: the path or URL of a cluster plan")]
+    #[case::hour(|a: &mut LayeringArgs| a.layer_plan_hour = Some("24".into()), "NIXERY_LAYER_PLAN_HOUR (--layer-plan-hour) is \"24\"; allowed: a whole number from 0 to 23")]
     #[case::threshold(|a: &mut LayeringArgs| a.popularity_threshold = Some("-1".into()), "NIXERY_POPULARITY_THRESHOLD")]
     #[case::weight(|a: &mut LayeringArgs| a.layer_weight = Some("size".into()), "NIXERY_LAYER_WEIGHT (--layer-weight) is \"size\"; allowed: closure-size, nar-size")]
     #[case::compression(|a: &mut LayeringArgs| a.compression = Some("xz".into()), "NIXERY_COMPRESSION (--compression) is \"xz\"; allowed: gzip, gzip-single, zstd")]
@@ -300,6 +331,47 @@ mod tests {
             [
                 "NIXERY_POPULARITY_THRESHOLD (--popularity-threshold) is set but not used: the layer strategy is size",
                 "NIXERY_LAYER_WEIGHT (--layer-weight) is set but not used: the layer strategy is size",
+            ]
+        );
+    }
+
+    #[rstest]
+    #[case::alone(None, None, 3)]
+    #[case::empty(None, Some(""), 3)]
+    #[case::chosen(Some("plan"), Some("23"), 23)]
+    fn a_plan_may_be_learned(
+        #[case] strategy: Option<&str>,
+        #[case] hour: Option<&str>,
+        #[case] expected: u8,
+    ) {
+        let arguments = LayeringArgs {
+            layer_strategy: strategy.map(str::to_owned),
+            layer_plan: Some("learned".into()),
+            layer_plan_hour: hour.map(str::to_owned),
+            ..LayeringArgs::default()
+        };
+        let settings = arguments.settings().unwrap();
+        assert_eq!(
+            settings.strategy,
+            StrategySettings::Learned { hour: expected }
+        );
+        assert!(settings.ignored.is_empty(), "{:?}", settings.ignored);
+    }
+
+    #[rstest]
+    #[case::a_file(Some("./learned"))]
+    #[case::none(None)]
+    fn an_hour_is_for_plans_that_are_learned(#[case] plan: Option<&str>) {
+        let arguments = LayeringArgs {
+            layer_plan: plan.map(str::to_owned),
+            layer_plan_hour: Some("4".into()),
+            ..LayeringArgs::default()
+        };
+        let ignored = arguments.settings().unwrap().ignored;
+        assert_eq!(
+            ignored,
+            [
+                "NIXERY_LAYER_PLAN_HOUR (--layer-plan-hour) is set but not used: NIXERY_LAYER_PLAN (--layer-plan) is not 'learned', or the layer strategy is not plan"
             ]
         );
     }

@@ -12,6 +12,7 @@ mod failures;
 mod fake_nix;
 mod fake_store;
 mod holds;
+mod learning;
 mod listen;
 mod listings;
 mod manifests;

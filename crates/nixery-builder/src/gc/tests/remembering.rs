@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind};
+use nixery_storage::Key;
 use proptest::prelude::*;
 use tokio::time::advance;
 
@@ -22,40 +22,40 @@ fn now() -> SystemTime {
 proptest! {
     #[test]
     fn what_is_forgotten_is_old_or_too_much(
-        entries in prop::collection::btree_map(any::<(bool, u8)>(), (0..120_u32, any::<bool>()), 0..60),
-        (graphs, traffic) in (0..20_usize, 0..20_usize),
+        entries in prop::collection::btree_map((0..3_u8, any::<u8>()), (0..120_u32, any::<bool>()), 0..60),
+        (graphs, traffic, plans) in (0..20_usize, 0..20_usize, 0..20_usize),
     ) {
-        let mut cached = HashSet::new();
+        let mut needed = HashSet::new();
         let remembered: Vec<Remembered> = entries
             .into_iter()
-            .map(|((graph, name), (days, in_cache))| {
-                let digest = Digest::of(&[name]);
-                if graph && in_cache {
-                    cached.insert(digest);
+            .map(|((kind, name), (days, is_needed))| {
+                let kind = [Key::Graph, Key::Traffic, Key::Plan][usize::from(kind)];
+                let key = kind(Digest::of(&[name]));
+                if is_needed {
+                    needed.insert(key);
                 }
-                let key = if graph { Key::Graph(digest) } else { Key::Traffic(digest) };
                 let written = now() - days * DAY;
                 Remembered { key, written }
             })
             .collect();
-        let limits = Limits { graphs, traffic };
-        let gone = forgotten(&remembered, &cached, now(), limits);
+        let limits = Limits { graphs, traffic, plans };
+        let gone = forgotten(&remembered, &needed, now(), limits);
         let mut reversed = remembered.clone();
         reversed.reverse();
-        prop_assert_eq!(&gone, &forgotten(&reversed, &cached, now(), limits), "in whatever order they are listed");
+        prop_assert_eq!(&gone, &forgotten(&reversed, &needed, now(), limits), "in whatever order they are listed");
 
-        let is_cached = |entry: &Remembered| matches!(entry.key, Key::Graph(key) if cached.contains(&key));
-        for (kind, most) in [(KeyKind::Graph, graphs), (KeyKind::Traffic, traffic)] {
+        let is_needed = |entry: &Remembered| needed.contains(&entry.key);
+        for (kind, most) in limits.of_kinds() {
             let of_kind = || remembered.iter().filter(|entry| entry.key.kind() == kind);
             let stays = |entry: &&Remembered| !gone.contains(&entry.key);
-            let is_old = |entry: &&Remembered| age(now(), entry.written) > KEPT_FOR && !is_cached(entry);
+            let is_old = |entry: &&Remembered| age(now(), entry.written) > KEPT_FOR && !is_needed(entry);
             prop_assert!(!of_kind().filter(stays).any(|entry| is_old(&entry)));
             let kept = of_kind().filter(stays).count();
             prop_assert!(kept <= most);
             // None goes without need, and what goes for want of room is worth no more than what stays.
             let spare: Vec<_> = of_kind().filter(|entry| !stays(entry) && !is_old(entry)).collect();
             prop_assert!(spare.is_empty() || kept == most);
-            let worth = |entry: &Remembered| (is_cached(entry), entry.written);
+            let worth = |entry: &Remembered| (is_needed(entry), entry.written);
             let least = of_kind().filter(stays).map(worth).min();
             for entry in spare {
                 prop_assert!(least.is_none_or(|least| worth(entry) <= least));

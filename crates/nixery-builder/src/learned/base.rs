@@ -1,0 +1,48 @@
+//! When it is time for another plan: decided by the path that everything stands on.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use nixery_core::{ReferenceGraph, StorePath};
+
+/// How much stands on a path; more is greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Weight {
+    /// Images in which something refers to it.
+    referred: u32,
+    /// Images that hold it.
+    held: u32,
+    nar_size: u64,
+}
+
+/// The path that most of these images hold: glibc, as a rule. Of several the one with the largest NAR, then the
+/// first by name. `None` where there is none.
+///
+/// An image holds a path, in this sense, if something in it refers to the path: what stands in every image
+/// for itself, as iana-etc does, outlives a glibc. If there is nothing else, it counts.
+pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> Option<StorePath> {
+    let mut weights: HashMap<&StorePath, Weight> = HashMap::new();
+    for image in images {
+        let mut referred = vec![false; image.len()];
+        for path in 0..image.len() {
+            for &reference in image.references(path) {
+                referred[reference as usize] = true;
+            }
+        }
+        for (node, referred) in image.nodes().iter().zip(referred) {
+            let weight = weights.entry(&node.path).or_default();
+            weight.referred += u32::from(referred);
+            weight.held += 1;
+            weight.nar_size = node.nar_size.max(weight.nar_size);
+        }
+    }
+    let most = weights
+        .into_iter()
+        .max_by_key(|&(path, weight)| (weight, Reverse((path.name(), path))));
+    most.map(|(path, _)| path.clone())
+}
+
+/// Whether a plan that was made for `known` is to be replaced; `None`: there is none yet.
+pub(super) fn is_due(known: Option<&StorePath>, base: &StorePath) -> bool {
+    known != Some(base)
+}

@@ -1,0 +1,136 @@
+//! Making a plan from what the store remembers, when it is time for one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use futures::future::pending;
+use nixery_core::cluster_plan::ClusterPlan;
+use nixery_core::cluster_plan::build::{
+    BuildPlanError, DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build,
+};
+use nixery_storage::Storage;
+use tokio::sync::oneshot;
+
+use super::LearnError;
+use super::base::{base, is_due};
+use super::pointer::{Pointer, pointed, store};
+use crate::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
+use crate::lease::Leases;
+
+/// Images from before this time, seen from the newest, teach nothing.
+pub const PERIOD: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// From fewer images nothing is learned.
+pub const LEAST_IMAGES: usize = 10;
+/// The newest images, which say what everything stands on now.
+const NEWEST: usize = 64;
+
+/// The name of the task.
+const TASK: &str = "learn a plan";
+/// After so long without a sign of life whoever learns counts as dead.
+const LEASE_TIME: Duration = Duration::from_secs(15);
+/// How long to watch whoever has the lease: whoever is dead is found out by then.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What came of learning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lesson {
+    /// Another server is at it.
+    Busy,
+    /// Too few images are recorded to learn from: fewer than [`LEAST_IMAGES`].
+    TooFew {
+        /// How many there are.
+        images: usize,
+    },
+    /// What the plan was made for is still what most of the newest images hold: it stays.
+    Kept(Pointer),
+    /// There is a new plan.
+    New(Pointer),
+}
+
+/// Makes a plan of the images that were recorded in the last 30 days before the newest, if there is none yet, or
+/// if the path that most of the newest 64 hold has changed since the plan was made. One server does so at a time.
+///
+/// # Errors
+/// The store failed, or no plan can be made.
+pub async fn learn(storage: Arc<dyn Storage>) -> Result<Lesson, LearnError> {
+    // Not every store lets exactly one create an object. A pause of a moment costs nothing here.
+    let exclusive = false;
+    let leases = Leases::new(Arc::clone(&storage), LEASE_TIME, exclusive);
+    let mut contender = leases.contender(TASK);
+    let lease = contender.take_within(PATIENCE, pending()).await;
+    let lease = lease.map_err(|source| LearnError::Storage {
+        doing: "leased",
+        source,
+    })?;
+    let Some(lease) = lease else {
+        return Ok(Lesson::Busy);
+    };
+    let lesson = learn_alone(&*storage).await;
+    lease.release().await;
+    lesson
+}
+
+async fn learn_alone(storage: &dyn Storage) -> Result<Lesson, LearnError> {
+    let entries = graphs::list(storage).await.map_err(LearnError::Graphs)?;
+    let entries = of_the_period(&entries);
+    let images = entries.len();
+    let newest = newest(storage, entries).await.map_err(LearnError::Graphs)?;
+    let base = base(newest.iter().map(|image| &image.graph));
+    let Some(base) = base.filter(|_| images >= LEAST_IMAGES) else {
+        return Ok(Lesson::TooFew { images });
+    };
+    drop(newest);
+    let known = pointed(storage).await?;
+    if let Some(known) = known.filter(|known| !is_due(Some(&known.base), &base)) {
+        return Ok(Lesson::Kept(known));
+    }
+    let mut paths = PathCollection::default();
+    let gathered = graphs::gather(storage, entries, &mut paths, |_| ()).await;
+    let images = gathered.map_err(LearnError::Graphs)?.images;
+    let revision = format!("history, {}", base.base_name());
+    let plan = make(paths, revision).await?;
+    let pointer = store(storage, &plan, base, images as u64).await?;
+    Ok(Lesson::New(pointer))
+}
+
+/// Those of the period, as many as a plan takes for samples. The newest are first.
+fn of_the_period(entries: &[GraphEntry]) -> &[GraphEntry] {
+    let newest = entries.first().and_then(|entry| entry.written);
+    let is_old = |entry: &GraphEntry| {
+        let age = newest.zip(entry.written);
+        age.is_some_and(|(newest, written)| {
+            newest.duration_since(written).unwrap_or_default() > PERIOD
+        })
+    };
+    let end = entries.iter().position(is_old).unwrap_or(entries.len());
+    &entries[..end.min(usize::from(DEFAULT_SAMPLES))]
+}
+
+/// The newest images, as far as they can be read.
+async fn newest(
+    storage: &dyn Storage,
+    entries: &[GraphEntry],
+) -> Result<Vec<RecordedGraph>, GraphsError> {
+    let newest = &entries[..entries.len().min(NEWEST)];
+    let read = graphs::all(storage, newest).or_else(async |error| match error {
+        GraphsError::File { .. } => Ok(None),
+        error => Err(error),
+    });
+    let read = read.try_filter_map(async |image| Ok(image));
+    Box::pin(read).try_collect().await
+}
+
+/// In a thread of its own, which a process that ends does not wait for: it may take minutes.
+async fn make(paths: PathCollection, revision: String) -> Result<ClusterPlan, LearnError> {
+    let (made, plan) = oneshot::channel::<Result<ClusterPlan, BuildPlanError>>();
+    let work = move || {
+        let sample = paths.to_sample(DEFAULT_SAMPLES, DEFAULT_SEED);
+        // Nobody hears it where the learning was given up meanwhile.
+        let _ = made.send(build(&sample, revision, &mut |_| ()));
+    };
+    let thread = std::thread::Builder::new().name("plan".to_owned());
+    thread.spawn(work).map_err(|_| LearnError::Broken)?;
+    let plan = plan.await.map_err(|_| LearnError::Broken)?;
+    plan.map_err(LearnError::Build)
+}
