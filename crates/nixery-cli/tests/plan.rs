@@ -88,19 +88,10 @@ fn what_a_store_remembers_becomes_a_plan() {
     for i in 2..6 {
         record(&place, i);
     }
-    let run = build("a");
-    assert!(
-        run.stderr.contains("4 images recorded in filesystem store"),
-        "{}",
-        run.stderr
-    );
-    assert!(
-        run.stderr
-            .contains("8 samples of 4 packages, 4 of them images"),
-        "{}",
-        run.stderr
-    );
-    let said = run.ok();
+    let said = build("a")
+        .noting("4 images recorded in filesystem store")
+        .noting("8 samples of 4 packages, 4 of them images")
+        .ok();
     assert!(said.contains("made from  history"), "{said}");
     build("b").ok();
     let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
@@ -130,19 +121,10 @@ fn what_a_store_remembers_becomes_a_plan() {
         "--samples",
         "5",
     ]);
-    assert!(
-        run.stderr
-            .contains("warning: 1 recorded graphs are damaged"),
-        "{}",
-        run.stderr
-    );
-    assert!(
-        run.stderr
-            .contains("5 samples of 5 packages, 4 of them images"),
-        "{}",
-        run.stderr
-    );
-    let said = run.ok();
+    let said = run
+        .noting("warning: 1 recorded graphs are damaged")
+        .noting("5 samples of 5 packages, 4 of them images")
+        .ok();
     assert!(said.contains("made from  tool9.narinfo, history"), "{said}");
 }
 
@@ -303,7 +285,13 @@ fn dangling_references_are_told() {
 #[case::nothing(&[], 2, "nothing to make a plan of")]
 #[case::all_and_some(&["--all", "--attrs", "git"], 2, "cannot be used with")]
 #[case::no_set(&["--all", "--pkgs-path", "gone"], 2, "NIXERY_PKGS_PATH (--pkgs-path) is \"gone\"")]
-#[case::both(&["set", "--sample", "s"], 2, "--sample stands alone")]
+#[case::sample_and_source(&["set", "--sample", "s"], 2, "cannot be used with")]
+#[case::sample_and_samples(&["--sample", "s", "--samples", "5"], 2, "cannot be used with '--samples")]
+#[case::sample_and_seed(&["--sample", "s", "--seed", "5"], 2, "cannot be used with '--seed")]
+#[case::sample_and_state(&["--sample", "s", "--state", "x"], 2, "cannot be used with '--state")]
+#[case::sample_and_store(&["--sample", "s", "--from-store"], 2, "cannot be used with '--from-store")]
+#[case::sample_and_attributes(&["--sample", "s", "--attrs", "git"], 2, "cannot be used with '--attrs")]
+#[case::tag_of_nothing(&["set", "--tag", "x"], 2, "--attrs")]
 #[case::paths_without_cache(&["set", "--store-paths", "x"], 2, "--store-paths needs")]
 #[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache needs --store-paths")]
 #[case::missing(&["gone"], 1, "cannot read gone")]
@@ -319,6 +307,20 @@ fn what_is_wrong_is_said_and_nothing_written(
     let run = place.run(&[&["plan", "build", "--out", "p"], flags].concat());
     run.failed(code, problem);
     assert!(!place.path("p").exists());
+}
+
+/// It may stand in the environment for other commands, so it is no error.
+#[test]
+fn a_package_set_that_is_not_used_is_warned_of() {
+    let place = set();
+    let warning = "warning: the package set is not used: --attrs";
+    let flags = ["plan", "build", "set", "--out", "p"];
+    place
+        .run(&[&flags[..], &["--pkgs-path", "gone"]].concat())
+        .noting(warning)
+        .ok();
+    let run = place.run(&flags);
+    assert!(!run.stderr.contains("warning"), "{}", run.stderr);
 }
 
 #[test]

@@ -141,7 +141,7 @@ fn a_store_without_a_history_is_told_what_it_lacks(#[case] pulls: &[Pull], #[cas
     let place = store(pulls);
     let run = place.run(&[&REPLAY[..], &["--save", "workload.json"]].concat());
     assert_eq!(run.code, 1);
-    assert!(run.stderr.contains(problem), "{}", run.stderr);
+    run.noting(problem);
     assert!(!place.path("workload.json").exists());
 }
 

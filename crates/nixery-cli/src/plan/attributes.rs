@@ -17,23 +17,29 @@ use crate::signals::or_interrupted;
 
 /// Which packages, of which set.
 #[derive(Default, clap::Args)]
+#[command(group = clap::ArgGroup::new("packages").multiple(true))]
 pub(super) struct AttributeArgs {
     /// Packages to build, as attributes of the package set, with their closures: `git,htop`
-    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', group = "packages")]
     attrs: Vec<String>,
 
     /// A file that names one such package per line; lines that begin with `#` are passed over
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", group = "packages")]
     attrs_file: Option<PathBuf>,
 
     /// All packages of the package set, as nix-env finds them (also in sets with recurseForDerivations);
     /// what does not evaluate or build is left out and told. What is built stays in Nix's store until
     /// its garbage is collected, so after an interruption the same command soon is where it was
-    #[arg(long, conflicts_with_all = ["attrs", "attrs_file"])]
+    #[arg(long, conflicts_with_all = ["attrs", "attrs_file"], group = "packages")]
     all: bool,
 
     /// The branch, tag or commit of a git package source
-    #[arg(long, value_name = "TAG", default_value = "latest")]
+    #[arg(
+        long,
+        value_name = "TAG",
+        default_value = "latest",
+        requires = "packages"
+    )]
     tag: String,
 
     #[command(flatten)]
@@ -46,6 +52,13 @@ impl AttributeArgs {
     /// Whether packages are to be built.
     pub(super) fn given(&self) -> bool {
         self.all || !self.attrs.is_empty() || self.attrs_file.is_some()
+    }
+
+    /// What to warn of where a package set is given and nothing of it is asked for.
+    pub(super) fn unused(&self) -> Option<&'static str> {
+        (!self.given() && self.source.given()).then_some(
+            "the package set is not used: --attrs, --attrs-file or --all say what to take of it",
+        )
     }
 
     /// Where they come from, in a few words without folders.

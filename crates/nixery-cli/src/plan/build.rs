@@ -47,7 +47,10 @@ pub(crate) struct PlanBuildArgs {
     sources: PathSourceArgs,
 
     /// Samples that are drawn already, with their packages, as JSON; instead of sources
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "sources", "store_paths", "state", "parallel", "attempts", "samples", "seed", "from_store",
+        "attrs", "attrs_file", "all", "tag",
+    ])]
     sample: Option<PathBuf>,
 
     /// Where to write the plan
@@ -86,13 +89,12 @@ pub(crate) struct PlanBuildArgs {
 pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
     let others =
         !args.sources.sources.is_empty() || args.attributes.given() || args.history.given();
-    if args.sample.is_some() && others {
-        let message = "--sample stands alone: the other sources would not be used";
-        return Err(Usage(message.into()).into());
-    }
     if args.sample.is_none() && !others {
         let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs, --all, --from-store or --sample";
         return Err(Usage(message.into()).into());
+    }
+    if let Some(warning) = args.attributes.unused() {
+        output::note(&format!("warning: {warning}"));
     }
     let revision = match &args.revision {
         Some(revision) => revision.clone(),

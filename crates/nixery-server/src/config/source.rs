@@ -35,6 +35,13 @@ pub struct SourceArgs {
 }
 
 impl SourceArgs {
+    /// Whether a source is named, and not only the default one meant.
+    pub fn given(&self) -> bool {
+        given(self.channel.as_deref()).is_some()
+            || given(self.pkgs_repo.as_deref()).is_some()
+            || given_path(self.pkgs_path.as_ref()).is_some()
+    }
+
     /// Checks the settings; a relative path is taken from the current directory.
     ///
     /// # Errors
