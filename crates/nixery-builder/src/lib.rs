@@ -91,7 +91,7 @@ pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
     NixStore, NixStoreError, RealisedPackage,
 };
-pub use package_set::{PackageSetEvent, every_package};
+pub use package_set::{PackageSetEvent, batches, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 
 #[cfg(test)]

@@ -96,20 +96,35 @@ pub async fn every_package(
 
 /// The last attributes, as many as one request may have.
 fn take_batch(open: &mut Vec<Attribute>) -> Vec<Attribute> {
-    let mut bytes = 0;
-    let fits = |attribute: &&Attribute| {
-        // Quotes and a comma around each.
-        bytes += attribute.iter().map(|name| name.len() + 3).sum::<usize>();
-        bytes <= BATCH_BYTES
-    };
-    let count = open
-        .iter()
-        .rev()
-        .take(BATCH)
-        .take_while(fits)
-        .count()
-        .max(1);
+    let bytes = |attribute: &Attribute| attribute.iter().map(|name| written(name)).sum();
+    let count = batch_len(open.iter().rev().map(bytes));
     open.split_off(open.len().saturating_sub(count))
+}
+
+/// The names in their order, in parts that one request of Nix has room for.
+pub fn batches(names: &[String]) -> impl Iterator<Item = &[String]> {
+    let mut left = names;
+    std::iter::from_fn(move || {
+        let count = batch_len(left.iter().map(|name| written(name)));
+        let (batch, rest) = left.split_at_checked(count)?;
+        left = rest;
+        Some(batch).filter(|batch| !batch.is_empty())
+    })
+}
+
+/// How many attributes, of so many bytes each, one request has room for: at least one.
+fn batch_len(bytes: impl Iterator<Item = usize>) -> usize {
+    let mut sum = 0;
+    let fits = |&bytes: &usize| {
+        sum += bytes;
+        sum <= BATCH_BYTES
+    };
+    bytes.take(BATCH).take_while(fits).count().max(1)
+}
+
+/// Bytes of a name in a request: it has quotes and a comma around it.
+fn written(name: &str) -> usize {
+    name.len() + 3
 }
 
 /// What the attributes are. Of those that fail the whole request, halves are asked for, down to the single one.
@@ -193,5 +208,16 @@ mod tests {
             assert_eq!(taken, 1000);
             assert_eq!(batches, 1000_usize.div_ceil(expected));
         }
+    }
+
+    #[test]
+    fn names_keep_their_order_in_batches() {
+        for (length, expected) in [(10, BATCH), (1000, 32), (BATCH_BYTES, 1)] {
+            let names: Vec<String> = (0..600).map(|n| format!("{n:0length$}")).collect();
+            let parts: Vec<&[String]> = batches(&names).collect();
+            assert_eq!(parts.concat(), names);
+            assert_eq!(parts.len(), 600_usize.div_ceil(expected));
+        }
+        assert_eq!(batches(&[]).count(), 0);
     }
 }

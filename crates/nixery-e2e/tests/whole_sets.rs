@@ -6,6 +6,11 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
+/// One of six hundred names of `hello`: together more than Linux takes as one argument of a program.
+fn also_hello(n: impl std::fmt::Display) -> String {
+    format!("hello-{n}-{}", "x".repeat(250))
+}
+
 /// Packages of the demo set, at the top and below, among much that is none.
 fn odd_set(folder: &Path) {
     let code = format!(
@@ -41,9 +46,10 @@ in
   needs-fails = run "needs-fails-1.0" "echo ${{run "fails-1.0" "exit 1"}} > $out";
 }}
 # More than one request asks for, and packages by other names.
-// builtins.listToAttrs (builtins.genList (n: {{ name = "hello-${{toString n}}"; value = demo.hello; }}) 600)
+// builtins.listToAttrs (builtins.genList (n: {{ name = "{hello_n}"; value = demo.hello; }}) 600)
 "#,
-        demo = demo_set().display()
+        demo = demo_set().display(),
+        hello_n = also_hello("${toString n}"),
     );
     std::fs::write(folder.join("default.nix"), code).expect("a new file");
 }
@@ -95,6 +101,26 @@ fn what_is_no_package_is_left_out_and_told() {
     layering::make_plan_with(&demo_set(), "bc,hello,htop,jq", &flags, &named);
     let bytes = |plan: &Path| std::fs::read(plan).expect("a plan");
     assert_eq!(bytes(&plan), bytes(&named));
+}
+
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn many_named_packages_are_asked_for_in_parts() {
+    let folder = tempfile::tempdir().expect("a scratch folder");
+    odd_set(folder.path());
+    let hellos = (0..600).map(|n| also_hello(n) + "\n");
+    let names = hellos.chain(["jq\n".to_owned()]).collect::<String>();
+    assert!(names.len() > 128 << 10);
+    let list = folder.path().join("names");
+    std::fs::write(&list, names).expect("a new file");
+    let list = list.display().to_string();
+    let flags = ["--revision", "a test"];
+    let [many, few] = ["many", "few"].map(|name| folder.path().join(name));
+    let of_list = [&flags[..], &["--attrs-file", &list]].concat();
+    layering::make_plan_with(folder.path(), "jq", &of_list, &many);
+    layering::make_plan_with(&demo_set(), "hello,jq", &flags, &few);
+    let bytes = |plan: &Path| std::fs::read(plan).expect("a plan");
+    assert_eq!(bytes(&many), bytes(&few));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nixery_builder::{EvaluationRequest, PackageSetEvent, every_package};
+use nixery_builder::{EvaluationRequest, PackageSetEvent, batches, every_package};
 use nixery_core::cluster_plan::build::PathCollection;
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
 use nixery_server::config::{NixArgs, SourceArgs};
@@ -101,14 +101,21 @@ impl AttributeArgs {
         if self.all {
             return self.add_all(&tag, paths, reporter).await;
         }
-        let packages = self.names()?;
-        let wanted = |source: PackageSource| EvaluationRequest {
-            source: source.resolve(&tag),
-            packages,
-            architecture: Architecture::default(),
-        };
-        let graph = image::graph(&self.source, &self.nix, wanted, reporter).await?;
-        paths.add_graph(&graph);
+        let names = self.names()?;
+        let mut done = 0;
+        for packages in batches(&names) {
+            let wanted = |source: PackageSource| EvaluationRequest {
+                source: source.resolve(&tag),
+                packages: packages.to_vec(),
+                architecture: Architecture::default(),
+            };
+            let graph = image::graph(&self.source, &self.nix, wanted, reporter).await?;
+            paths.add_graph(&graph);
+            done += packages.len();
+            if packages.len() < names.len() {
+                reporter.line(&format!("{done} of {} packages are built", names.len()));
+            }
+        }
         Ok(())
     }
 
