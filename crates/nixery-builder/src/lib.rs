@@ -64,7 +64,7 @@ mod lease;
 mod load;
 mod nix;
 mod package_set;
-pub mod popcount;
+pub mod path_sources;
 mod progress;
 mod recipe;
 mod record;

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nixery_builder::popcount::{
-    BinaryCache, CacheOptions, CountProgress, StateFile, WantedPath, add_path,
+use nixery_builder::path_sources::{
+    BinaryCache, CacheOptions, CacheProgress, StateFile, WantedPath, add_path,
 };
 use nixery_core::ReferenceSink;
 
@@ -81,7 +81,7 @@ impl PathSourceArgs {
                 read_cache(&cache, url, &mut sink, &wanted, state.as_mut(), reporter).await?;
             reporter.line(&format!(
                 "{url}: {} fetched, {} {did} before, {} not in the cache",
-                done.fetched, done.counted_before, done.missing
+                done.fetched, done.known_before, done.missing
             ));
             if done.missing == done.wanted {
                 let wanted = done.wanted;
@@ -143,15 +143,15 @@ async fn read_cache(
     wanted: &[WantedPath],
     mut state: Option<&mut StateFile>,
     reporter: &mut Reporter,
-) -> Result<CountProgress> {
+) -> Result<CacheProgress> {
     let done = {
-        let progress = |at: &CountProgress| {
+        let progress = |at: &CacheProgress| {
             let message = format!("{} not in the cache", at.missing);
             let (done, total) = (at.done() as u64, at.wanted as u64);
             reporter.at(Unit::Items, url, done, total, &message);
         };
         tokio::select! {
-            done = cache.count(sink, wanted, state.as_deref_mut(), progress) => Some(done),
+            done = cache.read(sink, wanted, state.as_deref_mut(), progress) => Some(done),
             () = interrupted() => None,
         }
     };

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nixery_builder::popcount::JsonKind;
+use nixery_builder::path_sources::JsonKind;
 use nixery_builder::{BuildError, EvaluationRequest};
 use nixery_core::{PackageSource, ReferenceGraph, StorePath};
 use nixery_server::config::{NixArgs, SourceArgs};

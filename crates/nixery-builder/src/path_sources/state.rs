@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nixery_core::ReferenceSink;
 
-use super::PopcountError;
+use super::PathSourceError;
 
 /// How much work an interruption may cost.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -32,14 +32,14 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be read or is something else.
-    pub fn load<S: ReferenceSink>(&self) -> Result<S, PopcountError> {
+    pub fn load<S: ReferenceSink>(&self) -> Result<S, PathSourceError> {
         match fs::read(&self.path) {
-            Ok(bytes) => S::from_state(&bytes).map_err(|source| PopcountError::State {
+            Ok(bytes) => S::from_state(&bytes).map_err(|source| PathSourceError::State {
                 path: self.path.clone(),
                 source,
             }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(S::default()),
-            Err(source) => Err(PopcountError::Read {
+            Err(source) => Err(PathSourceError::Read {
                 path: self.path.clone(),
                 source,
             }),
@@ -50,7 +50,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The file cannot be written; an older state is still there.
-    pub fn save(&mut self, sink: &impl ReferenceSink) -> Result<(), PopcountError> {
+    pub fn save(&mut self, sink: &impl ReferenceSink) -> Result<(), PathSourceError> {
         let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -63,7 +63,7 @@ impl StateFile {
             file.as_file().sync_all()?;
             file.persist(&self.path).map_err(|error| error.error)
         };
-        write().map_err(|source| PopcountError::WriteState {
+        write().map_err(|source| PathSourceError::WriteState {
             path: self.path.clone(),
             source,
         })?;
@@ -75,7 +75,7 @@ impl StateFile {
     ///
     /// # Errors
     /// The same.
-    pub fn save_if_due(&mut self, sink: &impl ReferenceSink) -> Result<(), PopcountError> {
+    pub fn save_if_due(&mut self, sink: &impl ReferenceSink) -> Result<(), PathSourceError> {
         if self.saved.elapsed() >= SAVE_EVERY {
             self.save(sink)?;
         }

@@ -1,4 +1,4 @@
-//! Counting from a binary cache: `GET CACHE/<hash>.narinfo` for each wanted path.
+//! Reading a binary cache: `GET CACHE/<hash>.narinfo` for each wanted path.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use nixery_core::{ReferenceSink, StorePath};
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 
-use super::{PopcountError, StateFile};
+use super::{PathSourceError, StateFile};
 
 /// A narinfo file has a few hundred bytes; one with ten thousand references half of this.
 const MAX_NARINFO: usize = 1 << 20;
@@ -26,7 +26,7 @@ const HASH_LEN: usize = 32;
 pub struct CacheOptions {
     /// Requests at once; 0 counts as 1.
     pub parallel: usize,
-    /// How often a request is tried before the count stops; 0 counts as 1.
+    /// How often a request is tried before the reading stops; 0 counts as 1.
     pub attempts: u32,
 }
 
@@ -48,8 +48,8 @@ impl WantedPath {
     /// lines and lines that begin with `#` are passed over. Each hash comes out once.
     ///
     /// # Errors
-    /// [`PopcountError::WantedLine`] names the first line that is none.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, PopcountError> {
+    /// [`PathSourceError::WantedLine`] names the first line that is none.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, PathSourceError> {
         let mut seen = std::collections::HashSet::new();
         let mut wanted = Vec::new();
         for (index, line) in text.lines().enumerate() {
@@ -59,7 +59,7 @@ impl WantedPath {
             if word.starts_with('#') {
                 continue;
             }
-            let path = Self::parse(word).ok_or_else(|| PopcountError::WantedLine {
+            let path = Self::parse(word).ok_or_else(|| PathSourceError::WantedLine {
                 line: index + 1,
                 text: line.chars().take(80).collect(),
             })?;
@@ -89,24 +89,24 @@ impl WantedPath {
     }
 }
 
-/// How far a count is.
+/// How far the reading of a cache is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CountProgress {
+pub struct CacheProgress {
     /// Paths wanted.
     pub wanted: usize,
-    /// Of those, counted before this run.
-    pub counted_before: usize,
-    /// Fetched and counted in this run.
+    /// Of those, read before this run.
+    pub known_before: usize,
+    /// Fetched and read in this run.
     pub fetched: usize,
     /// Not in the cache.
     pub missing: usize,
 }
 
-impl CountProgress {
+impl CacheProgress {
     /// Paths that need no more work in this run.
     #[must_use]
     pub const fn done(&self) -> usize {
-        self.counted_before + self.fetched + self.missing
+        self.known_before + self.fetched + self.missing
     }
 }
 
@@ -123,17 +123,17 @@ impl BinaryCache {
     ///
     /// # Errors
     /// The address is none.
-    pub fn new(url: &str, options: CacheOptions) -> Result<Self, PopcountError> {
+    pub fn new(url: &str, options: CacheOptions) -> Result<Self, PathSourceError> {
         if !(url.starts_with("http://") || url.starts_with("https://"))
             || reqwest::Url::parse(url).is_err()
         {
-            return Err(PopcountError::BadUrl { url: url.into() });
+            return Err(PathSourceError::BadUrl { url: url.into() });
         }
         let client = Client::builder()
             .timeout(ATTEMPT_TIMEOUT)
             .user_agent(concat!("nixery/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(PopcountError::Client)?;
+            .map_err(PathSourceError::Client)?;
         Ok(Self {
             base: url.trim_end_matches('/').to_owned(),
             client,
@@ -142,27 +142,27 @@ impl BinaryCache {
     }
 
     /// Fetches every wanted path that `sink` does not have yet. What the cache does not have
-    /// is passed over. `state` is saved every few seconds, and when the count ends, well or not.
+    /// is passed over. `state` is saved every few seconds, and when the reading ends, well or not.
     ///
-    /// May be dropped at any moment: `sink` then holds what was counted.
+    /// May be dropped at any moment: `sink` then holds what was read.
     ///
     /// # Errors
     /// The first path that cannot be fetched, after several attempts, or not be read.
-    pub async fn count(
+    pub async fn read(
         &self,
         sink: &mut impl ReferenceSink,
         wanted: &[WantedPath],
         mut state: Option<&mut StateFile>,
-        mut progress: impl FnMut(&CountProgress),
-    ) -> Result<CountProgress, PopcountError> {
+        mut progress: impl FnMut(&CacheProgress),
+    ) -> Result<CacheProgress, PathSourceError> {
         let todo: Vec<_> = wanted
             .iter()
             .filter(|path| !sink.contains(&path.0))
             .collect();
-        let mut at = CountProgress {
+        let mut at = CacheProgress {
             wanted: wanted.len(),
-            counted_before: wanted.len() - todo.len(),
-            ..CountProgress::default()
+            known_before: wanted.len() - todo.len(),
+            ..CacheProgress::default()
         };
         progress(&at);
         let mut answers = stream::iter(todo)
@@ -170,10 +170,10 @@ impl BinaryCache {
             .buffer_unordered(self.options.parallel.max(1));
         let mut result = Ok(());
         while let Some(answer) = answers.next().await {
-            let counted = answer.and_then(|narinfo| match narinfo {
+            let taken = answer.and_then(|narinfo| match narinfo {
                 Some((url, text)) => {
                     at.fetched += 1;
-                    let malformed = |source| PopcountError::Malformed {
+                    let malformed = |source| PathSourceError::Malformed {
                         location: url,
                         source,
                     };
@@ -184,8 +184,8 @@ impl BinaryCache {
                     Ok(())
                 }
             });
-            if counted.is_err() {
-                result = counted;
+            if taken.is_err() {
+                result = taken;
                 break;
             }
             progress(&at);
@@ -200,16 +200,19 @@ impl BinaryCache {
     }
 
     /// `None` where the cache does not have it.
-    async fn narinfo(&self, path: &WantedPath) -> Result<Option<(String, String)>, PopcountError> {
+    async fn narinfo(
+        &self,
+        path: &WantedPath,
+    ) -> Result<Option<(String, String)>, PathSourceError> {
         let url = format!("{}/{}.narinfo", self.base, path.hash_part());
         let attempts = self.options.attempts.max(1);
         let mut attempt = 1;
         loop {
             let (error, asked_wait) = match self.attempt(&url).await {
                 Ok(Attempt::Done(answer)) => return Ok(answer.map(|text| (url, text))),
-                Ok(Attempt::TooLarge) => return Err(PopcountError::TooLarge { url }),
+                Ok(Attempt::TooLarge) => return Err(PathSourceError::TooLarge { url }),
                 Ok(Attempt::Refused(status)) => {
-                    return Err(PopcountError::Status {
+                    return Err(PathSourceError::Status {
                         url,
                         status: status.as_u16(),
                         attempts: attempt,
@@ -218,7 +221,7 @@ impl BinaryCache {
                 Ok(Attempt::Later(status, wait)) => {
                     let status = status.as_u16();
                     let (url, attempts) = (url.clone(), attempt);
-                    let error = PopcountError::Status {
+                    let error = PathSourceError::Status {
                         url,
                         status,
                         attempts,
@@ -226,7 +229,7 @@ impl BinaryCache {
                     (error, wait)
                 }
                 Err(source) => {
-                    let error = PopcountError::Fetch {
+                    let error = PathSourceError::Fetch {
                         url: url.clone(),
                         attempts: attempt,
                         source: source.without_url(),

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use nixery_core::{GraphError, ReferenceError};
 
-pub use cache::{BinaryCache, CacheOptions, CountProgress, WantedPath};
+pub use cache::{BinaryCache, CacheOptions, CacheProgress, WantedPath};
 pub use files::{FoundFiles, JsonKind, add_path};
 pub use state::StateFile;
 
@@ -22,7 +22,7 @@ use nixery_core::{PopularityCounter, ReferenceSink, cluster_plan::build::PathCol
 
 /// Why what was to be read cannot be.
 #[derive(Debug, thiserror::Error)]
-pub enum PopcountError {
+pub enum PathSourceError {
     /// A file or directory cannot be read.
     #[error("cannot read {}", path.display())]
     Read {

@@ -114,7 +114,7 @@ async fn everything_is_counted_and_what_is_missing_passed_over() {
     let mut counter = PopularityCounter::default();
     let mut calls = Vec::new();
     let done = cache(&server, 1)
-        .count(&mut counter, &wanted(50), None, |at| calls.push(*at))
+        .read(&mut counter, &wanted(50), None, |at| calls.push(*at))
         .await
         .unwrap();
     assert_eq!((done.wanted, done.fetched, done.missing), (50, 40, 10));
@@ -133,7 +133,7 @@ async fn failures_are_tried_again() {
     });
     let mut counter = PopularityCounter::default();
     let done = cache(&server, 3)
-        .count(&mut counter, &wanted(8), None, |_| ())
+        .read(&mut counter, &wanted(8), None, |_| ())
         .await
         .unwrap();
     assert_eq!((done.fetched, done.missing), (8, 0));
@@ -154,7 +154,7 @@ async fn what_cannot_be_fetched_is_named(
     let server = Server::start(answer);
     let mut counter = PopularityCounter::default();
     let error = cache(&server, 2)
-        .count(&mut counter, &wanted(1), None, |_| ())
+        .read(&mut counter, &wanted(1), None, |_| ())
         .await
         .unwrap_err();
     let message = error.to_string();
@@ -178,7 +178,7 @@ async fn a_count_that_failed_goes_on_from_its_state() {
     let mut counter: PopularityCounter = state.load().unwrap();
     let wanted = wanted(40);
     let first = cache(&server, 1)
-        .count(&mut counter, &wanted, Some(&mut state), |_| ())
+        .read(&mut counter, &wanted, Some(&mut state), |_| ())
         .await;
     assert!(first.is_err());
 
@@ -187,13 +187,10 @@ async fn a_count_that_failed_goes_on_from_its_state() {
     let (kept, left): (Vec<_>, Vec<_>) = wanted.iter().partition(|path| counter.contains(&path.0));
     assert!(kept.len() >= 20, "only {} were kept", kept.len());
     let done = cache(&server, 1)
-        .count(&mut counter, &wanted, Some(&mut state), |_| ())
+        .read(&mut counter, &wanted, Some(&mut state), |_| ())
         .await
         .unwrap();
-    assert_eq!(
-        (done.counted_before, done.fetched),
-        (kept.len(), left.len())
-    );
+    assert_eq!((done.known_before, done.fetched), (kept.len(), left.len()));
     // Of the others, requests that the failure cut off may still be arriving.
     for path in kept {
         assert_eq!(server.requests_for(path), 1, "{path:?} was fetched again");

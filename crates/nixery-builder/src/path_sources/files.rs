@@ -9,7 +9,7 @@ use std::path::Path;
 use nixery_core::{ReferenceGraph, ReferenceSink};
 use serde::de::IgnoredAny;
 
-use super::PopcountError;
+use super::PathSourceError;
 
 /// What was read in a directory or file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,8 +39,8 @@ pub fn add_path(
     sink: &mut impl ReferenceSink,
     path: &Path,
     mut progress: impl FnMut(&FoundFiles),
-) -> Result<FoundFiles, PopcountError> {
-    let read = |source| PopcountError::Read {
+) -> Result<FoundFiles, PathSourceError> {
+    let read = |source| PathSourceError::Read {
         path: path.to_owned(),
         source,
     };
@@ -65,7 +65,7 @@ pub fn add_path(
         progress(&found);
     }
     if files.is_empty() {
-        return Err(PopcountError::NothingFound {
+        return Err(PathSourceError::NothingFound {
             path: path.to_owned(),
         });
     }
@@ -76,12 +76,12 @@ fn add_file(
     sink: &mut impl ReferenceSink,
     path: &Path,
     found: &mut FoundFiles,
-) -> Result<(), PopcountError> {
-    let bytes = fs::read(path).map_err(|source| PopcountError::Read {
+) -> Result<(), PathSourceError> {
+    let bytes = fs::read(path).map_err(|source| PathSourceError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let malformed = |source| PopcountError::Malformed {
+    let malformed = |source| PathSourceError::Malformed {
         location: path.display().to_string(),
         source,
     };
@@ -96,7 +96,7 @@ fn add_file(
             found.path_infos += 1;
         }
         Some(Kind::Json(JsonKind::Graph)) => {
-            let graph = ReferenceGraph::parse(&bytes).map_err(|source| PopcountError::Graph {
+            let graph = ReferenceGraph::parse(&bytes).map_err(|source| PathSourceError::Graph {
                 path: path.to_owned(),
                 source,
             })?;
@@ -104,7 +104,7 @@ fn add_file(
             found.graphs += 1;
         }
         None => {
-            return Err(PopcountError::UnknownFile {
+            return Err(PathSourceError::UnknownFile {
                 path: path.to_owned(),
             });
         }
