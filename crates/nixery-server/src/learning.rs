@@ -64,7 +64,7 @@ async fn learn(state: &AppState) -> bool {
     let metrics = state.metrics().plans();
     let (counter, done) = match &lesson {
         Ok(Lesson::New(_)) => (&metrics.made, true),
-        Ok(Lesson::Kept(_) | Lesson::TooFew { .. }) => (&metrics.kept, true),
+        Ok(Lesson::Kept(_) | Lesson::Newer | Lesson::TooFew { .. }) => (&metrics.kept, true),
         Ok(Lesson::Busy) => (&metrics.skipped, true),
         Err(_) => (&metrics.failed, false),
     };
@@ -74,7 +74,10 @@ async fn learn(state: &AppState) -> bool {
             tracing::info!(%plan, %base, images, "a layer plan was learned");
         }
         Ok(Lesson::Kept(Pointer { base, .. })) => {
-            tracing::info!(%base, "the layer plan stays: most images stand on what it was made for");
+            tracing::info!(%base, "the layer plan stays: enough images stand on what it was made for");
+        }
+        Ok(Lesson::Newer) => {
+            tracing::warn!("no layer plan is learned: a newer version of Nixery has learned one");
         }
         Ok(Lesson::TooFew { images }) => {
             let least = learned::LEAST_IMAGES;

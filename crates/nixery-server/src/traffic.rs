@@ -8,7 +8,7 @@ use axum::extract::ConnectInfo;
 use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{Method, StatusCode};
-use nixery_builder::traffic::{Fingerprint, MOST_IN_BATCH, Pull, store_pulls};
+use nixery_builder::traffic::{Fingerprint, MOST_IN_BATCH, Pull, is_plausible, store_pulls};
 use nixery_core::ImageName;
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
@@ -60,8 +60,9 @@ pub struct Recorder {
     salt: Salt,
     buffer: Mutex<Buffer>,
     full: Notify,
-    /// Held while pulls are on their way to the store.
-    storing: tokio::sync::Mutex<()>,
+    /// The batch that is on its way to the store. It stays as it is until it is there: a write that failed may
+    /// have succeeded, and equal bytes have one name.
+    storing: tokio::sync::Mutex<Vec<Pull>>,
     metrics: TrafficMetrics,
 }
 
@@ -114,6 +115,11 @@ impl Recorder {
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = time.as_ref().map_or(0, Duration::as_secs);
+        if !is_plausible(time) {
+            // A clock that is not set yet.
+            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let (client, name) = (self.client(request), self.name(name));
         let mut buffer = self.buffer();
         let Some(image) = image.or_else(|| buffer.known.get(manifest)) else {
@@ -161,10 +167,36 @@ impl Recorder {
         Fingerprint::of(&self.salt.0, &parts)
     }
 
-    /// Stores what was recorded so far. What the store does not take is kept for the next time, as long as
-    /// there is room.
+    /// Stores what was recorded so far. What the store does not take is tried again the next time, also after
+    /// this call was given up.
     pub async fn flush(&self, storage: &dyn Storage) {
-        let _one_at_a_time = self.storing.lock().await;
+        let mut batch = self.storing.lock().await;
+        loop {
+            if batch.is_empty() {
+                *batch = self.take();
+            }
+            if batch.is_empty() {
+                return;
+            }
+            if let Err(error) = store_pulls(storage, &batch).await {
+                let cause = crate::explain(&error);
+                tracing::warn!(
+                    pulls = batch.len(),
+                    cause,
+                    "recorded pulls could not be stored; it is tried again"
+                );
+                self.metrics.failed_batches.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            let stored = batch.len() as u64;
+            self.metrics.stored.fetch_add(stored, Ordering::Relaxed);
+            tracing::debug!(pulls = stored, "recorded pulls are stored");
+            batch.clear();
+        }
+    }
+
+    /// The next batch.
+    fn take(&self) -> Vec<Pull> {
         let (pulls, dropped) = {
             let mut buffer = self.buffer();
             let room = Vec::with_capacity(buffer.pulls.len());
@@ -177,37 +209,7 @@ impl Recorder {
                 "pulls were not recorded: more than {MOST_IN_BATCH} waited for the store"
             );
         }
-        if pulls.is_empty() {
-            return;
-        }
-        match store_pulls(storage, &pulls).await {
-            Ok(()) => {
-                let stored = pulls.len() as u64;
-                self.metrics.stored.fetch_add(stored, Ordering::Relaxed);
-                tracing::debug!(pulls = stored, "recorded pulls are stored");
-            }
-            Err(error) => {
-                let cause = crate::explain(&error);
-                tracing::warn!(
-                    pulls = pulls.len(),
-                    cause,
-                    "recorded pulls could not be stored; it is tried again"
-                );
-                self.metrics.failed_batches.fetch_add(1, Ordering::Relaxed);
-                self.put_back(pulls);
-            }
-        }
-    }
-
-    /// The older ones first.
-    fn put_back(&self, older: Vec<Pull>) {
-        let mut buffer = self.buffer();
-        let newer = std::mem::replace(&mut buffer.pulls, older);
-        let room = MOST_IN_BATCH.saturating_sub(buffer.pulls.len());
-        let lost = newer.len().saturating_sub(room) as u64;
-        buffer.pulls.extend(newer.into_iter().take(room));
-        buffer.dropped += lost;
-        self.metrics.dropped.fetch_add(lost, Ordering::Relaxed);
+        pulls
     }
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {

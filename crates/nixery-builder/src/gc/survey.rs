@@ -52,8 +52,14 @@ pub(super) async fn survey(
         .await?;
     }
     // After the listing: a plan that is put into use meanwhile is young.
-    let in_use = plans_in_use(storage).await;
-    inventory.plans_in_use = in_use.map_err(doing("read"))?;
+    let in_use = plans_in_use(storage).await.map_err(doing("read"))?;
+    inventory.plans_in_use = in_use.unwrap_or_else(|| {
+        let plan = |entry: &Remembered| match entry.key {
+            Key::Plan(digest) => Some(digest),
+            _ => None,
+        };
+        inventory.remembered.iter().filter_map(plan).collect()
+    });
     list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
         if let Key::Blob(digest) = key {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);

@@ -48,24 +48,51 @@ fn pointer_key() -> Key {
     Key::Plan(Digest::of(POINTER))
 }
 
+/// What the store has for a pointer.
+pub(super) enum Found {
+    /// None, or a damaged one.
+    Nothing,
+    /// One of a newer version, which is not to be overwritten.
+    Newer,
+    Pointer(Pointer),
+}
+
 /// Which plan the store says is used: `None` where there is none yet, or nothing that this version can use.
 ///
 /// # Errors
 /// The store failed.
 pub async fn pointed(storage: &dyn Storage) -> Result<Option<Pointer>, LearnError> {
+    match find(storage).await? {
+        Found::Pointer(pointer) => Ok(Some(pointer)),
+        Found::Nothing | Found::Newer => Ok(None),
+    }
+}
+
+pub(super) async fn find(storage: &dyn Storage) -> Result<Found, LearnError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
     let key = pointer_key();
     let Some(bytes) = get(storage, &key, MAX_POINTER).await? else {
-        return Ok(None);
+        return Ok(Found::Nothing);
     };
+    // The version first: the rest of another version need not parse.
+    if let Ok(Version { version }) = serde_json::from_slice(&bytes)
+        && version > VERSION
+    {
+        tracing::warn!(%key, version, "a newer version of Nixery has learned a plan: it is not used");
+        return Ok(Found::Newer);
+    }
     match serde_json::from_slice::<Versioned>(&bytes) {
-        Ok(Versioned { version, pointer }) if version == VERSION => Ok(Some(pointer)),
-        Ok(Versioned { version, .. }) => {
-            tracing::warn!(%key, version, "another version of Nixery has learned a plan: it is not used");
-            Ok(None)
+        Ok(Versioned { version, pointer }) if version == VERSION => Ok(Found::Pointer(pointer)),
+        Ok(_) => {
+            tracing::warn!(%key, "what says which plan was learned has no version");
+            Ok(Found::Nothing)
         }
         Err(error) => {
             tracing::warn!(%key, %error, "what says which plan was learned is damaged");
-            Ok(None)
+            Ok(Found::Nothing)
         }
     }
 }
@@ -124,17 +151,22 @@ pub(super) async fn store(
     Ok(pointer)
 }
 
-/// The objects of `plans/` that are in use, for the collection of garbage: the pointer and its plan.
+/// The objects of `plans/` that are in use, for the collection of garbage: the pointer and its plan. `None` where
+/// a newer version knows better.
 ///
 /// # Errors
 /// The store failed.
-pub(crate) async fn plans_in_use(storage: &dyn Storage) -> Result<Vec<Digest>, StorageError> {
-    let pointed = pointed(storage).await.or_else(|error| match error {
-        LearnError::Storage { source, .. } => Err(source),
-        _ => Ok(None),
-    })?;
-    let plan = pointed.map(|pointer| pointer.plan);
-    Ok([Digest::of(POINTER)].into_iter().chain(plan).collect())
+pub(crate) async fn plans_in_use(
+    storage: &dyn Storage,
+) -> Result<Option<Vec<Digest>>, StorageError> {
+    let plan = match find(storage).await {
+        Ok(Found::Pointer(pointer)) => Some(pointer.plan),
+        Ok(Found::Newer) => return Ok(None),
+        Err(LearnError::Storage { source, .. }) => return Err(source),
+        Ok(Found::Nothing) | Err(_) => None,
+    };
+    let in_use = [Digest::of(POINTER)].into_iter().chain(plan);
+    Ok(Some(in_use.collect()))
 }
 
 async fn get(storage: &dyn Storage, key: &Key, most: u64) -> Result<Option<Bytes>, LearnError> {

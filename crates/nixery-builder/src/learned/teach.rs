@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::LearnError;
 use super::base::{base, is_due};
-use super::pointer::{Pointer, pointed, store};
+use super::pointer::{Found, Pointer, find, store};
 use crate::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
 use crate::lease::Leases;
 
@@ -42,14 +42,17 @@ pub enum Lesson {
         /// How many there are.
         images: usize,
     },
-    /// What the plan was made for is still what most of the newest images hold: it stays.
+    /// What the plan was made for still carries a quarter of the newest images or more: it stays.
     Kept(Pointer),
+    /// A newer version of this program has learned the plan: it stays, whatever it is.
+    Newer,
     /// There is a new plan.
     New(Pointer),
 }
 
 /// Makes a plan of the images that were recorded in the last 30 days before the newest, if there is none yet, or
-/// if the path that most of the newest 64 hold has changed since the plan was made. One server does so at a time.
+/// if fewer than a quarter of the newest 64 stand on the path that the plan was made for. One server does so at a
+/// time.
 ///
 /// # Errors
 /// The store failed, or no plan can be made.
@@ -76,15 +79,17 @@ async fn learn_alone(storage: &dyn Storage) -> Result<Lesson, LearnError> {
     let entries = of_the_period(&entries);
     let images = entries.len();
     let newest = newest(storage, entries).await.map_err(LearnError::Graphs)?;
-    let base = base(newest.iter().map(|image| &image.graph));
+    let graphs: Vec<_> = newest.iter().map(|image| &image.graph).collect();
+    let base = base(graphs.iter().copied());
     let Some(base) = base.filter(|_| images >= LEAST_IMAGES) else {
         return Ok(Lesson::TooFew { images });
     };
-    drop(newest);
-    let known = pointed(storage).await?;
-    if let Some(known) = known.filter(|known| !is_due(Some(&known.base), &base)) {
-        return Ok(Lesson::Kept(known));
+    match find(storage).await? {
+        Found::Newer => return Ok(Lesson::Newer),
+        Found::Pointer(known) if !is_due(&known.base, &graphs) => return Ok(Lesson::Kept(known)),
+        Found::Pointer(_) | Found::Nothing => {}
     }
+    drop(newest);
     let mut paths = PathCollection::default();
     let gathered = graphs::gather(storage, entries, &mut paths, |_| ()).await;
     let images = gathered.map_err(LearnError::Graphs)?.images;

@@ -73,12 +73,25 @@ proptest! {
     }
 }
 
-#[test]
-fn a_plan_is_due_where_there_is_none_or_its_base_has_changed() {
-    let (old, new) = (store_path("glibc-1"), store_path("glibc-2"));
-    assert!(is_due(None, &new));
-    assert!(is_due(Some(&old), &new));
-    assert!(!is_due(Some(&new), &new));
+#[rstest]
+#[case::all(4, 0, false)]
+#[case::a_quarter(1, 3, false)]
+#[case::less(1, 4, true)]
+#[case::none(0, 4, true)]
+fn a_plan_is_due_where_hardly_anything_stands_on_its_base(
+    #[case] on_old: usize,
+    #[case] on_new: usize,
+    #[case] expected: bool,
+) {
+    let (old, new) = (
+        graph(&[("a-1", 9), ("glibc-1", 30)]),
+        graph(&[("a-2", 9), ("glibc-2", 30)]),
+    );
+    // Holding it is not standing on it.
+    let holds = graph(&[("a-2", 9), ("glibc-2", 30), ("glibc-1", 30)]);
+    let mut images = vec![&old; on_old];
+    images.extend([&new, &holds].into_iter().cycle().take(on_new));
+    assert_eq!(is_due(&store_path("glibc-1"), &images), expected);
 }
 
 /// Records images that stand on this glibc.
@@ -142,8 +155,13 @@ async fn a_plan_is_learned_once_and_again_when_its_base_changes() {
         first.plan
     );
 
+    // Nor do two of them that take turns.
     advance(DAY).await;
-    record(&*storage, "glibc-2", 4..70).await;
+    record(&*storage, "glibc-2", 4..44).await;
+    assert_eq!(learned(&storage).await, Lesson::Kept(first.pointer.clone()));
+
+    advance(DAY).await;
+    record(&*storage, "glibc-2", 44..70).await;
     assert_eq!(new(learned(&storage).await), (store_path("glibc-2"), 90));
     let second = load(&*storage).await.expect("works").expect("is there");
     assert_ne!(second.pointer.plan, first.pointer.plan);
@@ -220,6 +238,28 @@ async fn a_store_that_fails_changes_no_plan() {
     assert!(load(&*storage).await.expect("works").is_none());
     faulty.full.store(false, Ordering::SeqCst);
     new(learn(faulty).await.expect("works"));
+}
+
+/// What only a newer version understands is neither used nor overwritten nor collected.
+#[tokio::test(start_paused = true)]
+async fn a_newer_versions_plan_stays() {
+    let storage = memory();
+    record(&*storage, "glibc-1", 0..12).await;
+    let pointer = Key::Plan(Digest::of(b"learned plan"));
+    let plan = Key::Plan(Digest::of(b"a newer plan"));
+    let newer = r#"{"version":2,"other":"fields"}"#;
+    for (key, text) in [(pointer, newer), (plan, "its plan")] {
+        let stored = storage.put(&key, text.into(), PutMode::Replace).await;
+        let _ = stored.expect("is stored");
+    }
+    assert_eq!(learned(&storage).await, Lesson::Newer);
+    assert!(load(&*storage).await.expect("works").is_none());
+    advance(100 * DAY).await;
+    let report = collect(storage.clone(), &GcPolicy::default(), GcMode::Sweep, |_| ()).await;
+    assert_eq!(report.expect("works").forgotten_deleted, 12);
+    for key in [pointer, plan] {
+        assert!(storage.stat(&key).await.expect("works").is_some());
+    }
 }
 
 /// Two at once do no harm, but twice the work.

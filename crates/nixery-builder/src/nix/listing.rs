@@ -80,6 +80,10 @@ impl NixCli {
                 return Ok((evaluation.into_realised(), Vec::new()));
             }
             Ok(_) => match realise_cause(&nix_log) {
+                // This machine's fault, and not this package's alone.
+                Cause::Derivation { reason, .. } if reason == "disk-full" => {
+                    Some("the server's disk is full".to_owned())
+                }
                 Cause::Derivation { .. } => None,
                 Cause::Unavailable { problem } | Cause::Unknown { message: problem } => {
                     Some(problem)

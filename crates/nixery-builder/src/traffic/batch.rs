@@ -15,6 +15,13 @@ const VERSION: u32 = 1;
 /// Times that a clock can tell: 2020 to 2099. What lies outside would make a history of thousands of weeks.
 const TIMES: std::ops::Range<u64> = 1_577_836_800..4_102_444_800;
 
+/// Whether a pull may have been at this second of Unix time: between the years 2020 and 2100. A batch with
+/// others is not read.
+#[must_use]
+pub fn is_plausible(time: u64) -> bool {
+    TIMES.contains(&time)
+}
+
 /// Why a batch was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum BatchError {
@@ -103,7 +110,7 @@ pub(super) fn from_bytes(bytes: &[u8]) -> Result<Vec<Pull>, BatchError> {
         return Err(BatchError::TooMany { pulls });
     }
     let read = |(place, (time, client, image)): (usize, (u64, Fingerprint, usize))| {
-        if !TIMES.contains(&time) {
+        if !is_plausible(time) {
             return Err(BatchError::Time { place, time });
         }
         let images = batch.images.len();

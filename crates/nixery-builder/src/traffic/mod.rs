@@ -14,7 +14,7 @@ mod read;
 mod tests;
 mod workload;
 
-pub use batch::BatchError;
+pub use batch::{BatchError, is_plausible};
 pub use fingerprint::{Fingerprint, FingerprintError};
 pub use read::{MOST_PULLS, RecordedPulls, read_pulls};
 pub use workload::{RecordedWorkload, WEEK, recorded_workload};

@@ -84,7 +84,12 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
     let builder = work.builder.clone();
     let done = or_interrupted(build(work, json, verbose)).await;
     if done.is_ok() {
-        builder.recorded().await;
+        // The image is there already, and its graph is of use, not needed.
+        let recorded = async {
+            builder.recorded().await;
+            Ok(())
+        };
+        let _ = or_interrupted(recorded).await;
     }
     // Servers on the same store may be waiting for this build.
     builder.leave().await;
