@@ -82,11 +82,6 @@ pub(crate) fn print(_: &mut Criterion) {
         for (what, small, large) in [
             ("read", small.read, large.read),
             ("grouped", small.group, large.group),
-            (
-                "checked, numbered and grouped",
-                small.after_reading(),
-                large.after_reading(),
-            ),
         ] {
             let growth = ratio(large, small);
             verdict(
