@@ -28,7 +28,7 @@ pub enum PackageSetEvent {
     LeftOut {
         /// Its name.
         attribute: String,
-        /// Why: it "does not evaluate", or "does not build".
+        /// Why: it "does not evaluate", "does not build", or "is nested too deeply".
         why: &'static str,
     },
     /// How far it is.

@@ -166,7 +166,7 @@ fn sums(report: &GcReport, grace: Duration) -> Vec<String> {
     };
     if forgotten > 0 {
         lines.push(format!(
-            "{forgotten} graphs of dropped images and records of pulls {would}forgotten: older than 90 days, or too many"
+            "{forgotten} graphs of dropped images, records of pulls and unused plans {would}forgotten: older than 90 days, or too many"
         ));
     }
     lines

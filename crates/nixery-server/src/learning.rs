@@ -1,6 +1,7 @@
 //! The cluster plan that servers learn: taken up when there is another, made at night.
 
 use crate::metrics::Metrics;
+use crate::setup::log_plan;
 use crate::state::AppState;
 use nixery_builder::learned::{self, LearnError, Lesson, Pointer};
 use nixery_core::plan::{Clustered, LayerStrategy};
@@ -115,16 +116,8 @@ async fn take_up(state: &AppState, known: &mut Option<Digest>) -> Result<(), Lea
     if strategy.id() == before {
         return Ok(());
     }
-    let plan = &strategy.plan;
-    tracing::info!(
-        revision = plan.revision(),
-        names = plan.len(),
-        clusters = plan.clusters(),
-        samples = plan.samples(),
-        digest = %plan.digest(),
-        before,
-        "the layer plan has changed: images are built anew"
-    );
+    tracing::info!(before, "the layer plan has changed: images are built anew");
+    log_plan(&strategy.plan);
     state.builder().set_strategy(Arc::new(strategy));
     let changes = &state.metrics().plans().changes;
     changes.fetch_add(1, Ordering::Relaxed);

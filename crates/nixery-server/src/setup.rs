@@ -169,7 +169,9 @@ pub async fn strategy(
             match learned.map_err(|error| SetupError::Learned(Box::new(error)))? {
                 Some(learned) => clustered(learned.plan),
                 None => {
-                    tracing::info!("no layer plan has been learned yet: paths are grouped by size");
+                    tracing::info!(
+                        "there is no learned layer plan that can be used: paths are grouped by size"
+                    );
                     Arc::new(Size)
                 }
             }
@@ -198,6 +200,12 @@ pub async fn strategy(
 }
 
 fn clustered(plan: Arc<ClusterPlan>) -> Arc<dyn LayerStrategy> {
+    log_plan(&plan);
+    Arc::new(Clustered { plan })
+}
+
+/// Tells the operator which plan is used from now on.
+pub(crate) fn log_plan(plan: &ClusterPlan) {
     tracing::info!(
         revision = plan.revision(),
         names = plan.len(),
@@ -206,7 +214,6 @@ fn clustered(plan: Arc<ClusterPlan>) -> Arc<dyn LayerStrategy> {
         digest = %plan.digest(),
         "cluster plan"
     );
-    Arc::new(Clustered { plan })
 }
 
 /// The builder of a configuration, over the given Nix and blob store; `gc_grace` is that of the

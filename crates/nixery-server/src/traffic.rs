@@ -17,7 +17,7 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
@@ -116,7 +116,13 @@ impl Recorder {
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = time.as_ref().map_or(0, Duration::as_secs);
         if !is_plausible(time) {
-            // A clock that is not set yet.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                tracing::warn!(
+                    time,
+                    "pulls are not recorded: this machine's clock is not set"
+                );
+            });
             self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
@@ -171,12 +177,14 @@ impl Recorder {
     /// this call was given up.
     pub async fn flush(&self, storage: &dyn Storage) {
         let mut batch = self.storing.lock().await;
-        loop {
-            if batch.is_empty() {
+        // What waits from the last time, and then one batch of what came since: who pulls all the time must not
+        // keep this going with ever smaller ones.
+        for fresh in [false, true] {
+            if fresh {
                 *batch = self.take();
             }
             if batch.is_empty() {
-                return;
+                continue;
             }
             if let Err(error) = store_pulls(storage, &batch).await {
                 let cause = crate::explain(&error);
@@ -223,7 +231,7 @@ impl Recorder {
         family(
             "nixery_traffic_pulls_total",
             "counter",
-            "Pulls that were recorded and stored, dropped for want of room, or of an unknown image",
+            "Pulls that were recorded and stored, dropped for want of room or of a set clock, or of an unknown image",
             vec![
                 ("result=\"stored\"".to_owned(), get(&metrics.stored)),
                 ("result=\"dropped\"".to_owned(), get(&metrics.dropped)),

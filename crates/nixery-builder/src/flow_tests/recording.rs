@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use nixery_storage::{Key, KeyKind, MemoryStorage};
 use rstest::rstest;
+use tokio::time::Instant;
 
 use super::{build, fail};
 use crate::graphs::{self, RecordedGraph};
@@ -91,15 +93,16 @@ async fn each_image_that_is_built_is_recorded_once() {
 #[case::failing(false)]
 #[case::not_answering(true)]
 #[tokio::test(start_paused = true)]
-async fn a_graph_that_cannot_be_recorded_harms_no_image(#[case] dead: bool) {
+async fn a_graph_that_cannot_be_recorded_harms_no_image(#[case] hangs: bool) {
     let (bench, store) = bench().await;
-    store.graphs_fail.store(true, Ordering::SeqCst);
+    store.graphs_fail.store(!hangs, Ordering::SeqCst);
+    store.graphs_hang.store(hangs, Ordering::SeqCst);
+    let begun = Instant::now();
     let image = build(&bench, "git").await;
-    if dead {
-        store.dead.store(true, Ordering::SeqCst);
-    }
+    assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
     bench.builder.recorded().await;
-    store.dead.store(false, Ordering::SeqCst);
+    let given_up = begun.elapsed() >= Duration::from_secs(60);
+    assert_eq!(given_up, hangs, "{:?}", begun.elapsed());
     assert!(recorded(&bench).await.is_empty());
     let again = build(&bench, "git").await;
     assert_eq!(

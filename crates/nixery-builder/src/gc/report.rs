@@ -67,7 +67,7 @@ pub struct GcReport {
     pub unusable_deleted: u64,
     /// Cache entries of layers, use marks and leases that lead nowhere, deleted.
     pub tidied: u64,
-    /// Graphs of dropped images, and recorded pulls, that are too old or too many to be remembered.
+    /// Graphs of dropped images, recorded pulls and unused plans that are too old or too many to be remembered.
     pub forgotten: u64,
     /// Of those, deleted.
     pub forgotten_deleted: u64,

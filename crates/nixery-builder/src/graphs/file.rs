@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::RecordedGraph;
 
 /// Most bytes of a file; that of 50,000 paths has 2 MB.
-pub const MAX_FILE_BYTES: u64 = 16 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
 /// Most bytes of its text; that of 50,000 paths has 10 MB.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
@@ -32,6 +32,9 @@ pub enum GraphFileError {
     /// It is not what zstd writes, or cut short.
     #[error("it is damaged")]
     Damaged(#[source] std::io::Error),
+    /// The store has less of it than it says.
+    #[error("it is cut short")]
+    Truncated,
     /// It would take too much memory.
     #[error("it is larger than any image's")]
     TooLarge,

@@ -37,7 +37,8 @@ use crate::image::Image;
 
 pub(crate) use remember::remember;
 
-pub use file::{GraphFileError, MAX_FILE_BYTES};
+pub use file::GraphFileError;
+use file::MAX_FILE_BYTES;
 pub(crate) use gather::all;
 pub use gather::{Gathered, gather};
 
@@ -135,6 +136,11 @@ pub async fn read(
         Ok(Some(bytes)) => bytes,
         Err(StorageError::TooLarge { .. }) => {
             let source = GraphFileError::TooLarge;
+            return Err(GraphsError::File { key, source });
+        }
+        // One that is cut short must not keep all the others from being read.
+        Err(StorageError::Truncated { .. }) => {
+            let source = GraphFileError::Truncated;
             return Err(GraphsError::File { key, source });
         }
         Err(source) => {

@@ -42,15 +42,18 @@ pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> 
     most.map(|(path, _)| path.clone())
 }
 
-/// Whether a plan that was made for `known` is to be replaced: hardly any of these images stand on it any more,
-/// fewer than a quarter. So two bases that are both in use, of two architectures or of old commits that are still
-/// asked for, do not take turns.
-pub(super) fn is_due(known: &StorePath, images: &[&ReferenceGraph]) -> bool {
-    let stands_on = |image: &&&ReferenceGraph| match image.index_of(known) {
-        Some(known) => {
-            (0..image.len()).any(|path| image.references(path).contains(&(known as u32)))
-        }
-        None => false,
+/// Whether a plan that was made for `known` is to be replaced by one for `base`: hardly any of these images stand on
+/// it any more, fewer than a quarter of those that stand on the other. So bases that are all in use, of several
+/// architectures or of old commits that are still asked for, do not take turns.
+pub(super) fn is_due(known: &StorePath, base: &StorePath, images: &[&ReferenceGraph]) -> bool {
+    let standing_on = |base: &StorePath| {
+        let stands = |image: &&&ReferenceGraph| match image.index_of(base) {
+            Some(base) => {
+                (0..image.len()).any(|path| image.references(path).contains(&(base as u32)))
+            }
+            None => false,
+        };
+        images.iter().filter(stands).count()
     };
-    images.iter().filter(stands_on).count() * 4 < images.len()
+    standing_on(known) * 4 < standing_on(base)
 }

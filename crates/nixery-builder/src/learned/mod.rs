@@ -4,8 +4,8 @@
 //! it was made for. Servers on the store look at the pointer now and then ([`pointed`], [`load`]); at night one
 //! of them looks whether it is time for another plan ([`learn`]).
 //!
-//! Another plan means other layers, so there is one only when all layers are others anyway: when the path
-//! changes that most of the newest images hold, the root of everything, glibc as a rule.
+//! Another plan means other layers, so there is one only when nearly all layers are others anyway: when hardly any of
+//! the newest images stand any more on the path that the plan was made for, the root of everything, glibc as a rule.
 //!
 //! ```
 //! use std::sync::Arc;

@@ -81,15 +81,12 @@ pub(super) async fn find(storage: &dyn Storage) -> Result<Found, LearnError> {
     if let Ok(Version { version }) = serde_json::from_slice(&bytes)
         && version > VERSION
     {
-        tracing::warn!(%key, version, "a newer version of Nixery has learned a plan: it is not used");
+        // Whoever asks says it; this is asked every few minutes.
+        tracing::debug!(%key, version, "a newer version of Nixery has learned a plan: it is not used");
         return Ok(Found::Newer);
     }
     match serde_json::from_slice::<Versioned>(&bytes) {
-        Ok(Versioned { version, pointer }) if version == VERSION => Ok(Found::Pointer(pointer)),
-        Ok(_) => {
-            tracing::warn!(%key, "what says which plan was learned has no version");
-            Ok(Found::Nothing)
-        }
+        Ok(Versioned { pointer, .. }) => Ok(Found::Pointer(pointer)),
         Err(error) => {
             tracing::warn!(%key, %error, "what says which plan was learned is damaged");
             Ok(Found::Nothing)

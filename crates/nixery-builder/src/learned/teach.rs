@@ -42,7 +42,7 @@ pub enum Lesson {
         /// How many there are.
         images: usize,
     },
-    /// What the plan was made for still carries a quarter of the newest images or more: it stays.
+    /// Enough of the newest images still stand on what the plan was made for: it stays.
     Kept(Pointer),
     /// A newer version of this program has learned the plan: it stays, whatever it is.
     Newer,
@@ -51,8 +51,7 @@ pub enum Lesson {
 }
 
 /// Makes a plan of the images that were recorded in the last 30 days before the newest, if there is none yet, or
-/// if fewer than a quarter of the newest 64 stand on the path that the plan was made for. One server does so at a
-/// time.
+/// if hardly any of the newest 64 stand any more on the path that the plan was made for. One server does so at a time.
 ///
 /// # Errors
 /// The store failed, or no plan can be made.
@@ -77,16 +76,22 @@ pub async fn learn(storage: Arc<dyn Storage>) -> Result<Lesson, LearnError> {
 async fn learn_alone(storage: &dyn Storage) -> Result<Lesson, LearnError> {
     let entries = graphs::list(storage).await.map_err(LearnError::Graphs)?;
     let entries = of_the_period(&entries);
-    let images = entries.len();
     let newest = newest(storage, entries).await.map_err(LearnError::Graphs)?;
     let graphs: Vec<_> = newest.iter().map(|image| &image.graph).collect();
     let base = base(graphs.iter().copied());
+    // What cannot be read teaches nothing; that of many, the newest can be, is enough.
+    let images = match newest.len() {
+        few @ ..LEAST_IMAGES => few,
+        _ => entries.len(),
+    };
     let Some(base) = base.filter(|_| images >= LEAST_IMAGES) else {
         return Ok(Lesson::TooFew { images });
     };
     match find(storage).await? {
         Found::Newer => return Ok(Lesson::Newer),
-        Found::Pointer(known) if !is_due(&known.base, &graphs) => return Ok(Lesson::Kept(known)),
+        Found::Pointer(known) if !is_due(&known.base, &base, &graphs) => {
+            return Ok(Lesson::Kept(known));
+        }
         Found::Pointer(_) | Found::Nothing => {}
     }
     drop(newest);

@@ -75,9 +75,10 @@ proptest! {
 
 #[rstest]
 #[case::all(4, 0, false)]
-#[case::a_quarter(1, 3, false)]
-#[case::less(1, 4, true)]
+#[case::a_quarter(1, 4, false)]
+#[case::less(1, 5, true)]
 #[case::none(0, 4, true)]
+#[case::nothing(0, 0, false)]
 fn a_plan_is_due_where_hardly_anything_stands_on_its_base(
     #[case] on_old: usize,
     #[case] on_new: usize,
@@ -91,7 +92,10 @@ fn a_plan_is_due_where_hardly_anything_stands_on_its_base(
     let holds = graph(&[("a-2", 9), ("glibc-2", 30), ("glibc-1", 30)]);
     let mut images = vec![&old; on_old];
     images.extend([&new, &holds].into_iter().cycle().take(on_new));
-    assert_eq!(is_due(&store_path("glibc-1"), &images), expected);
+    let (known, base) = (store_path("glibc-1"), store_path("glibc-2"));
+    assert_eq!(is_due(&known, &base, &images), expected);
+    // However few stand on it: the same base makes no other plan.
+    assert!(!is_due(&base, &base, &images));
 }
 
 /// Records images that stand on this glibc.
@@ -238,6 +242,23 @@ async fn a_store_that_fails_changes_no_plan() {
     assert!(load(&*storage).await.expect("works").is_none());
     faulty.full.store(false, Ordering::SeqCst);
     new(learn(faulty).await.expect("works"));
+}
+
+/// None of them carries a quarter.
+#[tokio::test(start_paused = true)]
+async fn many_bases_do_not_take_turns() {
+    let storage = memory();
+    let bases = ["a", "b", "c", "d", "e", "f"].map(|base| format!("glibc-{base}"));
+    for base in &bases {
+        record(&*storage, base, 0..10).await;
+    }
+    new(learned(&storage).await);
+    for base in &bases {
+        advance(DAY).await;
+        record(&*storage, base, 10..14).await;
+        let lesson = learned(&storage).await;
+        assert!(matches!(lesson, Lesson::Kept(_)), "{base}: {lesson:?}");
+    }
 }
 
 /// What only a newer version understands is neither used nor overwritten nor collected.

@@ -7,6 +7,11 @@ use crate::nix::NixError;
 use crate::nix::log_format::NixLog;
 use crate::nix::words::{client_message, list_first};
 
+/// What the system says of a full disk.
+const NO_SPACE: &str = "No space left on device";
+/// The reason of a build for which the disk was too small.
+const DISK_FULL: &str = "disk-full";
+
 /// Why `nix-store --realise` failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cause {
@@ -22,11 +27,7 @@ pub(super) enum Cause {
 /// by itself, not one that merely depends on it.
 pub(super) fn realise_cause(log: &NixLog<'_>) -> Cause {
     let texts = || log.errors.iter().map(|error| error.text.as_str());
-    if let Some((derivation, mut reason)) = texts().find_map(failed_derivation) {
-        let disk_full = |line: &String| line.contains("No space left on device");
-        if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full) {
-            "disk-full".clone_into(&mut reason);
-        }
+    if let Some((derivation, reason)) = failed_derivations(log).next() {
         return Cause::Derivation { derivation, reason };
     }
     let plain = || log.plain.iter().map(String::as_str);
@@ -46,6 +47,28 @@ pub(super) fn realise_cause(log: &NixLog<'_>) -> Cause {
     Cause::Unknown {
         message: client_message(message.unwrap_or("Nix gave no reason")),
     }
+}
+
+/// The derivations that failed by themselves, each with its reason.
+fn failed_derivations(log: &NixLog<'_>) -> impl Iterator<Item = (String, String)> {
+    let texts = log.errors.iter().map(|error| error.text.as_str());
+    texts
+        .filter_map(failed_derivation)
+        .map(|(derivation, mut reason)| {
+            let disk_full = |line: &String| line.contains(NO_SPACE);
+            if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full)
+            {
+                DISK_FULL.clone_into(&mut reason);
+            }
+            (derivation, reason)
+        })
+}
+
+/// Whether the disk was full at some time, so that whatever failed may have failed for that.
+pub(super) fn is_disk_full(log: &NixLog<'_>) -> bool {
+    let own = |text: &str| failed_derivation(text).is_none() && text.contains(NO_SPACE);
+    let texts = || log.errors.iter().map(|error| error.text.as_str());
+    texts().any(own) || failed_derivations(log).any(|(_, reason)| reason == DISK_FULL)
 }
 
 /// The error of a failed `nix-instantiate` for some of `packages`.
@@ -165,7 +188,7 @@ pub(super) fn unavailable(text: &str) -> Option<&'static str> {
             "the Nix daemon cannot be reached",
         ),
         (
-            &["No space left on device", "database or disk is full"],
+            &[NO_SPACE, "database or disk is full"],
             "the server's disk is full",
         ),
         (
@@ -254,7 +277,7 @@ pub(crate) fn describe_reason(reason: &str) -> String {
         "output-refused" => "Nix refused what its builder made",
         "builder-failed" => "its builder failed",
         "hash-mismatch" => "a fixed-output derivation gave other contents than its hash says",
-        "disk-full" => "the server's disk is full",
+        DISK_FULL => "the server's disk is full",
         "timed-out" => "it took longer than the server's Nix settings allow",
         other => other,
     }

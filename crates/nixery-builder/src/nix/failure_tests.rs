@@ -11,11 +11,17 @@ use crate::build_log::BuildLog;
 const VERSIONS: [&str; 2] = ["nix-2.8", "nix-2.26"];
 
 fn with_captured<T>(version: &str, name: &str, test: impl FnOnce(&NixLog<'_>) -> T) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/data")
-        .join(version)
-        .join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    with_all_captured(version, &[name], test)
+}
+
+/// As if Nix had written all of it in one run, in this order.
+fn with_all_captured<T>(version: &str, names: &[&str], test: impl FnOnce(&NixLog<'_>) -> T) -> T {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let read = |name: &&str| {
+        let path = data.join(version).join(name);
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let bytes = names.iter().map(read).collect::<Vec<_>>().join(&b'\n');
     let out = BuildLog::default();
     let mut log = NixLog::new(&out);
     bytes
@@ -52,6 +58,19 @@ fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &
             "{version}: {path}"
         );
         assert_eq!(found, reason, "{version}");
+    }
+}
+
+/// With `--keep-going` several may fail, and only the first is the cause.
+#[rstest]
+#[case(&["realise-broken.log"], false)]
+#[case::forged_message(&["realise-chatty.log"], false)]
+#[case(&["realise-enospc.log"], true)]
+#[case::beside_another(&["realise-broken.log", "realise-enospc.log"], true)]
+fn a_full_disk_is_seen_among_other_failures(#[case] logs: &[&str], #[case] expected: bool) {
+    for version in VERSIONS {
+        let full = with_all_captured(version, logs, is_disk_full);
+        assert_eq!(full, expected, "{version}");
     }
 }
 

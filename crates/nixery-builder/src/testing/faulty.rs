@@ -29,6 +29,8 @@ pub(crate) struct FaultyStorage {
     pub(crate) leases_fail: AtomicBool,
     /// No graph can be written.
     pub(crate) graphs_fail: AtomicBool,
+    /// Whoever writes a graph is never answered.
+    pub(crate) graphs_hang: AtomicBool,
     /// What is created is reported as if it had been there before.
     pub(crate) answers_get_lost: AtomicBool,
     /// Creating replaces what is there, as in stores that do not know better.
@@ -57,6 +59,7 @@ impl FaultyStorage {
             full: AtomicBool::new(false),
             leases_fail: AtomicBool::new(false),
             graphs_fail: AtomicBool::new(false),
+            graphs_hang: AtomicBool::new(false),
             answers_get_lost: AtomicBool::new(false),
             not_exclusive: AtomicBool::new(false),
             files_fail: AtomicBool::new(false),
@@ -88,6 +91,9 @@ impl FaultyStorage {
 
     async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
         self.pass(Some(key.kind())).await?;
+        if key.kind() == KeyKind::Graph && self.graphs_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if key.kind() == KeyKind::Graph && self.graphs_fail.load(Ordering::SeqCst) {
             return Err(failure("a graph"));
         }

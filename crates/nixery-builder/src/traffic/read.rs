@@ -11,7 +11,7 @@ use super::{Pull, batch};
 /// Most pulls that are read: the newest. With what a replay makes of them they take some hundred
 /// megabytes.
 pub const MOST_PULLS: usize = 1_000_000;
-/// Most bytes of a batch that is read; a full one has 1.8 MB.
+/// Most bytes of a batch that is read; a full one has at most 1.4 MB.
 const MOST_BYTES: u64 = 8 * 1024 * 1024;
 /// Batches read at once.
 const AT_ONCE: usize = 16;

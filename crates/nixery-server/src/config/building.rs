@@ -50,7 +50,8 @@ pub struct NixArgs {
     #[arg(long, env = "NIXERY_EVAL_INTERVAL", value_name = "SECONDS")]
     pub eval_interval: Option<String>,
 
-    /// Folder with a `prepare-image.nix` to use instead of the built-in one
+    /// Folder with the files of `nix/` (`prepare-image.nix` and those beside it) to use instead of the
+    /// built-in ones
     #[arg(long, env = "NIXERY_NIX_DIR", value_name = "FOLDER")]
     pub nix_dir: Option<OsString>,
 
