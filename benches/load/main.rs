@@ -4,7 +4,7 @@
 //! `scripts/bench`, or `cargo build --release -p nixery-server` and
 //! `cargo bench -p nixery-benches --bench load`, takes two minutes and 500 MB of temporary files. It needs `wrk`
 //! (`apt-get install wrk`) and no Nix. `NIXERY_SERVER` names another server program, `NIXERY_BENCH_ROUNDS` (5) says
-//! how often each load is put on both, in turn; medians count.
+//! how often each load is put on both, in turn; medians count. `-- readers` runs that part alone (`manifests`, `blobs`).
 
 mod bare;
 mod client;
@@ -16,11 +16,19 @@ mod wrk;
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::path::Path;
 
+use image::Image;
 use servers::{Bare, Registry};
 use wrk::{Load, Measured};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The parts that an argument chooses; without any, all of them run.
+const PARTS: [&str; 3] = [MANIFESTS, BLOBS, READERS];
+const MANIFESTS: &str = "manifests";
+const BLOBS: &str = "blobs";
+const READERS: &str = "readers";
 
 /// Of every client that is current.
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -32,70 +40,124 @@ fn main() -> Result<()> {
     {
         return bare::serve(what, file.as_ref(), head.as_ref());
     }
+    // Cargo says `--bench`.
+    let parts: Vec<_> = args[1..]
+        .iter()
+        .filter(|arg| !arg.starts_with('-'))
+        .collect();
+    if let Some(part) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        return Err(format!("there is no part `{part}`, only {}", PARTS.join(", ")).into());
+    }
+    let chosen = |part| parts.is_empty() || parts.iter().any(|chosen| *chosen == part);
     let rounds = env::var("NIXERY_BENCH_ROUNDS").map_or(Ok(5), |rounds| rounds.parse())?;
     wrk::check()?;
     let folder = tempfile::tempdir()?;
     let program = servers::program()?;
     println!("making an image with a layer of 200 MB …");
     let image = image::make(folder.path())?;
-    let registry = Registry::start(&program, folder.path())?;
-    let mut verdicts = Verdicts::default();
-
-    let manifest = client::get(registry.port, &image.manifest, ACCEPT)?;
-    let bare = Bare::start(folder.path(), bare::MEMORY, &manifest)?;
-    println!(
-        "\nmanifest by tag, {} bytes; wrk, 16 connections",
-        manifest.body.len()
-    );
-    let load = Load::new(16, 3);
-    let (ours, plain) = load.compare(rounds, registry.port, bare.port, &image.manifest)?;
-    let line = |name: &str, run: &Measured| {
-        println!(
-            "{name:12} {:>9.0} requests/s, 99 % within {:>7.3} ms",
-            run.requests, run.p99
-        );
+    let mut bench = Bench {
+        registry: Registry::start(&program, folder.path())?,
+        image,
+        folder: folder.path(),
+        rounds,
+        verdicts: Verdicts::default(),
     };
-    line("bare", &plain);
-    line("registry", &ours);
-    verdicts.at_least("of the bare rate", ours.requests / plain.requests, 0.6);
-    verdicts.at_most("times its 99th percentile", ours.p99 / plain.p99, 2.0);
-    drop(bare);
-
-    println!("\nblob of {} bytes; wrk, 4 connections", image.blob_bytes);
-    let idle = registry.memory()?;
-    let sent = client::first_send(registry.port, &image.blob)?;
-    println!("{:12} {:>9.2} GB/s, hashed while it is sent", "first", sent);
-    let head = client::head(registry.port, &image.blob, ACCEPT)?;
-    let bare = Bare::start(folder.path(), bare::FILE, &head.with_file(&image.blob_file))?;
-    let load = Load::new(4, 3);
-    let (ours, plain) = load.compare(rounds, registry.port, bare.port, &image.blob)?;
-    for (name, run) in [("bare", &plain), ("registry", &ours)] {
-        println!("{name:12} {:>9.2} GB/s", run.bytes / 1e9);
+    if chosen(MANIFESTS) {
+        bench.manifests()?;
     }
-    verdicts.at_least("of the bare rate", ours.bytes / plain.bytes, 0.8);
-    drop(bare);
-
-    // Of a process that has done nothing else.
-    drop(registry);
-    let registry = Registry::start(&program, folder.path())?;
-    client::get(registry.port, &image.manifest, ACCEPT)?;
-    println!(
-        "\n64 readers of a blob, 64 KiB/s each, for the first time since the start and then again"
-    );
-    for times in ["first", "again"] {
-        let before = registry.memory()?;
-        let peak = readers::peak(&registry, &image.blob)?;
-        println!("{times:12} {:>9} kB at most, {before} kB before", peak);
-        verdicts.at_most("MB more", peak.saturating_sub(before) as f64 / 1000.0, 64.0);
+    if chosen(BLOBS) {
+        bench.blobs()?;
     }
-    println!("{:12} {idle:>9} kB after the manifests", "server");
-    let logged = fs::metadata(registry.log())?.len();
+    if chosen(READERS) {
+        // A process that has done nothing else.
+        bench.registry = Registry::start(&program, folder.path())?;
+        bench.readers()?;
+    }
+    let logged = fs::metadata(bench.registry.log())?.len();
     println!(
         "{:12} {logged:>9} bytes, as an operator has it",
         "access log"
     );
-    println!("\nverdict: {}", verdicts.summary());
+    println!("\nverdict: {}", bench.verdicts.summary());
     Ok(())
+}
+
+struct Bench<'a> {
+    registry: Registry,
+    image: Image,
+    folder: &'a Path,
+    rounds: usize,
+    verdicts: Verdicts,
+}
+
+impl Bench<'_> {
+    fn manifests(&mut self) -> Result<()> {
+        let (port, path) = (self.registry.port, &self.image.manifest);
+        let manifest = client::get(port, path, ACCEPT)?;
+        let bare = Bare::start(self.folder, bare::MEMORY, &manifest)?;
+        println!(
+            "\nmanifest by tag, {} bytes; wrk, 16 connections",
+            manifest.body.len()
+        );
+        let load = Load::new(16, 3);
+        let (ours, plain) = load.compare(self.rounds, port, bare.port, path)?;
+        let line = |name: &str, run: &Measured| {
+            println!(
+                "{name:12} {:>9.0} requests/s, 99 % within {:>7.3} ms",
+                run.requests, run.p99
+            );
+        };
+        line("bare", &plain);
+        line("registry", &ours);
+        let rate = ours.requests / plain.requests;
+        self.verdicts.at_least("of the bare rate", rate, 0.6);
+        let slowest = ours.p99 / plain.p99;
+        self.verdicts
+            .at_most("times its 99th percentile", slowest, 2.0);
+        let idle = self.registry.memory()?;
+        println!("{:12} {idle:>9} kB after the manifests", "server");
+        Ok(())
+    }
+
+    fn blobs(&mut self) -> Result<()> {
+        let (port, path) = (self.registry.port, &self.image.blob);
+        println!(
+            "\nblob of {} bytes; wrk, 4 connections",
+            self.image.blob_bytes
+        );
+        client::get(port, &self.image.manifest, ACCEPT)?;
+        let sent = client::first_send(port, path)?;
+        println!("{:12} {:>9.2} GB/s, hashed while it is sent", "first", sent);
+        let head = client::head(port, path, ACCEPT)?;
+        let bare = Bare::start(
+            self.folder,
+            bare::FILE,
+            &head.with_file(&self.image.blob_file),
+        )?;
+        let load = Load::new(4, 3);
+        let (ours, plain) = load.compare(self.rounds, port, bare.port, path)?;
+        for (name, run) in [("bare", &plain), ("registry", &ours)] {
+            println!("{name:12} {:>9.2} GB/s", run.bytes / 1e9);
+        }
+        let rate = ours.bytes / plain.bytes;
+        self.verdicts.at_least("of the bare rate", rate, 0.8);
+        Ok(())
+    }
+
+    fn readers(&mut self) -> Result<()> {
+        client::get(self.registry.port, &self.image.manifest, ACCEPT)?;
+        println!(
+            "\n64 readers of a blob, 64 KiB/s each, for the first time since the start and then again"
+        );
+        for times in ["first", "again"] {
+            let before = self.registry.memory()?;
+            let peak = readers::peak(&self.registry, &self.image.blob)?;
+            println!("{times:12} {:>9} kB at most, {before} kB before", peak);
+            let more = peak.saturating_sub(before) as f64 / 1000.0;
+            self.verdicts.at_most("MB more", more, 64.0);
+        }
+        Ok(())
+    }
 }
 
 /// What of the promised figures holds.

@@ -71,9 +71,12 @@ impl Load {
         if !output.status.success() || text.contains("Non-2xx") || text.contains("Socket errors") {
             return Err(format!("wrk met errors:\n{text}").into());
         }
+        // Labels begin lines: wrk writes percentages of other things too.
         let after = |label: &str| {
-            let rest = text.split(label).nth(1)?;
-            rest.split_whitespace().next()
+            let mut lines = text.lines().map(str::trim_start);
+            lines
+                .find_map(|line| line.strip_prefix(label))
+                .map(str::trim)
         };
         let field = |label| after(label).ok_or_else(|| format!("wrk says no {label}:\n{text}"));
         Ok(Measured {
