@@ -40,11 +40,8 @@ fn main() -> Result<()> {
     {
         return bare::serve(what, file.as_ref(), head.as_ref());
     }
-    // Cargo says `--bench`.
-    let parts: Vec<_> = args[1..]
-        .iter()
-        .filter(|arg| !arg.starts_with('-'))
-        .collect();
+    // Cargo adds it.
+    let parts: Vec<_> = args[1..].iter().filter(|arg| *arg != "--bench").collect();
     if let Some(part) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
         return Err(format!("there is no part `{part}`, only {}", PARTS.join(", ")).into());
     }
@@ -56,9 +53,9 @@ fn main() -> Result<()> {
     println!("making an image with a layer of 200 MB …");
     let image = image::make(folder.path())?;
     let mut bench = Bench {
-        registry: Registry::start(&program, folder.path())?,
-        image,
+        program: &program,
         folder: folder.path(),
+        image,
         rounds,
         verdicts: Verdicts::default(),
     };
@@ -69,30 +66,29 @@ fn main() -> Result<()> {
         bench.blobs()?;
     }
     if chosen(READERS) {
-        // A process that has done nothing else.
-        bench.registry = Registry::start(&program, folder.path())?;
         bench.readers()?;
     }
-    let logged = fs::metadata(bench.registry.log())?.len();
-    println!(
-        "{:12} {logged:>9} bytes, as an operator has it",
-        "access log"
-    );
     println!("\nverdict: {}", bench.verdicts.summary());
     Ok(())
 }
 
+/// Each part starts a registry of its own, which has done nothing else.
 struct Bench<'a> {
-    registry: Registry,
-    image: Image,
+    program: &'a Path,
     folder: &'a Path,
+    image: Image,
     rounds: usize,
     verdicts: Verdicts,
 }
 
 impl Bench<'_> {
+    fn registry(&self) -> Result<Registry> {
+        Registry::start(self.program, self.folder)
+    }
+
     fn manifests(&mut self) -> Result<()> {
-        let (port, path) = (self.registry.port, &self.image.manifest);
+        let registry = self.registry()?;
+        let (port, path) = (registry.port, &self.image.manifest);
         let manifest = client::get(port, path, ACCEPT)?;
         let bare = Bare::start(self.folder, bare::MEMORY, &manifest)?;
         println!(
@@ -114,13 +110,17 @@ impl Bench<'_> {
         let slowest = ours.p99 / plain.p99;
         self.verdicts
             .at_most("times its 99th percentile", slowest, 2.0);
-        let idle = self.registry.memory()?;
+        let idle = registry.memory()?;
         println!("{:12} {idle:>9} kB after the manifests", "server");
+        let logged = fs::metadata(registry.log())?.len();
+        let label = "access log";
+        println!("{label:12} {logged:>9} bytes, as an operator has it");
         Ok(())
     }
 
     fn blobs(&mut self) -> Result<()> {
-        let (port, path) = (self.registry.port, &self.image.blob);
+        let registry = self.registry()?;
+        let (port, path) = (registry.port, &self.image.blob);
         println!(
             "\nblob of {} bytes; wrk, 4 connections",
             self.image.blob_bytes
@@ -145,13 +145,14 @@ impl Bench<'_> {
     }
 
     fn readers(&mut self) -> Result<()> {
-        client::get(self.registry.port, &self.image.manifest, ACCEPT)?;
+        let registry = self.registry()?;
+        client::get(registry.port, &self.image.manifest, ACCEPT)?;
         println!(
             "\n64 readers of a blob, 64 KiB/s each, for the first time since the start and then again"
         );
         for times in ["first", "again"] {
-            let before = self.registry.memory()?;
-            let peak = readers::peak(&self.registry, &self.image.blob)?;
+            let before = registry.memory()?;
+            let peak = readers::peak(&registry, &self.image.blob)?;
             println!("{times:12} {:>9} kB at most, {before} kB before", peak);
             let more = peak.saturating_sub(before) as f64 / 1000.0;
             self.verdicts.at_most("MB more", more, 64.0);

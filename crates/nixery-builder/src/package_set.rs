@@ -28,7 +28,7 @@ pub enum PackageSetEvent {
     LeftOut {
         /// Its name.
         attribute: String,
-        /// Why: it "does not evaluate", "does not build", or "is nested too deeply".
+        /// Why: it "does not evaluate", "does not build", "has no store path before it is built", or "is nested too deeply".
         why: &'static str,
     },
     /// How far it is.
@@ -85,6 +85,7 @@ pub async fn every_package(
                     open.extend(attributes);
                 }
                 Listed::Fails => left_out("does not evaluate"),
+                Listed::NoPath => left_out("has no store path before it is built"),
                 Listed::Other => {}
             }
         }

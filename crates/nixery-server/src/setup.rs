@@ -147,8 +147,8 @@ pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
     Ok(findings)
 }
 
-/// The layer strategy; loads the data it needs. Where a plan is to be learned and there is none in the store
-/// yet, it is [`Size`].
+/// The layer strategy; loads the data it needs. Where a plan is to be learned and the store has none yet
+/// that can be used, it is [`Size`].
 ///
 /// # Errors
 /// [`SetupError::Plan`], [`SetupError::Learned`], [`SetupError::Popularity`].

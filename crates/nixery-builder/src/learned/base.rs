@@ -43,8 +43,8 @@ pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> 
 }
 
 /// Whether a plan that was made for `known` is to be replaced by one for `base`: hardly any of these images stand on
-/// it any more, fewer than a quarter of those that stand on the other. So bases that are all in use, of several
-/// architectures or of old commits that are still asked for, do not take turns.
+/// it any more, fewer than a quarter of those that stand on the other. So bases that are all among the
+/// newest images, of several architectures or of old commits that are still asked for, do not take turns.
 pub(super) fn is_due(known: &StorePath, base: &StorePath, images: &[&ReferenceGraph]) -> bool {
     let standing_on = |base: &StorePath| {
         let stands = |image: &&&ReferenceGraph| match image.index_of(base) {

@@ -81,8 +81,6 @@ pub(super) async fn find(storage: &dyn Storage) -> Result<Found, LearnError> {
     if let Ok(Version { version }) = serde_json::from_slice(&bytes)
         && version > VERSION
     {
-        // Whoever asks says it; this is asked every few minutes.
-        tracing::debug!(%key, version, "a newer version of Nixery has learned a plan: it is not used");
         return Ok(Found::Newer);
     }
     match serde_json::from_slice::<Versioned>(&bytes) {
@@ -99,8 +97,13 @@ pub(super) async fn find(storage: &dyn Storage) -> Result<Found, LearnError> {
 /// # Errors
 /// The store failed.
 pub async fn load(storage: &dyn Storage) -> Result<Option<LearnedPlan>, LearnError> {
-    let Some(pointer) = pointed(storage).await? else {
-        return Ok(None);
+    let pointer = match find(storage).await? {
+        Found::Pointer(pointer) => pointer,
+        Found::Nothing => return Ok(None),
+        Found::Newer => {
+            tracing::warn!("a newer version of Nixery has learned a plan: it is not used");
+            return Ok(None);
+        }
     };
     let key = Key::Plan(pointer.plan);
     let Some(bytes) = get(storage, &key, MAX_FILE_BYTES as u64).await? else {
@@ -169,7 +172,8 @@ pub(crate) async fn plans_in_use(
 async fn get(storage: &dyn Storage, key: &Key, most: u64) -> Result<Option<Bytes>, LearnError> {
     match storage.get_bytes(key, most).await {
         Ok(bytes) => Ok(bytes),
-        Err(error @ (StorageError::TooLarge { .. } | StorageError::Truncated { .. })) => {
+        // Not what ends early: that may be the way here, and what follows from "there is none" is lasting.
+        Err(error @ StorageError::TooLarge { .. }) => {
             tracing::warn!(%key, %error, "an object of the learned plan is damaged");
             Ok(None)
         }

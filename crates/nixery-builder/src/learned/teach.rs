@@ -37,9 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub enum Lesson {
     /// Another server is at it.
     Busy,
-    /// Too few images are recorded to learn from: fewer than [`LEAST_IMAGES`].
+    /// Too few images are recorded to learn from: of the newest, fewer than [`LEAST_IMAGES`] can be read.
     TooFew {
-        /// How many there are.
+        /// How many can.
         images: usize,
     },
     /// Enough of the newest images still stand on what the plan was made for: it stays.
@@ -79,11 +79,7 @@ async fn learn_alone(storage: &dyn Storage) -> Result<Lesson, LearnError> {
     let newest = newest(storage, entries).await.map_err(LearnError::Graphs)?;
     let graphs: Vec<_> = newest.iter().map(|image| &image.graph).collect();
     let base = base(graphs.iter().copied());
-    // What cannot be read teaches nothing; that of many, the newest can be, is enough.
-    let images = match newest.len() {
-        few @ ..LEAST_IMAGES => few,
-        _ => entries.len(),
-    };
+    let images = newest.len();
     let Some(base) = base.filter(|_| images >= LEAST_IMAGES) else {
         return Ok(Lesson::TooFew { images });
     };

@@ -185,7 +185,7 @@ async fn what_is_older_than_the_newest_by_a_month_teaches_nothing() {
 #[tokio::test(start_paused = true)]
 async fn damaged_graphs_are_passed_over() {
     let storage = memory();
-    record(&*storage, "glibc-1", 0..12).await;
+    record(&*storage, "glibc-1", 0..9).await;
     for name in [b"a", b"b"] {
         let key = Key::Graph(Digest::of(name));
         let _ = storage
@@ -193,6 +193,8 @@ async fn damaged_graphs_are_passed_over() {
             .await
             .expect("is stored");
     }
+    assert_eq!(learned(&storage).await, Lesson::TooFew { images: 9 });
+    record(&*storage, "glibc-1", 9..12).await;
     assert_eq!(new(learned(&storage).await), (store_path("glibc-1"), 12));
 }
 

@@ -7,10 +7,14 @@ use crate::nix::NixError;
 use crate::nix::log_format::NixLog;
 use crate::nix::words::{client_message, list_first};
 
-/// What the system says of a full disk.
+/// What the system says of a full disk, as builders and Nix repeat it.
 const NO_SPACE: &str = "No space left on device";
+/// What Nix says of a full disk: the system's words, and those of its database.
+const NO_SPACE_FOR_NIX: [&str; 2] = [NO_SPACE, "database or disk is full"];
 /// The reason of a build for which the disk was too small.
 const DISK_FULL: &str = "disk-full";
+/// The same for people.
+pub(super) const DISK_FULL_TEXT: &str = "the server's disk is full";
 
 /// Why `nix-store --realise` failed.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,11 +68,17 @@ fn failed_derivations(log: &NixLog<'_>) -> impl Iterator<Item = (String, String)
         })
 }
 
-/// Whether the disk was full at some time, so that whatever failed may have failed for that.
+/// Whether Nix itself says in this error that the disk is full; what builders say it only repeats.
+pub(super) fn says_disk_full(text: &str) -> bool {
+    let says = |words: &&str| text.contains(*words);
+    NO_SPACE_FOR_NIX.iter().any(says) && failed_derivation(text).is_none()
+}
+
+/// Whether the disk was full, so that whatever failed may have failed for that. The word of one builder is not enough:
+/// there are tests that write to `/dev/full`.
 pub(super) fn is_disk_full(log: &NixLog<'_>) -> bool {
-    let own = |text: &str| failed_derivation(text).is_none() && text.contains(NO_SPACE);
-    let texts = || log.errors.iter().map(|error| error.text.as_str());
-    texts().any(own) || failed_derivations(log).any(|(_, reason)| reason == DISK_FULL)
+    let full = |(_, reason): &(String, String)| reason == DISK_FULL;
+    log.disk_full || failed_derivations(log).filter(full).count() > 1
 }
 
 /// The error of a failed `nix-instantiate` for some of `packages`.
@@ -187,10 +197,7 @@ pub(super) fn unavailable(text: &str) -> Option<&'static str> {
             ],
             "the Nix daemon cannot be reached",
         ),
-        (
-            &[NO_SPACE, "database or disk is full"],
-            "the server's disk is full",
-        ),
+        (&NO_SPACE_FOR_NIX, DISK_FULL_TEXT),
         (
             &["in 'build-users-group' does not exist"],
             "Nix's build group does not exist",
@@ -277,7 +284,7 @@ pub(crate) fn describe_reason(reason: &str) -> String {
         "output-refused" => "Nix refused what its builder made",
         "builder-failed" => "its builder failed",
         "hash-mismatch" => "a fixed-output derivation gave other contents than its hash says",
-        DISK_FULL => "the server's disk is full",
+        DISK_FULL => DISK_FULL_TEXT,
         "timed-out" => "it took longer than the server's Nix settings allow",
         other => other,
     }

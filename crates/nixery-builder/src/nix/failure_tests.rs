@@ -65,13 +65,32 @@ fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &
 #[rstest]
 #[case(&["realise-broken.log"], false)]
 #[case::forged_message(&["realise-chatty.log"], false)]
-#[case(&["realise-enospc.log"], true)]
-#[case::beside_another(&["realise-broken.log", "realise-enospc.log"], true)]
+#[case::a_test_of_dev_full(&["realise-enospc.log"], false)]
+#[case::beside_another(&["realise-broken.log", "realise-enospc.log"], false)]
+#[case::two_of_three(&["realise-enospc.log", "realise-broken.log", "realise-enospc.log"], true)]
 fn a_full_disk_is_seen_among_other_failures(#[case] logs: &[&str], #[case] expected: bool) {
     for version in VERSIONS {
         let full = with_all_captured(version, logs, is_disk_full);
         assert_eq!(full, expected, "{version}");
     }
+}
+
+#[rstest]
+#[case("writing to file: No space left on device", true)]
+#[case("executing SQLite statement 'commit;': database or disk is full", true)]
+#[case("getting status of '/nix/store/x': Input/output error", false)]
+fn nix_has_no_room_itself(#[case] text: &str, #[case] expected: bool) {
+    let out = BuildLog::default();
+    let mut log = NixLog::new(&out);
+    let mut say = |text: &str| {
+        let event = serde_json::json!({"action": "msg", "level": 0, "msg": text, "raw_msg": text});
+        log.line(format!("@nix {event}").as_bytes());
+    };
+    // More than are kept.
+    (0..1000).for_each(|number| say(&format!("error {number}")));
+    say(text);
+    say("build of '/nix/store/x.drv' failed");
+    assert_eq!(is_disk_full(&log), expected);
 }
 
 #[rstest]

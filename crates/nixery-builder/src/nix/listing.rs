@@ -6,10 +6,11 @@ use std::path::Path;
 
 use nixery_core::{Architecture, ResolvedSource, StorePath};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::cli::{QUERY_TIMEOUT, strings};
 use super::code::LIST_PACKAGES;
-use super::failure::{Cause, evaluation_error, is_disk_full, realise_cause};
+use super::failure::{Cause, DISK_FULL_TEXT, evaluation_error, is_disk_full, realise_cause};
 use super::log_format::NixLog;
 use super::{EvaluatedPackage, Evaluation, Nix, NixCli, NixError, RealisedPackage};
 use crate::build_log::BuildLog;
@@ -24,8 +25,10 @@ pub(crate) enum Listed {
     Package(EvaluatedPackage),
     /// A set that has packages.
     Set(Vec<Attribute>),
-    /// It does not evaluate, or to nothing that can be built by a path.
+    /// It does not evaluate.
     Fails,
+    /// A package whose path is known when it is built, as one that is addressed by content, or by hand.
+    NoPath,
     /// Nothing that is asked for.
     Other,
 }
@@ -75,13 +78,16 @@ impl NixCli {
         let mut args = self.realisation(&evaluation, gc_roots);
         args.push("--keep-going".into());
         let timeout = self.config().realise_timeout;
-        let cause = match self.run("nix-store", args, timeout, &mut nix_log).await {
+        let finished = self.run("nix-store", args, timeout, &mut nix_log).await;
+        let problem = match finished {
             Ok(finished) if finished.status.success() => {
                 return Ok((evaluation.into_realised(), Vec::new()));
             }
+            // Whatever failed beside it may have failed for that, too.
+            Ok(_) | Err(NixError::TimedOut { .. }) if is_disk_full(&nix_log) => {
+                Some(DISK_FULL_TEXT.to_owned())
+            }
             Ok(_) => match realise_cause(&nix_log) {
-                // Whatever failed beside it may have failed for that, too.
-                _ if is_disk_full(&nix_log) => Some("the server's disk is full".to_owned()),
                 Cause::Derivation { .. } => None,
                 Cause::Unavailable { problem } | Cause::Unknown { message: problem } => {
                     Some(problem)
@@ -90,7 +96,7 @@ impl NixCli {
             Err(NixError::TimedOut { .. }) => None,
             Err(error) => return Err(error),
         };
-        if let Some(problem) = cause {
+        if let Some(problem) = problem {
             let detail = nix_log.detail();
             return Err(NixError::Unavailable { problem, detail });
         }
@@ -144,9 +150,24 @@ struct Answer {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Package {
-    drv_path: String,
-    output_name: String,
-    store_path: String,
+    drv_path: Value,
+    output_name: Value,
+    store_path: Value,
+}
+
+impl Package {
+    /// `None` where there is no such path, which whoever writes a derivation by hand may say anything for.
+    fn evaluated(&self, name: String) -> Option<EvaluatedPackage> {
+        let derivation = StorePath::parse(self.drv_path.as_str()?).ok()?;
+        let store_path = StorePath::parse(self.store_path.as_str()?).ok()?;
+        Some(EvaluatedPackage {
+            store_path,
+            attribute: name.clone(),
+            name,
+            derivation: derivation.as_str().to_owned(),
+            output: self.output_name.as_str()?.to_owned(),
+        })
+    }
 }
 
 /// Reads the answer to a request for `attributes`.
@@ -170,23 +191,10 @@ fn parse(json: &[u8], attributes: &[Attribute]) -> Result<Vec<Listed>, NixError>
         Answer {
             package: Some(package),
             ..
-        } => {
-            // Whoever writes a derivation by hand, or one addressed by content, has none before it is built.
-            let (Ok(_), Ok(store_path)) = (
-                StorePath::parse(&package.drv_path),
-                StorePath::parse(&package.store_path),
-            ) else {
-                return Listed::Fails;
-            };
-            let name = attribute.join(".");
-            Listed::Package(EvaluatedPackage {
-                store_path,
-                attribute: name.clone(),
-                name,
-                derivation: package.drv_path,
-                output: package.output_name,
-            })
-        }
+        } => match package.evaluated(attribute.join(".")) {
+            Some(package) => Listed::Package(package),
+            None => Listed::NoPath,
+        },
         Answer {
             names: Some(names), ..
         } => {
@@ -229,9 +237,21 @@ mod tests {
         );
         let fewer = parse(json.as_bytes(), &attributes[1..]);
         assert!(matches!(fewer, Err(NixError::Output { .. })), "{fewer:?}");
-        let no_path = json.replace(HASH, "hash");
-        let listed = parse(no_path.as_bytes(), &attributes).expect("an answer");
-        assert_eq!(listed[0], Listed::Fails, "and the others are as they were");
-        assert_eq!(listed[3], Listed::Other);
+        for (path, none) in [
+            // By content, in Nix 2.8 and newer: a placeholder.
+            (
+                format!("/nix/store/{HASH}-git\""),
+                "/1rz4g4znpzjwh1xymhjpm42vipw92pr73vdgl6xs1hycac8kf2n9\"",
+            ),
+            (format!("/nix/store/{HASH}-git.drv\""), "git.drv\""),
+            (format!("\"/nix/store/{HASH}-git.drv\""), "null"),
+            ("\"out\"".to_owned(), "1"),
+        ] {
+            assert!(json.contains(&path), "{path}");
+            let json = json.replace(&path, none);
+            let listed = parse(json.as_bytes(), &attributes).expect("an answer");
+            assert_eq!(listed[0], Listed::NoPath, "{json}");
+            assert_eq!(listed[3], Listed::Other, "and the others are as they were");
+        }
     }
 }

@@ -10,6 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::failure::says_disk_full;
 use crate::build_log::{BuildLog, clean_line};
 
 /// Activity type of a derivation being built; its first field is the derivation's path.
@@ -33,6 +34,8 @@ pub(super) struct NixLog<'a> {
     ended: VecDeque<Builder>,
     /// Error messages in order.
     pub(super) errors: Vec<NixMessage>,
+    /// Nix itself had no room, however many errors there were.
+    pub(super) disk_full: bool,
     /// The last lines that are not in Nix's format.
     pub(super) plain: VecDeque<String>,
 }
@@ -80,6 +83,7 @@ impl<'a> NixLog<'a> {
             running: HashMap::new(),
             ended: VecDeque::new(),
             errors: Vec::new(),
+            disk_full: false,
             plain: VecDeque::new(),
         }
     }
@@ -150,9 +154,13 @@ impl<'a> NixLog<'a> {
             return;
         }
         event.msg.lines().for_each(|line| self.log.push(line));
-        if event.level == 0 && self.errors.len() < MAX_ERRORS {
-            let text = event.raw_msg.as_ref().unwrap_or(&event.msg);
-            let text = clean_lines(text);
+        if event.level != 0 {
+            return;
+        }
+        let text = event.raw_msg.as_ref().unwrap_or(&event.msg);
+        let text = clean_lines(text);
+        self.disk_full |= says_disk_full(&text);
+        if self.errors.len() < MAX_ERRORS {
             self.errors.push(NixMessage {
                 text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
                 trace: event

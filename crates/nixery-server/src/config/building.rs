@@ -132,7 +132,7 @@ impl NixArgs {
         if let Some(folder) = &nix_dir
             && !folder.join("prepare-image.nix").is_file()
         {
-            let allowed = "a folder that holds prepare-image.nix";
+            let allowed = "a folder with the files of nix/, prepare-image.nix among them";
             errors.invalid(NIX_DIR, &folder.display().to_string(), allowed);
         }
         let store = given(self.nix_store.as_deref()).and_then(|uri| {
@@ -211,7 +211,7 @@ mod tests {
     #[case::timeout(|a: &mut NixArgs| a.nix_timeout = Some("1h".into()), "NIX_TIMEOUT (--nix-timeout) is \"1h\"; allowed: a whole number from 1 to 604800 (seconds)")]
     #[case::eval(|a: &mut NixArgs| a.eval_timeout = Some("0".into()), "NIXERY_EVAL_TIMEOUT (--eval-timeout) is \"0\"")]
     #[case::interval(|a: &mut NixArgs| a.eval_interval = Some("1m".into()), "NIXERY_EVAL_INTERVAL (--eval-interval) is \"1m\"; allowed: a whole number from 0 to 604800 (seconds)")]
-    #[case::folder(|a: &mut NixArgs| a.nix_dir = Some("/".into()), "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder that holds prepare-image.nix")]
+    #[case::folder(|a: &mut NixArgs| a.nix_dir = Some("/".into()), "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder with the files of nix/, prepare-image.nix among them")]
     #[case::store(|a: &mut NixArgs| a.nix_store = Some("ssh-ng://builder".into()), "NIXERY_NIX_STORE (--nix-store) is \"ssh-ng://builder\"; allowed: `auto`, `daemon`,")]
     #[case::jobs(|a: &mut NixArgs| a.nix_max_jobs = Some("all".into()), "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
     #[case::builds(|a: &mut NixArgs| a.max_builds = Some("0".into()), "NIXERY_MAX_BUILDS (--max-builds) is \"0\"; allowed: a whole number from 1")]

@@ -30,6 +30,8 @@ pub(crate) enum Mood {
     Silent,
     /// No file is ever taken.
     NoFiles,
+    /// Every object takes a second.
+    Slow,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +88,7 @@ impl FakeStore {
     async fn may(&self, operation: Operation) -> Result<(), StorageError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
-            Mood::Well | Mood::NoFiles => Ok(()),
+            Mood::Well | Mood::NoFiles | Mood::Slow => Ok(()),
             Mood::NoSigning if operation != Operation::Sign => Ok(()),
             Mood::Silent => std::future::pending().await,
             Mood::Down | Mood::NoSigning | Mood::Refusing => Err(StorageError::Failed {
@@ -121,6 +123,9 @@ impl Storage for FakeStore {
         mode: PutMode,
     ) -> Result<PutOutcome, StorageError> {
         self.may(Operation::Write).await?;
+        if *self.mood.lock().unwrap() == Mood::Slow {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         self.objects.put(key, bytes, mode).await
     }
 

@@ -237,6 +237,26 @@ async fn a_store_that_fails_breaks_no_pull_and_gets_them_later() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn storing_ends_while_pulls_go_on() {
+    let store = Arc::new(FakeStore::default());
+    let registry = over(store.clone()).await;
+    registry.get(TAG).await;
+    store.set(Mood::Slow);
+    let pulling = async {
+        for _ in 0..10_000 {
+            registry.get(TAG).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let storing = tokio::time::timeout(MINUTE, registry.state.store_recorded());
+    tokio::select! {
+        stored = storing => stored.expect("it ends"),
+        () = pulling => panic!("the minute is over"),
+    }
+    assert!(!pulls(&registry).await.is_empty());
+}
+
 #[tokio::test]
 async fn what_does_not_fit_is_dropped_and_counted() {
     let store = Arc::new(FakeStore::default());
