@@ -1,4 +1,4 @@
-# Each target is one script or one cargo command; `make demo` and `make test` need nothing installed but Rust.
+# Each target is one script or one cargo command. `make demo` and `make test` need only Rust; they install the rest.
 .PHONY: help demo stop serve test lint bench fuzz clean-demo
 
 help: ## list the targets
@@ -7,23 +7,23 @@ help: ## list the targets
 demo: ## install, build, serve the demo package set, pull shell/git/htop and run git in it
 	@scripts/demo
 
-stop: ## stop the registry that `make demo` left running
+stop: ## stop the registry that `make demo` started
 	@scripts/demo stop
 
 serve: ## serve nixpkgs (NIXERY_CHANNEL) on port 8080; needs Nix and the network
 	@scripts/serve
 
-test: ## install what the tests need, run all of them
+test: ## install what the tests need and run all of them
 	@scripts/test
 
-lint: ## formatting, clippy, rustdoc, shell scripts, the crate graph
+lint: ## check formatting, clippy, rustdoc, shell scripts, the crate graph, deploy/
 	@scripts/lint
 
-bench: ## install what the benchmarks need, run them all: some ten minutes on a quiet machine
+bench: ## install what the benchmarks need and run all of them: about ten minutes on an idle machine
 	@scripts/bench
 
-fuzz: ## every fuzz target for FUZZ_SECONDS (default 30) seconds
+fuzz: ## run every fuzz target for FUZZ_SECONDS seconds (default 30)
 	@scripts/fuzz
 
-clean-demo: stop ## remove what the demo made below target/demo
+clean-demo: stop ## stop it and remove everything below target/demo
 	@scripts/demo clean
