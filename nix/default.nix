@@ -3,8 +3,8 @@
 #   nix-build nix -A nixery             result/bin/nixery-server, result/bin/nixery
 #   nix-build nix -A image              docker load < result; docker run -p 8080:8080 nixery:VERSION
 #
-# It needs a nixpkgs whose Rust is as new as `rust-version` in ../Cargo.toml. The project's tests work without
-# nixpkgs: they parse this file and evaluate it against a stand-in of the functions it calls. They do not build it.
+# It needs a nixpkgs whose Rust is at least `rust-version` of ../Cargo.toml. The tests of the project have no
+# nixpkgs: they parse this file and evaluate it with stand-ins for the functions that it calls. They do not build it.
 { pkgs ? import <nixpkgs> { } }:
 
 let
@@ -12,7 +12,7 @@ let
 
   workspace = (builtins.fromTOML (builtins.readFile ../Cargo.toml)).workspace.package;
 
-  # What a running server calls.
+  # The programs that a running server calls.
   programs = [
     pkgs.nix
     pkgs.git
@@ -40,7 +40,7 @@ let
     cargoLock.lockFile = ../Cargo.lock;
     cargoBuildFlags = [ "--bin" "nixery-server" "--bin" "nixery" ];
 
-    # The tests want Nix, clients and a container runtime; `make test` runs them.
+    # The tests need Nix, clients and a container runtime; `make test` runs them.
     doCheck = false;
 
     nativeBuildInputs = [ pkgs.makeWrapper ];
@@ -58,7 +58,7 @@ let
     };
   };
 
-  # Who the server runs as where it is not root: a number alone has no home for git and no name for Nix.
+  # The user of the server if it is not root: a number alone has no home for git and no name for Nix.
   accounts = pkgs.dockerTools.fakeNss.override {
     extraPasswdLines = [ "nixery:x:1000:1000:Nixery:/data:/bin/false" ];
     extraGroupLines = [ "nixery:x:1000:" ];
@@ -75,7 +75,7 @@ let
   # On the path for `docker exec` too.
   ++ programs;
 
-  # Puts all of that into a volume which is then mounted over /nix: nixery-seed-store DIR.
+  # Copies all of this into a volume that is then mounted over /nix: nixery-seed-store DIR.
   seedStore = pkgs.writeShellScriptBin "nixery-seed-store" ''
     export PATH=${lib.makeBinPath [ pkgs.nix pkgs.coreutils ]}
     exec ${pkgs.bashInteractive}/bin/bash ${./seed-store} ${pkgs.closureInfo { rootPaths = contents; }} "$@"
@@ -84,8 +84,8 @@ in
 {
   inherit nixery;
 
-  # A server with a Nix store of its own. Layers and manifests are kept in the volume /data. It runs as root, or as
-  # user 1000 where /nix and /data are that user's volumes, as in ../deploy/kubernetes.
+  # A server with its own Nix store. Layers and manifests are in the volume /data. It runs as root, or as
+  # user 1000 if that user owns the volumes /nix and /data, as in ../deploy/kubernetes.
   image = pkgs.dockerTools.buildLayeredImageWithNixDb {
     name = "nixery";
     tag = workspace.version;

@@ -1,4 +1,4 @@
-# Says what attributes of a package set are, so that all of its packages can be found a part at a time.
+# Reports what attributes of a package set are, so that all its packages can be found in parts.
 #
 #   nix-instantiate --eval --json --strict --read-write-mode list-packages.nix --argstr request JSON
 #
@@ -6,13 +6,13 @@
 #           attribute is the list of names that lead to it; [] is the package set itself.
 # Answer:   for each attribute, in order, one of
 #             { "package": { "drvPath", "outputName", "storePath" } }   instantiated
-#             { "names": [names] }    a set that is to be looked into: the package set, and those that say so with
+#             { "names": [names] }    a set to look into: the package set, and those that have
 #                                     `recurseForDerivations`, as for nix-env
-#             { "fails": true }       it throws, or asserts what does not hold: broken, unfree, of other systems
+#             { "fails": true }       it throws, or an assertion fails: broken, unfree, for other systems
 #             { }                     anything else
 #
-# What Nix cannot catch (infinite recursion, a missing attribute, import-from-derivation) fails the whole request:
-# the caller asks again for less.
+# Errors that Nix cannot catch (infinite recursion, a missing attribute, import-from-derivation) fail the whole
+# request. The caller then asks for fewer attributes.
 { request }:
 
 let

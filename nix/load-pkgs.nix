@@ -1,16 +1,16 @@
-# Loads the package set that a package source names.
+# Loads the package set of a package source.
 #
 #   srcType   srcArgs
 #   nixpkgs   a channel ("nixos-26.05") or a commit of nixpkgs (40 hex digits)
 #   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch
 #   path      an absolute path of a directory with a default.nix, or of a .nix file
 #
-# Returns an attribute set of packages for `system`. Every argument is data: nothing is spliced into Nix code.
+# Returns an attribute set of packages for `system`. Every argument is data: nothing is inserted into Nix code.
 { srcType, srcArgs, system }:
 
 let
-  # What a package set may ask for. `config` and `overlays` are given so that nixpkgs does not read
-  # ~/.config/nixpkgs or $NIXPKGS_CONFIG: an image must not depend on who runs the server.
+  # The arguments that a package set may take. `config` and `overlays` are given so that nixpkgs does not read
+  # ~/.config/nixpkgs or $NIXPKGS_CONFIG: an image must not depend on the user of the server.
   offered = {
     inherit system;
     config = { };
@@ -20,7 +20,7 @@ let
   quoted = names: builtins.concatStringsSep ", " (map (name: "'${name}'") names);
 
   # `{ }: …` takes no argument at all, `args: …` and `{ ... }: …` take any; functionArgs is empty for all of
-  # them, and only the XML form tells them apart.
+  # them, and only the XML form distinguishes them.
   refusesArguments = set: builtins.match ".*<attrspat>[[:space:]]*</attrspat>.*" (builtins.toXML set) != null;
 
   call = set:

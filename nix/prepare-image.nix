@@ -8,7 +8,7 @@
 #             "notDerivation": [{ "name", "type" }] }
 # (not "outPath": Nix prints a set with an attribute of that name as the path alone)
 #
-# `found` is empty unless every package is found and is a derivation, so that a request that cannot succeed
+# `found` is empty unless every package is found and is a derivation, so a request that cannot succeed
 # instantiates nothing. An error inside a package carries the context "while evaluating the package 'NAME'".
 # Nothing is built here: the caller forbids import-from-derivation.
 { request }:
@@ -49,7 +49,7 @@ let
   packageSpelling = bySpelling pkgs;
 
   # The attribute of `set` that `part` of a package's name means, or null. Registry names cannot start with
-  # `_` or carry capitals, attributes cannot start with a digit.
+  # `_` or have capitals, attributes cannot start with a digit.
   resolve = spelling: set: part:
     let
       spellings = (if match "[0-9].*" part != null then [ "_${part}" ] else [ ]) ++ [ part ];
@@ -60,7 +60,7 @@ let
     else if folded != [ ] then spelling.${elemAt folded 0}
     else null;
 
-  # Follows a dotted name down the nested sets: { attribute, value }, or null where it leads nowhere.
+  # Follows a dotted name down the nested sets: { attribute, value }, or null if it leads nowhere.
   find = name:
     foldl'
       (at: part:
@@ -81,7 +81,7 @@ let
   inPackage = name: value:
     addErrorContext "while evaluating the package '${name}'" (deepSeq value value);
 
-  # Forces the set before any package, so that an error in it is not blamed on one.
+  # Forces the set before any package, so that an error in it is not attributed to one.
   candidates = builtins.seq pkgs (map
     (name: rec {
       inherit name;
@@ -105,7 +105,7 @@ let
   };
 
   missing = filter (candidate: !candidate.exists) candidates;
-  # Not asked of a request with missing packages: their names are the answer even if another one is broken.
+  # Not evaluated if packages are missing: their names are the answer even if another package is broken.
   unbuildable = if missing != [ ] then [ ] else filter (candidate: !candidate.isDerivation) candidates;
 
   instantiate = { name, hit, ... }: inPackage name {

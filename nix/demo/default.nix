@@ -1,4 +1,4 @@
-# The demo package set: packages made from Debian's binary packages, with no network and no nixpkgs.
+# The demo package set: packages made from Debian's binary packages, without a network and without nixpkgs.
 #
 # scripts/demo-set puts this file beside what it reads:
 #   set.json   the packages of each system, which Debian packages they are made of, and what they need
@@ -14,8 +14,8 @@ let
   target = set.systems.${system} or (throw
     "the demo package set has no packages for ${system}, only for ${builtins.concatStringsSep " and " (builtins.attrNames set.systems)}");
 
-  # The programs that build, patched to run from the store. Nothing of the host is used, so what comes out
-  # depends on the Debian packages alone, and the sandbox may be on.
+  # The build tools, patched to run from the store. Nothing of the host is used, so the result depends on the
+  # Debian packages alone, and the sandbox may be on.
   seed = builtins.path { name = "demo-seed"; path = ./seed; sha256 = set.seed; };
   tools = derivation {
     name = "demo-tools";

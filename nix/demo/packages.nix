@@ -1,17 +1,17 @@
-# The demo package set: which attribute is made of which Debian packages.
+# The demo package set: which attribute is made from which Debian packages.
 #
 # To add a package, add a line: `attribute = "debian-package";`. Then run scripts/demo-set.
 #
 # A package that needs more is a set:
-#   debs   Debian packages unpacked into one store path; a name may hold `*` (perl-modules-*). The first one
+#   debs   Debian packages unpacked into one store path; a name may have `*` (perl-modules-*). The first one
 #          gives the version.
 #   name   the store path's name, by default the first Debian package's
 #   uses   other packages whose paths `setup` needs, by the name of their first Debian package
 #   setup  bash, run in the finished output; the helpers are in build-package.sh
 #
-# Libraries need no line. A library that a program is linked with comes from the Debian package that has it,
-# found by scripts/demo-set in the packages Debian's dependencies bring along, and becomes a store path of its
-# own that all its users share.
+# Libraries need no line. scripts/demo-set finds the library that a program is linked with in the packages that
+# Debian's dependencies add. Each becomes a store path of its own
+# that all its users share.
 let
   # The terminal descriptions, which Debian's libraries look for in /lib/terminfo.
   terminal = deb: {
@@ -22,7 +22,7 @@ let
 in
 {
   packages = {
-    # What Nixery's meta-packages and every image ask for, under their nixpkgs names.
+    # What the meta-packages of Nixery and every image need, under the names of nixpkgs.
     bashInteractive = {
       debs = [ "bash" ];
       uses = [ "ncurses-base" ];
@@ -38,7 +38,7 @@ in
     nano = terminal "nano";
     cacert = {
       debs = [ "ca-certificates" ];
-      # Nixery takes a path of this name for one that every image holds, as it does with nixpkgs.
+      # Nixery treats a path of this name as one that every image has, as with nixpkgs.
       name = "nss-cacert";
       # ca-certificates.crt is where Debian's own libraries look.
       setup = ''
@@ -143,7 +143,7 @@ in
     xz = { debs = [ "xz-utils" ]; name = "xz"; };
     zstd = "zstd";
 
-    # Nested sets, whose names carry capitals as in nixpkgs.
+    # Nested sets, whose names have capitals as in nixpkgs.
     perlPackages = {
       JSON = "libjson-perl";
       JSONXS = { debs = [ "libjson-xs-perl" "libcommon-sense-perl" "libtypes-serialiser-perl" ]; };
@@ -160,7 +160,7 @@ in
     };
   };
 
-  # Packages that nobody asks for by name and that need more than a line of Debian's.
+  # Packages that are not requested by name and that need more than a line.
   shared = {
     # libc and libgcc need each other. The gconv modules are looked for in /usr/lib alone, so they would be
     # dead weight. The C library is the one package whose files are not patched.
@@ -173,8 +173,8 @@ in
     ncurses-base = "ncurses-base";
   };
 
-  # The attributes that the set also has for the other architecture (arm64 on an amd64 machine): it takes a
-  # download of its own, so not all of them.
+  # The attributes that the set also has for the other architecture (arm64 on an amd64 machine). They need
+  # another download, so these are not all.
   foreign = [
     "_7zz" "bashInteractive" "cacert" "coreutils" "curl" "git" "gnugrep" "gnused" "hello" "htop" "iana-etc" "jq"
     "less" "moreutils" "nano" "perl" "sqlite" "tree"

@@ -1,6 +1,6 @@
-# Puts the demo set's set.json together. Input: { config, debs: {ARCH: [index entries]}, host, seed }, with
+# Makes the demo set's set.json. Input: { config, debs: {ARCH: [index entries]}, host, seed }, with
 # config as units.nix gives it and index entries as index-deb prints them.
-# Fails, naming them, on Debian packages that were not fetched and libraries that none of the packages has.
+# Fails with the names of Debian packages that were not downloaded and of libraries that no package has.
 
 def systems: {
   amd64: { system: "x86_64-linux", triple: "x86_64-linux-gnu", loader: "ld-linux-x86-64.so.2" },
@@ -9,7 +9,7 @@ def systems: {
 
 # A Debian version without epoch and revision, in the characters a store path's name may have.
 def upstream: sub("^[0-9]+:"; "") | sub("-[^-]*$"; "") | gsub("[^A-Za-z0-9+._?=-]"; "_");
-# A .deb file's name in those characters (a store path's name may not start with a dot or hold % or ~).
+# A .deb file's name in those characters (a store path's name may not start with a dot or have % or ~).
 def store_name: gsub("%3a"; "_") | gsub("[^A-Za-z0-9+._?=-]"; "_");
 
 def glob: "^" + (gsub("(?<c>[.+])"; "[\(.c)]") | gsub("\\*"; "[^ ]*")) + "$";

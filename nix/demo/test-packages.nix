@@ -1,15 +1,15 @@
-# The demo package set and, beside it, packages for Nixery's tests: each is awkward in one way.
+# The demo package set and packages for Nixery's tests, each of which is difficult in one way.
 #
 # scripts/demo-set puts this file in test-set/default.nix, with two files beside it:
 #   base   the demo set's directory: its name, if it is next to this one, or an absolute path
-#   salt   any text. Packages whose description says "salted" are built anew after it changes.
+#   salt   any text. Packages whose comment says "Salted" are built again when it changes.
 { system ? builtins.currentSystem, ... }@arguments:
 
 let
   base = builtins.head (builtins.split "\n" (builtins.readFile ./base));
   load = import (if builtins.substring 0 1 base == "/" then /. + base else ./.. + "/${base}");
   demo = load arguments;
-  # What builds runs here, whatever the image is for.
+  # The build tools run on this machine, for whatever system the image is.
   host = load { };
 
   salt = builtins.readFile ./salt;
@@ -41,7 +41,7 @@ demo
 
 // {
   throws = throw "throws does not evaluate, on purpose";
-  # Its name and type can be asked for, its derivation cannot; as nixpkgs' broken and unfree packages are.
+  # Its name and type can be evaluated, its derivation cannot, as with broken and unfree packages of nixpkgs.
   throws-late = demo.hello // {
     drvPath = throw "throws-late has no derivation, on purpose";
     outPath = throw "throws-late has no derivation, on purpose";
@@ -51,7 +51,7 @@ demo
   imports-from-derivation = import (plain "code" "echo 1 > $out");
 }
 
-# ---- attributes that are no derivations
+# ---- attributes that are not derivations
 
 // {
   a-function = argument: argument;
@@ -75,9 +75,9 @@ demo
   fails-with-7 = salted "fails-with-7-1.0" "echo 'about to exit with status 7'; exit 7";
   # Salted: its dependency is.
   needs-fails = salted "needs-fails-1.0" "echo ${(salted "fails-below-1.0" "echo 'fails below'; exit 1")} > $out";
-  # Succeeds without having made its output.
+  # Succeeds without making its output.
   makes-nothing = plain "makes-nothing-1.0" "echo 'made nothing'";
-  # Nix takes files, directories and links alone.
+  # Nix accepts only files, directories and links.
   fifo = plain "fifo-1.0" "mkdir $out; mkfifo $out/pipe";
   other-platform = build "other-platform-1.0" { system = "riscv64-linux"; } "echo > $out";
   hash-mismatch = build "hash-mismatch-1.0" {
@@ -85,7 +85,7 @@ demo
     outputHashAlgo = "sha256";
     outputHashMode = "flat";
   } "echo > $out";
-  # Salted. Never ends, and does not heed SIGTERM, SIGINT or SIGHUP.
+  # Salted. Never ends, and ignores SIGTERM, SIGINT and SIGHUP.
   hangs = salted "hangs-1.0" ''
     trap "" TERM INT HUP
     echo "hangs: waiting for ever"
@@ -137,7 +137,7 @@ demo
   yes "fresh ${toString number} $salt" | head -c ${toString megabyte} > $out/share/fresh-${toString number}.data
 '')
 
-# ---- outputs that are no directories
+# ---- outputs that are not directories
 
 // {
   file-output = plain "file-output-1.0" "echo 'the output is a file' > $out";
@@ -149,7 +149,7 @@ demo
   link-to-file-output = plain "link-to-file-output-1.0" "ln -s ${demo.hello}/bin/hello $out";
   dangling-link-output = plain "dangling-link-output-1.0" "ln -s /nowhere/at/all $out";
   empty-output = plain "empty-output-1.0" "mkdir $out";
-  # The first output is not called out.
+  # The first output is not named `out`.
   several-outputs = build "several-outputs-1.0" { outputs = [ "bin" "dev" "doc" ]; } ''
     mkdir -p $bin/bin $dev/include $doc/share
     echo "$dev" > $bin/bin/several
@@ -161,7 +161,7 @@ demo
 # ---- names and trees
 
 // {
-  # Names that are not UTF-8, hold spaces, newlines and shell's and tar's special characters, are as long as a
+  # Names that are not UTF-8, have spaces, newlines and shell's and tar's special characters, are as long as a
   # file system allows, or make a long path.
   odd-names = plain "odd-names-1.0" ''
     mkdir -p $out/share/odd
@@ -249,7 +249,7 @@ demo
   '';
   meets-c-file = plain "meets-c-file-1.0" "mkdir -p $out/share; echo file > $out/share/meeting";
   meets-d-dangling = plain "meets-d-dangling-1.0" "mkdir -p $out/share; ln -s nowhere $out/share/meeting";
-  # Brings files that Nixery writes itself where no package does.
+  # Has files that Nixery writes itself if no package has them.
   own-etc = plain "own-etc-1.0" ''
     mkdir -p $out/etc $out/tmp
     echo 'root:x:0:0:from a package:/root:/bin/sh' > $out/etc/passwd
