@@ -1,4 +1,4 @@
-"""Holds rendered manifests against Kubernetes' schemas, and their parts against each other.
+"""Validates rendered manifests with the schemas of Kubernetes, and checks that their parts fit together.
 
 check.py SCHEMAS VERSION,… FILE.yaml…     writes FILE.json: the environment of each container
 """
@@ -23,7 +23,7 @@ def validator(version, api_version, kind):
     path = schemas / f"v{version}.0-local-strict" / f"{name}.json"
     schema = json.loads(path.read_text())
     shared = path.with_name("_definitions.json")
-    # Under the name that the schemas have for it, so that nothing is asked of the network.
+    # Under the name that the schemas use, so that no network is needed.
     store = {urllib.parse.urljoin(schema["$id"], "/api/_definitions.json"): json.loads(shared.read_text())}
     resolver = jsonschema.RefResolver(schema["$id"], schema, store=store)
     return jsonschema.Draft202012Validator(schema, resolver=resolver)
