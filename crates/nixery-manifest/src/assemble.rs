@@ -6,14 +6,13 @@ use std::collections::{BTreeMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{History, ImageConfig, RootFs, RuntimeConfig};
-use crate::timestamp::is_rfc3339;
 use crate::{
     Blob, Compression, Descriptor, Digest, Family, Manifest, MediaType, Platform, SchemaVersion,
 };
 
-/// `created` of an image that is given no time: the store's own modification time, one second
-/// past the epoch, so that an image's bytes do not depend on when it was made.
-pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+/// `created` of every image and layer: the modification time that Nix gives to store paths. An
+/// image's bytes must not depend on when it was made.
+const CREATED: &str = "1970-01-01T00:00:01Z";
 
 /// A layer, packed and stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +47,6 @@ pub struct ImageParts {
     pub config: RuntimeConfig,
     /// Annotations of the OCI manifest; a Docker manifest has none.
     pub annotations: BTreeMap<String, String>,
-    /// When the image was made, RFC 3339; [`DEFAULT_CREATED`] if not given.
-    pub created: Option<String>,
 }
 
 /// An image: its config, and a manifest for each family that can carry its layers.
@@ -107,12 +104,6 @@ pub enum AssembleError {
         /// `architecture` or `os`.
         field: &'static str,
     },
-    /// `created` is not a time.
-    #[error("creation time `{created}` is not of the form {DEFAULT_CREATED} (RFC 3339)")]
-    Created {
-        /// The text given.
-        created: String,
-    },
 }
 
 /// Puts an image together.
@@ -130,7 +121,6 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
         root,
         config,
         annotations,
-        created,
     } = parts;
     for (field, value) in [
         ("architecture", &platform.architecture),
@@ -140,16 +130,12 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
             return Err(AssembleError::EmptyPlatform { field });
         }
     }
-    let created = created.unwrap_or_else(|| DEFAULT_CREATED.to_owned());
-    if !is_rfc3339(&created) {
-        return Err(AssembleError::Created { created });
-    }
     layers.sort_by_key(|layer| (Reverse(layer.sharing), Reverse(layer.size), layer.digest));
     layers.extend(root);
     let compression = check_layers(&layers)?;
 
     let config_bytes = ImageConfig {
-        created: Some(created.clone()),
+        created: Some(CREATED.to_owned()),
         architecture: platform.architecture,
         os: platform.os,
         variant: platform.variant,
@@ -158,7 +144,7 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
         history: layers
             .iter()
             .map(|layer| History {
-                created: Some(created.clone()),
+                created: Some(CREATED.to_owned()),
                 created_by: Some(layer.created_by.clone()),
                 comment: layer.comment.clone(),
                 empty_layer: false,

@@ -33,7 +33,6 @@
 //!         ..RuntimeConfig::default()
 //!     },
 //!     annotations: BTreeMap::new(),
-//!     created: None,
 //! })?;
 //!
 //! // Most shared first, the root layer last whatever its sharing.
@@ -60,11 +59,8 @@ mod json;
 mod manifest;
 mod media_type;
 mod schema;
-mod timestamp;
 
-pub use assemble::{
-    AssembleError, AssembledImage, DEFAULT_CREATED, ImageLayer, ImageParts, assemble,
-};
+pub use assemble::{AssembleError, AssembledImage, ImageLayer, ImageParts, assemble};
 pub use blob::Blob;
 pub use config::{History, ImageConfig, RootFs, RootFsKind, RuntimeConfig};
 pub use descriptor::{Descriptor, Platform};

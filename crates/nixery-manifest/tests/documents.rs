@@ -38,7 +38,6 @@ fn image(layers: usize, compression: Compression) -> AssembledImage {
             stop_signal: "SIGTERM".to_owned(),
         },
         annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-        created: None,
     })
     .expect("the parts are legal")
 }

@@ -35,7 +35,6 @@ fn parts(layers: Vec<ImageLayer>) -> ImageParts {
             ..RuntimeConfig::default()
         },
         annotations: BTreeMap::from([("org.example.note".to_owned(), "n".to_owned())]),
-        created: None,
     }
 }
 
@@ -152,25 +151,11 @@ fn an_image_may_lack_a_root_layer_or_all_others() {
 )]
 #[case(|parts: &mut ImageParts| parts.platform.os.clear(), "the platform's os is empty")]
 #[case(|parts: &mut ImageParts| parts.platform.architecture.clear(), "the platform's architecture")]
-#[case(
-    |parts: &mut ImageParts| parts.created = Some("yesterday".to_owned()),
-    "creation time `yesterday` is not of the form 1970-01-01T00:00:01Z (RFC 3339)"
-)]
 fn refuses_parts_that_make_no_image(#[case] spoil: fn(&mut ImageParts), #[case] message: &str) {
     let mut parts = parts(vec![layer("a", 5, 10)]);
     spoil(&mut parts);
     let error = assemble(parts).unwrap_err().to_string();
     assert!(error.contains(message), "{error}");
-}
-
-#[test]
-fn a_given_time_is_kept() {
-    let mut parts = parts(vec![]);
-    parts.created = Some("2026-11-22T17:00:00+01:00".to_owned());
-    let image = assemble(parts).expect("the parts are legal");
-    let config = ImageConfig::from_slice(&image.config.bytes).expect("it reads back");
-    assert_eq!(config.created.as_deref(), Some("2026-11-22T17:00:00+01:00"));
-    assert_eq!(config.history[0].created, config.created);
 }
 
 proptest! {
