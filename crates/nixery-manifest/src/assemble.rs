@@ -66,7 +66,6 @@ pub struct AssembledImage {
 
 impl AssembledImage {
     /// Returns the manifest of a family, if the image has one.
-    #[must_use]
     pub fn manifest(&self, family: Family) -> Option<&Blob> {
         match family {
             Family::Oci => Some(&self.oci),

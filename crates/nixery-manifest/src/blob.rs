@@ -15,7 +15,6 @@ pub struct Blob {
 
 impl Blob {
     /// Computes the digest of `bytes`.
-    #[must_use]
     pub fn new(media_type: MediaType, bytes: Vec<u8>) -> Self {
         Self {
             media_type,
@@ -25,13 +24,11 @@ impl Blob {
     }
 
     /// Returns the number of bytes.
-    #[must_use]
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
     }
 
     /// Returns a descriptor of the blob.
-    #[must_use]
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.clone(), self.digest, self.size())
     }

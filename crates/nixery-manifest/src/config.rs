@@ -48,7 +48,6 @@ impl ImageConfig {
     }
 
     /// Serializes to compact JSON, with the fields in the order of the struct.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         json::to_bytes(self)
     }
@@ -129,7 +128,6 @@ pub struct RootFs {
 
 impl RootFs {
     /// Returns the file system of layers with these diff IDs, from the lowest to the highest.
-    #[must_use]
     pub fn layers(diff_ids: Vec<Digest>) -> Self {
         Self {
             kind: RootFsKind::Layers,

@@ -46,7 +46,6 @@ pub struct Descriptor {
 
 impl Descriptor {
     /// Returns a descriptor with the three required fields.
-    #[must_use]
     pub fn new(media_type: MediaType, digest: Digest, size: u64) -> Self {
         Self {
             media_type,

@@ -27,25 +27,21 @@ pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Computes the digest of `bytes`.
-    #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
     /// Returns the digest with these 32 raw bytes.
-    #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
     /// Returns the 32 raw bytes.
-    #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
     /// Returns the 64 lower-case hexadecimal characters, without the algorithm.
-    #[must_use]
     pub fn hex(&self) -> String {
         let mut text = String::with_capacity(HEX_LEN);
         for byte in self.0 {
@@ -149,7 +145,6 @@ pub struct Digester {
 
 impl Digester {
     /// Returns a digester without any bytes.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -161,13 +156,11 @@ impl Digester {
     }
 
     /// Returns the number of bytes hashed so far.
-    #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Returns the digest of all bytes.
-    #[must_use]
     pub fn finish(self) -> Digest {
         Digest(self.hash.finalize().into())
     }

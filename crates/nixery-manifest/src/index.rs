@@ -40,7 +40,6 @@ fn oci_index() -> MediaType {
 
 impl Index {
     /// Returns an OCI index of these manifests.
-    #[must_use]
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self {
             schema_version: SchemaVersion,
@@ -51,7 +50,6 @@ impl Index {
     }
 
     /// Returns an OCI index without manifests.
-    #[must_use]
     pub fn empty() -> Self {
         Self::new(Vec::new())
     }

@@ -78,7 +78,6 @@ impl Manifest {
     }
 
     /// Serializes to compact JSON, with the fields in the order of the struct.
-    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         json::to_bytes(self)
     }

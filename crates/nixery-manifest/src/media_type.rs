@@ -16,7 +16,6 @@ pub enum Family {
 
 impl Family {
     /// Returns the media type of an image manifest.
-    #[must_use]
     pub const fn manifest(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerManifest,
@@ -25,7 +24,6 @@ impl Family {
     }
 
     /// Returns the media type of an index, which Docker calls a manifest list.
-    #[must_use]
     pub const fn index(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerManifestList,
@@ -34,7 +32,6 @@ impl Family {
     }
 
     /// Returns the media type of an image config.
-    #[must_use]
     pub const fn config(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerConfig,
@@ -93,7 +90,6 @@ const KNOWN: [MediaType; 11] = [
 
 impl MediaType {
     /// Returns the media type as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         match self {
             Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
@@ -112,7 +108,6 @@ impl MediaType {
     }
 
     /// Returns the family of the media type. `None` for [`MediaType::Other`].
-    #[must_use]
     pub const fn family(&self) -> Option<Family> {
         match self {
             Self::DockerManifest
@@ -131,13 +126,11 @@ impl MediaType {
     }
 
     /// Returns whether this is an image manifest of either family.
-    #[must_use]
     pub const fn is_manifest(&self) -> bool {
         matches!(self, Self::DockerManifest | Self::OciManifest)
     }
 
     /// Returns whether this is an image index or a manifest list.
-    #[must_use]
     pub const fn is_index(&self) -> bool {
         matches!(self, Self::DockerManifestList | Self::OciIndex)
     }
@@ -192,7 +185,6 @@ pub enum Compression {
 
 impl Compression {
     /// Returns the name: `gzip` or `zstd`.
-    #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -202,7 +194,6 @@ impl Compression {
 
     /// Returns the media type of a layer with this compression. `None` if the family has no such
     /// layers.
-    #[must_use]
     pub const fn layer_media_type(self, family: Family) -> Option<MediaType> {
         match (family, self) {
             (Family::Docker, Self::Gzip) => Some(MediaType::DockerLayerGzip),
