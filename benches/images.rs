@@ -141,7 +141,6 @@ fn manifests(criterion: &mut Criterion) {
             root: None,
             config: RuntimeConfig::default(),
             annotations: Default::default(),
-            created: None,
         };
         ratios.compare(
             &mut group,

@@ -98,3 +98,7 @@ pub use progress::{BuildId, BuildIdError, Phase, Progress};
 mod flow_tests;
 #[cfg(test)]
 mod testing;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

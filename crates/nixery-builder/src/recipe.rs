@@ -98,7 +98,6 @@ impl<'a> Recipe<'a> {
             root: Some(root),
             config,
             annotations: self.labels,
-            created: None,
         }
     }
 }

@@ -94,3 +94,7 @@ pub use replay::{Outcome, Workload, replay};
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{StorePath, StorePathError, StorePathRule};
 pub use tag::{Tag, TagError};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

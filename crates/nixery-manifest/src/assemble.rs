@@ -1,21 +1,20 @@
-//! From layers to an image: the config and the manifests of both families.
+//! Assembles an image's config and manifests from its layers.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{History, ImageConfig, RootFs, RuntimeConfig};
-use crate::timestamp::is_rfc3339;
+use crate::config::{HistoryEntry, ImageConfig, RootFs, RuntimeConfig};
 use crate::{
     Blob, Compression, Descriptor, Digest, Family, Manifest, MediaType, Platform, SchemaVersion,
 };
 
-/// `created` of an image that is given no time: the store's own modification time, one second
-/// past the epoch, so that an image's bytes do not depend on when it was made.
-pub const DEFAULT_CREATED: &str = "1970-01-01T00:00:01Z";
+/// `created` of every image and layer: the modification time that Nix gives to store paths. An
+/// image's bytes must not depend on when it was made.
+const CREATED: &str = "1970-01-01T00:00:01Z";
 
-/// A layer, packed and stored.
+/// A packed layer, as an image refers to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageLayer {
     /// Digest of the compressed bytes.
@@ -24,50 +23,49 @@ pub struct ImageLayer {
     pub diff_id: Digest,
     /// Number of compressed bytes.
     pub size: u64,
-    /// How it is compressed.
+    /// Compression of the layer.
     pub compression: Compression,
-    /// How widely other images share it; the higher, the lower in the stack. No unit.
+    /// Rank in the stack, without a unit: layers that more images share have a higher rank and
+    /// lie lower.
     pub sharing: u64,
-    /// What made the layer, for its history entry.
+    /// The program that made the layer, for its history entry.
     pub created_by: String,
-    /// What the layer holds, for its history entry.
+    /// The contents of the layer, for its history entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }
 
-/// All that an image is made of.
+/// Everything that determines an image's documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageParts {
-    /// The platform it runs on.
+    /// The platform that the image runs on.
     pub platform: Platform,
     /// The layers, in any order.
     pub layers: Vec<ImageLayer>,
-    /// The layer that goes on top of all others, however it is shared.
+    /// The layer on top of all others; its `sharing` is ignored.
     pub root: Option<ImageLayer>,
-    /// How a container starts; its labels are the image's.
+    /// How a container of the image starts, and the image's labels.
     pub config: RuntimeConfig,
-    /// Annotations of the OCI manifest; a Docker manifest has none.
+    /// Annotations of the OCI manifest. A Docker manifest has none.
     pub annotations: BTreeMap<String, String>,
-    /// When the image was made, RFC 3339; [`DEFAULT_CREATED`] if not given.
-    pub created: Option<String>,
 }
 
 /// An image: its config, and a manifest for each family that can carry its layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AssembledImage {
-    /// The image config. The bytes serve both families; the media type here is OCI's.
+    /// The image config. Both families share its bytes; the media type here is that of OCI.
     pub config: Blob,
     /// The OCI manifest.
     pub oci: Blob,
-    /// The Docker manifest; none where the layers are compressed with zstd, which Docker's
-    /// format has no media type for.
+    /// The Docker manifest. `None` if the layers are compressed with zstd: the Docker format has
+    /// no media type for them.
     pub docker: Option<Blob>,
-    /// The layers in their final order, the lowest first.
+    /// The layers from the lowest to the highest.
     pub layers: Vec<ImageLayer>,
 }
 
 impl AssembledImage {
-    /// The manifest of a family, if there is one.
+    /// Returns the manifest of a family, if the image has one.
     pub fn manifest(&self, family: Family) -> Option<&Blob> {
         match family {
             Family::Oci => Some(&self.oci),
@@ -76,53 +74,47 @@ impl AssembledImage {
     }
 }
 
-/// Why parts do not make an image.
+/// An error of [`assemble`]: the parts do not make an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum AssembleError {
-    /// There is nothing in the image.
+    /// The image has no layers.
     #[error("an image needs at least one layer")]
     NoLayers,
-    /// Layers of one image are compressed in different ways, and no media type of the Docker
-    /// family covers the one that is zstd.
+    /// The layers are compressed in different ways.
     #[error(
-        "layer {digest} is compressed with {found}, the layers before it with {expected}: pack all layers of an image alike"
+        "layer {digest} is compressed with {found}, but the layers below it are compressed with {expected}. Fix: compress all layers of an image in the same way"
     )]
     MixedCompression {
-        /// The first layer that differs.
+        /// Digest of the first layer that differs.
         digest: Digest,
-        /// How it is compressed.
+        /// Compression of this layer.
         found: Compression,
-        /// How the layers before it are compressed.
+        /// Compression of the layers below it.
         expected: Compression,
     },
-    /// The same layer twice.
-    #[error("layer {digest} is in the image twice")]
+    /// The image has the same layer twice.
+    #[error("layer {digest} occurs twice in the image")]
     DuplicateLayer {
-        /// The layer's digest.
+        /// Digest of the layer.
         digest: Digest,
     },
-    /// A part of the platform is empty.
+    /// A required field of the platform is empty.
     #[error("the platform's {field} is empty")]
     EmptyPlatform {
-        /// `architecture` or `os`.
+        /// The field: `architecture` or `os`.
         field: &'static str,
-    },
-    /// `created` is not a time.
-    #[error("creation time `{created}` is not of the form {DEFAULT_CREATED} (RFC 3339)")]
-    Created {
-        /// The text given.
-        created: String,
     },
 }
 
-/// Puts an image together.
+/// Assembles the config and the manifests of an image.
 ///
-/// Layers are sorted: the most shared first, of these the largest first, then by digest; the
-/// root layer is last. Snapshots are keyed by the chain of layers below them, so a client reuses
-/// only a common prefix. The result depends on the parts alone, not on their order.
+/// Layers are sorted by sharing and then by size, both descending, and then by digest. The root
+/// layer is last. Clients identify an unpacked layer by the chain of all layers up to it, so two
+/// images reuse only a common prefix. The order in which the layers are given has no effect.
 ///
 /// # Errors
-/// [`AssembleError`] where the parts do not make one image.
+/// Returns an [`AssembleError`] if the parts do not make an image.
 pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
     let ImageParts {
         platform,
@@ -130,7 +122,6 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
         root,
         config,
         annotations,
-        created,
     } = parts;
     for (field, value) in [
         ("architecture", &platform.architecture),
@@ -140,16 +131,12 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
             return Err(AssembleError::EmptyPlatform { field });
         }
     }
-    let created = created.unwrap_or_else(|| DEFAULT_CREATED.to_owned());
-    if !is_rfc3339(&created) {
-        return Err(AssembleError::Created { created });
-    }
     layers.sort_by_key(|layer| (Reverse(layer.sharing), Reverse(layer.size), layer.digest));
     layers.extend(root);
     let compression = check_layers(&layers)?;
 
     let config_bytes = ImageConfig {
-        created: Some(created.clone()),
+        created: Some(CREATED.to_owned()),
         architecture: platform.architecture,
         os: platform.os,
         variant: platform.variant,
@@ -157,8 +144,8 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
         rootfs: RootFs::layers(layers.iter().map(|layer| layer.diff_id).collect()),
         history: layers
             .iter()
-            .map(|layer| History {
-                created: Some(created.clone()),
+            .map(|layer| HistoryEntry {
+                created: Some(CREATED.to_owned()),
                 created_by: Some(layer.created_by.clone()),
                 comment: layer.comment.clone(),
                 empty_layer: false,
@@ -179,8 +166,8 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
         ))
     };
     let docker = manifest(Family::Docker, BTreeMap::new());
-    let oci = manifest(Family::Oci, annotations)
-        .expect("OCI has a media type for each compression, see `layer_media_type`");
+    let oci =
+        manifest(Family::Oci, annotations).expect("OCI has a media type for every compression");
     Ok(AssembledImage {
         config,
         oci,
@@ -189,7 +176,7 @@ pub fn assemble(parts: ImageParts) -> Result<AssembledImage, AssembleError> {
     })
 }
 
-/// Checks the sorted layers; returns how all of them are compressed.
+/// Checks the sorted layers and returns the compression that they have in common.
 fn check_layers(layers: &[ImageLayer]) -> Result<Compression, AssembleError> {
     let expected = layers.first().ok_or(AssembleError::NoLayers)?.compression;
     let mut seen = HashSet::with_capacity(layers.len());

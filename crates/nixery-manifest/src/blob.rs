@@ -1,20 +1,20 @@
-//! Documents as bytes.
+//! The bytes of a document.
 
 use crate::{Descriptor, Digest, MediaType};
 
-/// A document's bytes with what it takes to point at them.
+/// The bytes of a document, with the media type and the digest that a descriptor needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
-    /// What the bytes are.
+    /// Media type of the document.
     pub media_type: MediaType,
     /// Digest of the bytes.
     pub digest: Digest,
-    /// The bytes, to be stored and served as they are.
+    /// The bytes, which are stored and served unchanged.
     pub bytes: Vec<u8>,
 }
 
 impl Blob {
-    /// The blob of these bytes.
+    /// Computes the digest of `bytes`.
     pub fn new(media_type: MediaType, bytes: Vec<u8>) -> Self {
         Self {
             media_type,
@@ -23,12 +23,12 @@ impl Blob {
         }
     }
 
-    /// Number of bytes.
+    /// Returns the number of bytes.
     pub fn size(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// A descriptor that points at it.
+    /// Returns a descriptor of the blob.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(self.media_type.clone(), self.digest, self.size())
     }

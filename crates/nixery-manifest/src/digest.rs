@@ -1,4 +1,4 @@
-//! SHA-256 digests of content, as registries write them.
+//! SHA-256 digests of content.
 
 use std::fmt;
 use std::io;
@@ -8,44 +8,44 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-/// Number of hexadecimal characters of a SHA-256 digest.
+/// Number of hexadecimal characters in a SHA-256 digest.
 const HEX_LEN: usize = 64;
 
-/// The algorithm this crate computes and accepts, as the OCI image specification registers it.
+/// Name of the only supported algorithm in the OCI image specification.
 const ALGORITHM: &str = "sha256";
 
-/// Longest part of a rejected input that an error repeats, in characters.
+/// Maximum number of characters of an invalid input in an error message.
 const SHOWN_INPUT: usize = 80;
 
-/// A SHA-256 digest of some bytes.
+/// A SHA-256 digest of content.
 ///
-/// Its text form is `sha256:` and 64 lower-case hexadecimal characters (OCI image specification,
-/// "Digests"). Parsing accepts exactly that: two spellings of one digest would be two keys of
-/// one blob. The order is that of the text form.
+/// The text form is `sha256:` and 64 lower-case hexadecimal characters (OCI image specification,
+/// "Digests"). Parsing accepts no other spelling, so that each blob has exactly one key. Digests
+/// are ordered like their text forms.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// Digest of `bytes`.
+    /// Computes the digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest whose 32 raw bytes are these.
+    /// Returns the digest with these 32 raw bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 raw bytes.
+    /// Returns the 32 raw bytes.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The 64 lower-case hexadecimal characters, without the algorithm.
+    /// Returns the 64 lower-case hexadecimal characters, without the algorithm.
     pub fn hex(&self) -> String {
         let mut text = String::with_capacity(HEX_LEN);
         for byte in self.0 {
-            // In pairs: each answer of a registry has some digests in it.
+            // A table of pairs is faster than formatting, and every response contains digests.
             let at = 2 * usize::from(byte);
             text.push_str(&PAIRS[at..at + 2]);
         }
@@ -55,7 +55,7 @@ impl Digest {
     /// Parses 64 lower-case hexadecimal characters.
     ///
     /// # Errors
-    /// [`DigestError::Malformed`] for any other input.
+    /// Returns [`DigestError::Malformed`] for any other input.
     pub fn from_hex(hex: &str) -> Result<Self, DigestError> {
         parse_hex(hex).map_err(|rule| malformed(hex, rule))
     }
@@ -63,7 +63,7 @@ impl Digest {
     /// Checks that this is the digest of `bytes`.
     ///
     /// # Errors
-    /// [`DigestError::Mismatch`] if it is not.
+    /// Returns [`DigestError::Mismatch`] if it is not.
     pub fn verify(&self, bytes: &[u8]) -> Result<(), DigestError> {
         let actual = Self::of(bytes);
         if actual == *self {
@@ -83,7 +83,7 @@ impl fmt::Display for Digest {
     }
 }
 
-/// The same as `Display`: a digest is read in logs far more often than its bytes are.
+/// Prints the text form, because logs contain digests in this form.
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -136,7 +136,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// Computes a [`Digest`] of bytes that come in pieces, and counts them.
+/// Computes the [`Digest`] of bytes that arrive in pieces, and counts the bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Digester {
     hash: Sha256,
@@ -144,23 +144,23 @@ pub struct Digester {
 }
 
 impl Digester {
-    /// A digester that has seen no bytes yet.
+    /// Returns a digester without any bytes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds `bytes` to what is hashed.
+    /// Hashes more bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.bytes += bytes.len() as u64;
     }
 
-    /// Number of bytes hashed so far.
+    /// Returns the number of bytes hashed so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Digest of everything that was added.
+    /// Returns the digest of all bytes.
     pub fn finish(self) -> Digest {
         Digest(self.hash.finalize().into())
     }
@@ -177,54 +177,56 @@ impl io::Write for Digester {
     }
 }
 
-/// Why a digest was not accepted.
+/// An error of parsing a digest or of verifying content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DigestError {
     /// The text is not a digest.
-    #[error("`{input}` is not a digest: {rule}")]
+    #[error("invalid digest `{input}`: {rule}")]
     Malformed {
-        /// The text, cut to a readable length and with control characters escaped.
+        /// The text, shortened and with control characters escaped.
         input: String,
-        /// The rule it broke.
+        /// The rule that the text violates.
         rule: DigestRule,
     },
-    /// The text is a digest, but not a SHA-256 one.
-    #[error("digest algorithm `{algorithm}` is not supported: use sha256")]
+    /// The text is a digest of another algorithm.
+    #[error("unsupported digest algorithm `{algorithm}`. Fix: use `sha256`")]
     UnsupportedAlgorithm {
-        /// The algorithm that was asked for, cut to a readable length.
+        /// The algorithm in the text, shortened.
         algorithm: String,
     },
-    /// The content does not have the digest it should have.
-    #[error("content has digest {actual}, but {expected} was expected")]
+    /// The content has another digest than expected.
+    #[error("the content has the digest {actual}, but {expected} was expected")]
     Mismatch {
-        /// What the content should have hashed to.
+        /// The expected digest.
         expected: Digest,
-        /// What it hashed to.
+        /// The digest of the content.
         actual: Digest,
     },
 }
 
-/// The rule of the digest grammar that a text broke.
+/// A rule of the digest grammar that a text violates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DigestRule {
-    /// There is no `:`.
-    #[error("the algorithm is missing, write it as sha256:<64 hexadecimal characters>")]
+    /// The text has no `:`.
+    #[error("the algorithm is missing. Fix: write `sha256:` and 64 hexadecimal characters")]
     NoAlgorithm,
-    /// The part before the `:` cannot be an algorithm.
-    #[error("the part before the colon is not an algorithm, write sha256")]
+    /// The part before the `:` is not the name of an algorithm.
+    #[error("the part before the colon is not an algorithm. Fix: write `sha256`")]
     BadAlgorithm,
-    /// The encoded part is too short or too long.
-    #[error("{found} characters instead of 64 hexadecimal ones")]
+    /// The part after the `:` is too short or too long.
+    #[error("the hexadecimal part has {found} characters instead of 64")]
     Length {
-        /// Characters found.
+        /// Number of characters in the text.
         found: usize,
     },
-    /// A character other than `0`–`9` and `a`–`f`.
+    /// The part after the `:` has a character other than `0`–`9` and `a`–`f`.
     #[error("character {found:?} at offset {offset} of the hexadecimal part is not one of 0-9 a-f")]
     NotHex {
-        /// The character.
+        /// The invalid character.
         found: char,
-        /// Its byte offset in the encoded part.
+        /// Byte offset of the character in the hexadecimal part.
         offset: usize,
     },
 }
@@ -234,7 +236,7 @@ fn malformed(input: &str, rule: DigestRule) -> DigestError {
     DigestError::Malformed { input, rule }
 }
 
-/// Input of a stranger as an error repeats it: short, and without control characters.
+/// Shortens untrusted input for an error message and escapes control characters.
 fn shown(input: &str) -> String {
     let start = input.chars().take(SHOWN_INPUT);
     let mut shown: String = start.flat_map(char::escape_debug).collect();
@@ -245,7 +247,7 @@ fn shown(input: &str) -> String {
 }
 
 fn parse_hex(hex: &str) -> Result<Digest, DigestRule> {
-    // The character is the more helpful news, where a wrong one also makes the length wrong.
+    // An invalid character is the more useful error if the length is wrong, too.
     if let Some((offset, found)) = hex
         .char_indices()
         .find(|(_, c)| !matches!(c, '0'..='9' | 'a'..='f'))
@@ -262,7 +264,8 @@ fn parse_hex(hex: &str) -> Result<Digest, DigestRule> {
     Ok(Digest(bytes))
 }
 
-/// The OCI grammar of an algorithm: components of `[a-z0-9]+`, joined by one of `+ . _ -`.
+/// Returns whether `text` matches the OCI grammar of an algorithm: components of `[a-z0-9]+`,
+/// joined by one of `+ . _ -`.
 fn is_algorithm(text: &str) -> bool {
     text.split(['+', '.', '_', '-']).all(|component| {
         !component.is_empty()
@@ -272,7 +275,7 @@ fn is_algorithm(text: &str) -> bool {
     })
 }
 
-/// The two characters of each byte.
+/// The two hexadecimal characters of each byte value.
 const PAIRS: &str = "\
     000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\
     202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f\
@@ -283,7 +286,7 @@ const PAIRS: &str = "\
     c0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedf\
     e0e1e2e3e4e5e6e7e8e9eaebecedeeeff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
-/// Value of a character that `parse_hex` has already found to be one of 0-9 a-f.
+/// Returns the value of a character that is one of `0`–`9` and `a`–`f`.
 fn hex_value(character: u8) -> u8 {
     match character {
         b'0'..=b'9' => character - b'0',

@@ -1,36 +1,33 @@
-//! Errors of reading documents.
+//! Errors of parsing documents.
 
 use crate::MediaType;
 
-/// Why bytes are not the document they should be.
+/// An error of parsing a document.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ParseError {
-    /// The bytes are not JSON, or not JSON of that shape.
+    /// The bytes are not JSON, or not the JSON of this document.
     #[error("cannot read the {what}")]
     Json {
         /// The document that was expected.
         what: &'static str,
-        /// Where and why reading failed.
-        #[source]
-        source: serde_json::Error,
+        /// The position and the reason of the failure.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The document says it is something else.
-    #[error("the document is a `{found}`, not an {what}")]
+    /// The document states the media type of another kind of document.
+    #[error("expected an {what}, but the document has the media type `{found}`")]
     WrongMediaType {
         /// The document that was expected.
         what: &'static str,
-        /// The media type it states.
+        /// The media type that the document states.
         found: MediaType,
     },
-    /// The document could be read as a manifest and as an index, and so mean two things to two
-    /// readers.
-    #[error(
-        "the {what} has a field `{field}`, which belongs to another kind of document: refused as ambiguous"
-    )]
+    /// The document can be read both as a manifest and as an index.
+    #[error("the {what} is ambiguous: it also has the field `{field}` of another kind of document")]
     Ambiguous {
         /// The document that was expected.
         what: &'static str,
-        /// The field that does not belong to it.
+        /// The field that belongs to another kind of document.
         field: &'static str,
     },
 }

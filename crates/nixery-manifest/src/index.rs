@@ -10,22 +10,22 @@ use crate::{Descriptor, MediaType, ParseError, SchemaVersion};
 
 const WHAT: &str = "image index";
 
-/// A list of manifests: one image for several platforms, an OCI layout, or a referrers answer.
+/// A list of manifests: an image for several platforms, an OCI layout, or a list of referrers.
 ///
-/// Docker's "manifest list" is the same shape with another media type.
+/// A Docker manifest list has the same fields and another media type.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Index {
-    /// Always 2.
+    /// Version of the format.
     pub schema_version: SchemaVersion,
-    /// [`MediaType::DockerManifestList`] or [`MediaType::OciIndex`]; OCI lets an index leave it
-    /// out.
+    /// [`MediaType::DockerManifestList`] or [`MediaType::OciIndex`]. The latter if the JSON has
+    /// none.
     #[serde(default = "oci_index")]
     pub media_type: MediaType,
     /// The manifests.
     #[serde(deserialize_with = "null_is_default")]
     pub manifests: Vec<Descriptor>,
-    /// Annotations, in the order of their keys; OCI only.
+    /// Annotations. OCI only.
     #[serde(
         default,
         deserialize_with = "null_is_default",
@@ -39,7 +39,7 @@ fn oci_index() -> MediaType {
 }
 
 impl Index {
-    /// An OCI index of these manifests.
+    /// Returns an OCI index of these manifests.
     pub fn new(manifests: Vec<Descriptor>) -> Self {
         Self {
             schema_version: SchemaVersion,
@@ -49,16 +49,16 @@ impl Index {
         }
     }
 
-    /// An OCI index of nothing: the answer to "who refers to this?" where nobody does.
+    /// Returns an OCI index without manifests.
     pub fn empty() -> Self {
         Self::new(Vec::new())
     }
 
-    /// Reads an index or a manifest list.
+    /// Parses an index or a manifest list.
     ///
     /// # Errors
-    /// [`ParseError`] if the bytes are not JSON of that shape, state another media type, or have
-    /// a manifest's `config` or `layers` too.
+    /// Returns a [`ParseError`] if the bytes are not the JSON of an index, if they state another
+    /// media type, or if they also have the `config` or the `layers` of a manifest.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, ParseError> {
         #[derive(Deserialize)]
         struct ManifestFields {

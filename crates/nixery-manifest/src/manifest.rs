@@ -10,32 +10,32 @@ use crate::{Descriptor, MediaType, ParseError, SchemaVersion};
 
 const WHAT: &str = "image manifest";
 
-/// An image manifest: the config and the layers of one image on one platform.
+/// An image manifest of either family: the config and the layers of one image on one platform.
 ///
-/// Docker's schema 2 and OCI's manifest are one shape with other media types, so both are this
-/// struct. A field this crate does not know is not kept: serve a stored manifest's bytes, never
-/// its bytes written anew.
+/// The manifests of Docker (schema 2) and OCI have the same fields and differ in media types.
+/// Reading drops unknown fields, so serve the stored bytes of a manifest and do not serialize it
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// Always 2.
+    /// Version of the format.
     pub schema_version: SchemaVersion,
-    /// [`MediaType::DockerManifest`] or [`MediaType::OciManifest`]; OCI lets a manifest leave it
-    /// out.
+    /// [`MediaType::DockerManifest`] or [`MediaType::OciManifest`]. The latter if the JSON has
+    /// none.
     #[serde(default = "oci_manifest")]
     pub media_type: MediaType,
-    /// Type of an artifact that is not an image; OCI only.
+    /// Type of an artifact that is not an image. OCI only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<MediaType>,
     /// The image config.
     pub config: Descriptor,
-    /// The layers, the lowest first.
+    /// The layers from the lowest to the highest.
     #[serde(deserialize_with = "null_is_default")]
     pub layers: Vec<Descriptor>,
-    /// The manifest that this one is about; OCI only.
+    /// The manifest that this one refers to. OCI only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
-    /// Annotations, in the order of their keys; OCI only.
+    /// Annotations. OCI only.
     #[serde(
         default,
         deserialize_with = "null_is_default",
@@ -49,12 +49,12 @@ fn oci_manifest() -> MediaType {
 }
 
 impl Manifest {
-    /// Reads a manifest of either family.
+    /// Parses a manifest of either family.
     ///
     /// # Errors
-    /// [`ParseError`] if the bytes are not JSON of that shape, state another media type, or have
-    /// a `manifests` list too (such a document is an image to one client and an index to
-    /// another: OCI image specification 1.0.2).
+    /// Returns a [`ParseError`] if the bytes are not the JSON of a manifest, if they state another
+    /// media type, or if they also have a `manifests` list. OCI image specification 1.0.2 forbids
+    /// such a document because one client reads it as an image and another as an index.
     pub fn from_slice(bytes: &[u8]) -> Result<Self, ParseError> {
         #[derive(Deserialize)]
         struct IndexFields {
@@ -77,7 +77,7 @@ impl Manifest {
         }
     }
 
-    /// Compact JSON, the fields in the struct's order: the same manifest gives the same bytes.
+    /// Serializes to compact JSON, with the fields in the order of the struct.
     pub fn to_bytes(&self) -> Vec<u8> {
         json::to_bytes(self)
     }

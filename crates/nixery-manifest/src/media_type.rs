@@ -1,11 +1,11 @@
-//! Media types of images, and the two families they belong to.
+//! Media types, the two families of image formats, and compressions of layers.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The family of formats an image is written in; one manifest never mixes them.
+/// A family of image formats. All documents of an image belong to the same family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     /// Docker image manifest version 2, schema 2.
@@ -15,7 +15,7 @@ pub enum Family {
 }
 
 impl Family {
-    /// Media type of an image manifest of this family.
+    /// Returns the media type of an image manifest.
     pub const fn manifest(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerManifest,
@@ -23,7 +23,7 @@ impl Family {
         }
     }
 
-    /// Media type of an index (Docker: "manifest list") of this family.
+    /// Returns the media type of an index, which Docker calls a manifest list.
     pub const fn index(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerManifestList,
@@ -31,7 +31,7 @@ impl Family {
         }
     }
 
-    /// Media type of an image config of this family.
+    /// Returns the media type of an image config.
     pub const fn config(self) -> MediaType {
         match self {
             Self::Docker => MediaType::DockerConfig,
@@ -40,21 +40,12 @@ impl Family {
     }
 }
 
-impl fmt::Display for Family {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Docker => "docker",
-            Self::Oci => "oci",
-        })
-    }
-}
-
-/// A media type, known or not; an unknown one is kept as it was written.
+/// A media type of the OCI image specification ("Media Types") or of Docker's "Image Manifest
+/// Version 2, Schema 2", or any other text.
 ///
-/// Make one from text with `From`, never with [`MediaType::Other`]: only then do equal texts
-/// compare equal. Known names come from the OCI image specification ("Media Types") and the
-/// Docker "Image Manifest Version 2, Schema 2" specification.
+/// Convert text with `From` and not with [`MediaType::Other`], so that equal texts compare equal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
 pub enum MediaType {
     /// Docker image manifest.
     DockerManifest,
@@ -62,7 +53,7 @@ pub enum MediaType {
     DockerManifestList,
     /// Docker image config.
     DockerConfig,
-    /// Docker layer, gzip.
+    /// Docker layer, compressed with gzip.
     DockerLayerGzip,
     /// OCI image manifest.
     OciManifest,
@@ -70,19 +61,19 @@ pub enum MediaType {
     OciIndex,
     /// OCI image config.
     OciConfig,
-    /// OCI layer, not compressed.
+    /// OCI layer without compression.
     OciLayer,
-    /// OCI layer, gzip.
+    /// OCI layer, compressed with gzip.
     OciLayerGzip,
-    /// OCI layer, zstd.
+    /// OCI layer, compressed with zstd.
     OciLayerZstd,
-    /// The OCI empty descriptor's `{}`.
+    /// The empty JSON object of the OCI specification.
     OciEmpty,
-    /// Any other.
+    /// Any other media type.
     Other(String),
 }
 
-/// Every known media type.
+/// All media types but [`MediaType::Other`].
 const KNOWN: [MediaType; 11] = [
     MediaType::DockerManifest,
     MediaType::DockerManifestList,
@@ -98,7 +89,7 @@ const KNOWN: [MediaType; 11] = [
 ];
 
 impl MediaType {
-    /// The media type as text.
+    /// Returns the media type as text.
     pub fn as_str(&self) -> &str {
         match self {
             Self::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
@@ -116,7 +107,7 @@ impl MediaType {
         }
     }
 
-    /// The family it belongs to; none for an unknown one.
+    /// Returns the family of the media type. `None` for [`MediaType::Other`].
     pub const fn family(&self) -> Option<Family> {
         match self {
             Self::DockerManifest
@@ -134,12 +125,12 @@ impl MediaType {
         }
     }
 
-    /// Is it an image manifest of either family?
+    /// Returns whether this is an image manifest of either family.
     pub const fn is_manifest(&self) -> bool {
         matches!(self, Self::DockerManifest | Self::OciManifest)
     }
 
-    /// Is it an image index or a manifest list?
+    /// Returns whether this is an image index or a manifest list.
     pub const fn is_index(&self) -> bool {
         matches!(self, Self::DockerManifestList | Self::OciIndex)
     }
@@ -179,21 +170,21 @@ impl<'de> Deserialize<'de> for MediaType {
     }
 }
 
-/// How a layer is compressed.
+/// A compression of layers.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
-    /// gzip (RFC 1952): every client reads it.
+    /// gzip (RFC 1952), which every client supports.
     #[default]
     Gzip,
-    /// Zstandard (RFC 8878): smaller and faster; OCI images only.
+    /// Zstandard (RFC 8878), which is smaller and faster. OCI images only.
     Zstd,
 }
 
 impl Compression {
-    /// Its name: `gzip` or `zstd`.
+    /// Returns the name: `gzip` or `zstd`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
@@ -201,7 +192,8 @@ impl Compression {
         }
     }
 
-    /// Media type of a layer compressed so; none where the family has no such layers.
+    /// Returns the media type of a layer with this compression. `None` if the family has no such
+    /// layers.
     pub const fn layer_media_type(self, family: Family) -> Option<MediaType> {
         match (family, self) {
             (Family::Docker, Self::Gzip) => Some(MediaType::DockerLayerGzip),
@@ -218,9 +210,9 @@ impl fmt::Display for Compression {
     }
 }
 
-/// A text that names no [`Compression`].
+/// The text is not the name of a [`Compression`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a compression: use gzip or zstd")]
+#[error("unknown compression `{0}`. Fix: use `gzip` or `zstd`")]
 pub struct UnknownCompression(pub String);
 
 impl FromStr for Compression {

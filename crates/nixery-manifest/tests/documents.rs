@@ -1,4 +1,4 @@
-//! Documents as others write them, and as others read ours.
+//! Compatibility with documents and readers of other programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,12 +38,11 @@ fn image(layers: usize, compression: Compression) -> AssembledImage {
             stop_signal: "SIGTERM".to_owned(),
         },
         annotations: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
-        created: None,
     })
-    .expect("the parts are legal")
+    .expect("the parts are valid")
 }
 
-/// What we write, the reference types of the OCI project read, and mean the same by.
+/// The types of `oci-spec` read our documents with the same meaning.
 #[rstest]
 #[case(Compression::Gzip)]
 #[case(Compression::Zstd)]
@@ -74,7 +73,7 @@ fn oci_spec_reads_our_image(#[case] compression: Compression) {
         assert_eq!(theirs.digest().to_string(), ours.digest.to_string());
         assert_eq!(theirs.size(), ours.size);
     }
-    let annotations = manifest.annotations().as_ref().expect("there are some");
+    let annotations = manifest.annotations().as_ref().expect("it has annotations");
     assert_eq!(annotations["a"], "b");
 
     let config = oci::ImageConfiguration::from_reader(image.config.bytes.as_slice())
@@ -112,7 +111,7 @@ fn oci_spec_reads_our_image(#[case] compression: Compression) {
         runtime.volumes().as_deref(),
         Some(&["/data".to_owned()][..])
     );
-    let mut ports = runtime.exposed_ports().clone().expect("there are some");
+    let mut ports = runtime.exposed_ports().clone().expect("it has annotations");
     ports.sort();
     assert_eq!(ports, ["53/udp", "80"]);
     assert_eq!(
@@ -155,7 +154,7 @@ fn oci_spec_reads_our_indexes() {
     assert!(read.manifests().is_empty());
 }
 
-/// Neither manifest names a type of the other family.
+/// A manifest has no media type of the other family.
 #[test]
 fn families_are_never_mixed() {
     let image = image(2, Compression::Gzip);
@@ -176,12 +175,12 @@ fn families_are_never_mixed() {
         assert_eq!(
             manifest.to_bytes(),
             blob.bytes,
-            "written once is written always"
+            "serializing again gives the same bytes"
         );
     }
 }
 
-/// As the Docker registry's documentation has it, spaces and all.
+/// The example of the Docker registry's documentation, including its spaces.
 #[test]
 fn reads_a_docker_manifest_of_others() {
     let manifest = Manifest::from_slice(
@@ -214,7 +213,7 @@ fn reads_a_docker_manifest_of_others() {
     assert!(manifest.annotations.is_empty());
 }
 
-/// Go writes `null` for what is empty, and configs carry fields of their own.
+/// Go programs write `null` for empty values and add fields.
 #[test]
 fn reads_a_config_of_others() {
     let config = ImageConfig::from_slice(
@@ -254,13 +253,13 @@ const CONFIG: &str = r#""config":{"mediaType":"application/vnd.oci.image.config.
 )]
 #[case(
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json",CONFIG,"layers":[]}"#,
-    "the document is a `application/vnd.oci.image.index.v1+json`, not an image manifest"
+    "expected an image manifest, but the document has the media type `application/vnd.oci.image.index.v1+json`"
 )]
 #[case(
     r#"{"schemaVersion":2,CONFIG,"layers":[],"manifests":[]}"#,
-    "refused as ambiguous"
+    "the image manifest is ambiguous"
 )]
-fn refuses_what_is_no_manifest(#[case] json: &str, #[case] message: &str) {
+fn rejects_what_is_not_a_manifest(#[case] json: &str, #[case] message: &str) {
     let json = json.replace("CONFIG", CONFIG);
     let error = Manifest::from_slice(json.as_bytes())
         .unwrap_err()
@@ -273,16 +272,16 @@ fn refuses_what_is_no_manifest(#[case] json: &str, #[case] message: &str) {
 #[case(r#"{"schemaVersion":2,"manifests":[],"config":{}}"#, "`config`")]
 #[case(
     r#"{"schemaVersion":2,"mediaType":"text/plain","manifests":[]}"#,
-    "the document is a `text/plain`, not an image index"
+    "expected an image index, but the document has the media type `text/plain`"
 )]
 #[case(r#"{"schemaVersion":2}"#, "cannot read the image index")]
 #[case(r#"{"schemaVersion":3,"manifests":[]}"#, "cannot read the image index")]
-fn refuses_what_is_no_index(#[case] json: &str, #[case] message: &str) {
+fn rejects_what_is_not_an_index(#[case] json: &str, #[case] message: &str) {
     let error = Index::from_slice(json.as_bytes()).unwrap_err().to_string();
     assert!(error.contains(message), "{error}");
 }
 
-/// Where and why reading failed is in the source, and not in the message again.
+/// The source of the error has the position and the reason, and the message does not repeat it.
 #[test]
 fn a_json_error_names_the_place() {
     let error = Manifest::from_slice(br#"{"schemaVersion":1}"#).unwrap_err();

@@ -1,10 +1,10 @@
-//! What is written reads back, whatever it holds.
+//! Serializing and parsing are inverse.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use nixery_manifest::{
-    Blob, Descriptor, Digest, History, ImageConfig, Index, Manifest, MediaType, Platform, RootFs,
-    RuntimeConfig, SchemaVersion,
+    Blob, Descriptor, Digest, HistoryEntry, ImageConfig, Index, Manifest, MediaType, Platform,
+    RootFs, RuntimeConfig, SchemaVersion,
 };
 use proptest::prelude::*;
 
@@ -121,7 +121,7 @@ proptest! {
             rootfs: RootFs::layers(diff_ids),
             history: steps
                 .into_iter()
-                .map(|(created_by, comment, empty_layer)| History {
+                .map(|(created_by, comment, empty_layer)| HistoryEntry {
                     created: None, created_by, comment, empty_layer,
                 })
                 .collect(),

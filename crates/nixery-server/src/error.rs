@@ -10,7 +10,6 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use nixery_builder::BuildError;
 use nixery_core::pack::PackError;
-use nixery_manifest::DigestError;
 use nixery_storage::StorageError;
 use serde_json::{Value, json};
 use std::io;
@@ -162,11 +161,7 @@ impl From<RouteError> for ApiError {
                 (StatusCode::BAD_REQUEST, Code::NameInvalid)
             }
             RouteError::Tag(_) => (StatusCode::BAD_REQUEST, Code::TagInvalid),
-            RouteError::Digest(error) => match error {
-                DigestError::Malformed { .. }
-                | DigestError::UnsupportedAlgorithm { .. }
-                | DigestError::Mismatch { .. } => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
-            },
+            RouteError::Digest(_) => (StatusCode::BAD_REQUEST, Code::DigestInvalid),
         };
         Self::new(status, code, error.to_string())
     }

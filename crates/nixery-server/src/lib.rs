@@ -64,3 +64,7 @@ pub use state::AppState;
 pub fn explain(error: &dyn std::error::Error) -> String {
     api::chain(error)
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -62,3 +62,7 @@ pub use remote::{GcsConfig, GcsStorage};
 #[cfg(feature = "s3")]
 pub use remote::{S3Addressing, S3Config, S3Credentials, S3Storage};
 pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -78,7 +78,6 @@ async fn fixture() -> Fixture {
         root: Some(layer(&contents[1], 0)),
         config: RuntimeConfig::default(),
         annotations: BTreeMap::new(),
-        created: None,
     })
     .unwrap();
     for bytes in contents

@@ -39,7 +39,7 @@ fn is_sha256(#[case] bytes: &[u8], #[case] hex: &str) {
 #[case("sha256:abc ", DigestRule::NotHex { found: ' ', offset: 3 })]
 #[case("sha256:a/../b", DigestRule::NotHex { found: '/', offset: 1 })]
 #[case("sha256:é", DigestRule::NotHex { found: 'é', offset: 0 })]
-fn refuses_what_is_no_digest(#[case] text: &str, #[case] expected: DigestRule) {
+fn rejects_what_is_not_a_digest(#[case] text: &str, #[case] expected: DigestRule) {
     match text.parse::<Digest>() {
         Err(DigestError::Malformed { input, rule }) => {
             assert_eq!(rule, expected);
@@ -70,7 +70,7 @@ fn has_64_characters_exactly() {
 #[case("sha512:abc", "sha512")]
 #[case("sha256+b64u:abc", "sha256+b64u")]
 #[case("multihash+base58:Qm", "multihash+base58")]
-fn knows_another_algorithm(#[case] text: &str, #[case] algorithm: &str) {
+fn recognizes_other_algorithms(#[case] text: &str, #[case] algorithm: &str) {
     assert_eq!(
         text.parse::<Digest>(),
         Err(DigestError::UnsupportedAlgorithm {

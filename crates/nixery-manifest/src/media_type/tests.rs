@@ -10,7 +10,7 @@ fn every_known_type_reads_back() {
         assert_eq!(MediaType::from(text), media_type);
         assert_eq!(MediaType::from(text.to_owned()), media_type);
         assert!(media_type.family().is_some(), "{text}");
-        // The text itself says which family it is of.
+        // The text contains the name of the family.
         let family = if text.contains("docker") {
             Family::Docker
         } else {
@@ -64,7 +64,7 @@ fn compressions_have_names() {
     let error = "xz".parse::<Compression>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`xz` is not a compression: use gzip or zstd"
+        "unknown compression `xz`. Fix: use `gzip` or `zstd`"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What holds of any bytes as a digest's text, and as content.
+//! Properties of digests for any bytes, as their text and as content.
 
 use nixery_manifest::{Digest, Digester};
 
@@ -12,7 +12,7 @@ pub(crate) fn check(data: &[u8]) {
     assert_eq!(parsed.is_ok(), is_digest(text), "{text:?}");
     match parsed {
         Ok(digest) => {
-            // One digest, one spelling: it is a key.
+            // A digest is a key and must have one spelling.
             assert_eq!(digest.to_string(), text);
             let json = serde_json::to_string(&digest).expect("a digest serialises");
             let read: Digest = serde_json::from_str(&json).expect("and reads back");

@@ -1,4 +1,4 @@
-//! What holds of any bytes as a manifest, an index or an image config.
+//! Properties of manifests, indexes and image configs for any bytes.
 
 use nixery_manifest::{ImageConfig, Index, Manifest};
 
