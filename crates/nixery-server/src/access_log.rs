@@ -148,7 +148,7 @@ impl http_body::Body for Counted {
                 self.entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Some(Err(error)) => {
-                let error = crate::api::chain(error);
+                let error = crate::text::explain(error);
                 tracing::error!(
                     path = self.entry.uri.path(),
                     error,

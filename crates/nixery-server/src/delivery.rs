@@ -136,7 +136,7 @@ async fn signed(storage: &dyn Storage, key: &Key, ttl: Duration) -> Option<Strin
     match tokio::time::timeout(SIGNING_PATIENCE, storage.presign_get(key, ttl)).await {
         Ok(Ok(url)) => url,
         Ok(Err(error)) => {
-            let error = crate::api::chain(&error);
+            let error = crate::text::explain(&error);
             tracing::warn!(%key, error, "a URL could not be signed: proxying");
             None
         }

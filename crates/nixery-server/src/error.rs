@@ -8,7 +8,7 @@ use crate::route::RouteError;
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use nixery_builder::BuildError;
+use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::pack::PackError;
 use nixery_manifest::DigestError;
 use nixery_storage::StorageError;
@@ -218,6 +218,21 @@ impl From<&StorageError> for ApiError {
             answer.retry_after(RETRY_SECONDS)
         } else {
             answer
+        }
+    }
+}
+
+impl From<OpenBlobError> for ApiError {
+    fn from(error: OpenBlobError) -> Self {
+        match &error {
+            OpenBlobError::Storage(source) => Self::from(source),
+            OpenBlobError::Manifest(source) => BuildAnswer::of(source).into_error(),
+            damage @ (OpenBlobError::WrongSize { .. } | OpenBlobError::WrongDigest { .. }) => {
+                let message = format!(
+                    "{damage}. Fix: pull the image again, which builds it again; the operator of this registry can find all damage with `nixery verify`"
+                );
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message)
+            }
         }
     }
 }

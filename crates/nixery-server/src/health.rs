@@ -53,7 +53,7 @@ async fn look_at_store(state: &AppState) -> Option<&'static str> {
     match timeout(PATIENCE, state.builder().storage().check()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {
-            tracing::warn!(error = %crate::api::chain(&error), "the blob store does not work");
+            tracing::warn!(error = %crate::text::explain(&error), "the blob store does not work");
             Some("the blob store does not work")
         }
         Err(_) => {

@@ -58,9 +58,4 @@ pub use health::Readiness;
 pub use hold::MOST_HOLDS;
 pub use run::{RunError, run};
 pub use state::AppState;
-
-/// An error with its sources, as one text: what to print when the program ends because of it.
-#[must_use]
-pub fn explain(error: &dyn std::error::Error) -> String {
-    api::chain(error)
-}
+pub use text::explain;

@@ -27,7 +27,6 @@ pub struct Metrics {
     bytes_served: AtomicU64,
     blobs_redirected: AtomicU64,
     blobs_proxied: AtomicU64,
-    blobs_damaged: AtomicU64,
     requests: Mutex<BTreeMap<(&'static str, u16), u64>>,
     gc: GcMetrics,
     plans: PlanMetrics,
@@ -105,11 +104,6 @@ impl Metrics {
     /// Counts a blob, or a part of one, that passes through this server.
     pub fn count_proxied(&self) {
         add(&self.blobs_proxied, 1);
-    }
-
-    /// Counts a stored blob that was found damaged while it was served.
-    pub fn count_damaged(&self) {
-        add(&self.blobs_damaged, 1);
     }
 }
 
@@ -210,7 +204,7 @@ pub(crate) fn render(state: &AppState) -> String {
         "Blobs asked for, by the way they took",
         blobs,
     );
-    let damaged = [(String::new(), get(&metrics.blobs_damaged))];
+    let damaged = [(String::new(), state.builder().damaged_blobs().to_string())];
     family(
         &mut text,
         "nixery_blobs_damaged_total",

@@ -106,10 +106,9 @@ pub(crate) fn document(
 
 /// A redirect to the store, from which the client gets the contents.
 ///
-/// It is not to be kept by anybody: a signed location outlives its worth, and whether the contents are still
-/// there is looked at each time.
+/// It must not be cached: a signed URL expires, and each request checks that the contents are still there.
 #[must_use]
-pub(crate) fn elsewhere(digest: &Digest, location: HeaderValue) -> Response {
+pub(crate) fn redirect_to_store(digest: &Digest, location: HeaderValue) -> Response {
     let mut headers = HeaderMap::new();
     if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
         headers.insert(DOCKER_CONTENT_DIGEST, digest);

@@ -2,6 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// An error and its sources as one text, outermost first.
+#[must_use]
+pub fn explain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = sources.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 /// "4.2 s", "3 min 20 s", "1 h 5 min".
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();

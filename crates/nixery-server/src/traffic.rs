@@ -187,7 +187,7 @@ impl Recorder {
                 continue;
             }
             if let Err(error) = store_pulls(storage, &batch).await {
-                let cause = crate::explain(&error);
+                let cause = crate::text::explain(&error);
                 tracing::warn!(
                     pulls = batch.len(),
                     cause,

@@ -4,7 +4,6 @@
 //! request, after redirects. So a failed build is answered by a redirect to a URL that says why in words, and that URL
 //! answers with the whole story.
 
-use super::manifests::authority;
 use crate::error::{ApiError, BuildAnswer};
 use crate::hold;
 use crate::host::absolute;
@@ -49,12 +48,7 @@ pub(super) fn told(state: &AppState, request: &Parts, name: &ImageName) -> Optio
         .and_then(|log| log.strip_prefix("/builds/")?.parse().ok());
     let link = |id: &BuildId| {
         let path = format!("/builds/{id}");
-        absolute(
-            state.settings(),
-            &request.headers,
-            authority(request),
-            &path,
-        )
+        absolute(state.settings(), request, &path)
     };
     let remembered = id.and_then(|id| {
         let build = state.builder().find(&id)?;

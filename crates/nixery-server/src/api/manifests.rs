@@ -49,7 +49,7 @@ async fn by_tag(
     // A store that hardly answers may have taken most of the time for the look-up.
     let rest = limit.saturating_sub(begun.elapsed());
     let Some(result) = hold::wait(&handle, rest).await else {
-        let log = absolute(state.settings(), &request.headers, authority(request), &log);
+        let log = absolute(state.settings(), request, &log);
         return hold::later(&request.uri, &handle, &log);
     };
     match result {
@@ -131,9 +131,4 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
 fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
     let (media_type, bytes) = (manifest.media_type.as_str(), manifest.bytes.clone());
     document(request, media_type, headers, &manifest.digest, bytes)
-}
-
-/// The host of an HTTP/2 request, which stands in its URI.
-pub(crate) fn authority(request: &Parts) -> Option<&str> {
-    request.uri.authority().map(http::uri::Authority::as_str)
 }

@@ -4,11 +4,10 @@ mod blobs;
 mod failure;
 mod listings;
 mod manifests;
-mod verified;
 
-pub(crate) use blobs::{blob, chain};
+pub(crate) use blobs::blob;
 pub(crate) use listings::{referrers, tags};
-pub(crate) use manifests::{authority, manifest};
+pub(crate) use manifests::manifest;
 
 use crate::response::{REVALIDATE, contents};
 use axum::response::Response;

@@ -2,7 +2,6 @@
 
 use super::start::{requested, state as state_markup};
 use super::{REFRESH_RUNNING, error, page, wants_plain};
-use crate::api::authority;
 use crate::error::{ApiError, Code};
 use crate::host::pull_host;
 use crate::redact::redact;
@@ -39,7 +38,7 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
     if plain {
         plain_log(log)
     } else {
-        let host = pull_host(state.settings(), &request.headers, authority(request));
+        let host = pull_host(state.settings(), request);
         log_page(&build, &requested(state, &build), &log, &host)
     }
 }

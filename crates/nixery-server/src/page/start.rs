@@ -1,7 +1,6 @@
 //! The start page: what this is, how to use it, and what it did lately.
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
-use crate::api::authority;
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::state::AppState;
@@ -20,7 +19,7 @@ const SHOWN: usize = 30;
 pub(crate) const EXAMPLE: &str = "shell/git/htop";
 
 pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
-    let host = pull_host(state.settings(), &request.headers, authority(request));
+    let host = pull_host(state.settings(), request);
     let builds = state.builder().recent();
     let running = builds
         .iter()

@@ -3,7 +3,9 @@
 use crate::fake_store::{FakeStore, Mood, SECRET};
 use crate::registry::{Answer, Registry};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use http::StatusCode;
+use nixery_builder::OpenBlob;
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::delivery::{BlobDelivery, DeliveryError, prepare};
@@ -158,8 +160,14 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     let store = Arc::new(FakeStore::signing());
     let registry = registry(&store, BlobDelivery::Redirect).await;
     let (path, digest, bytes) = stored(&store).await;
-    let size = bytes.len() as u64;
-    registry.state.builder().report_verified(&digest, size);
+    // A server that has read the blob to its end knows its size.
+    let blob = registry.state.builder().open_blob(digest).await.unwrap();
+    let Some(OpenBlob::Stored(blob)) = blob else {
+        panic!("{blob:?}")
+    };
+    let body = blob.read(None).await.unwrap().unwrap().body;
+    let chunks: Vec<_> = body.try_collect().await.unwrap();
+    assert_eq!(chunks.concat(), bytes);
     store.blob(digest, bytes.slice(1..)).await;
     assert_eq!(registry.get(&path).await.error().0, 500);
     assert_eq!(store.signed(), 0);
