@@ -1,7 +1,10 @@
 //! One log line for each request, written when its last byte was handed over.
 
-use crate::route::Route;
-use crate::state::AppState;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -9,14 +12,14 @@ use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use http_body::{Frame, SizeHint};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
+
+use crate::metrics::{Metrics, RouteLabel};
+use crate::route::Route;
 
 /// What a request was about, for its log line and the counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
-    route: &'static str,
+    route: RouteLabel,
     /// Whether the line is only of interest to those who look for it.
     quiet: bool,
 }
@@ -24,23 +27,23 @@ pub(crate) struct Subject {
 impl Subject {
     /// A path that names nothing.
     pub(crate) const UNKNOWN: Self = Self {
-        route: "unknown",
+        route: RouteLabel::Unknown,
         quiet: false,
     };
 
     pub(crate) fn of(route: &Route) -> Self {
         let (route, quiet) = match route {
-            Route::Start => ("start", true),
-            Route::Build(_) => ("build", true),
-            Route::Asset(_) => ("asset", true),
-            Route::Live => ("live", true),
-            Route::Ready => ("ready", true),
-            Route::Metrics => ("metrics", true),
-            Route::ApiVersion => ("version", true),
-            Route::Manifest { .. } => ("manifest", false),
-            Route::Blob { .. } => ("blob", false),
-            Route::Tags { .. } => ("tags", false),
-            Route::Referrers { .. } => ("referrers", false),
+            Route::Start => (RouteLabel::Start, true),
+            Route::Build(_) => (RouteLabel::Build, true),
+            Route::Asset(_) => (RouteLabel::Asset, true),
+            Route::Live => (RouteLabel::Live, true),
+            Route::Ready => (RouteLabel::Ready, true),
+            Route::Metrics => (RouteLabel::Metrics, true),
+            Route::ApiVersion => (RouteLabel::Version, true),
+            Route::Manifest { .. } => (RouteLabel::Manifest, false),
+            Route::Blob { .. } => (RouteLabel::Blob, false),
+            Route::Tags { .. } => (RouteLabel::Tags, false),
+            Route::Referrers { .. } => (RouteLabel::Referrers, false),
         };
         Self { route, quiet }
     }
@@ -48,9 +51,9 @@ impl Subject {
 
 impl Entry {
     /// Of a request that begins now.
-    pub(crate) fn new(state: AppState, request: &Parts) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, request: &Parts) -> Self {
         Self {
-            state,
+            metrics,
             started: Instant::now(),
             method: request.method.clone(),
             uri: request.uri.clone(),
@@ -83,7 +86,7 @@ impl Entry {
 /// Counts the request and writes its line when it is dropped, however the request ended: if the client goes away
 /// before the answer, too.
 pub(crate) struct Entry {
-    state: AppState,
+    metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
     uri: Uri,
@@ -96,16 +99,16 @@ pub(crate) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let metrics = self.state.metrics();
-        metrics.count_bytes(self.sent);
+        let took = self.started.elapsed();
+        self.metrics.count_bytes(self.sent);
         // 499 is the custom of several servers for a client that went away.
         let status = self.status.unwrap_or(499);
-        metrics.count_request(self.subject.route, status);
+        self.metrics.count_request(self.subject.route, status, took);
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
         // Only there where it says something.
         let aborted = cut.then_some(true);
         let client = self.client.as_ref().and_then(|value| value.to_str().ok());
-        let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
+        let milliseconds = took.as_secs_f64() * 1000.0;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

@@ -1,23 +1,24 @@
 //! From a request to its answer.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::X_CONTENT_TYPE_OPTIONS;
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use tower::Service;
+
 use crate::access_log::{Entry, Subject};
 use crate::api;
 use crate::error::ApiError;
 use crate::health;
-use crate::metrics;
 use crate::page;
-use crate::response::{API_VERSION, contents, without_body};
+use crate::response::{API_VERSION, without_body};
 use crate::route::Route;
 use crate::state::AppState;
-use axum::Router;
-use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
-use std::convert::Infallible;
-use tower::Service;
 
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
@@ -39,7 +40,7 @@ pub(crate) fn service(
 
 async fn answer(state: AppState, request: Request) -> Response {
     let (request, _body) = request.into_parts();
-    let mut entry = Entry::new(state.clone(), &request);
+    let mut entry = Entry::new(Arc::clone(state.metrics()), &request);
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {
@@ -70,7 +71,7 @@ async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {
         Route::Asset(asset) => Ok(page::asset(asset)),
         Route::Live => Ok(health::live()),
         Route::Ready => Ok(health::ready(state).await),
-        Route::Metrics => Ok(prometheus(state)),
+        Route::Metrics => Ok(health::metrics(state)),
         Route::ApiVersion => Ok(api::version()),
         Route::Manifest { name, reference } => {
             // The future holds a build's whole wait; on the heap it keeps the others small.
@@ -81,11 +82,4 @@ async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {
         Route::Referrers { .. } => Ok(api::referrers(request)),
     };
     result.unwrap_or_else(IntoResponse::into_response)
-}
-
-fn prometheus(state: &AppState) -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let text = metrics::render(state);
-    contents(metrics::CONTENT_TYPE, headers, Bytes::from(text))
 }

@@ -1,10 +1,12 @@
 //! Which way blobs take to clients: through this server, or straight from the store by a redirect.
 
-use crate::config::HttpSettings;
+use std::time::Duration;
+
 use http::HeaderValue;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage};
-use std::time::Duration;
+
+use crate::config::HttpSettings;
 
 /// Signing is a calculation, but may have to fetch credentials first.
 const SIGNING_PATIENCE: Duration = Duration::from_secs(5);

@@ -3,8 +3,8 @@
 //! Every error of the crates below gets its status in one `match` without a default arm: a new error does not
 //! compile until someone has picked its status.
 
-use crate::redact::redact;
-use crate::route::RouteError;
+use std::io;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
@@ -13,7 +13,9 @@ use nixery_core::pack::PackError;
 use nixery_manifest::DigestError;
 use nixery_storage::StorageError;
 use serde_json::{Value, json};
-use std::io;
+
+use crate::redact::redact;
+use crate::route::RouteError;
 
 /// How long clients shall wait before they ask again for something that is not ready, in seconds.
 pub const RETRY_SECONDS: u64 = 10;

@@ -4,13 +4,15 @@
 //! redirected to itself with a count in its query; clients follow ten redirects. After eight they are told to come
 //! back later, which containerd does of its own accord for some minutes more.
 
-use crate::error::{ApiError, Code};
-use crate::query;
-use crate::response::redirect;
+use std::time::Duration;
+
 use axum::response::Response;
 use http::{StatusCode, Uri};
 use nixery_builder::{BuildHandle, BuildResult, Phase};
-use std::time::Duration;
+
+use crate::error::{ApiError, Code};
+use crate::query;
+use crate::response::redirect;
 
 /// Redirects of one request. Clients follow ten; one more may be needed to tell of a failure, and one for a mirror.
 pub const MOST_HOLDS: u32 = 8;
@@ -66,8 +68,9 @@ fn count(query: Option<&str>) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(None, 0)]

@@ -1,9 +1,11 @@
 //! How a client reaches this registry: the request's host, checked before it is shown anywhere.
 
-use crate::config::HttpSettings;
+use std::net::SocketAddr;
+
 use http::header::HOST;
 use http::request::Parts;
-use std::net::SocketAddr;
+
+use crate::config::HttpSettings;
 
 /// Whether the text is a host name or address with an optional port, and nothing else.
 #[must_use]
@@ -98,8 +100,9 @@ fn request_host(request: &Parts) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("nixery.dev", true)]

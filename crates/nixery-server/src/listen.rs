@@ -1,20 +1,23 @@
 //! Connections: limits, time-outs, and an orderly end.
 
-use crate::stall::Impatient;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use std::convert::Infallible;
-use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use tokio::io::AsyncWrite;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio_io_timeout::TimeoutWriter;
 use tower::Service;
 
 /// Time a client has for the head of each request, from the first or the previous one's end.
@@ -132,7 +135,7 @@ fn connection<S>(
         .max_concurrent_streams(MOST_STREAMS)
         .keep_alive_interval(HEADER_TIMEOUT);
     let connection = builder
-        .serve_connection(TokioIo::new(Impatient::new(stream, WRITE_TIMEOUT)), service)
+        .serve_connection(TokioIo::new(with_write_timeout(stream)), service)
         .into_owned();
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
@@ -153,4 +156,44 @@ fn connection<S>(
             _ = closed.changed() => {}
         }
     });
+}
+
+/// A connection whose writing fails when the client takes nothing for [`WRITE_TIMEOUT`].
+///
+/// Without it, a client that stops reading holds its connection, and what is being sent, for as long as the kernel
+/// lets it.
+fn with_write_timeout<S: AsyncWrite>(stream: S) -> Pin<Box<TimeoutWriter<S>>> {
+    let mut writer = TimeoutWriter::new(stream);
+    writer.set_timeout(Some(WRITE_TIMEOUT));
+    Box::pin(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_disconnected() {
+        let (_client, server) = tokio::io::duplex(10);
+        let mut server = with_write_timeout(server);
+        let before = tokio::time::Instant::now();
+        let error = server.write_all(&[0; 100]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        assert!(before.elapsed() >= WRITE_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_is_not() {
+        let (mut client, server) = tokio::io::duplex(10);
+        let mut server = with_write_timeout(server);
+        let writing = tokio::spawn(async move { server.write_all(&[0; 100]).await });
+        let mut buffer = [0; 10];
+        for _ in 0..10 {
+            tokio::time::sleep(WRITE_TIMEOUT / 2).await;
+            client.read_exact(&mut buffer).await.unwrap();
+        }
+        writing.await.unwrap().unwrap();
+    }
 }

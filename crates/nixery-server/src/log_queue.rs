@@ -137,8 +137,9 @@ impl Write for LogQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::mpsc;
+
+    use super::*;
 
     /// Takes what is written, after a word from the test if it waits for one.
     struct Sink {

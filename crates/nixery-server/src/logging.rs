@@ -1,16 +1,17 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
-use crate::json_lines::JsonLines;
-use crate::log_queue::LogQueue;
-use crate::text::timestamp;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 use std::time::SystemTime;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+
+use crate::log_queue::LogQueue;
+use crate::text::timestamp;
 
 /// What JSON lines go through.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
@@ -49,7 +50,9 @@ pub fn start(format: LogFormat, filter: &str) {
         let builder = builder.with_writer(io::stderr).with_ansi(terminal);
         builder.with_timer(Seconds).try_init()
     } else {
-        let builder = builder.event_format(JsonLines);
+        // The fields of an event stand at the top level; there are no spans.
+        let builder = builder.json().flatten_event(true);
+        let builder = builder.with_current_span(false).with_span_list(false);
         match LogQueue::start(io::stderr()) {
             Ok(queue) => {
                 let queue = QUEUE.get_or_init(|| queue);
@@ -108,9 +111,11 @@ pub(crate) fn is_filter(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use rstest::rstest;
     use std::sync::{Arc, Mutex};
+
+    use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("info", true)]
@@ -146,7 +151,8 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(env_filter(filter).unwrap())
-            .event_format(JsonLines)
+            .json()
+            .flatten_event(true)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

@@ -71,9 +71,10 @@ fn split(range: &str) -> (String, u16) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderValue;
     use rstest::rstest;
+
+    use super::*;
 
     const CONTAINERD: &str = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
     const SKOPEO: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.v1+prettyjws, application/vnd.docker.distribution.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json";

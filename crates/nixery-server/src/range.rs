@@ -96,9 +96,10 @@ fn number(digits: &str) -> Number {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     const fn part(start: u64, end: u64) -> Selection {
         Selection::Part { start, end }

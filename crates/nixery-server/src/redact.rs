@@ -90,8 +90,9 @@ fn without_credentials(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("cannot read /srv/nixery/spool/x.", "cannot read ….")]

@@ -154,8 +154,9 @@ pub(crate) fn without_body(response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("\"a\"", true)]

@@ -2,10 +2,12 @@
 //!
 //! Paths follow the OCI distribution specification, section "Endpoints".
 
+use std::borrow::Cow;
+
 use http::Method;
 use nixery_core::{ImageName, NameError, Tag, TagError};
 use nixery_manifest::{Digest, DigestError};
-use std::borrow::Cow;
+use percent_encoding::percent_decode_str;
 
 /// What a request asks for. GET and HEAD share a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,50 +213,33 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     {
         return Ok(Cow::Borrowed(segment));
     }
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let byte = if *first == b'%' {
-            let [high, low, after @ ..] = tail else {
-                return Err(error(
-                    "a percent sign needs two hexadecimal digits after it",
-                ));
-            };
-            let (Some(high), Some(low)) = (hexadecimal(*high), hexadecimal(*low)) else {
-                return Err(error(
-                    "a percent sign needs two hexadecimal digits after it",
-                ));
-            };
-            rest = after;
-            let byte = high << 4 | low;
-            if byte == b'/' {
-                return Err(error("an encoded slash"));
-            }
-            byte
-        } else {
-            rest = tail;
-            *first
-        };
-        if byte.is_ascii_control() {
-            return Err(error("a control character"));
-        }
-        bytes.push(byte);
+    // The library leaves a percent sign that is no escape as it is.
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !segment.split('%').skip(1).all(is_escape) {
+        return Err(error(
+            "a percent sign needs two hexadecimal digits after it",
+        ));
     }
-    let text = String::from_utf8(bytes);
-    text.map(Cow::Owned).map_err(|_| error("it is not UTF-8"))
-}
-
-fn hexadecimal(digit: u8) -> Option<u8> {
-    // A hexadecimal digit is less than 16.
-    #[allow(clippy::cast_possible_truncation)]
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    let text = percent_decode_str(segment).decode_utf8();
+    let text = text.map_err(|_| error("it is not UTF-8"))?;
+    if text.contains('/') {
+        return Err(error("an encoded slash"));
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(error("a control character"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Status of a process that was interrupted, as shells report `SIGINT`.

@@ -54,59 +54,15 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
 pub(crate) fn timestamp(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date(days);
-    // By hand: each line of the log has one.
-    let mut text = String::with_capacity("2026-02-28T23:59:59.000001Z".len());
-    number(&mut text, year, 4, '-');
-    number(&mut text, month, 2, '-');
-    number(&mut text, day, 2, 'T');
-    number(&mut text, second / 3600, 2, ':');
-    number(&mut text, second / 60 % 60, 2, ':');
-    number(&mut text, second % 60, 2, 'Z');
-    text
-}
-
-/// Appends a number with leading zeros, and what follows it.
-fn number(text: &mut String, number: u64, digits: u32, end: char) {
-    for place in (0..digits).rev() {
-        let digit = number / 10_u64.pow(place) % 10;
-        text.extend(char::from_digit(u32::try_from(digit).unwrap_or(0), 10));
-    }
-    text.push(end);
-}
-
-/// The same to the microsecond, `2026-02-28T23:59:59.000001Z`.
-pub(crate) fn precise_timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut text = timestamp(time);
-    text.pop();
-    text.push('.');
-    number(&mut text, since.subsec_micros().into(), 6, 'Z');
-    text
-}
-
-/// Year, month and day of a number of days after 1970-01-01, counting years from March, so that the odd day is their
-/// last (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
-    // From 0000-03-01, in eras of 400 years.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let of_month = day - (153 * month + 2) / 5 + 1;
-    let next = u64::from(month >= 10);
-    (era * 400 + year + next, month + 3 - 12 * next, of_month)
+    // The library panics before 1970, where a clock that is not set may be.
+    humantime::format_rfc3339_seconds(time.max(UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(0, "1970-01-01T00:00:00Z")]

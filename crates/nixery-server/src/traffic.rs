@@ -3,7 +3,12 @@
 //! A pull is a GET for a manifest that was answered with it. Recording costs it two hashes and a short
 //! lock; storing is left to [`record_forever`], and no pull waits for the store.
 
-use crate::state::AppState;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use axum::extract::ConnectInfo;
 use http::header::USER_AGENT;
 use http::request::Parts;
@@ -12,14 +17,9 @@ use nixery_builder::traffic::{Fingerprint, MOST_IN_BATCH, Pull, is_plausible, st
 use nixery_core::ImageName;
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
-use std::collections::HashMap;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
+
+use crate::metrics::TrafficMetrics;
 
 /// Time after which recorded pulls are stored: what a server that is killed loses at most.
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
@@ -37,13 +37,15 @@ impl Salt {
         Self(bytes.into())
     }
 
-    /// A random salt.
+    /// A random salt of 32 bytes.
+    ///
+    /// # Panics
+    /// The system has no source of randomness.
     #[must_use]
     pub fn random() -> Self {
-        // Its keys are 128 bits from the system's source of randomness.
-        let random = RandomState::new();
-        let bytes = (0..4).flat_map(|number| random.hash_one(number).to_be_bytes());
-        Self(bytes.collect())
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).expect("the system has a source of randomness");
+        Self::new(&bytes)
     }
 }
 
@@ -74,15 +76,6 @@ struct Buffer {
     known: Known,
 }
 
-/// What a recorder did, from the start of the process.
-#[derive(Debug, Default)]
-struct TrafficMetrics {
-    stored: AtomicU64,
-    dropped: AtomicU64,
-    unknown: AtomicU64,
-    failed_batches: AtomicU64,
-}
-
 impl Recorder {
     /// A recorder that has seen nothing.
     #[must_use]
@@ -94,6 +87,11 @@ impl Recorder {
             storing: tokio::sync::Mutex::default(),
             metrics: TrafficMetrics::default(),
         }
+    }
+
+    /// What this recorder did.
+    pub(crate) fn metrics(&self) -> &TrafficMetrics {
+        &self.metrics
     }
 
     /// Notes the answer to a request for a manifest. `image` is the image's key; who asks by digest does not
@@ -123,18 +121,18 @@ impl Recorder {
                     "pulls are not recorded: this machine's clock is not set"
                 );
             });
-            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.dropped.inc();
             return;
         }
         let (client, name) = (self.client(request), self.name(name));
         let mut buffer = self.buffer();
         let Some(image) = image.or_else(|| buffer.known.get(manifest)) else {
-            self.metrics.unknown.fetch_add(1, Ordering::Relaxed);
+            self.metrics.unknown.inc();
             return;
         };
         if buffer.pulls.len() >= MOST_IN_BATCH {
             buffer.dropped += 1;
-            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.dropped.inc();
             return;
         }
         buffer.pulls.push(Pull {
@@ -193,11 +191,11 @@ impl Recorder {
                     cause,
                     "recorded pulls could not be stored; it is tried again"
                 );
-                self.metrics.failed_batches.fetch_add(1, Ordering::Relaxed);
+                self.metrics.failed_batches.inc();
                 return;
             }
             let stored = batch.len() as u64;
-            self.metrics.stored.fetch_add(stored, Ordering::Relaxed);
+            self.metrics.stored.inc_by(stored);
             tracing::debug!(pulls = stored, "recorded pulls are stored");
             batch.clear();
         }
@@ -222,28 +220,6 @@ impl Recorder {
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Appends the families of recording.
-    pub(crate) fn render(&self, mut family: impl FnMut(&str, &str, &str, Vec<(String, String)>)) {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let metrics = &self.metrics;
-        family(
-            "nixery_traffic_pulls_total",
-            "counter",
-            "Pulls that were recorded and stored, dropped for want of room or of a set clock, or of an unknown image",
-            vec![
-                ("result=\"stored\"".to_owned(), get(&metrics.stored)),
-                ("result=\"dropped\"".to_owned(), get(&metrics.dropped)),
-                ("result=\"unknown\"".to_owned(), get(&metrics.unknown)),
-            ],
-        );
-        family(
-            "nixery_traffic_store_failures_total",
-            "counter",
-            "Times that recorded pulls could not be stored",
-            vec![(String::new(), get(&metrics.failed_batches))],
-        );
     }
 }
 
@@ -292,16 +268,13 @@ fn address(request: &Parts) -> Option<IpAddr> {
     parsed.or_else(peer).map(|address| address.to_canonical())
 }
 
-/// Stores recorded pulls again and again, until it is dropped; forever pending where nothing is recorded.
-pub async fn record_forever(state: AppState) {
-    let Some(recorder) = state.recorder() else {
-        return std::future::pending().await;
-    };
+/// Stores recorded pulls again and again, until it is dropped.
+pub async fn record_forever(recorder: Arc<Recorder>, storage: Arc<dyn Storage>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = recorder.full.notified() => {}
         }
-        state.store_recorded().await;
+        recorder.flush(&*storage).await;
     }
 }

@@ -4,6 +4,15 @@
 //! request, after redirects. So a failed build is answered by a redirect to a URL that says why in words, and that URL
 //! answers with the whole story.
 
+use std::fmt::Write;
+
+use axum::response::Response;
+use http::StatusCode;
+use http::request::Parts;
+use nixery_builder::{BuildError, BuildId};
+use nixery_core::ImageName;
+use serde_json::json;
+
 use crate::error::{ApiError, BuildAnswer};
 use crate::hold;
 use crate::host::absolute;
@@ -11,13 +20,6 @@ use crate::query;
 use crate::redact::redact;
 use crate::response::redirect;
 use crate::state::AppState;
-use axum::response::Response;
-use http::StatusCode;
-use http::request::Parts;
-use nixery_builder::{BuildError, BuildId};
-use nixery_core::ImageName;
-use serde_json::json;
-use std::fmt::Write;
 
 /// Query parameter with the reason in words.
 const FAILED: &str = "failed";

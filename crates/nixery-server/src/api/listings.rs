@@ -1,9 +1,7 @@
 //! Tags of an image and what refers to a manifest.
 
-use crate::error::{ApiError, Code};
-use crate::query;
-use crate::response::{REVALIDATE, contents};
-use crate::state::AppState;
+use std::collections::BTreeSet;
+
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, LINK};
@@ -13,7 +11,11 @@ use nixery_builder::BuildState;
 use nixery_core::ImageName;
 use nixery_manifest::{Index, MediaType};
 use serde_json::json;
-use std::collections::BTreeSet;
+
+use crate::error::{ApiError, Code};
+use crate::query;
+use crate::response::{REVALIDATE, contents};
+use crate::state::AppState;
 
 /// Says that `artifactType` was taken into account (OCI distribution specification, "Listing Referrers").
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");

@@ -1,13 +1,5 @@
 //! Manifests, by tag and by digest. Asking for a tag builds the image.
 
-use super::failure;
-use crate::error::{ApiError, BuildAnswer, Code};
-use crate::hold;
-use crate::host::absolute;
-use crate::negotiate::{Preference, preference};
-use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
-use crate::route::Reference;
-use crate::state::AppState;
 use axum::response::Response;
 use http::header::{ACCEPT, VARY};
 use http::request::Parts;
@@ -16,6 +8,15 @@ use nixery_builder::{Image, ImageRequest, ManifestBlob};
 use nixery_core::{ImageName, Tag};
 use nixery_manifest::{Digest, Family};
 use tokio::time::{Instant, timeout};
+
+use super::failure;
+use crate::error::{ApiError, BuildAnswer, Code};
+use crate::hold;
+use crate::host::absolute;
+use crate::negotiate::{Preference, preference};
+use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
+use crate::route::Reference;
+use crate::state::AppState;
 
 pub(crate) async fn manifest(
     state: &AppState,

@@ -9,11 +9,12 @@ pub(crate) use blobs::blob;
 pub(crate) use listings::{referrers, tags};
 pub(crate) use manifests::manifest;
 
-use crate::response::{REVALIDATE, contents};
 use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
+
+use crate::response::{REVALIDATE, contents};
 
 /// `GET /v2/`: says that this is a registry that needs no login.
 pub(crate) fn version() -> Response {

@@ -1,5 +1,13 @@
 //! The page of one build: its state and its log.
 
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL, VARY};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use maud::html;
+use nixery_builder::{BuildId, BuildState, BuildSummary};
+
 use super::start::{requested, state as state_markup};
 use super::{REFRESH_RUNNING, error, page, wants_plain};
 use crate::error::{ApiError, Code};
@@ -8,13 +16,6 @@ use crate::redact::redact;
 use crate::response::{REVALIDATE, contents};
 use crate::state::AppState;
 use crate::text::{duration, timestamp};
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, VARY};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
-use maud::html;
-use nixery_builder::{BuildId, BuildState, BuildSummary};
 
 /// `/builds/ID`: a page for browsers, the plain log for everything else.
 pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {

@@ -6,14 +6,15 @@ mod start;
 pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
-use crate::error::ApiError;
-use crate::response::{REVALIDATE, contents};
-use crate::route::Asset;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
+
+use crate::error::ApiError;
+use crate::response::{REVALIDATE, contents};
+use crate::route::Asset;
 
 /// Nothing but this server's own style, script and icon; nothing inline, no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(

@@ -1,10 +1,5 @@
 //! The start page: what this is, how to use it, and what it did lately.
 
-use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
-use crate::host::pull_host;
-use crate::redact::redact;
-use crate::state::AppState;
-use crate::text::{ago, duration, size, timestamp};
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
@@ -12,6 +7,12 @@ use maud::{Markup, html};
 use nixery_builder::{BuildState, BuildSummary, Phase};
 use nixery_core::PackageSource;
 use nixery_core::meta::META_PACKAGES;
+
+use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
+use crate::host::pull_host;
+use crate::redact::redact;
+use crate::state::AppState;
+use crate::text::{ago, duration, size, timestamp};
 
 /// Rows of the list of builds.
 const SHOWN: usize = 30;

@@ -1,11 +1,12 @@
 //! Blobs: whole, in part, not at all.
 
-use crate::registry::Registry;
 use bytes::Bytes;
 use http::StatusCode;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode};
 use rstest::rstest;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn a_blob_has_all_its_headers() {

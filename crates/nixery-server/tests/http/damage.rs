@@ -1,15 +1,17 @@
 //! Damaged blobs and stores that fail while they serve.
 
-use crate::fake_store::{FakeStore, Mood};
-use crate::registry::{Registry, request};
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use http_body_util::BodyExt;
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use rstest::rstest;
-use std::sync::Arc;
-use std::time::Duration;
+
+use crate::fake_store::{FakeStore, Mood};
+use crate::registry::{Registry, request};
 
 async fn registry(store: &Arc<FakeStore>) -> Registry {
     Registry::over(store.clone(), HttpSettings::default(), |_| {}).await

@@ -1,7 +1,8 @@
 //! Blobs from the store by redirect, or through the server.
 
-use crate::fake_store::{FakeStore, Mood, SECRET};
-use crate::registry::{Answer, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http::StatusCode;
@@ -11,8 +12,9 @@ use nixery_server::config::HttpSettings;
 use nixery_server::delivery::{BlobDelivery, DeliveryError, prepare};
 use nixery_storage::MemoryStorage;
 use rstest::rstest;
-use std::sync::Arc;
-use std::time::Duration;
+
+use crate::fake_store::{FakeStore, Mood, SECRET};
+use crate::registry::{Answer, Registry};
 
 fn settings(delivery: BlobDelivery) -> HttpSettings {
     HttpSettings {

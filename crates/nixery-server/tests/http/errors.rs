@@ -1,6 +1,9 @@
 //! Error answers: their form, their codes, and what they must not tell.
 
-use crate::registry::Registry;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, NixError, Phase};
@@ -9,9 +12,8 @@ use nixery_manifest::Digest;
 use nixery_server::error::{ApiError, BuildAnswer};
 use nixery_storage::{Operation, StorageError};
 use rstest::rstest;
-use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::registry::Registry;
 
 #[rstest]
 #[case::name("/v2/Git/manifests/latest", 400, "NAME_INVALID")]

@@ -1,10 +1,12 @@
 //! Failures people can read.
 
-use crate::registry::Registry;
+use std::time::Duration;
+
 use http::StatusCode;
 use nixery_server::config::HttpSettings;
 use rstest::rstest;
-use std::time::Duration;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn all_missing_packages_are_named_at_once() {

@@ -1,14 +1,16 @@
 //! Long builds. The clock is paused: it jumps whenever everybody waits.
 
-use crate::fake_store::{FakeStore, Mood};
-use crate::registry::{Answer, Registry, request};
+use std::sync::Arc;
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 use nixery_builder::{BuildState, DEFAULT_EVAL_INTERVAL, DEFAULT_RECHECK_AFTER};
 use nixery_server::MOST_HOLDS;
 use nixery_server::config::HttpSettings;
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, advance};
+
+use crate::fake_store::{FakeStore, Mood};
+use crate::registry::{Answer, Registry, request};
 
 const PATH: &str = "/v2/slow/manifests/latest";
 

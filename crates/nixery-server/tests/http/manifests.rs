@@ -1,9 +1,10 @@
 //! Manifests: by tag, by digest, by family.
 
-use crate::registry::{Answer, DOCKER, OCI, Registry};
 use http::StatusCode;
 use nixery_manifest::{Digest, Manifest};
 use rstest::rstest;
+
+use crate::registry::{Answer, DOCKER, OCI, Registry};
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
 

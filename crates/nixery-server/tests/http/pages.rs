@@ -1,8 +1,9 @@
 //! The pages for people, and the probes and counters for programs.
 
-use crate::registry::Registry;
 use http::StatusCode;
 use rstest::rstest;
+
+use crate::registry::Registry;
 
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
 

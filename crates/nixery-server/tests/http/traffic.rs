@@ -1,7 +1,9 @@
 //! Recording pulls.
 
-use crate::fake_store::{FakeStore, Mood};
-use crate::registry::{Answer, DOCKER, OCI, Registry, request};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use futures::TryStreamExt;
@@ -15,10 +17,10 @@ use nixery_server::router;
 use nixery_server::traffic::{Recorder, Salt, record_forever};
 use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
 use rstest::rstest;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::fake_store::{FakeStore, Mood};
+use crate::registry::{Answer, DOCKER, OCI, Registry, request};
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
 const SALT: &[u8] = b"a secret of this test";
@@ -287,7 +289,8 @@ async fn what_does_not_fit_is_dropped_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_timer_stores_what_was_recorded() {
     let registry = recording().await;
-    let timer = tokio::spawn(record_forever(registry.state.clone()));
+    let recorder = registry.state.recorder().unwrap().clone();
+    let timer = tokio::spawn(record_forever(recorder, registry.storage.clone()));
     tokio::time::sleep(6 * MINUTE).await;
     assert_eq!(batches(&registry).await, 0, "there is nothing to store");
     registry.get(TAG).await;
