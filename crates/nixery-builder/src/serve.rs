@@ -1,7 +1,8 @@
 //! Serves stored blobs: a client never receives all bytes of a wrong blob.
 //!
-//! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. Behind them stand the sizes that manifests
-//! give, the digests that this process has verified, and the deletion of damaged blobs.
+//! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. Behind them stand the
+//! sizes that manifests give, the digests that this process has verified, and the deletion of
+//! damaged blobs.
 
 use std::fmt;
 
@@ -85,9 +86,11 @@ pub enum BlobBodyError {
 }
 
 impl Builder {
-    /// Finds the blob with this digest, be it a layer, a config or a manifest; `None` where the store has none.
+    /// Finds the blob with this digest, be it a layer, a config or a manifest; `None` where the
+    /// store has none.
     ///
-    /// An image that needs a blob that is missing or damaged is checked, and repaired, at its next request.
+    /// An image that needs a blob that is missing or damaged is checked, and repaired, at its next
+    /// request.
     ///
     /// # Errors
     /// The store failed, or its copy has the wrong size.
@@ -133,8 +136,8 @@ impl Builder {
         });
     }
 
-    /// Reads a blob again that was found damaged, and deletes it if it is: with the right size, every later build
-    /// would use it.
+    /// Reads a blob again that was found damaged, and deletes it if it is: with the right size,
+    /// every later build would use it.
     async fn recheck(&self, digest: &Digest) -> Result<(), StorageError> {
         self.report_missing(digest);
         let blobs = &self.engine().blobs;
@@ -157,8 +160,8 @@ impl StoredBlob {
 
     /// Reads the blob, or a part of it; `None` where it has been deleted since it was opened.
     ///
-    /// The first time that this process reads the whole blob, the body withholds its last bytes until all of them
-    /// match the digest.
+    /// The first time that this process reads the whole blob, the body withholds its last bytes
+    /// until all of them match the digest.
     ///
     /// # Errors
     /// The store failed, or its copy is damaged.
@@ -198,7 +201,8 @@ impl StoredBlob {
         }))
     }
 
-    /// Refuses a copy that is known to have the wrong size: half a layer must not look like a whole one.
+    /// Refuses a copy that is known to have the wrong size: half a layer must not look like a whole
+    /// one.
     fn check_size(&self, stored: u64) -> Result<(), OpenBlobError> {
         let (digest, blobs) = (self.digest, &self.builder.engine().blobs);
         match blobs.expected_size(&digest) {
@@ -227,10 +231,12 @@ impl fmt::Debug for BlobBody {
     }
 }
 
-/// Reads a blob to its end and deletes it if its digest is wrong; returns the size of one that is right.
+/// Reads a blob to its end and deletes it if its digest is wrong; returns the size of one that is
+/// right.
 ///
-/// A blob that cannot be read to its end stays: only a whole reading proves anything. If another process replaces
-/// the blob between the reading and the deletion, a sound copy is lost, which costs a rebuild and nothing else.
+/// A blob that cannot be read to its end stays: only a whole reading proves anything. If another
+/// process replaces the blob between the reading and the deletion, a sound copy is lost, which
+/// costs a rebuild and nothing else.
 async fn delete_if_damaged(
     storage: &dyn Storage,
     digest: &Digest,
@@ -258,7 +264,8 @@ enum Verdict {
 
 /// Passes the bytes on, and withholds the last ones until the digest of all of them is right.
 ///
-/// Calls `at_end` before the last bytes are passed on, and never if the body fails or is dropped before its end.
+/// Calls `at_end` before the last bytes are passed on, and never if the body fails or is dropped
+/// before its end.
 fn verified(
     body: BoxStream<'static, Result<Bytes, StorageError>>,
     expected: Digest,

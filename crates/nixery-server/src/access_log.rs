@@ -1,4 +1,4 @@
-//! One log line for each request, written when its last byte was handed over.
+//! Writes one log line for each request, when its last byte has been handed over.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use http_body::{Frame, SizeHint};
 use crate::metrics::{Metrics, RouteLabel};
 use crate::route::Route;
 
-/// What a request was about, for its log line and the counters.
+/// What a request asks for, for its log line and the counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
     route: RouteLabel,
-    /// Whether the line is only of interest to those who look for it.
+    /// Whether the line is logged at `debug` only.
     quiet: bool,
 }
 
 impl Subject {
-    /// A path that names nothing.
+    /// Of a path that names nothing.
     pub(crate) const UNKNOWN: Self = Self {
         route: RouteLabel::Unknown,
         quiet: false,
@@ -50,7 +50,7 @@ impl Subject {
 }
 
 impl Entry {
-    /// Of a request that begins now.
+    /// Returns the entry of a request that begins now.
     pub(crate) fn new(metrics: Arc<Metrics>, request: &Parts) -> Self {
         Self {
             metrics,
@@ -65,16 +65,17 @@ impl Entry {
         }
     }
 
-    /// Notes what the request was about.
-    pub(crate) fn about(&mut self, subject: Subject) {
+    /// Records what the request asks for.
+    pub(crate) fn set_subject(&mut self, subject: Subject) {
         self.subject = subject;
     }
 
-    /// The response with a body that counts what is sent, and writes the line at its end.
+    /// Returns the response with a body that counts its bytes, and writes the line at its end.
     pub(crate) fn follow(mut self, response: Response) -> Response {
         self.status = Some(response.status().as_u16());
         let (parts, inner) = response.into_parts();
-        // A stream does not know its length, the header does. Answers without a body have an exact length of nothing.
+        // The length of a stream stands in the header alone. An answer without a body has the exact
+        // length 0.
         let announced = parts.headers.get(CONTENT_LENGTH);
         let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
         self.expected = http_body::Body::size_hint(&inner).exact().or(announced);
@@ -83,8 +84,8 @@ impl Entry {
     }
 }
 
-/// Counts the request and writes its line when it is dropped, however the request ended: if the client goes away
-/// before the answer, too.
+/// Counts the request and writes its line when it is dropped, however the request ended, even if
+/// the client disconnects before the answer.
 pub(crate) struct Entry {
     metrics: Arc<Metrics>,
     started: Instant,
@@ -101,11 +102,11 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let took = self.started.elapsed();
         self.metrics.count_bytes(self.sent);
-        // 499 is the custom of several servers for a client that went away.
+        // 499 is what several servers log for a client that disconnected.
         let status = self.status.unwrap_or(499);
         self.metrics.count_request(self.subject.route, status, took);
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
-        // Only there where it says something.
+        // An absent field is left out of the line.
         let aborted = cut.then_some(true);
         let client = self.client.as_ref().and_then(|value| value.to_str().ok());
         let milliseconds = took.as_secs_f64() * 1000.0;
@@ -114,7 +115,7 @@ impl Drop for Entry {
                 tracing::$level!(
                     status,
                     method = self.method.as_str(),
-                    // It holds no control characters, or it would not have been parsed.
+                    // A path with control characters is not parsed.
                     path = self.uri.path(),
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,

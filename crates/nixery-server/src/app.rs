@@ -22,12 +22,13 @@ use crate::state::AppState;
 
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
-/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
+/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot
+/// express.
 pub fn router(state: AppState) -> Router {
     Router::new().fallback_service(service(state))
 }
 
-/// The same as a plain service, which is all the server itself needs.
+/// The registry as a plain service, which is all that the server itself needs.
 pub(crate) fn service(
     state: AppState,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
@@ -44,7 +45,7 @@ async fn answer(state: AppState, request: Request) -> Response {
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {
-            entry.about(Subject::of(&route));
+            entry.set_subject(Subject::of(&route));
             dispatch(&state, &request, route).await
         }
         Err(error) if registry || page::wants_plain(&request.headers) => {
@@ -53,7 +54,7 @@ async fn answer(state: AppState, request: Request) -> Response {
         Err(error) => page::error(ApiError::from(error)),
     };
     let headers = response.headers_mut();
-    // Errors, logs and layers hold what others wrote: no browser shall take them for pages.
+    // Errors, logs and layers hold text from outside: a browser must not show them as pages.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if registry {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));

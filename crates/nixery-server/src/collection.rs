@@ -1,4 +1,4 @@
-//! The server's timer for the collection of garbage.
+//! Collects garbage at the server's interval.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use nixery_storage::Storage;
 use crate::config::GcSettings;
 use crate::metrics::GcMetrics;
 
-/// The pause before a collection differs by up to a tenth, so that replicas do not stay in step.
+/// The pause before a collection varies by up to a tenth, so that replicas do not stay
+/// synchronised.
 const JITTER: u32 = 10;
 
-/// Collects garbage again and again until `stop` is ready, and then lets other replicas; only waits where that is off.
+/// Collects garbage at every interval until `stop` is ready. Without an interval it only waits.
 pub async fn collect_until(
     storage: Arc<dyn Storage>,
     settings: GcSettings,
@@ -24,7 +25,7 @@ pub async fn collect_until(
     let Some(interval) = settings.interval else {
         return stop.await;
     };
-    // The first at any time within an interval: replicas start together.
+    // The first pause is random, as replicas start together.
     let mut pause = interval.mul_f64(fastrand::f64());
     loop {
         tokio::select! {
@@ -38,7 +39,7 @@ pub async fn collect_until(
     }
 }
 
-/// Whether it was not stopped.
+/// Runs one collection; returns `false` if it was stopped.
 async fn collect_once(
     storage: &Arc<dyn Storage>,
     policy: &GcPolicy,
@@ -50,17 +51,17 @@ async fn collect_once(
     match result {
         Ok(report) => log(&report),
         Err(GcError::Stopped) => {
-            tracing::info!("the collection of garbage was stopped; the next one goes on");
+            tracing::info!("the collection of garbage was stopped; the next one continues");
             return false;
         }
         Err(GcError::Busy) => {
-            tracing::info!("garbage is not collected now: another replica is collecting it");
+            tracing::info!("skipped the collection of garbage: another replica is collecting");
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(
                 cause,
-                "the collection of garbage ended early; the next one goes on: {error}"
+                "the collection of garbage failed; the next one continues: {error}"
             );
         }
     }
@@ -71,7 +72,7 @@ fn log(report: &GcReport) {
     if report.newer_entries > 0 {
         tracing::warn!(
             entries = report.newer_entries,
-            "a newer version of Nixery uses this store: no blob is deleted while its cache entries are there; collect garbage with that version"
+            "no blob was deleted: a newer version of Nixery has written cache entries to this store. Fix: collect garbage with that version"
         );
     }
     let (images, dropped) = (report.images, report.dropped_images());

@@ -1,4 +1,4 @@
-//! Endpoints for whatever starts, stops, balances and watches this process.
+//! Endpoints for programs that start, stop, balance and monitor this process.
 
 use axum::response::Response;
 use bytes::Bytes;

@@ -1,4 +1,5 @@
-//! How a client reaches this registry: the request's host, checked before it is shown anywhere.
+//! The address by which a client reaches this registry: the request's host, validated before it is
+//! shown.
 
 use std::net::SocketAddr;
 
@@ -42,9 +43,9 @@ pub fn is_authority(text: &str) -> bool {
         })
 }
 
-/// Host and port to put before an image name in a pull command.
+/// Returns the host and port to put before an image name in a pull command.
 ///
-/// The configured public URL wins, then what a proxy says the client asked for, then the request's host.
+/// The configured public URL wins, then the `X-Forwarded-Host` of a proxy, then the request's host.
 #[must_use]
 pub fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
     if let Some(url) = &settings.public_url {
@@ -63,8 +64,8 @@ pub fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
         .to_owned()
 }
 
-/// Host and port for an example that is shown before anybody asked: the configured one, or how this machine
-/// itself reaches the address.
+/// Returns the host and port for an example in the log: the configured one, or that by which this
+/// machine itself reaches the address.
 #[must_use]
 pub fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> String {
     match &settings.public_url {
@@ -78,10 +79,11 @@ fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, host)| host)
 }
 
-/// An absolute URL for a path of this registry where its address is known, else the path itself.
+/// Returns an absolute URL for a path of this registry where its address is known, else the path
+/// itself.
 ///
-/// Only the configured URL and the host the client itself asked for count: a link in an error message must
-/// not lead where a third party's header says.
+/// Only the configured URL and the host of the request itself count: a third party's header must
+/// not decide where a link in an error message leads.
 #[must_use]
 pub fn absolute(settings: &HttpSettings, request: &Parts, path: &str) -> String {
     match (&settings.public_url, request_host(request)) {
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_none_is_never_echoed() {
+    fn an_invalid_host_is_never_echoed() {
         let request = request(&[("host", "\"><script>"), ("x-forwarded-host", "a b")]);
         assert_eq!(pull_host(&HttpSettings::default(), &request), "localhost");
         assert_eq!(absolute(&HttpSettings::default(), &request, "/b"), "/b");

@@ -1,4 +1,4 @@
-//! The cluster plan that servers learn: taken up when there is another, made at night.
+//! Learns a cluster plan at night, and changes to a new plan when the store has one.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,14 +12,14 @@ use nixery_storage::Storage;
 use crate::metrics::PlanMetrics;
 use crate::setup::log_plan;
 
-/// Time between two looks at which plan is used, in which replicas may differ in theirs. Less by up to a tenth,
-/// so that replicas do not stay in step.
-const LOOK: Duration = Duration::from_secs(5 * 60);
+/// Time between two checks for another plan; meanwhile replicas may use different plans. It varies
+/// by up to a tenth, so that replicas do not stay synchronised.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const JITTER: u32 = 10;
 
-/// Takes up the plan that the store's servers have learned, whenever there is another, and in the hour `hour` of
-/// each day, UTC, sees to it that one of them learns. Until it is dropped, which is harmless at any moment.
-/// `clock` tells the time of day.
+/// Changes to the plan that the servers of the store have learned whenever it is another, and
+/// learns one in the hour `hour` (UTC) of each day unless another server does. Runs until it is
+/// dropped, which is harmless at any moment. `clock` returns the time of day.
 pub async fn learn_forever(
     builder: Builder,
     metrics: PlanMetrics,
@@ -29,7 +29,8 @@ pub async fn learn_forever(
     let mut known = None;
     let mut last_night = None;
     loop {
-        tokio::time::sleep(LOOK - (LOOK / JITTER).mul_f64(fastrand::f64())).await;
+        tokio::time::sleep(CHECK_INTERVAL - (CHECK_INTERVAL / JITTER).mul_f64(fastrand::f64()))
+            .await;
         if let Some(night) = night(clock(), hour).filter(|night| Some(*night) != last_night)
             && learn(builder.storage(), &metrics).await
         {
@@ -38,19 +39,19 @@ pub async fn learn_forever(
         if let Err(error) = change_plan(&builder, &metrics, &mut known).await {
             tracing::warn!(
                 cause = cause(&error),
-                "the layer plan stays as it is: {error}"
+                "cannot read the learned layer plan, and keeps the current one: {error}"
             );
         }
     }
 }
 
-/// The number of the day, in the hour in which there is something to do.
+/// Returns the number of the day during the hour of learning.
 fn night(now: SystemTime, hour: u8) -> Option<u64> {
     let hours = now.duration_since(UNIX_EPOCH).ok()?.as_secs() / 3600;
     (hours % 24 == u64::from(hour)).then_some(hours / 24)
 }
 
-/// Whether that is done for tonight.
+/// Learns a plan; returns whether that is done for tonight.
 async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
     let lesson = learned::learn(Arc::clone(storage)).await;
     let (counter, done) = match &lesson {
@@ -62,33 +63,33 @@ async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
     counter.inc();
     match lesson {
         Ok(Lesson::New(Pointer { plan, base, images })) => {
-            tracing::info!(%plan, %base, images, "a layer plan was learned");
+            tracing::info!(%plan, %base, images, "learned a layer plan");
         }
         Ok(Lesson::Kept(Pointer { base, .. })) => {
-            tracing::info!(%base, "the layer plan stays: enough images stand on what it was made for");
+            tracing::info!(%base, "kept the layer plan: enough images still use the packages it was made for");
         }
         Ok(Lesson::Newer) => {
-            tracing::warn!("no layer plan is learned: a newer version of Nixery has learned one");
+            tracing::warn!("learned no layer plan: a newer version of Nixery has learned one");
         }
         Ok(Lesson::TooFew { images }) => {
             let least = learned::LEAST_IMAGES;
             tracing::info!(
                 images,
                 least,
-                "no layer plan is learned: too few images are recorded"
+                "learned no layer plan: too few images are recorded"
             );
         }
         Ok(Lesson::Busy) => {
-            tracing::info!("no layer plan is learned here: another server is at it");
+            tracing::info!("learned no layer plan: another server is learning");
         }
         Err(error) => {
-            tracing::warn!(cause = cause(&error), "no layer plan was learned: {error}");
+            tracing::warn!(cause = cause(&error), "cannot learn a layer plan: {error}");
         }
     }
     done
 }
 
-/// Groups images by the plan that the store says is used; `known` is the one that was seen last.
+/// Changes to the plan that the store points at; `known` is the plan of the last change.
 async fn change_plan(
     builder: &Builder,
     metrics: &PlanMetrics,
@@ -96,7 +97,7 @@ async fn change_plan(
 ) -> Result<(), LearnError> {
     let storage = &**builder.storage();
     let pointed = learned::pointed(storage).await?.map(|pointer| pointer.plan);
-    // A plan that is gone, or cannot be read, leaves things as they are.
+    // Without a plan in the store, the current one stays.
     if pointed.is_none() || pointed == *known {
         return Ok(());
     }
@@ -106,11 +107,11 @@ async fn change_plan(
     *known = Some(learned.pointer.plan);
     let strategy = Clustered { plan: learned.plan };
     let before = builder.strategy().id();
-    // As after a start.
+    // So it is after a start.
     if strategy.id() == before {
         return Ok(());
     }
-    tracing::info!(before, "the layer plan has changed: images are built anew");
+    tracing::info!(before, "the layer plan has changed: images are built again");
     log_plan(&strategy.plan);
     builder.set_strategy(Arc::new(strategy));
     metrics.changes.inc();

@@ -1,8 +1,9 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
-//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and variables,
-//! [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole
-//! program. [`route`] says which request names what, [`error`] which error gets which status.
+//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and
+//! variables, [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests,
+//! and [`run`] is the whole program. [`route`] says which request names what, [`error`] which error
+//! gets which status.
 //!
 //! ```
 //! use http::Method;
@@ -29,12 +30,12 @@ pub mod config;
 pub mod delivery;
 pub mod error;
 mod health;
-mod hold;
 pub mod host;
 pub mod learning;
 pub mod listen;
 mod log_queue;
 pub mod logging;
+mod long_build;
 pub mod metrics;
 pub mod negotiate;
 mod page;
@@ -53,7 +54,7 @@ pub mod traffic;
 
 pub use app::router;
 pub use config::Config;
-pub use hold::MOST_HOLDS;
+pub use long_build::MAX_HOLDS;
 pub use readiness::Readiness;
 pub use run::{RunError, run};
 pub use state::AppState;

@@ -1,7 +1,8 @@
 //! Counters and histograms for Prometheus, in its text format, version 0.0.4.
 //!
-//! The module knows nothing of the rest of the server: others count, and the handler of `/metrics` hands in what is
-//! read elsewhere. Label sets of the way from a request to its answer are resolved once.
+//! The module knows nothing of the rest of the server: others count, and the handler of `/metrics`
+//! hands in what is read elsewhere. Label sets of the way from a request to its answer are resolved
+//! once.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -19,8 +20,8 @@ use prometheus_client::registry::{Metric, Registry};
 /// Media type of the text.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4";
 
-/// Upper bounds of the buckets of all durations, in seconds: from an answer out of memory to a long build. The longest
-/// wait for a build in one request, 25 s, has a bound right above it.
+/// Upper bounds of the buckets of all durations, in seconds: from an answer out of memory to a long
+/// build. The longest wait for a build in one request, 25 s, has a bound right above it.
 const SECONDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     180.0, 600.0,

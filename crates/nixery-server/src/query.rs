@@ -1,10 +1,10 @@
-//! Query parameters: those this server knows are read, all others are passed along or ignored.
+//! Reads the query parameters that this server knows; all others are passed along or ignored.
 
 use percent_encoding::percent_decode_str;
 
-/// The value of the first parameter with this name, decoded.
+/// Returns the value of the first parameter with this name, decoded.
 ///
-/// A percent sign that is no escape stays as it is, and bytes that are not UTF-8 become `�`.
+/// A percent sign that starts no escape stays as it is, and bytes that are not UTF-8 become `�`.
 #[must_use]
 pub(crate) fn value(query: Option<&str>, name: &str) -> Option<String> {
     pairs(query)
@@ -12,9 +12,10 @@ pub(crate) fn value(query: Option<&str>, name: &str) -> Option<String> {
         .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
-/// The query for a redirect: `ours` first, as they are, then the request's other parameters unchanged.
+/// Returns the query of a redirect: `ours` first, as they are, then the request's other parameters
+/// unchanged.
 ///
-/// Mirrors put parameters of their own into requests (`?ns=docker.io`) and want them back.
+/// Mirrors add parameters of their own to requests (`?ns=docker.io`) and need them back.
 #[must_use]
 pub(crate) fn rewrite(query: Option<&str>, ours: &[(&str, &str)], dropped: &[&str]) -> String {
     let mut parts: Vec<String> = ours

@@ -1,4 +1,4 @@
-//! Whether the registry can work.
+//! Checks whether the registry can work.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,12 +9,13 @@ use tokio::time::{Instant, timeout};
 
 use crate::text::explain;
 
-/// How long one look at Nix and the store counts, so that probes cost next to nothing.
-const FRESH: Duration = Duration::from_secs(10);
-/// Longer than a healthy store and Nix take, shorter than most probes wait.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the result of one check of Nix and the store counts, so that probes cost next to
+/// nothing.
+const VALID_FOR: Duration = Duration::from_secs(10);
+/// Time limit of a check: longer than a healthy store and Nix take, shorter than most probes wait.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// What is known about whether the registry can work.
+/// Whether the registry can work, as far as it was checked.
 #[derive(Debug, Default)]
 pub struct Readiness {
     stopping: AtomicBool,
@@ -22,21 +23,21 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// From now on the registry is not ready, so that no new work is sent to it.
+    /// Reports the registry as not ready from now on, so that no new work is sent to it.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// What is in the way of serving and building; empty when all is well.
+    /// Returns why the registry cannot serve or build; nothing when it can.
     ///
-    /// Names no paths and quotes no messages: the details are in the log.
+    /// The texts name no paths and quote no messages: the details are in the log.
     pub async fn problems(&self, builder: &Builder) -> Vec<&'static str> {
         if self.stopping.load(Ordering::Relaxed) {
             return vec!["the server is stopping"];
         }
         let mut last = self.last.lock().await;
         if let Some((at, problems)) = &*last
-            && at.elapsed() < FRESH
+            && at.elapsed() < VALID_FOR
         {
             return problems.clone();
         }
@@ -48,22 +49,22 @@ impl Readiness {
 }
 
 async fn check_store(builder: &Builder) -> Option<&'static str> {
-    match timeout(PATIENCE, builder.storage().check()).await {
+    match timeout(CHECK_TIMEOUT, builder.storage().check()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {
             tracing::warn!(error = %explain(&error), "the blob store does not work");
             Some("the blob store does not work")
         }
         Err(_) => {
-            tracing::warn!(after = ?PATIENCE, "the blob store does not answer");
+            tracing::warn!(after = ?CHECK_TIMEOUT, "the blob store does not answer");
             Some("the blob store does not answer")
         }
     }
 }
 
 async fn check_nix(builder: &Builder) -> Option<&'static str> {
-    let Ok(findings) = timeout(PATIENCE, builder.nix().preflight()).await else {
-        tracing::warn!(after = ?PATIENCE, "Nix does not answer");
+    let Ok(findings) = timeout(CHECK_TIMEOUT, builder.nix().preflight()).await else {
+        tracing::warn!(after = ?CHECK_TIMEOUT, "Nix does not answer");
         return Some("Nix does not answer");
     };
     let fatal = findings.into_iter().find(|finding| finding.fatal)?;

@@ -1,4 +1,4 @@
-//! Which page or registry object a request names: a pure function of its method and path.
+//! Finds the page or registry object that a request names: a pure function of its method and path.
 //!
 //! Paths follow the OCI distribution specification, section "Endpoints".
 
@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 pub enum Route {
     /// The start page.
     Start,
-    /// The page of one build with its log; the text is the build's ID, unchecked.
+    /// The page of one build with its log, by the build's ID, which is not validated yet.
     Build(String),
     /// A file that the pages refer to.
     Asset(Asset),
@@ -30,7 +30,7 @@ pub enum Route {
     Manifest {
         /// The image.
         name: ImageName,
-        /// Which manifest of it.
+        /// The tag or digest of the manifest.
         reference: Reference,
     },
     /// A blob.
@@ -57,9 +57,9 @@ pub enum Route {
 /// A manifest of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
-    /// By a name that may come to mean something else.
+    /// By a tag, which may name another manifest later.
     Tag(Tag),
-    /// By its contents.
+    /// By its digest.
     Digest(Digest),
 }
 
@@ -70,14 +70,14 @@ pub enum Asset {
     Style,
     /// The script that keeps lists and logs current.
     Script,
-    /// The icon, also under the name browsers guess.
+    /// The icon, also at the path that browsers try.
     Icon,
 }
 
-/// Why a request names nothing here.
+/// Why a request has no route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// A registry without a push answers nothing but GET and HEAD.
+    /// Only GET and HEAD are supported, as nothing is pushed.
     #[error(
         "{method} is not supported: images here are built from their names, nothing is pushed or deleted"
     )]
@@ -96,7 +96,7 @@ pub enum RouteError {
         /// Why it cannot be here.
         reason: &'static str,
     },
-    /// A percent sign that encodes nothing, or something that a path cannot hold.
+    /// A percent sign that starts no escape, or an escape that a path cannot hold.
     #[error("the path is not encoded correctly: {problem}")]
     Encoding {
         /// What is wrong.
@@ -159,12 +159,13 @@ impl Route {
     }
 }
 
-/// The part of a path after `/v2/`. The endpoint is recognised from its end, as names may hold its words.
+/// Routes the part of a path after `/v2/`. The endpoint is recognised from the end, as names may
+/// hold its words.
 fn registry(segments: &[&str]) -> Result<Route, RouteError> {
     match segments {
         [name @ .., "manifests", reference] => {
             let name = image(name)?;
-            // Only digests have colons, so that a client is told about the digest it got wrong.
+            // Only digests have colons, so a malformed digest is reported as one.
             let reference = if reference.contains(':') {
                 Reference::Digest(reference.parse()?)
             } else {
@@ -197,14 +198,14 @@ fn image(components: &[&str]) -> Result<ImageName, RouteError> {
     Ok(ImageName::parse(&components.join("/"))?)
 }
 
-/// The decoded segments of an absolute path.
+/// Returns the decoded segments of an absolute path.
 fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, RouteError> {
     let path = path.strip_prefix('/').ok_or(RouteError::NotFound)?;
     path.split('/').map(decode).collect()
 }
 
-/// Decodes one segment (RFC 3986, section 2.1). What no name here can hold is refused rather than passed on:
-/// encoded slashes, which intermediaries treat differently, control characters, and text that is not UTF-8.
+/// Decodes one segment (RFC 3986, section 2.1). Refuses what no name can hold: encoded slashes,
+/// which intermediaries treat differently, control characters, and text that is not UTF-8.
 fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     let error = |problem| RouteError::Encoding { problem };
     if !segment
@@ -213,7 +214,7 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     {
         return Ok(Cow::Borrowed(segment));
     }
-    // The library leaves a percent sign that is no escape as it is.
+    // The library keeps a percent sign that starts no escape.
     let is_escape = |rest: &str| {
         let digits = rest.as_bytes().get(..2);
         digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))

@@ -1,4 +1,4 @@
-//! What every request handler shares.
+//! The state that every request handler shares.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -55,13 +55,14 @@ fn from_cache(result: &BuildResult) -> bool {
 }
 
 impl AppState {
-    /// A registry over a builder.
+    /// Returns a registry over a builder.
     #[must_use]
     pub fn new(builder: Builder, settings: HttpSettings) -> Self {
         Self::recording(builder, settings, None)
     }
 
-    /// A registry that records its pulls; [`record_forever`](crate::traffic::record_forever) stores them.
+    /// Returns a registry that records its pulls;
+    /// [`record_forever`](crate::traffic::record_forever) stores them.
     #[must_use]
     pub fn recording(builder: Builder, settings: HttpSettings, recorder: Option<Recorder>) -> Self {
         Self(Arc::new(Inner {
@@ -74,7 +75,7 @@ impl AppState {
         }))
     }
 
-    /// The image that answers a request without a build, see [`Builder::ready`].
+    /// Returns the image that answers a request without a build, see [`Builder::ready`].
     pub async fn ready(&self, request: &ImageRequest) -> Option<Arc<Image>> {
         let ready = self.0.builder.ready(request).await?;
         self.0.metrics.count_ready();
@@ -115,7 +116,7 @@ impl AppState {
         &self.0.builder
     }
 
-    /// How the registry answers.
+    /// The HTTP settings.
     #[must_use]
     pub fn settings(&self) -> &HttpSettings {
         &self.0.settings
@@ -133,14 +134,14 @@ impl AppState {
         self.0.recorder.as_ref()
     }
 
-    /// Stores the pulls that are recorded and not stored yet.
+    /// Stores the recorded pulls that are not stored yet.
     pub async fn store_recorded(&self) {
         if let Some(recorder) = self.recorder() {
             recorder.flush(&**self.builder().storage()).await;
         }
     }
 
-    /// What is known about whether the registry can work.
+    /// Whether the registry can work.
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.0.readiness

@@ -1,8 +1,8 @@
-//! Times and sizes as people read them.
+//! Formats errors, times and sizes for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// An error and its sources as one text, outermost first.
+/// Formats an error and its sources as one text, outermost first.
 #[must_use]
 pub fn explain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(Some(error), |error| error.source());
@@ -10,7 +10,7 @@ pub fn explain(error: &dyn std::error::Error) -> String {
     texts.join(": ")
 }
 
-/// "4.2 s", "3 min 20 s", "1 h 5 min".
+/// Formats a duration: "4.2 s", "3 min 20 s", "1 h 5 min".
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -21,7 +21,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// "just now", "5 min ago", "3 h ago", "2 days ago".
+/// Formats a time in the past: "just now", "5 min ago", "3 h ago", "2 days ago".
 pub(crate) fn ago(since: Duration) -> String {
     let minutes = since.as_secs() / 60;
     match minutes {
@@ -33,7 +33,8 @@ pub(crate) fn ago(since: Duration) -> String {
     }
 }
 
-/// "512 B", "4.2 MB": powers of a thousand, as disks and downloads are measured.
+/// Formats a size: "512 B", "4.2 MB", with powers of a thousand, as disks and downloads are
+/// measured.
 pub(crate) fn size(bytes: u64) -> String {
     let mut unit = "B";
     #[allow(clippy::cast_precision_loss)]
@@ -52,7 +53,7 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// Date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
+/// Formats a date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
 pub(crate) fn timestamp(time: SystemTime) -> String {
     // The library panics before 1970, where a clock that is not set may be.
     humantime::format_rfc3339_seconds(time.max(UNIX_EPOCH)).to_string()

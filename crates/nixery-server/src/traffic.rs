@@ -1,7 +1,7 @@
-//! Recording pulls, so that an operator can replay them: `nixery layers replay --from-server`.
+//! Records pulls, so that an operator can replay them: `nixery layers replay --from-server`.
 //!
-//! A pull is a GET for a manifest that was answered with it. Recording costs it two hashes and a short
-//! lock; storing is left to [`record_forever`], and no pull waits for the store.
+//! A pull is a GET for a manifest that was answered with it. Recording costs two hashes and a short
+//! lock. [`record_forever`] stores what was recorded, and no pull waits for the store.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,23 +21,23 @@ use tokio::sync::Notify;
 
 use crate::metrics::TrafficMetrics;
 
-/// Time after which recorded pulls are stored: what a server that is killed loses at most.
+/// Time after which recorded pulls are stored: a server that is killed loses no more than these.
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Manifests of which it is remembered what image they are, in each of two generations.
-const KNOWN: usize = 20_000;
+/// Limit of manifests whose image is remembered, in each of two generations.
+const MAX_KNOWN_MANIFESTS: usize = 20_000;
 
-/// The secret that makes fingerprints of addresses useless to others.
+/// The secret without which fingerprints of addresses cannot be guessed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(Box<[u8]>);
 
 impl Salt {
-    /// A salt of these bytes.
+    /// Returns a salt of these bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 
-    /// A random salt of 32 bytes.
+    /// Returns a random salt of 32 bytes.
     ///
     /// # Panics
     /// The system has no source of randomness.
@@ -62,8 +62,8 @@ pub struct Recorder {
     salt: Salt,
     buffer: Mutex<Buffer>,
     full: Notify,
-    /// The batch that is on its way to the store. It stays as it is until it is there: a write that failed may
-    /// have succeeded, and equal bytes have one name.
+    /// The batch that is being stored. It does not change until it is stored: a write that failed
+    /// may have succeeded, and equal bytes have one name.
     storing: tokio::sync::Mutex<Vec<Pull>>,
     metrics: TrafficMetrics,
 }
@@ -71,13 +71,13 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Buffer {
     pulls: Vec<Pull>,
-    /// Not recorded since it was last said.
+    /// Pulls that were not recorded since the last log line about them.
     dropped: u64,
     known: Known,
 }
 
 impl Recorder {
-    /// A recorder that has seen nothing.
+    /// Returns a recorder without pulls.
     #[must_use]
     pub fn new(salt: Salt) -> Self {
         Self {
@@ -94,8 +94,8 @@ impl Recorder {
         &self.metrics
     }
 
-    /// Notes the answer to a request for a manifest. `image` is the image's key; who asks by digest does not
-    /// tell it, but has mostly asked for the tag before.
+    /// Records the answer to a request for a manifest. `image` is the image's key. A request by
+    /// digest lacks it, but mostly follows one by tag.
     pub(crate) fn answered(
         &self,
         request: &Parts,
@@ -107,18 +107,18 @@ impl Recorder {
         if let Some(image) = image {
             self.buffer().known.insert(*manifest, image);
         }
-        // Who asks with HEAD, or has the manifest, fetches nothing.
+        // HEAD, and a client that has the manifest, fetch nothing.
         if request.method != Method::GET || status != StatusCode::OK {
             return;
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = time.as_ref().map_or(0, Duration::as_secs);
         if !is_plausible(time) {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
                 tracing::warn!(
                     time,
-                    "pulls are not recorded: this machine's clock is not set"
+                    "pulls are not recorded, because this machine's clock is not set"
                 );
             });
             self.metrics.dropped.inc();
@@ -159,7 +159,7 @@ impl Recorder {
         Fingerprint::of(&self.salt.0, &[b"client", address, agent])
     }
 
-    /// Of what makes two names ask for the same image.
+    /// Returns the fingerprint of what two names of the same image have in common.
     fn name(&self, name: &ImageName) -> Fingerprint {
         let shell: &[u8] = if name.shell() { b"shell" } else { b"" };
         let architecture = name.architecture().oci_name();
@@ -171,12 +171,12 @@ impl Recorder {
         Fingerprint::of(&self.salt.0, &parts)
     }
 
-    /// Stores what was recorded so far. What the store does not take is tried again the next time, also after
-    /// this call was given up.
+    /// Stores what was recorded so far. What the store refuses is tried again at the next call,
+    /// even if this call is dropped.
     pub async fn flush(&self, storage: &dyn Storage) {
         let mut batch = self.storing.lock().await;
-        // What waits from the last time, and then one batch of what came since: who pulls all the time must not
-        // keep this going with ever smaller ones.
+        // The batch of the last call first, and then one of what was recorded since. Just one:
+        // steady pulls must not keep this call busy with ever smaller batches.
         for fresh in [false, true] {
             if fresh {
                 *batch = self.take();
@@ -189,19 +189,19 @@ impl Recorder {
                 tracing::warn!(
                     pulls = batch.len(),
                     cause,
-                    "recorded pulls could not be stored; it is tried again"
+                    "cannot store recorded pulls; they are stored later"
                 );
                 self.metrics.failed_batches.inc();
                 return;
             }
             let stored = batch.len() as u64;
             self.metrics.stored.inc_by(stored);
-            tracing::debug!(pulls = stored, "recorded pulls are stored");
+            tracing::debug!(pulls = stored, "stored recorded pulls");
             batch.clear();
         }
     }
 
-    /// The next batch.
+    /// Takes the next batch.
     fn take(&self) -> Vec<Pull> {
         let (pulls, dropped) = {
             let mut buffer = self.buffer();
@@ -212,7 +212,7 @@ impl Recorder {
         if dropped > 0 {
             tracing::warn!(
                 dropped,
-                "pulls were not recorded: more than {MOST_IN_BATCH} waited for the store"
+                "pulls were not recorded, because more than {MOST_IN_BATCH} waited for the store"
             );
         }
         pulls
@@ -223,7 +223,7 @@ impl Recorder {
     }
 }
 
-/// Which image a manifest is of, as far as it was asked for lately.
+/// The images of the manifests that were requested lately.
 #[derive(Debug, Default)]
 struct Known {
     young: HashMap<Digest, Digest>,
@@ -235,7 +235,7 @@ impl Known {
         if self.young.get(&manifest) == Some(&image) {
             return;
         }
-        if self.young.len() >= KNOWN {
+        if self.young.len() >= MAX_KNOWN_MANIFESTS {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(manifest, image);
@@ -247,10 +247,10 @@ impl Known {
     }
 }
 
-/// The client's address: what the first proxy says, else the connection's.
+/// Returns the client's address: that of the first proxy's header, else the connection's.
 ///
-/// Anybody may send the header and pass for several clients. Nothing but a statistic hangs on it, and a user
-/// agent can be made up as well.
+/// A client may send the header itself and count as several clients. Only a statistic depends on
+/// it, and a user agent can be invented as well.
 fn address(request: &Parts) -> Option<IpAddr> {
     let forwarded = request.headers.get("x-forwarded-for");
     let first = forwarded

@@ -18,8 +18,8 @@ use crate::response::{
 };
 use crate::state::AppState;
 
-/// Blobs up to this size, such as configs, are always proxied: sending them is less work than a redirect is for the
-/// client.
+/// Blobs up to this size, such as configs, are always proxied: sending them is less work than a
+/// redirect is for the client.
 const MOST_PROXIED: u64 = 64 * 1024;
 const OCTETS: &str = "application/octet-stream";
 
@@ -59,7 +59,8 @@ pub(crate) async fn blob(
     // A client sends its range to the store as well.
     let storage = &**state.builder().storage();
     if blob.size() > MOST_PROXIED
-        && let Some(url) = delivery::location(state.settings(), storage, &Key::Blob(digest)).await
+        && let Some(url) =
+            delivery::redirect_location(state.settings(), storage, &Key::Blob(digest)).await
     {
         state.metrics().count_redirected();
         return Ok(redirect_to_store(&digest, url));

@@ -16,7 +16,7 @@ use http::header::CACHE_CONTROL;
 
 use crate::response::{REVALIDATE, contents};
 
-/// `GET /v2/`: says that this is a registry that needs no login.
+/// Answers `GET /v2/`: this is a registry that needs no login.
 pub(crate) fn version() -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, REVALIDATE);

@@ -189,12 +189,12 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
 #[case(
     FakeStore::default(),
     BlobDelivery::Redirect,
-    Err("\"redirect\", but this fake store cannot sign URLs; allowed here: auto, proxy")
+    Err("\"redirect\", but this fake store cannot sign URLs. Fix: set it to one of: auto, proxy")
 )]
 #[case(
     FakeStore::public(),
     BlobDelivery::Redirect,
-    Err("allowed here: auto, proxy, public")
+    Err("Fix: set it to one of: auto, proxy, public")
 )]
 #[case(
     FakeStore::default(),

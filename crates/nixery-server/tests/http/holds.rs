@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use nixery_builder::{BuildState, DEFAULT_EVAL_INTERVAL, DEFAULT_RECHECK_AFTER};
-use nixery_server::MOST_HOLDS;
+use nixery_server::MAX_HOLDS;
 use nixery_server::config::HttpSettings;
 use tokio::time::{Instant, advance};
 
@@ -71,8 +71,8 @@ async fn after_eight_redirects_the_client_is_told_to_come_back() {
     let registry = Registry::new().await;
     let asked = Instant::now();
     let (answer, path) = registry.follow(PATH).await;
-    assert!(path.ends_with(&format!("?hold={MOST_HOLDS}")), "{path}");
-    assert_eq!(MOST_HOLDS, 8);
+    assert!(path.ends_with(&format!("?hold={MAX_HOLDS}")), "{path}");
+    assert_eq!(MAX_HOLDS, 8);
     assert_eq!(answer.header("retry-after"), "10");
     let (status, code, message) = answer.error();
     assert_eq!((status, code.as_str()), (429, "TOOMANYREQUESTS"));

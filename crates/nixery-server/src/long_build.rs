@@ -1,8 +1,9 @@
-//! Waiting for a build without wearing out clients.
+//! Lets clients wait for long builds.
 //!
-//! containerd gives up on a response 30 s after asking. So a manifest request is held for less than that, then
-//! redirected to itself with a count in its query; clients follow ten redirects. After eight they are told to come
-//! back later, which containerd does of its own accord for some minutes more.
+//! containerd gives up 30 s after a request. So a request for a manifest is held for less than
+//! that, and then redirected to itself with a count in its query; clients follow ten redirects.
+//! After eight, the answer is 429 with the time to ask again, which containerd does for some more
+//! minutes.
 
 use std::time::Duration;
 
@@ -14,35 +15,39 @@ use crate::error::{ApiError, Code};
 use crate::query;
 use crate::response::redirect;
 
-/// Redirects of one request. Clients follow ten; one more may be needed to tell of a failure, and one for a mirror.
-pub const MOST_HOLDS: u32 = 8;
-/// Name of the query parameter that counts them.
+/// Limit of redirects of one request. Clients follow ten; one may be needed for the reason of a
+/// failure, and one for a mirror.
+pub const MAX_HOLDS: u32 = 8;
+/// Name of the query parameter that counts the redirects.
 pub(crate) const PARAMETER: &str = "hold";
-/// Time after which a client that was held to the end shall ask again, in seconds.
+/// Seconds after which a client should ask again that has followed all redirects.
 const RETRY_SECONDS: u64 = 10;
 
-/// The build's result if it ends in time.
-///
-/// The build goes on whether or not anybody waits.
-pub(crate) async fn wait(handle: &BuildHandle, limit: Duration) -> Option<BuildResult> {
+/// Waits for the build, and returns its result if it ends in time. The build goes on without a
+/// waiting client.
+pub(crate) async fn wait_for_build(handle: &BuildHandle, limit: Duration) -> Option<BuildResult> {
     tokio::time::timeout(limit, handle.wait()).await.ok()
 }
 
-/// The answer to a request whose build has not ended.
+/// Redirects a request whose build has not ended to itself.
 ///
 /// # Errors
-/// The request was redirected often enough: 429 with the time to come back.
-pub(crate) fn later(uri: &Uri, handle: &BuildHandle, log: &str) -> Result<Response, ApiError> {
+/// The request was redirected [`MAX_HOLDS`] times: 429 with the time to ask again.
+pub(crate) fn redirect_to_self(
+    uri: &Uri,
+    handle: &BuildHandle,
+    log: &str,
+) -> Result<Response, ApiError> {
     let count = count(uri.query());
-    if count < MOST_HOLDS {
+    if count < MAX_HOLDS {
         let next = (count + 1).to_string();
         let query = query::rewrite(uri.query(), &[(PARAMETER, &next)], &[]);
         return Ok(redirect(uri.path(), &query));
     }
     let progress = handle.progress().borrow().clone();
     let doing = match progress.phase {
-        Phase::Queued => "it waits for its turn".to_owned(),
-        Phase::Waiting => "another server makes it".to_owned(),
+        Phase::Queued => "it is queued".to_owned(),
+        Phase::Waiting => "another server builds it".to_owned(),
         Phase::Pack | Phase::Assemble | Phase::Store => format!(
             "{} of {} layers are stored",
             progress.layers_done, progress.layers_total
@@ -50,7 +55,7 @@ pub(crate) fn later(uri: &Uri, handle: &BuildHandle, log: &str) -> Result<Respon
         phase => format!("phase {phase}"),
     };
     let message = format!(
-        "the image is still being built ({doing}); pull it again in a while, the build goes on. Its log: {log}"
+        "the image is still being built ({doing}). Fix: pull it again in a while; the build goes on. Its log: {log}"
     );
     Err(ApiError {
         message,
@@ -59,7 +64,7 @@ pub(crate) fn later(uri: &Uri, handle: &BuildHandle, log: &str) -> Result<Respon
     })
 }
 
-/// How often the request was redirected already; what is no number counts as never.
+/// Returns how often the request was redirected already; an invalid count is 0.
 fn count(query: Option<&str>) -> u32 {
     query::value(query, PARAMETER)
         .and_then(|value| value.parse().ok())
