@@ -55,7 +55,7 @@ pub(crate) fn redirect_to_self(
         phase => format!("phase {phase}"),
     };
     let message = format!(
-        "the image is still being built ({doing}). Fix: pull it again in a while; the build goes on. Its log: {log}"
+        "the image is still being built ({doing}): pull it again in a few minutes. The build goes on; its log: {log}"
     );
     Err(ApiError {
         message,

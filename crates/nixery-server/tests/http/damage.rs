@@ -111,7 +111,7 @@ async fn a_part_proves_nothing() {
 
 /// A layer with a wrong bit has the right size: every later build would take it for sound.
 #[tokio::test]
-async fn a_damaged_layer_of_the_right_size_is_made_anew_by_the_next_build() {
+async fn a_damaged_layer_of_the_right_size_is_rebuilt_by_the_next_build() {
     let store = Arc::new(FakeStore::default());
     let registry = registry(&store).await;
     let manifest = registry.manifest("git").await;

@@ -204,7 +204,7 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     )
 )]
 #[tokio::test]
-async fn what_the_store_cannot_do_is_told_at_start(
+async fn what_the_store_cannot_do_is_reported_at_start(
     #[case] store: FakeStore,
     #[case] wanted: BlobDelivery,
     #[case] expected: Result<BlobDelivery, &str>,

@@ -1,4 +1,4 @@
-//! Error answers: their form, their codes, and what they must not tell.
+//! Error answers: their form, their codes, and what they must not reveal.
 
 use std::io;
 use std::path::PathBuf;
@@ -236,7 +236,7 @@ async fn body(error: ApiError) -> String {
 }
 
 #[tokio::test]
-async fn no_error_tells_a_path_of_this_server_or_a_message_of_its_system() {
+async fn no_error_reveals_a_path_of_this_server_or_a_message_of_its_system() {
     let builds = build_errors()
         .into_iter()
         .map(|error| (format!("{error:?}"), BuildAnswer::of(&error).into_error()));
@@ -257,7 +257,7 @@ async fn no_error_tells_a_path_of_this_server_or_a_message_of_its_system() {
             "backtrace",
             "panicked",
         ] {
-            assert!(!body.contains(secret), "{error} tells {secret:?}: {body}");
+            assert!(!body.contains(secret), "{error} reveals {secret:?}: {body}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A store in memory that signs URLs, or fails, as it is told.
+//! A store in memory that signs URLs, or fails, as a test wants.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -67,7 +67,7 @@ async fn what_mirrors_put_into_the_query_stays_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_eight_redirects_the_client_is_told_to_come_back() {
+async fn after_eight_redirects_the_client_should_ask_again_later() {
     let registry = Registry::new().await;
     let asked = Instant::now();
     let (answer, path) = registry.follow(PATH).await;
@@ -90,7 +90,7 @@ async fn after_eight_redirects_the_client_is_told_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_is_told_how_many_layers_the_store_has_taken() {
+async fn the_client_learns_how_many_layers_are_stored() {
     let store = Arc::new(FakeStore::default());
     store.set(Mood::NoFiles);
     let registry = Registry::over(store, HttpSettings::default(), |_| {}).await;

@@ -112,7 +112,7 @@ async fn head_answers_like_get_without_the_body() {
 #[case::any("*", 304)]
 #[case::other("\"sha256:00\"", 200)]
 #[tokio::test]
-async fn a_client_that_has_the_manifest_is_told_so(#[case] template: &str, #[case] status: u16) {
+async fn a_client_that_has_the_manifest_gets_no_body(#[case] template: &str, #[case] status: u16) {
     let registry = Registry::new().await;
     let first = registry.get(TAG).await;
     let tag = template.replace("{}", first.header("etag"));

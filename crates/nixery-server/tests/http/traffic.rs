@@ -144,7 +144,7 @@ async fn a_pull_by_digest_counts_where_the_tag_was_asked_for() {
 }
 
 #[tokio::test]
-async fn names_are_told_apart_and_spellings_are_not() {
+async fn names_are_distinguished_and_spellings_are_not() {
     let registry = recording().await;
     for name in ["shell/git", "shell/git/git", "git", "arm64/git"] {
         let answer = registry.get(&format!("/v2/{name}/manifests/latest")).await;
@@ -185,7 +185,7 @@ async fn clients_are_addresses_and_agents(
 }
 
 #[tokio::test]
-async fn what_is_stored_tells_no_address_no_agent_and_no_name() {
+async fn what_is_stored_reveals_no_address_no_agent_and_no_name() {
     let registry = recording().await;
     registry.ask(from("203.0.113.77", DOCKERS)).await;
     pulls(&registry).await;
@@ -300,7 +300,7 @@ async fn the_timer_stores_what_was_recorded() {
 }
 
 #[tokio::test]
-async fn a_connection_tells_its_address() {
+async fn the_address_of_a_connection_is_recorded() {
     let registry = recording().await;
     let listener = bind(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0)
         .await
