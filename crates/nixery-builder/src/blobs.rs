@@ -1,6 +1,7 @@
 //! Which blobs are in the store, whole: what was seen there lately need not be asked for again.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode, Storage, StorageError};
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::error::BuildError;
 use crate::generations::Generations;
+use crate::keyed_lock::KeyedLocks;
 use crate::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
@@ -25,6 +28,9 @@ pub(crate) struct Blobs {
     seen_counts: Duration,
     known: Mutex<Generations<Digest, Blob>>,
     uses: Uses,
+    /// Held while a blob is read again because it seems to be damaged.
+    rechecks: KeyedLocks<Digest>,
+    damaged: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +66,8 @@ impl Blobs {
             storage,
             seen_counts,
             known: Mutex::default(),
+            rechecks: KeyedLocks::default(),
+            damaged: AtomicU64::new(0),
         }
     }
 
@@ -214,6 +222,21 @@ impl Blobs {
                 blob.missed = Some(Instant::now());
             })
             .is_some()
+    }
+
+    /// Waits until nobody else rechecks the blob.
+    pub(crate) async fn lock_recheck(&self, digest: Digest) -> OwnedMutexGuard<()> {
+        self.rechecks.lock(digest).await
+    }
+
+    /// Counts a blob that was found damaged while it was served.
+    pub(crate) fn count_damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were counted.
+    pub(crate) fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     fn known(&self) -> MutexGuard<'_, Generations<Digest, Blob>> {

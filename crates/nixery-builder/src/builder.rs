@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixery_core::plan::LayerStrategy;
 use nixery_manifest::Digest;
-use nixery_storage::{Storage, StorageError};
+use nixery_storage::Storage;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,7 +16,6 @@ use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
 use crate::graphs;
 use crate::handle::{BuildHandle, BuildSummary, Purpose};
-use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
 use crate::image::{Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
@@ -47,8 +46,6 @@ struct Inner {
     /// Images that are looked at in the store before they answer.
     checks: KeyedLocks<Target>,
     running: watch::Sender<usize>,
-    /// Blobs that are looked at for damage.
-    rechecks: KeyedLocks<Digest>,
     /// Graphs of images that are being recorded.
     recordings: TaskTracker,
     runtime: Handle,
@@ -74,7 +71,6 @@ impl Builder {
             warm: Mutex::new(warm),
             checks: KeyedLocks::default(),
             running: watch::Sender::new(0),
-            rechecks: KeyedLocks::default(),
             recordings: TaskTracker::new(),
             runtime: Handle::current(),
         })))
@@ -280,49 +276,17 @@ impl Builder {
         uses.mark_soon(*manifest, &self.0.runtime);
     }
 
-    /// The size in bytes a blob must have, if a manifest that was served or built names it. A blob
-    /// stored with another size is damaged and must not be served.
-    pub fn expected_size(&self, digest: &Digest) -> Option<u64> {
-        self.0.engine.blobs.expected_size(digest)
-    }
-
-    /// Whether this process has read the blob to its end and found it right.
-    pub fn is_verified(&self, digest: &Digest) -> bool {
-        self.0.engine.blobs.is_verified(digest)
-    }
-
-    /// Tells that a blob was read to its end and is what its digest says, with its size in bytes.
-    pub fn report_verified(&self, digest: &Digest, size: u64) {
-        self.0.engine.blobs.verified(*digest, size);
-    }
-
-    /// Tells that a blob was read to its end and is not what its digest says. It is read once more,
-    /// and deleted if it is indeed damaged, so that the next build that needs it makes it anew: one
-    /// of the right size would be taken for sound by every later build.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn discard_damaged(&self, digest: &Digest) -> Result<Recheck, StorageError> {
-        self.report_missing(digest);
-        let engine = &self.0.engine;
-        // Many clients may meet one damaged blob at once.
-        let _lock = self.0.rechecks.lock(*digest).await;
-        let outcome = heal::recheck(&*engine.storage, digest).await?;
-        match outcome {
-            Recheck::Sound { size } => engine.blobs.verified(*digest, size),
-            // Again: a build may have seen it since.
-            Recheck::Gone | Recheck::Deleted => self.report_missing(digest),
-        }
-        Ok(outcome)
-    }
-
-    /// Tells that a blob is missing or damaged: images that need it are checked, and mended, at
+    /// Records that a blob is missing or damaged: images that need it are checked, and repaired, at
     /// their next request.
-    pub fn report_missing(&self, digest: &Digest) {
-        // One that nothing is known to need, which anybody may ask for, is not worth the search.
+    pub(crate) fn report_missing(&self, digest: &Digest) {
+        // Anybody may ask for a blob that no known image needs: it is not worth the search.
         if self.0.engine.blobs.missing(digest) {
             self.warm().doubt(digest);
         }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.0.engine
     }
 
     fn warm(&self) -> MutexGuard<'_, Warm> {

@@ -65,8 +65,8 @@ pub struct BuilderConfig {
     /// How long a failed build answers again without being tried again.
     pub failure_ttl: Duration,
     /// How long a blob that was seen in the store counts as there, before a cached image that
-    /// needs it is looked at again, and then answered. [`Builder::report_missing`](crate::Builder::report_missing)
-    /// ends it early.
+    /// needs it is looked at again, and then answered. Where [`Builder::open_blob`](crate::Builder::open_blob)
+    /// finds a blob missing or damaged, this time ends early.
     ///
     /// Blobs are remembered, and images that all blobs were there for: each for half of this time, as
     /// the one is judged by the other.

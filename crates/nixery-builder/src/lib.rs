@@ -54,7 +54,6 @@ pub mod gc;
 mod generations;
 pub mod graphs;
 mod handle;
-mod heal;
 mod history;
 mod image;
 mod keyed_lock;
@@ -68,6 +67,7 @@ pub mod path_sources;
 mod progress;
 mod recipe;
 mod record;
+mod serve;
 mod spool;
 pub mod traffic;
 mod turn;
@@ -84,7 +84,6 @@ pub use config::{
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
-pub use heal::Recheck;
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use nix::{
@@ -93,6 +92,7 @@ pub use nix::{
 };
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
+pub use serve::{BlobBody, BlobBodyError, OpenBlob, OpenBlobError, StoredBlob};
 
 #[cfg(test)]
 mod flow_tests;

@@ -1,7 +1,10 @@
-//! One log line for each request, written when its last byte was handed over.
+//! Writes one log line for each request, when its last byte has been handed over.
 
-use crate::route::Route;
-use crate::state::AppState;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -9,48 +12,48 @@ use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use http_body::{Frame, SizeHint};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
-/// What a request was about, for its log line and the counters.
+use crate::metrics::{Metrics, RouteLabel};
+use crate::route::Route;
+
+/// What a request asks for, for its log line and the counters.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject {
-    route: &'static str,
-    /// Whether the line is only of interest to those who look for it.
+    route: RouteLabel,
+    /// Whether the line is logged at `debug` only.
     quiet: bool,
 }
 
 impl Subject {
-    /// A path that names nothing.
+    /// Of a path that names nothing.
     pub(crate) const UNKNOWN: Self = Self {
-        route: "unknown",
+        route: RouteLabel::Unknown,
         quiet: false,
     };
 
     pub(crate) fn of(route: &Route) -> Self {
         let (route, quiet) = match route {
-            Route::Start => ("start", true),
-            Route::Build(_) => ("build", true),
-            Route::Asset(_) => ("asset", true),
-            Route::Live => ("live", true),
-            Route::Ready => ("ready", true),
-            Route::Metrics => ("metrics", true),
-            Route::ApiVersion => ("version", true),
-            Route::Manifest { .. } => ("manifest", false),
-            Route::Blob { .. } => ("blob", false),
-            Route::Tags { .. } => ("tags", false),
-            Route::Referrers { .. } => ("referrers", false),
+            Route::Start => (RouteLabel::Start, true),
+            Route::Build(_) => (RouteLabel::Build, true),
+            Route::Asset(_) => (RouteLabel::Asset, true),
+            Route::Live => (RouteLabel::Live, true),
+            Route::Ready => (RouteLabel::Ready, true),
+            Route::Metrics => (RouteLabel::Metrics, true),
+            Route::ApiVersion => (RouteLabel::Version, true),
+            Route::Manifest { .. } => (RouteLabel::Manifest, false),
+            Route::Blob { .. } => (RouteLabel::Blob, false),
+            Route::Tags { .. } => (RouteLabel::Tags, false),
+            Route::Referrers { .. } => (RouteLabel::Referrers, false),
         };
         Self { route, quiet }
     }
 }
 
 impl Entry {
-    /// Of a request that begins now.
-    pub(crate) fn new(state: AppState, request: &Parts) -> Self {
+    /// Returns the entry of a request that begins now.
+    pub(crate) fn new(metrics: Arc<Metrics>, request: &Parts) -> Self {
         Self {
-            state,
+            metrics,
             started: Instant::now(),
             method: request.method.clone(),
             uri: request.uri.clone(),
@@ -62,16 +65,17 @@ impl Entry {
         }
     }
 
-    /// Notes what the request was about.
-    pub(crate) fn about(&mut self, subject: Subject) {
+    /// Records what the request asks for.
+    pub(crate) fn set_subject(&mut self, subject: Subject) {
         self.subject = subject;
     }
 
-    /// The response with a body that counts what is sent, and writes the line at its end.
+    /// Returns the response with a body that counts its bytes, and writes the line at its end.
     pub(crate) fn follow(mut self, response: Response) -> Response {
         self.status = Some(response.status().as_u16());
         let (parts, inner) = response.into_parts();
-        // A stream does not know its length, the header does. Answers without a body have an exact length of nothing.
+        // The length of a stream stands in the header alone. An answer without a body has the exact
+        // length 0.
         let announced = parts.headers.get(CONTENT_LENGTH);
         let announced = announced.and_then(|value| value.to_str().ok()?.parse().ok());
         self.expected = http_body::Body::size_hint(&inner).exact().or(announced);
@@ -80,10 +84,10 @@ impl Entry {
     }
 }
 
-/// Counts the request and writes its line when it is dropped, however the request ended: if the client goes away
-/// before the answer, too.
+/// Counts the request and writes its line when it is dropped, however the request ended, even if
+/// the client disconnects before the answer.
 pub(crate) struct Entry {
-    state: AppState,
+    metrics: Arc<Metrics>,
     started: Instant,
     method: Method,
     uri: Uri,
@@ -96,22 +100,22 @@ pub(crate) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let metrics = self.state.metrics();
-        metrics.count_bytes(self.sent);
-        // 499 is the custom of several servers for a client that went away.
+        let took = self.started.elapsed();
+        self.metrics.count_bytes(self.sent);
+        // 499 is what several servers log for a client that disconnected.
         let status = self.status.unwrap_or(499);
-        metrics.count_request(self.subject.route, status);
+        self.metrics.count_request(self.subject.route, status, took);
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
-        // Only there where it says something.
+        // An absent field is left out of the line.
         let aborted = cut.then_some(true);
         let client = self.client.as_ref().and_then(|value| value.to_str().ok());
-        let milliseconds = self.started.elapsed().as_secs_f64() * 1000.0;
+        let milliseconds = took.as_secs_f64() * 1000.0;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
                     status,
                     method = self.method.as_str(),
-                    // It holds no control characters, or it would not have been parsed.
+                    // A path with control characters is not parsed.
                     path = self.uri.path(),
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,
@@ -148,7 +152,7 @@ impl http_body::Body for Counted {
                 self.entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Some(Err(error)) => {
-                let error = crate::api::chain(error);
+                let error = crate::text::explain(error);
                 tracing::error!(
                     path = self.entry.uri.path(),
                     error,

@@ -1,32 +1,34 @@
 //! From a request to its answer.
 
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use http::header::X_CONTENT_TYPE_OPTIONS;
+use http::request::Parts;
+use http::{HeaderValue, Method};
+use tower::Service;
+
 use crate::access_log::{Entry, Subject};
 use crate::api;
 use crate::error::ApiError;
 use crate::health;
-use crate::metrics;
 use crate::page;
-use crate::response::{API_VERSION, contents, without_body};
+use crate::response::{API_VERSION, without_body};
 use crate::route::Route;
 use crate::state::AppState;
-use axum::Router;
-use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method};
-use std::convert::Infallible;
-use tower::Service;
 
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
-/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot express.
+/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot
+/// express.
 pub fn router(state: AppState) -> Router {
     Router::new().fallback_service(service(state))
 }
 
-/// The same as a plain service, which is all the server itself needs.
+/// The registry as a plain service, which is all that the server itself needs.
 pub(crate) fn service(
     state: AppState,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
@@ -39,11 +41,11 @@ pub(crate) fn service(
 
 async fn answer(state: AppState, request: Request) -> Response {
     let (request, _body) = request.into_parts();
-    let mut entry = Entry::new(state.clone(), &request);
+    let mut entry = Entry::new(Arc::clone(state.metrics()), &request);
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {
-            entry.about(Subject::of(&route));
+            entry.set_subject(Subject::of(&route));
             dispatch(&state, &request, route).await
         }
         Err(error) if registry || page::wants_plain(&request.headers) => {
@@ -52,7 +54,7 @@ async fn answer(state: AppState, request: Request) -> Response {
         Err(error) => page::error(ApiError::from(error)),
     };
     let headers = response.headers_mut();
-    // Errors, logs and layers hold what others wrote: no browser shall take them for pages.
+    // Errors, logs and layers hold text from outside: a browser must not show them as pages.
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if registry {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -70,7 +72,7 @@ async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {
         Route::Asset(asset) => Ok(page::asset(asset)),
         Route::Live => Ok(health::live()),
         Route::Ready => Ok(health::ready(state).await),
-        Route::Metrics => Ok(prometheus(state)),
+        Route::Metrics => Ok(health::metrics(state)),
         Route::ApiVersion => Ok(api::version()),
         Route::Manifest { name, reference } => {
             // The future holds a build's whole wait; on the heap it keeps the others small.
@@ -81,11 +83,4 @@ async fn dispatch(state: &AppState, request: &Parts, route: Route) -> Response {
         Route::Referrers { .. } => Ok(api::referrers(request)),
     };
     result.unwrap_or_else(IntoResponse::into_response)
-}
-
-fn prometheus(state: &AppState) -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let text = metrics::render(state);
-    contents(metrics::CONTENT_TYPE, headers, Bytes::from(text))
 }

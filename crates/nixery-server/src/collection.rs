@@ -1,85 +1,67 @@
-//! The server's timer for the collection of garbage.
+//! Collects garbage at the server's interval.
 
-use crate::config::GcSettings;
-use crate::metrics::Metrics;
-use crate::state::AppState;
-use nixery_builder::gc::{self, GcError, GcMode, GcPolicy, GcReport};
 use std::future::Future;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The pause before a collection differs by up to a tenth, so that replicas do not stay in step.
+use nixery_builder::gc::{self, GcError, GcMode, GcPolicy, GcReport};
+use nixery_storage::Storage;
+
+use crate::config::GcSettings;
+use crate::metrics::GcMetrics;
+
+/// The pause before a collection varies by up to a tenth, so that replicas do not stay
+/// synchronised.
 const JITTER: u32 = 10;
 
-/// What collections did, from the start of the process.
-#[derive(Debug, Default)]
-pub struct GcMetrics {
-    /// Collections that ran to their end.
-    pub done: AtomicU64,
-    /// Collections that were left to another replica.
-    pub skipped: AtomicU64,
-    /// Collections that failed.
-    pub failed: AtomicU64,
-    /// Images dropped.
-    pub dropped: AtomicU64,
-    /// Blobs deleted.
-    pub deleted: AtomicU64,
-    /// Bytes freed.
-    pub freed: AtomicU64,
-    /// When the last one ran to its end, in seconds of Unix time; 0 for never.
-    pub last_success: AtomicU64,
-}
-
-/// Collects garbage again and again until `stop` is ready, and then lets other replicas; only waits where that is off.
+/// Collects garbage at every interval until `stop` is ready. Without an interval it only waits.
 pub async fn collect_until(
-    state: AppState,
+    storage: Arc<dyn Storage>,
     settings: GcSettings,
+    metrics: GcMetrics,
     stop: impl Future<Output = ()> + Send,
 ) {
     let mut stop = std::pin::pin!(stop);
     let Some(interval) = settings.interval else {
         return stop.await;
     };
-    // The first at any time within an interval: replicas start together.
-    let mut pause = interval.mul_f64(draw());
+    // The first pause is random, as replicas start together.
+    let mut pause = interval.mul_f64(fastrand::f64());
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = &mut stop => return,
         }
-        if !collect_once(&state, &settings.policy, &mut stop).await {
+        if !collect_once(&storage, &settings.policy, &metrics, &mut stop).await {
             return;
         }
-        pause = interval + (interval / JITTER).mul_f64(draw());
+        pause = interval + (interval / JITTER).mul_f64(fastrand::f64());
     }
 }
 
-/// Whether it was not stopped.
+/// Runs one collection; returns `false` if it was stopped.
 async fn collect_once(
-    state: &AppState,
+    storage: &Arc<dyn Storage>,
     policy: &GcPolicy,
+    metrics: &GcMetrics,
     stop: impl Future<Output = ()> + Send,
 ) -> bool {
-    let storage = Arc::clone(state.builder().storage());
-    let result = gc::collect_until(storage, policy, GcMode::Sweep, |_| (), stop).await;
-    let metrics = state.metrics().gc();
-    metrics.count(&result);
+    let result = gc::collect_until(Arc::clone(storage), policy, GcMode::Sweep, |_| (), stop).await;
+    count(metrics, &result);
     match result {
         Ok(report) => log(&report),
         Err(GcError::Stopped) => {
-            tracing::info!("the collection of garbage was stopped; the next one goes on");
+            tracing::info!("the collection of garbage was stopped; the next one continues");
             return false;
         }
         Err(GcError::Busy) => {
-            tracing::info!("garbage is not collected now: another replica is collecting it");
+            tracing::info!("skipped the collection of garbage: another replica is collecting");
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::warn!(
                 cause,
-                "the collection of garbage ended early; the next one goes on: {error}"
+                "the collection of garbage failed; the next one continues: {error}"
             );
         }
     }
@@ -90,7 +72,7 @@ fn log(report: &GcReport) {
     if report.newer_entries > 0 {
         tracing::warn!(
             entries = report.newer_entries,
-            "a newer version of Nixery uses this store: no blob is deleted while its cache entries are there; collect garbage with that version"
+            "no blob was deleted: a newer version of Nixery has written cache entries to this store. Fix: collect garbage with that version"
         );
     }
     let (images, dropped) = (report.images, report.dropped_images());
@@ -106,81 +88,24 @@ fn log(report: &GcReport) {
     );
 }
 
-impl GcMetrics {
-    fn count(&self, result: &Result<GcReport, GcError>) {
-        let add = |counter: &AtomicU64, more| {
-            counter.fetch_add(more, Ordering::Relaxed);
-        };
-        match result {
-            Ok(report) => {
-                add(&self.done, 1);
-                add(&self.dropped, report.dropped_images());
-                add(&self.deleted, report.deleted_blobs);
-                add(&self.freed, report.freed_bytes);
-                let now = SystemTime::now().duration_since(UNIX_EPOCH);
-                let now = now.as_ref().map_or(0, Duration::as_secs);
-                self.last_success.store(now, Ordering::Relaxed);
-            }
-            Err(GcError::Busy) => add(&self.skipped, 1),
-            Err(GcError::Stopped) => {}
-            Err(_) => add(&self.failed, 1),
+fn count(metrics: &GcMetrics, result: &Result<GcReport, GcError>) {
+    match result {
+        Ok(report) => {
+            metrics.done.inc();
+            metrics.dropped.inc_by(report.dropped_images());
+            metrics.deleted.inc_by(report.deleted_blobs);
+            metrics.freed.inc_by(report.freed_bytes);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let seconds = now.as_ref().map_or(0, Duration::as_secs);
+            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+            metrics.last_success.set(seconds);
+        }
+        Err(GcError::Busy) => {
+            metrics.skipped.inc();
+        }
+        Err(GcError::Stopped) => {}
+        Err(_) => {
+            metrics.failed.inc();
         }
     }
-}
-
-impl Metrics {
-    /// Appends the families of the collection.
-    pub(crate) fn render_gc(
-        &self,
-        mut family: impl FnMut(&str, &str, &str, Vec<(String, String)>),
-    ) {
-        let gc = self.gc();
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let one = |counter| vec![(String::new(), get(counter))];
-        let runs = vec![
-            ("result=\"done\"".to_owned(), get(&gc.done)),
-            ("result=\"skipped\"".to_owned(), get(&gc.skipped)),
-            ("result=\"failed\"".to_owned(), get(&gc.failed)),
-        ];
-        family(
-            "nixery_gc_runs_total",
-            "counter",
-            "Collections of garbage, by how they ended",
-            runs,
-        );
-        let help = "Images dropped by collections";
-        family(
-            "nixery_gc_dropped_images_total",
-            "counter",
-            help,
-            one(&gc.dropped),
-        );
-        let help = "Blobs deleted by collections";
-        family(
-            "nixery_gc_deleted_blobs_total",
-            "counter",
-            help,
-            one(&gc.deleted),
-        );
-        let help = "Bytes freed by collections";
-        family(
-            "nixery_gc_freed_bytes_total",
-            "counter",
-            help,
-            one(&gc.freed),
-        );
-        let help = "When the last collection ended well, in Unix time; 0 for never";
-        family(
-            "nixery_gc_last_success_timestamp_seconds",
-            "gauge",
-            help,
-            one(&gc.last_success),
-        );
-    }
-}
-
-/// A number from 0 to 1 that replicas draw independently.
-#[allow(clippy::cast_precision_loss)]
-fn draw() -> f64 {
-    RandomState::new().hash_one("gc") as f64 / u64::MAX as f64
 }

@@ -1,30 +1,32 @@
-//! Which way blobs take to clients: through this server, or straight from the store by a redirect.
+//! Decides how blobs reach clients: through this server, or from the store by a redirect.
 
-use crate::config::HttpSettings;
+use std::time::Duration;
+
 use http::HeaderValue;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage};
-use std::time::Duration;
 
-/// Signing is a calculation, but may have to fetch credentials first.
-const SIGNING_PATIENCE: Duration = Duration::from_secs(5);
+use crate::config::HttpSettings;
 
-/// What the operator wants.
+/// Time limit for signing, which may have to fetch credentials first.
+const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How the operator wants blobs delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BlobDelivery {
     /// [`Self::Redirect`] where the store can sign URLs, else [`Self::Proxy`].
     #[default]
     Auto,
-    /// Clients are sent to signed URLs of the store.
+    /// Clients are redirected to signed URLs of the store.
     Redirect,
-    /// Clients are sent to unsigned URLs of the store, which anybody must be allowed to read.
+    /// Clients are redirected to unsigned URLs of the store, which must be publicly readable.
     Public,
     /// Blobs pass through this server.
     Proxy,
 }
 
 impl BlobDelivery {
-    /// The words of the configuration.
+    /// The values of the setting.
     pub const WORDS: [(&str, Self); 4] = [
         ("auto", Self::Auto),
         ("redirect", Self::Redirect),
@@ -32,7 +34,7 @@ impl BlobDelivery {
         ("proxy", Self::Proxy),
     ];
 
-    /// Which way blobs take, in a few words for the log.
+    /// Describes the delivery in a few words for the log.
     #[must_use]
     pub const fn way(self) -> &'static str {
         match self {
@@ -44,24 +46,24 @@ impl BlobDelivery {
     }
 }
 
-/// The store cannot do what the operator wants.
+/// Why the store cannot deliver blobs as the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeliveryError {
-    /// No URLs can be signed.
+    /// The store cannot sign URLs.
     #[error(
-        "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"redirect\", but this {backend} store cannot sign URLs{hint}; allowed here: auto, proxy{public}"
+        "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"redirect\", but this {backend} store cannot sign URLs{hint}. Fix: set it to one of: auto, proxy{public}"
     )]
     CannotSign {
         /// Name of the backend.
         backend: &'static str,
-        /// What it would take.
+        /// What it lacks.
         hint: &'static str,
-        /// Whether unsigned URLs would do.
+        /// The value of the setting for unsigned URLs, where the store has them.
         public: &'static str,
     },
-    /// There are no public URLs.
+    /// The store has no public URLs.
     #[error(
-        "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"public\", but a {backend} store has no public URLs; allowed here: auto, proxy"
+        "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"public\", but a {backend} store has no public URLs. Fix: set it to one of: auto, proxy"
     )]
     NoPublicUrls {
         /// Name of the backend.
@@ -69,10 +71,10 @@ pub enum DeliveryError {
     },
 }
 
-/// Tries out at start whether the store can do what is wanted; returns which way blobs will take.
+/// Checks at start whether the store can deliver blobs as wanted, and returns how it will.
 ///
 /// # Errors
-/// [`DeliveryError`]. Where [`BlobDelivery::Auto`] finds that signing fails, it is proxying with a log line instead.
+/// [`DeliveryError`]. Where signing fails, [`BlobDelivery::Auto`] proxies and logs that instead.
 pub async fn prepare(
     settings: &HttpSettings,
     storage: &dyn Storage,
@@ -109,8 +111,8 @@ pub async fn prepare(
     }
 }
 
-/// Where the client shall get the blob, or `None` if it is to pass through this server.
-pub(crate) async fn location(
+/// Returns the URL to redirect a client to, or `None` if the blob is proxied.
+pub(crate) async fn redirect_location(
     settings: &HttpSettings,
     storage: &dyn Storage,
     key: &Key,
@@ -124,24 +126,26 @@ pub(crate) async fn location(
     }?;
     let mut location = HeaderValue::try_from(url).ok();
     match &mut location {
-        // A signed URL is as good as a key for as long as it lives: no log may show it.
+        // A signed URL gives access until it expires: no log may show it.
         Some(location) => location.set_sensitive(true),
-        None => tracing::warn!(%key, "the store's URL does not fit into a header: proxying"),
+        None => {
+            tracing::warn!(%key, "the store's URL does not fit into a header; the blob is proxied")
+        }
     }
     location
 }
 
-/// A signed URL; `None` where the store cannot sign, or fails to.
+/// Returns a signed URL; `None` where the store cannot sign, or fails to.
 async fn signed(storage: &dyn Storage, key: &Key, ttl: Duration) -> Option<String> {
-    match tokio::time::timeout(SIGNING_PATIENCE, storage.presign_get(key, ttl)).await {
+    match tokio::time::timeout(SIGNING_TIMEOUT, storage.presign_get(key, ttl)).await {
         Ok(Ok(url)) => url,
         Ok(Err(error)) => {
-            let error = crate::api::chain(&error);
-            tracing::warn!(%key, error, "a URL could not be signed: proxying");
+            let error = crate::text::explain(&error);
+            tracing::warn!(%key, error, "cannot sign a URL; the blob is proxied");
             None
         }
         Err(_) => {
-            tracing::warn!(%key, "signing a URL took too long: proxying");
+            tracing::warn!(%key, "signing a URL took too long; the blob is proxied");
             None
         }
     }

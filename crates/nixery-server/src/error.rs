@@ -1,23 +1,26 @@
-//! What clients are told when something is wrong: the errors of the OCI distribution specification.
+//! Errors as clients get them, in the format of the OCI distribution specification.
 //!
-//! Every error of the crates below gets its status in one `match` without a default arm: a new error does not
-//! compile until someone has picked its status.
+//! Every error of the crates below gets its status in one `match` without a default arm: a new
+//! error does not compile until its status is chosen.
 
-use crate::redact::redact;
-use crate::route::RouteError;
+use std::io;
+
 use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
-use nixery_builder::BuildError;
+use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::pack::PackError;
 use nixery_storage::StorageError;
 use serde_json::{Value, json};
-use std::io;
 
-/// How long clients shall wait before they ask again for something that is not ready, in seconds.
+use crate::redact::redact;
+use crate::route::RouteError;
+
+/// Seconds that clients should wait before they ask again for something that is not ready.
 pub const RETRY_SECONDS: u64 = 10;
 
-/// Error codes of the OCI distribution specification, section "Error Codes", and of its Docker precursor.
+/// Error codes of the OCI distribution specification, section "Error Codes", and of its Docker
+/// precursor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The image name breaks the grammar.
@@ -28,17 +31,17 @@ pub enum Code {
     DigestInvalid,
     /// `n` is not a number.
     PaginationNumberInvalid,
-    /// There is no such manifest, or it cannot be made.
+    /// There is no such manifest, or it cannot be built.
     ManifestUnknown,
     /// There is no such blob.
     BlobUnknown,
     /// The operation does not exist here.
     Unsupported,
-    /// The client shall come back later.
+    /// The client should ask again later.
     TooManyRequests,
-    /// The server cannot do it now.
+    /// The server cannot answer now.
     Unavailable,
-    /// The server cannot do it.
+    /// The server cannot answer.
     Unknown,
 }
 
@@ -77,7 +80,7 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// An error without detail. Paths of this server are taken out of the message.
+    /// Returns an error without detail. Paths of this server are removed from the message.
     pub fn new(status: StatusCode, code: Code, message: impl AsRef<str>) -> Self {
         Self {
             status,
@@ -88,9 +91,9 @@ impl ApiError {
         }
     }
 
-    /// An image that cannot be built, which is not this server's fault.
+    /// Returns the error for an image that cannot be built, through no fault of this server.
     ///
-    /// The code is one after which podman and skopeo do not try again, which they do after most others.
+    /// After its code, unlike most others, podman and skopeo do not try again.
     pub fn failure(message: impl AsRef<str>) -> Self {
         Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -99,13 +102,13 @@ impl ApiError {
         )
     }
 
-    /// The same with more for programs.
+    /// Adds more for programs.
     #[must_use]
     pub fn with_detail(self, detail: Value) -> Self {
         Self { detail, ..self }
     }
 
-    /// The same with the time to wait before asking again, in seconds.
+    /// Adds the time to wait before asking again, in seconds.
     #[must_use]
     pub fn retry_after(self, seconds: u64) -> Self {
         Self {
@@ -114,17 +117,17 @@ impl ApiError {
         }
     }
 
-    /// A blob that the store does not have.
+    /// Returns the error for a blob that the store does not have.
     #[must_use]
     pub fn blob_unknown(digest: &nixery_manifest::Digest) -> Self {
         let message = format!(
-            "this registry has no blob {digest}; ask for the manifest again, which builds it"
+            "this registry has no blob {digest}. Fix: pull the image again by its tag, which builds it"
         );
         Self::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
             .with_detail(json!({ "digest": digest.to_string() }))
     }
 
-    /// The answer, without a body for HEAD (which the HTTP layer drops, keeping the headers).
+    /// Returns the answer. For HEAD, the HTTP layer drops its body and keeps the headers.
     fn response(self) -> Response {
         let body = json!({
             "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": self.detail }],
@@ -132,7 +135,7 @@ impl ApiError {
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        // A failure must not outlive its cause in a cache on the way.
+        // No cache may keep a failure longer than its cause lasts.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -169,12 +172,12 @@ impl From<RouteError> for ApiError {
 
 impl From<&StorageError> for ApiError {
     fn from(error: &StorageError) -> Self {
-        // Only fixed sentences: what the backend says names folders and hosts of this server.
+        // Only fixed sentences: messages of the backend name folders and hosts of this server.
         let (status, code, message) = match error {
             StorageError::Open { .. } | StorageError::Denied { .. } => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 Code::Unknown,
-                "the server may not use its blob store",
+                "the server has no access to its blob store",
             ),
             StorageError::NoSpace { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -191,21 +194,21 @@ impl From<&StorageError> for ApiError {
                 Code::Unknown,
                 "the server's blob store failed",
             ),
-            // The store may be in the middle of something; damage that lasts is found by its size or digest.
+            // It may pass; lasting damage is found by its size or digest.
             StorageError::Truncated { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::Unavailable,
-                "the server's blob store gave a part of this only",
+                "the server's blob store returned only a part of this",
             ),
             StorageError::TooLarge { .. } => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 Code::Unknown,
-                "the server's blob store holds a damaged copy of this; its operator can find it with `nixery verify`",
+                "the server's blob store holds a damaged copy of this. Fix: its operator can find it with `nixery verify`",
             ),
             StorageError::RangeNotSatisfiable { .. } => (
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::Unsupported,
-                "the range holds no byte of this blob",
+                "the range is outside of this blob",
             ),
         };
         let answer = Self::new(status, code, message);
@@ -217,18 +220,33 @@ impl From<&StorageError> for ApiError {
     }
 }
 
+impl From<OpenBlobError> for ApiError {
+    fn from(error: OpenBlobError) -> Self {
+        match &error {
+            OpenBlobError::Storage(source) => Self::from(source),
+            OpenBlobError::Manifest(source) => BuildAnswer::of(source).into_error(),
+            damage @ (OpenBlobError::WrongSize { .. } | OpenBlobError::WrongDigest { .. }) => {
+                let message = format!(
+                    "{damage}. Fix: pull the image again by its tag, which rebuilds it; the operator of this registry can find all damage with `nixery verify`"
+                );
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message)
+            }
+        }
+    }
+}
+
 /// How a failed build is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuildAnswer {
-    /// With this error, at once.
+    /// With this error, directly.
     Direct(ApiError),
-    /// With a redirect whose URL says why, and the error there: the package or the package set is at fault, and
-    /// clients that print no body print that URL.
+    /// With a redirect to a URL that names the reason, and this error there: the package or the
+    /// package set is at fault, and clients that print no body print that URL.
     Failure(ApiError),
 }
 
 impl BuildAnswer {
-    /// Picks the answer for a build error.
+    /// Returns the answer for a build error.
     #[must_use]
     pub fn of(error: &BuildError) -> Self {
         let message = error.to_string();
@@ -276,7 +294,7 @@ impl BuildAnswer {
         }
     }
 
-    /// The error, whichever way it is answered.
+    /// Returns the error, however it is answered.
     #[must_use]
     pub fn into_error(self) -> ApiError {
         match self {
@@ -285,7 +303,7 @@ impl BuildAnswer {
     }
 }
 
-/// Whether the disk has no space left, which may pass: spool files of other builds go.
+/// Whether the disk has no space left, which may pass when other builds delete their spool files.
 fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,9 +1,12 @@
-//! How a client reaches this registry: the request's host, checked before it is shown anywhere.
+//! The address by which a client reaches this registry: the request's host, validated before it is
+//! shown.
+
+use std::net::SocketAddr;
+
+use http::header::HOST;
+use http::request::Parts;
 
 use crate::config::HttpSettings;
-use http::HeaderMap;
-use http::header::HOST;
-use std::net::SocketAddr;
 
 /// Whether the text is a host name or address with an optional port, and nothing else.
 #[must_use]
@@ -40,28 +43,29 @@ pub fn is_authority(text: &str) -> bool {
         })
 }
 
-/// Host and port to put before an image name in a pull command.
+/// Returns the host and port to put before an image name in a pull command.
 ///
-/// The configured public URL wins, then what a proxy says the client asked for, then the request's host.
+/// The configured public URL wins, then the `X-Forwarded-Host` of a proxy, then the request's host.
 #[must_use]
-pub fn pull_host(settings: &HttpSettings, headers: &HeaderMap, authority: Option<&str>) -> String {
+pub fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
     if let Some(url) = &settings.public_url {
         return without_scheme(url).to_owned();
     }
-    let forwarded = headers
+    let forwarded = request
+        .headers
         .get("x-forwarded-host")
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.split(',').next())
         .map(str::trim);
     forwarded
         .filter(|host| is_authority(host))
-        .or_else(|| request_host(headers, authority))
+        .or_else(|| request_host(request))
         .unwrap_or("localhost")
         .to_owned()
 }
 
-/// Host and port for an example that is shown before anybody asked: the configured one, or how this machine
-/// itself reaches the address.
+/// Returns the host and port for an example in the log: the configured one, or that by which this
+/// machine itself reaches the address.
 #[must_use]
 pub fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> String {
     match &settings.public_url {
@@ -75,18 +79,14 @@ fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, host)| host)
 }
 
-/// An absolute URL for a path of this registry where its address is known, else the path itself.
+/// Returns an absolute URL for a path of this registry where its address is known, else the path
+/// itself.
 ///
-/// Only the configured URL and the host the client itself asked for count: a link in an error message must
-/// not lead where a third party's header says.
+/// Only the configured URL and the host of the request itself count: a third party's header must
+/// not decide where a link in an error message leads.
 #[must_use]
-pub fn absolute(
-    settings: &HttpSettings,
-    headers: &HeaderMap,
-    authority: Option<&str>,
-    path: &str,
-) -> String {
-    match (&settings.public_url, request_host(headers, authority)) {
+pub fn absolute(settings: &HttpSettings, request: &Parts, path: &str) -> String {
+    match (&settings.public_url, request_host(request)) {
         (Some(url), _) => format!("{url}{path}"),
         (None, Some(host)) => format!("http://{host}{path}"),
         (None, None) => path.to_owned(),
@@ -94,16 +94,17 @@ pub fn absolute(
 }
 
 /// The host of the request line (HTTP/2) or of the `Host` header.
-fn request_host<'a>(headers: &'a HeaderMap, authority: Option<&'a str>) -> Option<&'a str> {
-    let header = headers.get(HOST).and_then(|value| value.to_str().ok());
-    authority.or(header).filter(|host| is_authority(host))
+fn request_host(request: &Parts) -> Option<&str> {
+    let authority = request.uri.authority().map(http::uri::Authority::as_str);
+    let header = || request.headers.get(HOST)?.to_str().ok();
+    authority.or_else(header).filter(|host| is_authority(host))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use http::HeaderValue;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("nixery.dev", true)]
@@ -125,23 +126,24 @@ mod tests {
         assert_eq!(is_authority(text), valid);
     }
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
-            .collect()
+    fn request(headers: &[(&str, &str)]) -> Parts {
+        let builder = http::Request::builder();
+        let builder = headers.iter().fold(builder, |builder, (name, value)| {
+            builder.header(*name, *value)
+        });
+        builder.body(()).unwrap().into_parts().0
     }
 
     #[test]
     fn the_pull_command_follows_proxies_but_links_do_not() {
         let settings = HttpSettings::default();
-        let headers = headers(&[
+        let request = request(&[
             ("host", "inside:80"),
             ("x-forwarded-host", "nixery.dev, proxy"),
         ]);
-        assert_eq!(pull_host(&settings, &headers, None), "nixery.dev");
+        assert_eq!(pull_host(&settings, &request), "nixery.dev");
         assert_eq!(
-            absolute(&settings, &headers, None, "/builds/1"),
+            absolute(&settings, &request, "/builds/1"),
             "http://inside:80/builds/1"
         );
     }
@@ -171,24 +173,15 @@ mod tests {
             public_url: Some("https://nixery.dev".into()),
             ..HttpSettings::default()
         };
-        let headers = headers(&[("host", "inside:80"), ("x-forwarded-host", "evil")]);
-        assert_eq!(pull_host(&settings, &headers, None), "nixery.dev");
-        assert_eq!(
-            absolute(&settings, &headers, None, "/b"),
-            "https://nixery.dev/b"
-        );
+        let request = request(&[("host", "inside:80"), ("x-forwarded-host", "evil")]);
+        assert_eq!(pull_host(&settings, &request), "nixery.dev");
+        assert_eq!(absolute(&settings, &request, "/b"), "https://nixery.dev/b");
     }
 
     #[test]
-    fn a_host_that_is_none_is_never_echoed() {
-        let headers = headers(&[("host", "\"><script>"), ("x-forwarded-host", "a b")]);
-        assert_eq!(
-            pull_host(&HttpSettings::default(), &headers, None),
-            "localhost"
-        );
-        assert_eq!(
-            absolute(&HttpSettings::default(), &headers, None, "/b"),
-            "/b"
-        );
+    fn an_invalid_host_is_never_echoed() {
+        let request = request(&[("host", "\"><script>"), ("x-forwarded-host", "a b")]);
+        assert_eq!(pull_host(&HttpSettings::default(), &request), "localhost");
+        assert_eq!(absolute(&HttpSettings::default(), &request, "/b"), "/b");
     }
 }

@@ -1,8 +1,9 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
-//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and variables,
-//! [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole
-//! program. [`route`] says which request names what, [`error`] which error gets which status.
+//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and
+//! variables, [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests,
+//! and [`run`] is the whole program. [`route`] says which request names what, [`error`] which error
+//! gets which status.
 //!
 //! ```
 //! use http::Method;
@@ -29,41 +30,35 @@ pub mod config;
 pub mod delivery;
 pub mod error;
 mod health;
-mod hold;
 pub mod host;
-mod json_lines;
 pub mod learning;
 pub mod listen;
 mod log_queue;
 pub mod logging;
+mod long_build;
 pub mod metrics;
 pub mod negotiate;
 mod page;
 mod query;
 pub mod range;
+mod readiness;
 mod redact;
 mod response;
 pub mod route;
 mod run;
 pub mod setup;
 mod shutdown;
-mod stall;
 mod state;
 mod text;
 pub mod traffic;
 
 pub use app::router;
 pub use config::Config;
-pub use health::Readiness;
-pub use hold::MOST_HOLDS;
+pub use long_build::MAX_HOLDS;
+pub use readiness::Readiness;
 pub use run::{RunError, run};
 pub use state::AppState;
-
-/// An error with its sources, as one text: what to print when the program ends because of it.
-#[must_use]
-pub fn explain(error: &dyn std::error::Error) -> String {
-    api::chain(error)
-}
+pub use text::explain;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

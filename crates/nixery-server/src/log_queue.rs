@@ -1,8 +1,12 @@
-//! Log lines on their way out, many in one write.
+//! A queue that writes many log lines with one system call.
 //!
-//! A write for each request takes a tenth of the time that answering one from memory does. So lines gather for
-//! [`PAUSE`] at most while a thread writes; the first after a silence is written at once. None is dropped by choice: who
-//! logs waits if the other side does not take them, as with plain writes. A crash takes those of the last [`PAUSE`] along.
+//! A write for each request takes a tenth of the time of answering it from memory. So a thread of
+//! its own writes the lines that have gathered for at most [`PAUSE`]; the first line after a
+//! silence is written at once. No line is dropped: when the reader is slow, callers block, as with
+//! plain writes. A crash loses the lines of the last [`PAUSE`].
+//!
+//! `tracing-appender` has such a queue, too. It bounds the number of lines and not their bytes,
+//! which paths of 64 KB would multiply, and loses lines that are logged after its guard is dropped.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,12 +15,12 @@ use std::time::{Duration, Instant};
 
 /// Time between two writes.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Bytes that wait at most before who logs has to wait.
-const MOST_WAITING: usize = 1024 * 1024;
-/// Time for the last lines to be taken when the program ends.
-const LAST: Duration = Duration::from_secs(2);
+/// Limit of bytes in the queue; callers block when it is reached.
+const MAX_QUEUED_BYTES: usize = 1024 * 1024;
+/// Time limit for writing the last lines when the program ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Where lines are written to; clones are one queue.
+/// A writer of log lines; clones share one queue.
 #[derive(Clone)]
 pub(crate) struct LogQueue(Arc<Queue>);
 
@@ -28,10 +32,10 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Who logs writes: the thread may not live long enough to.
+    /// Whether callers write by themselves, because the thread may end before it does.
     direct: bool,
     waiting: Vec<u8>,
-    /// The thread sleeps until something waits.
+    /// Whether the thread sleeps until there is a line.
     idle: bool,
     writing: bool,
 }
@@ -64,9 +68,9 @@ impl Queue {
             state.writing = true;
             std::mem::swap(&mut state.waiting, &mut lines);
             drop(state);
-            // There is room for whoever waited for it.
+            // Blocked callers have room now.
             self.changed.notify_all();
-            // There is nobody to tell if it fails.
+            // There is no place to report a failure to.
             let _ = self.write(&lines);
             lines.clear();
             self.state().writing = false;
@@ -77,10 +81,10 @@ impl Queue {
 }
 
 impl LogQueue {
-    /// Starts the thread that writes; it ends with the program.
+    /// Starts the writing thread, which ends with the program.
     ///
     /// # Errors
-    /// There can be no more threads.
+    /// The system refuses another thread.
     pub(crate) fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             state: Mutex::default(),
@@ -95,10 +99,11 @@ impl LogQueue {
         Ok(Self(queue))
     }
 
-    /// Waits until all lines are written, for a while at most. From then on each is written by who logs it: what ends
-    /// with the program logs as well, when nobody waits for the thread any more.
+    /// Waits until all lines are written, at most for [`DRAIN_TIMEOUT`]. After that, callers write
+    /// their lines by themselves: nothing waits for the thread any more when the last tasks of the
+    /// program log.
     pub(crate) fn drain(&self) {
-        let end = Instant::now() + LAST;
+        let end = Instant::now() + DRAIN_TIMEOUT;
         let mut state = self.0.state();
         while !state.waiting.is_empty() || state.writing {
             let Some(rest) = end.checked_duration_since(Instant::now()) else {
@@ -107,7 +112,8 @@ impl LogQueue {
             let waited = self.0.changed.wait_timeout(state, rest);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        // Not where the other side takes nothing: the program would not end.
+        // Not after the time-out: callers would block on a reader that reads nothing, and the
+        // program would not end.
         state.direct = true;
     }
 }
@@ -115,7 +121,7 @@ impl LogQueue {
 impl Write for LogQueue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut state = self.0.state();
-        while state.waiting.len() >= MOST_WAITING {
+        while state.waiting.len() >= MAX_QUEUED_BYTES {
             state = self.0.wait(state);
         }
         if state.direct {
@@ -137,10 +143,11 @@ impl Write for LogQueue {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::mpsc;
 
-    /// Takes what is written, after a word from the test if it waits for one.
+    use super::*;
+
+    /// Stores what is written, after a message from the test if there is a channel for one.
     struct Sink {
         written: Arc<Mutex<Vec<u8>>>,
         /// Threads that wrote.
@@ -217,28 +224,28 @@ mod tests {
     }
 
     #[test]
-    fn who_logs_waits_for_who_takes_nothing() {
+    fn callers_block_while_the_reader_reads_nothing() {
         let (go, gone) = mpsc::channel();
         let (queue, written) = queue(Some(gone));
-        let big = vec![b'x'; MOST_WAITING];
-        let (told, heard) = mpsc::channel();
+        let big = vec![b'x'; MAX_QUEUED_BYTES];
+        let (sent, received) = mpsc::channel();
         let mut own = queue.clone();
         let writer = thread::spawn(move || {
             for _ in 0..3 {
                 own.write_all(&big).unwrap();
-                told.send(()).unwrap();
+                sent.send(()).unwrap();
             }
         });
         // One is being written, one waits, the third has no room.
-        heard.recv().unwrap();
-        heard.recv().unwrap();
-        assert!(heard.recv_timeout(Duration::from_millis(50)).is_err());
+        received.recv().unwrap();
+        received.recv().unwrap();
+        assert!(received.recv_timeout(Duration::from_millis(50)).is_err());
         for _ in 0..3 {
             go.send(()).unwrap();
         }
-        heard.recv().unwrap();
+        received.recv().unwrap();
         writer.join().unwrap();
         queue.drain();
-        assert_eq!(written.lock().unwrap().len(), 3 * MOST_WAITING);
+        assert_eq!(written.lock().unwrap().len(), 3 * MAX_QUEUED_BYTES);
     }
 }

@@ -1,23 +1,24 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
-use crate::json_lines::JsonLines;
-use crate::log_queue::LogQueue;
-use crate::text::timestamp;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
 use std::time::SystemTime;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// What JSON lines go through.
+use crate::log_queue::LogQueue;
+use crate::text::timestamp;
+
+/// The queue of JSON lines.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Beginnings of the names of crates that log what they sign for a store, and with what, at `debug`. They do so only
-/// where a filter names them.
-const TELLTALES: [&str; 2] = ["opendal", "reqsign"];
+/// Prefixes of the crates that log signatures, and what they sign, at `debug`. They are held back
+/// unless the filter names them.
+const SIGNING_CRATES: [&str; 2] = ["opendal", "reqsign"];
 
 /// Layout of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,8 @@ pub enum LogFormat {
 
 /// Starts logging to standard error; a second call in one process changes nothing.
 ///
-/// A `filter` that cannot be read counts as `info`; [`crate::config::ServerArgs::settings`] refuses such filters.
+/// An invalid `filter` counts as `info`; [`crate::config::ServerArgs::settings`] refuses such
+/// filters.
 pub fn start(format: LogFormat, filter: &str) {
     let filter = env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
@@ -44,32 +46,34 @@ pub fn start(format: LogFormat, filter: &str) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    // Failing means that the program around us has a subscriber already: its choice stands.
+    // It fails where the embedding program has set a subscriber already, which stays.
     let _ = if text {
         let builder = builder.with_writer(io::stderr).with_ansi(terminal);
         builder.with_timer(Seconds).try_init()
     } else {
-        let builder = builder.event_format(JsonLines);
+        // The fields of an event stand at the top level; there are no spans.
+        let builder = builder.json().flatten_event(true);
+        let builder = builder.with_current_span(false).with_span_list(false);
         match LogQueue::start(io::stderr()) {
             Ok(queue) => {
                 let queue = QUEUE.get_or_init(|| queue);
                 builder.with_writer(|| queue.clone()).try_init()
             }
-            // It is slower, no worse.
+            // Slower, but no worse.
             Err(_) => builder.with_writer(io::stderr).try_init(),
         }
     };
 }
 
-/// Waits until all lines are written, for two seconds at most; later ones are written at once. To be called before
-/// the program ends.
+/// Waits at most two seconds until all lines are written; later lines are written at once. Call it
+/// before the program ends.
 pub fn drain() {
     if let Some(queue) = QUEUE.get() {
         queue.drain();
     }
 }
 
-/// The time for people: in UTC, to the second.
+/// The time in UTC, to the second.
 struct Seconds;
 
 impl FormatTime for Seconds {
@@ -78,26 +82,26 @@ impl FormatTime for Seconds {
     }
 }
 
-/// What the text tells, with [`TELLTALES`] held back.
+/// Parses a filter, and holds [`SIGNING_CRATES`] back.
 ///
 /// # Errors
-/// The text is no filter.
+/// The text is not a filter.
 fn env_filter(text: &str) -> Result<EnvFilter, ParseError> {
     let levels = text.split(',').filter(|directive| !directive.is_empty());
     let mut general = levels.filter_map(|directive| directive.parse::<LevelFilter>().ok());
     let mut filter = String::new();
     // The more verbose level is the greater one.
     if general.next_back() > Some(LevelFilter::WARN) {
-        filter.extend(TELLTALES.map(|target| format!("{target}={},", LevelFilter::WARN)));
+        filter.extend(SIGNING_CRATES.map(|target| format!("{target}={},", LevelFilter::WARN)));
     }
-    // Later ones count, and longer targets.
+    // Later directives win, and longer targets.
     filter.push_str(text);
     EnvFilter::try_new(filter)
 }
 
 /// Whether the text is a level, or a list of levels and `crate=level`.
 ///
-/// [`EnvFilter`] takes any other word for the name of a crate, and silences all the rest.
+/// [`EnvFilter`] reads any other word as the name of a crate, and silences all other crates.
 #[must_use]
 pub(crate) fn is_filter(text: &str) -> bool {
     EnvFilter::try_new(text).is_ok()
@@ -108,9 +112,11 @@ pub(crate) fn is_filter(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use rstest::rstest;
     use std::sync::{Arc, Mutex};
+
+    use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("info", true)]
@@ -146,7 +152,8 @@ mod tests {
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(env_filter(filter).unwrap())
-            .event_format(JsonLines)
+            .json()
+            .flatten_event(true)
             .with_writer(move || writer.clone())
             .finish();
         tracing::subscriber::with_default(subscriber, || {

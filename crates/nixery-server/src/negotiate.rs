@@ -1,13 +1,13 @@
-//! Which manifest family a client gets, from its `Accept` header.
+//! Picks the manifest family that a client gets, by its `Accept` header.
 
 use http::HeaderMap;
 use http::header::ACCEPT;
 use nixery_manifest::{Family, MediaType};
 
-/// What a client's `Accept` says about the two manifest families.
+/// The manifest families that a client accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preference {
-    /// The family to answer with when the image has both.
+    /// The family to send when the image has both.
     pub first: Family,
     /// Whether an OCI manifest may be sent where there is no Docker manifest (zstd layers).
     pub oci: bool,
@@ -15,9 +15,10 @@ pub struct Preference {
 
 /// Reads every `Accept` header of a manifest request.
 ///
-/// A family the client names wins over one it only covers with `*/*`; of two that are wanted equally,
-/// OCI wins, so that all current clients get the same digest. A client that names neither gets the Docker
-/// manifest: it is what every client that predates OCI reads, and what the original serves.
+/// A family that the client names wins over one that it only covers with `*/*`. Of two with equal
+/// quality OCI wins, so that all current clients get the same digest. A client that names neither
+/// gets the Docker manifest, which every client older than OCI reads, and which the original
+/// serves.
 #[must_use]
 pub fn preference(headers: &HeaderMap) -> Preference {
     let (mut oci, mut docker, mut any) = (None, None, None);
@@ -36,7 +37,7 @@ pub fn preference(headers: &HeaderMap) -> Preference {
         };
         *weight = (*weight).max(Some(quality));
     }
-    // Something named with a quality of zero is refused, even next to `*/*`.
+    // A family with a quality of zero is refused, even next to `*/*`.
     let named = |weight: Option<u16>| weight.unwrap_or(0);
     let first = match (named(oci), named(docker)) {
         (0, 0) if docker == Some(0) && oci.is_none() && named(any) > 0 => Family::Oci,
@@ -71,9 +72,10 @@ fn split(range: &str) -> (String, u16) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::HeaderValue;
     use rstest::rstest;
+
+    use super::*;
 
     const CONTAINERD: &str = "application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, */*";
     const SKOPEO: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.v1+prettyjws, application/vnd.docker.distribution.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json";

@@ -1,16 +1,21 @@
-//! Query parameters: those this server knows are read, all others are passed along or ignored.
+//! Reads the query parameters that this server knows; all others are passed along or ignored.
 
-/// The value of the first parameter with this name, decoded.
+use percent_encoding::percent_decode_str;
+
+/// Returns the value of the first parameter with this name, decoded.
+///
+/// A percent sign that starts no escape stays as it is, and bytes that are not UTF-8 become `�`.
 #[must_use]
 pub(crate) fn value(query: Option<&str>, name: &str) -> Option<String> {
     pairs(query)
         .find(|(key, _)| *key == name)
-        .map(|(_, value)| decode(value))
+        .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 
-/// The query for a redirect: `ours` first, as they are, then the request's other parameters unchanged.
+/// Returns the query of a redirect: `ours` first, as they are, then the request's other parameters
+/// unchanged.
 ///
-/// Mirrors put parameters of their own into requests (`?ns=docker.io`) and want them back.
+/// Mirrors add parameters of their own to requests (`?ns=docker.io`) and need them back.
 #[must_use]
 pub(crate) fn rewrite(query: Option<&str>, ours: &[(&str, &str)], dropped: &[&str]) -> String {
     let mut parts: Vec<String> = ours
@@ -34,32 +39,12 @@ fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
         .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
-/// Decodes percent signs; what is no escape stays as it is, and bytes that are not UTF-8 become `�`.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        let escape = tail
-            .get(..2)
-            .filter(|digits| *first == b'%' && digits.iter().all(u8::is_ascii_hexdigit))
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        if let Some(byte) = escape {
-            bytes.push(byte);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("hold=3", Some("3"))]

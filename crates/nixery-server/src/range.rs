@@ -1,12 +1,12 @@
-//! The `Range` header of a blob request (RFC 9110, section 14).
+//! Reads the `Range` header of a blob request (RFC 9110, section 14).
 
 use http::HeaderMap;
 use http::header::{IF_RANGE, RANGE};
 
-/// Which bytes of a blob to answer with.
+/// The bytes of a blob to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selection {
-    /// The whole blob: no range was asked for, or one this server need not honour.
+    /// The whole blob: there is no range, or one that this server need not honour.
     Whole,
     /// The bytes from `start` up to and without `end`.
     Part {
@@ -15,14 +15,15 @@ pub enum Selection {
         /// One past the last byte; always greater than `start`.
         end: u64,
     },
-    /// A valid range that holds no byte of this blob.
+    /// A valid range outside of this blob.
     Unsatisfiable,
 }
 
-/// Selects what a GET with these headers gets of a blob of `size` bytes with the entity tag `etag`.
+/// Selects the bytes that a GET with these headers gets of a blob of `size` bytes with the entity
+/// tag `etag`.
 ///
-/// A range is only honoured if it is the single one, well formed, in bytes, and not made void by an
-/// `If-Range` that names other contents. Everything else means the whole blob, as the RFC allows.
+/// A range is only honoured if it is the only one, well formed, in bytes, and without an `If-Range`
+/// that names other contents. Everything else means the whole blob, as the RFC allows.
 #[must_use]
 pub fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
     let mut values = headers.get_all(RANGE).iter();
@@ -83,7 +84,8 @@ enum Number {
     Value(u64),
 }
 
-/// A position of any length; one that does not fit saturates, as it is past every blob's end.
+/// Parses a position of any length. One that does not fit saturates, as it is past the end of every
+/// blob.
 fn number(digits: &str) -> Number {
     if digits.is_empty() {
         Number::Absent
@@ -96,9 +98,10 @@ fn number(digits: &str) -> Number {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     const fn part(start: u64, end: u64) -> Selection {
         Selection::Part { start, end }

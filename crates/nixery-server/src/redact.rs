@@ -1,18 +1,19 @@
-//! Keeps this server's paths out of what clients read.
+//! Removes this server's paths and credentials from what clients read.
 
 use std::borrow::Cow;
 
-/// Paths that are the same everywhere, and that the messages of builds are full of.
+/// Paths that are the same on every machine, and frequent in the messages of builds.
 const EVERYWHERE: [&str; 4] = ["/bin/sh", "/dev/null", "/nix/store", "/usr/bin/env"];
 /// Where Nix builds in a sandbox.
 const BUILD_FOLDER: &str = "/build";
-/// How a folder's name begins that Nix builds in without one.
+/// Prefix of the folder in which Nix builds without a sandbox.
 const OTHER_BUILD_FOLDER: &str = "/nix-build-";
 
-/// Replaces absolute paths outside the Nix store by `…`, of Nix code the folder alone, and takes the folder of a relocated store off store paths.
+/// Replaces absolute paths outside of the Nix store by `…`, and those of Nix files by `…/FILE`.
+/// Removes the folder of a relocated store from store paths.
 ///
-/// The errors of the crates below are written to hold none; this is the last line of defence, as messages of Nix
-/// itself pass through them.
+/// The errors of the crates below should hold no paths. This is the last line of defence, as
+/// messages of Nix itself pass through them.
 #[must_use]
 pub(crate) fn redact(text: &str) -> String {
     let text = without_credentials(text);
@@ -47,7 +48,7 @@ pub(crate) fn redact(text: &str) -> String {
     clean
 }
 
-/// What is shown of a path, `None` if it is this server's own.
+/// Returns what is shown of a path, or `None` if it is this server's own.
 fn shown(path: &str) -> Option<Cow<'_, str>> {
     if let Some(store) = path.find("/nix/store/") {
         return Some(Cow::Borrowed(&path[store..]));
@@ -66,13 +67,13 @@ fn shown(path: &str) -> Option<Cow<'_, str>> {
     if in_build_folder || harmless {
         return Some(Cow::Borrowed(path));
     }
-    // Which file of the package set is at fault is no secret, and all that helps its author.
+    // The name of a file of the package set is no secret, and helps its author.
     let (_, file) = path.rsplit_once('/')?;
     file.ends_with(".nix")
         .then(|| Cow::Owned(format!("…/{file}")))
 }
 
-/// The text with user names and passwords taken out of its URLs.
+/// Removes user names and passwords from the URLs in a text.
 fn without_credentials(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
@@ -90,8 +91,9 @@ fn without_credentials(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("cannot read /srv/nixery/spool/x.", "cannot read ….")]

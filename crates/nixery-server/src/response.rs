@@ -1,4 +1,4 @@
-//! Pieces of answers that several endpoints share.
+//! Parts of answers that several endpoints share.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -8,22 +8,24 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use nixery_manifest::Digest;
 
-/// Says which contents an answer has, for clients that verify (OCI distribution specification, "Pulling manifests").
+/// Header with the digest of the contents, for clients that verify (OCI distribution specification,
+/// "Pulling manifests").
 pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName =
     HeaderName::from_static("docker-content-digest");
-/// Says that this is a registry (OCI distribution specification, "Legacy Docker support HTTP headers").
+/// Header that identifies a registry (OCI distribution specification, "Legacy Docker support HTTP
+/// headers").
 pub(crate) const API_VERSION: HeaderName =
     HeaderName::from_static("docker-distribution-api-version");
 
-/// For what is named by its digest, and so never changes.
+/// Cache control of contents that are named by their digest, and so never change.
 pub(crate) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
-/// For what has to be asked for again, with the entity tag.
+/// Cache control of contents that must be revalidated with the entity tag.
 pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 
-/// A redirect to a path of this server that keeps the method.
+/// Redirects to a path of this server, keeping the method.
 ///
-/// The location is relative, so that it holds behind any proxy. `path` must be one that was routed.
+/// The location is relative, so that it works behind any proxy. `path` must have been routed.
 #[must_use]
 pub(crate) fn redirect(path: &str, query: &str) -> Response {
     match HeaderValue::try_from(format!("{path}?{query}")) {
@@ -40,16 +42,16 @@ pub(crate) fn redirect(path: &str, query: &str) -> Response {
     }
 }
 
-/// The entity tag of contents: their quoted digest.
+/// Returns the entity tag of contents: their quoted digest.
 #[must_use]
 pub(crate) fn entity_tag(digest: &Digest) -> String {
     ["\"sha256:", &digest.hex(), "\""].concat()
 }
 
-/// Headers of an answer with contents that have a digest.
+/// Returns the headers of an answer whose contents have a digest.
 #[must_use]
 pub(crate) fn content_headers(digest: &Digest, cache: HeaderValue) -> HeaderMap {
-    // Room for those that are added on the way out, too: growing costs more.
+    // With room for the headers that are added later: growing costs more.
     let mut headers = HeaderMap::with_capacity(16);
     let etag = Bytes::from(entity_tag(digest));
     let texts = [
@@ -81,15 +83,15 @@ fn has(headers: &HeaderMap, etag: &str) -> bool {
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
 }
 
-/// The answer to a client that has the contents. Its length is that of the contents (RFC 9110, section 8.6): left
-/// out, the HTTP layer would fill in the length of the body, which is none.
+/// Answers a client that has the contents. The length is that of the contents (RFC 9110, section
+/// 8.6); without it, the HTTP layer would fill in 0, the length of the body.
 #[must_use]
 pub(crate) fn not_modified(mut headers: HeaderMap, size: u64) -> Response {
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
     respond(StatusCode::NOT_MODIFIED, headers, Body::empty())
 }
 
-/// An answer with contents held in memory, or without them to a client that has them.
+/// Answers with contents held in memory, or without them to a client that has them.
 #[must_use]
 pub(crate) fn document(
     request: &Parts,
@@ -104,12 +106,12 @@ pub(crate) fn document(
     contents(media_type, headers, bytes)
 }
 
-/// A redirect to the store, from which the client gets the contents.
+/// Redirects to the store, from which the client gets the contents.
 ///
-/// It is not to be kept by anybody: a signed location outlives its worth, and whether the contents are still
-/// there is looked at each time.
+/// It must not be cached: a signed URL expires, and each request checks that the contents are still
+/// there.
 #[must_use]
-pub(crate) fn elsewhere(digest: &Digest, location: HeaderValue) -> Response {
+pub(crate) fn redirect_to_store(digest: &Digest, location: HeaderValue) -> Response {
     let mut headers = HeaderMap::new();
     if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
         headers.insert(DOCKER_CONTENT_DIGEST, digest);
@@ -120,7 +122,7 @@ pub(crate) fn elsewhere(digest: &Digest, location: HeaderValue) -> Response {
     respond(StatusCode::TEMPORARY_REDIRECT, headers, Body::empty())
 }
 
-/// An answer with exactly these headers.
+/// Returns an answer with exactly these headers.
 #[must_use]
 pub(crate) fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
     let mut response = Response::new(body);
@@ -129,7 +131,7 @@ pub(crate) fn respond(status: StatusCode, headers: HeaderMap, body: Body) -> Res
     response
 }
 
-/// An answer to GET and HEAD with contents held in memory.
+/// Answers GET and HEAD with contents held in memory.
 #[must_use]
 pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: Bytes) -> Response {
     if let Ok(media_type) = HeaderValue::try_from(media_type) {
@@ -139,7 +141,7 @@ pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: Bytes) -
     respond(StatusCode::OK, headers, Body::from(bytes))
 }
 
-/// Takes the body off an answer to HEAD, leaving its length.
+/// Removes the body of an answer to HEAD, and keeps its length.
 #[must_use]
 pub(crate) fn without_body(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
@@ -155,8 +157,9 @@ pub(crate) fn without_body(response: Response) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case("\"a\"", true)]

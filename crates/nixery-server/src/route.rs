@@ -1,18 +1,20 @@
-//! Which page or registry object a request names: a pure function of its method and path.
+//! Finds the page or registry object that a request names: a pure function of its method and path.
 //!
 //! Paths follow the OCI distribution specification, section "Endpoints".
+
+use std::borrow::Cow;
 
 use http::Method;
 use nixery_core::{ImageName, NameError, Tag, TagError};
 use nixery_manifest::{Digest, DigestError};
-use std::borrow::Cow;
+use percent_encoding::percent_decode_str;
 
 /// What a request asks for. GET and HEAD share a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The start page.
     Start,
-    /// The page of one build with its log; the text is the build's ID, unchecked.
+    /// The page of one build with its log, by the build's ID, which is not validated yet.
     Build(String),
     /// A file that the pages refer to.
     Asset(Asset),
@@ -28,7 +30,7 @@ pub enum Route {
     Manifest {
         /// The image.
         name: ImageName,
-        /// Which manifest of it.
+        /// The tag or digest of the manifest.
         reference: Reference,
     },
     /// A blob.
@@ -55,9 +57,9 @@ pub enum Route {
 /// A manifest of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reference {
-    /// By a name that may come to mean something else.
+    /// By a tag, which may name another manifest later.
     Tag(Tag),
-    /// By its contents.
+    /// By its digest.
     Digest(Digest),
 }
 
@@ -68,14 +70,14 @@ pub enum Asset {
     Style,
     /// The script that keeps lists and logs current.
     Script,
-    /// The icon, also under the name browsers guess.
+    /// The icon, also at the path that browsers try.
     Icon,
 }
 
-/// Why a request names nothing here.
+/// Why a request has no route.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    /// A registry without a push answers nothing but GET and HEAD.
+    /// Only GET and HEAD are supported, as nothing is pushed.
     #[error(
         "{method} is not supported: images here are built from their names, nothing is pushed or deleted"
     )]
@@ -94,7 +96,7 @@ pub enum RouteError {
         /// Why it cannot be here.
         reason: &'static str,
     },
-    /// A percent sign that encodes nothing, or something that a path cannot hold.
+    /// A percent sign that starts no escape, or an escape that a path cannot hold.
     #[error("the path is not encoded correctly: {problem}")]
     Encoding {
         /// What is wrong.
@@ -157,12 +159,13 @@ impl Route {
     }
 }
 
-/// The part of a path after `/v2/`. The endpoint is recognised from its end, as names may hold its words.
+/// Routes the part of a path after `/v2/`. The endpoint is recognised from the end, as names may
+/// hold its words.
 fn registry(segments: &[&str]) -> Result<Route, RouteError> {
     match segments {
         [name @ .., "manifests", reference] => {
             let name = image(name)?;
-            // Only digests have colons, so that a client is told about the digest it got wrong.
+            // Only digests have colons, so a malformed digest is reported as one.
             let reference = if reference.contains(':') {
                 Reference::Digest(reference.parse()?)
             } else {
@@ -195,14 +198,14 @@ fn image(components: &[&str]) -> Result<ImageName, RouteError> {
     Ok(ImageName::parse(&components.join("/"))?)
 }
 
-/// The decoded segments of an absolute path.
+/// Returns the decoded segments of an absolute path.
 fn segments(path: &str) -> Result<Vec<Cow<'_, str>>, RouteError> {
     let path = path.strip_prefix('/').ok_or(RouteError::NotFound)?;
     path.split('/').map(decode).collect()
 }
 
-/// Decodes one segment (RFC 3986, section 2.1). What no name here can hold is refused rather than passed on:
-/// encoded slashes, which intermediaries treat differently, control characters, and text that is not UTF-8.
+/// Decodes one segment (RFC 3986, section 2.1). Refuses what no name can hold: encoded slashes,
+/// which intermediaries treat differently, control characters, and text that is not UTF-8.
 fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     let error = |problem| RouteError::Encoding { problem };
     if !segment
@@ -211,50 +214,33 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     {
         return Ok(Cow::Borrowed(segment));
     }
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let byte = if *first == b'%' {
-            let [high, low, after @ ..] = tail else {
-                return Err(error(
-                    "a percent sign needs two hexadecimal digits after it",
-                ));
-            };
-            let (Some(high), Some(low)) = (hexadecimal(*high), hexadecimal(*low)) else {
-                return Err(error(
-                    "a percent sign needs two hexadecimal digits after it",
-                ));
-            };
-            rest = after;
-            let byte = high << 4 | low;
-            if byte == b'/' {
-                return Err(error("an encoded slash"));
-            }
-            byte
-        } else {
-            rest = tail;
-            *first
-        };
-        if byte.is_ascii_control() {
-            return Err(error("a control character"));
-        }
-        bytes.push(byte);
+    // The library keeps a percent sign that starts no escape.
+    let is_escape = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    if !segment.split('%').skip(1).all(is_escape) {
+        return Err(error(
+            "a percent sign needs two hexadecimal digits after it",
+        ));
     }
-    let text = String::from_utf8(bytes);
-    text.map(Cow::Owned).map_err(|_| error("it is not UTF-8"))
-}
-
-fn hexadecimal(digit: u8) -> Option<u8> {
-    // A hexadecimal digit is less than 16.
-    #[allow(clippy::cast_possible_truncation)]
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    let text = percent_decode_str(segment).decode_utf8();
+    let text = text.map_err(|_| error("it is not UTF-8"))?;
+    if text.contains('/') {
+        return Err(error("an encoded slash"));
+    }
+    if text.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(error("a control character"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
     use rstest::rstest;
+
+    use super::*;
 
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

@@ -13,6 +13,7 @@ use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
 use crate::traffic::record_forever;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::oneshot;
 
@@ -87,14 +88,19 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     }
     let (quit, quitting) = oneshot::channel();
     let collection = tokio::spawn(collect_until(
-        state.clone(),
+        Arc::clone(state.builder().storage()),
         settings.gc.clone(),
+        state.metrics().gc().clone(),
         gone(quitting),
     ));
-    tokio::spawn(record_forever(state.clone()));
+    if let Some(recorder) = state.recorder() {
+        let storage = Arc::clone(state.builder().storage());
+        tokio::spawn(record_forever(Arc::clone(recorder), storage));
+    }
     let learning = match settings.layering.strategy {
         StrategySettings::Learned { hour } => Some(tokio::spawn(learn_forever(
-            state.clone(),
+            state.builder().clone(),
+            state.metrics().plans().clone(),
             hour,
             SystemTime::now,
         ))),

@@ -1,12 +1,13 @@
-//! Signals that end the server.
+//! Handles the signals that end the server.
 
 use std::future::Future;
 use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Status of a process that was interrupted, as shells report `SIGINT`.
+/// Exit code of an interrupted process, as shells report `SIGINT`.
 pub(crate) const INTERRUPTED: u8 = 130;
-/// Time for stopping Nix and whatever it runs, when everything is to end at once.
+/// Time for stopping Nix and what it runs, when the server ends at once.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// Waits for `SIGTERM` and `SIGINT`.
@@ -16,7 +17,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From now on these signals no longer end the process by themselves.
+    /// Takes over these signals: they no longer end the process by themselves.
     ///
     /// # Errors
     /// The system does not let this process handle signals.
@@ -27,7 +28,7 @@ impl Signals {
         })
     }
 
-    /// Ready at the next of them.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -36,7 +37,7 @@ impl Signals {
     }
 }
 
-/// Runs `work` until it ends or a signal comes; `None` is for the signal.
+/// Runs `work` until it ends or a signal comes, and returns `None` in the latter case.
 pub(crate) async fn unless_signalled<T>(
     signals: &mut Signals,
     work: impl Future<Output = T>,
@@ -47,11 +48,11 @@ pub(crate) async fn unless_signalled<T>(
     }
 }
 
-/// Ends the process within two seconds, whatever it does, or within four if nobody takes its log lines: work in progress
-/// is lost, but nothing is damaged.
+/// Ends the process within two seconds, or within four if nothing reads its log lines. Work in
+/// progress is lost, but nothing is damaged.
 ///
-/// Until then whoever dropped the work can stop what runs outside of this process. Layers being packed are on
-/// threads that the runtime would wait for.
+/// Meanwhile the caller can stop what runs outside of this process. The runtime would wait for the
+/// threads that pack layers.
 pub(crate) fn exit_soon(code: u8) {
     std::thread::spawn(move || {
         std::thread::sleep(AT_ONCE);

@@ -1,11 +1,17 @@
-//! What every request handler shares.
+//! The state that every request handler shares.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, Image, ImageRequest};
 
 use crate::config::HttpSettings;
-use crate::health::Readiness;
 use crate::metrics::Metrics;
+use crate::readiness::Readiness;
 use crate::traffic::Recorder;
-use nixery_builder::{BuildHandle, BuildResult, Builder, Image, ImageRequest};
-use std::sync::Arc;
+
+/// Builds remembered as counted: more than can run or be joined at once.
+const MOST_COUNTED: usize = 4096;
 
 /// The registry as its handlers see it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -15,9 +21,33 @@ pub struct AppState(Arc<Inner>);
 struct Inner {
     builder: Builder,
     settings: HttpSettings,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     readiness: Readiness,
-    recorder: Option<Recorder>,
+    recorder: Option<Arc<Recorder>>,
+    counted: Mutex<CountedBuilds>,
+}
+
+/// The last builds that were counted: several requests join one build.
+#[derive(Debug, Default)]
+struct CountedBuilds {
+    ids: HashSet<BuildId>,
+    order: VecDeque<BuildId>,
+}
+
+impl CountedBuilds {
+    /// Whether this build was not counted yet.
+    fn insert(&mut self, id: BuildId) -> bool {
+        if !self.ids.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > MOST_COUNTED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+        true
+    }
 }
 
 fn from_cache(result: &BuildResult) -> bool {
@@ -25,25 +55,27 @@ fn from_cache(result: &BuildResult) -> bool {
 }
 
 impl AppState {
-    /// A registry over a builder.
+    /// Returns a registry over a builder.
     #[must_use]
     pub fn new(builder: Builder, settings: HttpSettings) -> Self {
         Self::recording(builder, settings, None)
     }
 
-    /// The same, which records its pulls; [`record_forever`](crate::traffic::record_forever) stores them.
+    /// Returns a registry that records its pulls;
+    /// [`record_forever`](crate::traffic::record_forever) stores them.
     #[must_use]
     pub fn recording(builder: Builder, settings: HttpSettings, recorder: Option<Recorder>) -> Self {
         Self(Arc::new(Inner {
             builder,
             settings,
-            metrics: Metrics::default(),
+            metrics: Arc::new(Metrics::new(recorder.as_ref().map(Recorder::metrics))),
             readiness: Readiness::default(),
-            recorder,
+            recorder: recorder.map(Arc::new),
+            counted: Mutex::default(),
         }))
     }
 
-    /// The image that answers a request without a build, see [`Builder::ready`].
+    /// Returns the image that answers a request without a build, see [`Builder::ready`].
     pub async fn ready(&self, request: &ImageRequest) -> Option<Arc<Image>> {
         let ready = self.0.builder.ready(request).await?;
         self.0.metrics.count_ready();
@@ -60,20 +92,22 @@ impl AppState {
         handle
     }
 
-    /// Sees to it that a build is counted, once.
+    /// Counts a build when it ends, once.
     fn count(&self, handle: &BuildHandle) {
-        if self.0.metrics.is_new(handle.id()) {
-            // Counted when it ends, by a task of its own: whoever asked may be gone by then.
-            let (state, handle) = (self.clone(), handle.clone());
-            tokio::spawn(async move {
-                let result = handle.wait().await;
-                // A look in the background that changed nothing answered nobody.
-                if !(handle.is_refresh() && from_cache(&result)) {
-                    let metrics = state.metrics();
-                    metrics.count_build(&result, handle.summary().elapsed);
-                }
-            });
+        let counted = &self.0.counted;
+        let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !counted.insert(handle.id()) {
+            return;
         }
+        // In a task of its own: the request may be gone when the build ends.
+        let (metrics, handle) = (Arc::clone(&self.0.metrics), handle.clone());
+        tokio::spawn(async move {
+            let result = handle.wait().await;
+            // A refresh in the background that found the same image answered no request.
+            if !(handle.is_refresh() && from_cache(&result)) {
+                metrics.count_build(&result, handle.summary().elapsed);
+            }
+        });
     }
 
     /// The builder.
@@ -82,32 +116,32 @@ impl AppState {
         &self.0.builder
     }
 
-    /// How the registry answers.
+    /// The HTTP settings.
     #[must_use]
     pub fn settings(&self) -> &HttpSettings {
         &self.0.settings
     }
 
-    /// Counters.
+    /// The metrics of this registry.
     #[must_use]
-    pub fn metrics(&self) -> &Metrics {
+    pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
-    /// What records pulls, if they are recorded.
+    /// The recorder of pulls, if they are recorded.
     #[must_use]
-    pub fn recorder(&self) -> Option<&Recorder> {
+    pub fn recorder(&self) -> Option<&Arc<Recorder>> {
         self.0.recorder.as_ref()
     }
 
-    /// Stores the pulls that are recorded and not stored yet.
+    /// Stores the recorded pulls that are not stored yet.
     pub async fn store_recorded(&self) {
         if let Some(recorder) = self.recorder() {
             recorder.flush(&**self.builder().storage()).await;
         }
     }
 
-    /// What is known about whether the registry can work.
+    /// Whether the registry can work.
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.0.readiness

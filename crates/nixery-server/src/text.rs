@@ -1,8 +1,16 @@
-//! Times and sizes as people read them.
+//! Formats errors, times and sizes for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// "4.2 s", "3 min 20 s", "1 h 5 min".
+/// Formats an error and its sources as one text, outermost first.
+#[must_use]
+pub fn explain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = sources.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
+/// Formats a duration: "4.2 s", "3 min 20 s", "1 h 5 min".
 pub(crate) fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
@@ -13,7 +21,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// "just now", "5 min ago", "3 h ago", "2 days ago".
+/// Formats a time in the past: "just now", "5 min ago", "3 h ago", "2 days ago".
 pub(crate) fn ago(since: Duration) -> String {
     let minutes = since.as_secs() / 60;
     match minutes {
@@ -25,7 +33,8 @@ pub(crate) fn ago(since: Duration) -> String {
     }
 }
 
-/// "512 B", "4.2 MB": powers of a thousand, as disks and downloads are measured.
+/// Formats a size: "512 B", "4.2 MB", with powers of a thousand, as disks and downloads are
+/// measured.
 pub(crate) fn size(bytes: u64) -> String {
     let mut unit = "B";
     #[allow(clippy::cast_precision_loss)]
@@ -44,61 +53,17 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// Date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
+/// Formats a date and time in UTC, `2026-02-28T23:59:59Z` (RFC 3339).
 pub(crate) fn timestamp(time: SystemTime) -> String {
-    let seconds = time
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = date(days);
-    // By hand: each line of the log has one.
-    let mut text = String::with_capacity("2026-02-28T23:59:59.000001Z".len());
-    number(&mut text, year, 4, '-');
-    number(&mut text, month, 2, '-');
-    number(&mut text, day, 2, 'T');
-    number(&mut text, second / 3600, 2, ':');
-    number(&mut text, second / 60 % 60, 2, ':');
-    number(&mut text, second % 60, 2, 'Z');
-    text
-}
-
-/// Appends a number with leading zeros, and what follows it.
-fn number(text: &mut String, number: u64, digits: u32, end: char) {
-    for place in (0..digits).rev() {
-        let digit = number / 10_u64.pow(place) % 10;
-        text.extend(char::from_digit(u32::try_from(digit).unwrap_or(0), 10));
-    }
-    text.push(end);
-}
-
-/// The same to the microsecond, `2026-02-28T23:59:59.000001Z`.
-pub(crate) fn precise_timestamp(time: SystemTime) -> String {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut text = timestamp(time);
-    text.pop();
-    text.push('.');
-    number(&mut text, since.subsec_micros().into(), 6, 'Z');
-    text
-}
-
-/// Year, month and day of a number of days after 1970-01-01, counting years from March, so that the odd day is their
-/// last (Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-fn date(days: u64) -> (u64, u64, u64) {
-    // From 0000-03-01, in eras of 400 years.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let of_month = day - (153 * month + 2) / 5 + 1;
-    let next = u64::from(month >= 10);
-    (era * 400 + year + next, month + 3 - 12 * next, of_month)
+    // The library panics before 1970, where a clock that is not set may be.
+    humantime::format_rfc3339_seconds(time.max(UNIX_EPOCH)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use rstest::rstest;
+
+    use super::*;
 
     #[rstest]
     #[case(0, "1970-01-01T00:00:00Z")]

@@ -1,9 +1,14 @@
-//! Recording pulls, so that an operator can replay them: `nixery layers replay --from-server`.
+//! Records pulls, so that an operator can replay them: `nixery layers replay --from-server`.
 //!
-//! A pull is a GET for a manifest that was answered with it. Recording costs it two hashes and a short
-//! lock; storing is left to [`record_forever`], and no pull waits for the store.
+//! A pull is a GET for a manifest that was answered with it. Recording costs two hashes and a short
+//! lock. [`record_forever`] stores what was recorded, and no pull waits for the store.
 
-use crate::state::AppState;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use axum::extract::ConnectInfo;
 use http::header::USER_AGENT;
 use http::request::Parts;
@@ -12,38 +17,35 @@ use nixery_builder::traffic::{Fingerprint, MOST_IN_BATCH, Pull, is_plausible, st
 use nixery_core::ImageName;
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
-use std::collections::HashMap;
-use std::fmt;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
 
-/// Time after which recorded pulls are stored: what a server that is killed loses at most.
-const INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Manifests of which it is remembered what image they are, in each of two generations.
-const KNOWN: usize = 20_000;
+use crate::metrics::TrafficMetrics;
 
-/// The secret that makes fingerprints of addresses useless to others.
+/// Time after which recorded pulls are stored: a server that is killed loses no more than these.
+const INTERVAL: Duration = Duration::from_secs(5 * 60);
+/// Limit of manifests whose image is remembered, in each of two generations.
+const MAX_KNOWN_MANIFESTS: usize = 20_000;
+
+/// The secret without which fingerprints of addresses cannot be guessed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Salt(Box<[u8]>);
 
 impl Salt {
-    /// A salt of these bytes.
+    /// Returns a salt of these bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }
 
-    /// A random salt.
+    /// Returns a random salt of 32 bytes.
+    ///
+    /// # Panics
+    /// The system has no source of randomness.
     #[must_use]
     pub fn random() -> Self {
-        // Its keys are 128 bits from the system's source of randomness.
-        let random = RandomState::new();
-        let bytes = (0..4).flat_map(|number| random.hash_one(number).to_be_bytes());
-        Self(bytes.collect())
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes).expect("the system has a source of randomness");
+        Self::new(&bytes)
     }
 }
 
@@ -60,8 +62,8 @@ pub struct Recorder {
     salt: Salt,
     buffer: Mutex<Buffer>,
     full: Notify,
-    /// The batch that is on its way to the store. It stays as it is until it is there: a write that failed may
-    /// have succeeded, and equal bytes have one name.
+    /// The batch that is being stored. It does not change until it is stored: a write that failed
+    /// may have succeeded, and equal bytes have one name.
     storing: tokio::sync::Mutex<Vec<Pull>>,
     metrics: TrafficMetrics,
 }
@@ -69,22 +71,13 @@ pub struct Recorder {
 #[derive(Debug, Default)]
 struct Buffer {
     pulls: Vec<Pull>,
-    /// Not recorded since it was last said.
+    /// Pulls that were not recorded since the last log line about them.
     dropped: u64,
     known: Known,
 }
 
-/// What a recorder did, from the start of the process.
-#[derive(Debug, Default)]
-struct TrafficMetrics {
-    stored: AtomicU64,
-    dropped: AtomicU64,
-    unknown: AtomicU64,
-    failed_batches: AtomicU64,
-}
-
 impl Recorder {
-    /// A recorder that has seen nothing.
+    /// Returns a recorder without pulls.
     #[must_use]
     pub fn new(salt: Salt) -> Self {
         Self {
@@ -96,8 +89,13 @@ impl Recorder {
         }
     }
 
-    /// Notes the answer to a request for a manifest. `image` is the image's key; who asks by digest does not
-    /// tell it, but has mostly asked for the tag before.
+    /// What this recorder did.
+    pub(crate) fn metrics(&self) -> &TrafficMetrics {
+        &self.metrics
+    }
+
+    /// Records the answer to a request for a manifest. `image` is the image's key. A request by
+    /// digest lacks it, but mostly follows one by tag.
     pub(crate) fn answered(
         &self,
         request: &Parts,
@@ -109,32 +107,32 @@ impl Recorder {
         if let Some(image) = image {
             self.buffer().known.insert(*manifest, image);
         }
-        // Who asks with HEAD, or has the manifest, fetches nothing.
+        // HEAD, and a client that has the manifest, fetch nothing.
         if request.method != Method::GET || status != StatusCode::OK {
             return;
         }
         let time = SystemTime::now().duration_since(UNIX_EPOCH);
         let time = time.as_ref().map_or(0, Duration::as_secs);
         if !is_plausible(time) {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
                 tracing::warn!(
                     time,
-                    "pulls are not recorded: this machine's clock is not set"
+                    "pulls are not recorded, because this machine's clock is not set"
                 );
             });
-            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.dropped.inc();
             return;
         }
         let (client, name) = (self.client(request), self.name(name));
         let mut buffer = self.buffer();
         let Some(image) = image.or_else(|| buffer.known.get(manifest)) else {
-            self.metrics.unknown.fetch_add(1, Ordering::Relaxed);
+            self.metrics.unknown.inc();
             return;
         };
         if buffer.pulls.len() >= MOST_IN_BATCH {
             buffer.dropped += 1;
-            self.metrics.dropped.fetch_add(1, Ordering::Relaxed);
+            self.metrics.dropped.inc();
             return;
         }
         buffer.pulls.push(Pull {
@@ -161,7 +159,7 @@ impl Recorder {
         Fingerprint::of(&self.salt.0, &[b"client", address, agent])
     }
 
-    /// Of what makes two names ask for the same image.
+    /// Returns the fingerprint of what two names of the same image have in common.
     fn name(&self, name: &ImageName) -> Fingerprint {
         let shell: &[u8] = if name.shell() { b"shell" } else { b"" };
         let architecture = name.architecture().oci_name();
@@ -173,12 +171,12 @@ impl Recorder {
         Fingerprint::of(&self.salt.0, &parts)
     }
 
-    /// Stores what was recorded so far. What the store does not take is tried again the next time, also after
-    /// this call was given up.
+    /// Stores what was recorded so far. What the store refuses is tried again at the next call,
+    /// even if this call is dropped.
     pub async fn flush(&self, storage: &dyn Storage) {
         let mut batch = self.storing.lock().await;
-        // What waits from the last time, and then one batch of what came since: who pulls all the time must not
-        // keep this going with ever smaller ones.
+        // The batch of the last call first, and then one of what was recorded since. Just one:
+        // steady pulls must not keep this call busy with ever smaller batches.
         for fresh in [false, true] {
             if fresh {
                 *batch = self.take();
@@ -187,23 +185,23 @@ impl Recorder {
                 continue;
             }
             if let Err(error) = store_pulls(storage, &batch).await {
-                let cause = crate::explain(&error);
+                let cause = crate::text::explain(&error);
                 tracing::warn!(
                     pulls = batch.len(),
                     cause,
-                    "recorded pulls could not be stored; it is tried again"
+                    "cannot store recorded pulls; they are stored later"
                 );
-                self.metrics.failed_batches.fetch_add(1, Ordering::Relaxed);
+                self.metrics.failed_batches.inc();
                 return;
             }
             let stored = batch.len() as u64;
-            self.metrics.stored.fetch_add(stored, Ordering::Relaxed);
-            tracing::debug!(pulls = stored, "recorded pulls are stored");
+            self.metrics.stored.inc_by(stored);
+            tracing::debug!(pulls = stored, "stored recorded pulls");
             batch.clear();
         }
     }
 
-    /// The next batch.
+    /// Takes the next batch.
     fn take(&self) -> Vec<Pull> {
         let (pulls, dropped) = {
             let mut buffer = self.buffer();
@@ -214,7 +212,7 @@ impl Recorder {
         if dropped > 0 {
             tracing::warn!(
                 dropped,
-                "pulls were not recorded: more than {MOST_IN_BATCH} waited for the store"
+                "pulls were not recorded, because more than {MOST_IN_BATCH} waited for the store"
             );
         }
         pulls
@@ -223,31 +221,9 @@ impl Recorder {
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Appends the families of recording.
-    pub(crate) fn render(&self, mut family: impl FnMut(&str, &str, &str, Vec<(String, String)>)) {
-        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
-        let metrics = &self.metrics;
-        family(
-            "nixery_traffic_pulls_total",
-            "counter",
-            "Pulls that were recorded and stored, dropped for want of room or of a set clock, or of an unknown image",
-            vec![
-                ("result=\"stored\"".to_owned(), get(&metrics.stored)),
-                ("result=\"dropped\"".to_owned(), get(&metrics.dropped)),
-                ("result=\"unknown\"".to_owned(), get(&metrics.unknown)),
-            ],
-        );
-        family(
-            "nixery_traffic_store_failures_total",
-            "counter",
-            "Times that recorded pulls could not be stored",
-            vec![(String::new(), get(&metrics.failed_batches))],
-        );
-    }
 }
 
-/// Which image a manifest is of, as far as it was asked for lately.
+/// The images of the manifests that were requested lately.
 #[derive(Debug, Default)]
 struct Known {
     young: HashMap<Digest, Digest>,
@@ -259,7 +235,7 @@ impl Known {
         if self.young.get(&manifest) == Some(&image) {
             return;
         }
-        if self.young.len() >= KNOWN {
+        if self.young.len() >= MAX_KNOWN_MANIFESTS {
             self.old = std::mem::take(&mut self.young);
         }
         self.young.insert(manifest, image);
@@ -271,10 +247,10 @@ impl Known {
     }
 }
 
-/// The client's address: what the first proxy says, else the connection's.
+/// Returns the client's address: that of the first proxy's header, else the connection's.
 ///
-/// Anybody may send the header and pass for several clients. Nothing but a statistic hangs on it, and a user
-/// agent can be made up as well.
+/// A client may send the header itself and count as several clients. Only a statistic depends on
+/// it, and a user agent can be invented as well.
 fn address(request: &Parts) -> Option<IpAddr> {
     let forwarded = request.headers.get("x-forwarded-for");
     let first = forwarded
@@ -292,16 +268,13 @@ fn address(request: &Parts) -> Option<IpAddr> {
     parsed.or_else(peer).map(|address| address.to_canonical())
 }
 
-/// Stores recorded pulls again and again, until it is dropped; forever pending where nothing is recorded.
-pub async fn record_forever(state: AppState) {
-    let Some(recorder) = state.recorder() else {
-        return std::future::pending().await;
-    };
+/// Stores recorded pulls again and again, until it is dropped.
+pub async fn record_forever(recorder: Arc<Recorder>, storage: Arc<dyn Storage>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = recorder.full.notified() => {}
         }
-        state.store_recorded().await;
+        recorder.flush(&*storage).await;
     }
 }

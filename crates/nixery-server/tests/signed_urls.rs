@@ -11,13 +11,14 @@ mod fake_store;
 #[path = "http/registry.rs"]
 mod registry;
 
+use std::io;
+use std::sync::{Arc, Mutex};
+
 use fake_store::{FakeStore, SECRET};
 use http::Method;
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use registry::{Registry, request};
-use std::io;
-use std::sync::{Arc, Mutex};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);

@@ -39,7 +39,10 @@ async fn an_image_is_whole() {
         let blob = bytes(&bench, &digest).await.expect("stored");
         digest.verify(&blob).expect("stored under its digest");
         assert_eq!(blob.len() as u64, size);
-        assert_eq!(bench.builder.expected_size(&digest), Some(size));
+        assert_eq!(
+            bench.builder.engine().blobs.expected_size(&digest),
+            Some(size)
+        );
     }
     assert_eq!(oci.config.digest, docker.config.digest);
     let config = bytes(&bench, &oci.config.digest).await.expect("stored");

@@ -1,60 +1,61 @@
-//! Failures people can read.
+//! Answers failed builds so that people can read why.
 //!
-//! Most clients print the JSON message of an error. containerd prints only the status and the URL of the last
-//! request, after redirects. So a failed build is answered by a redirect to a URL that says why in words, and that URL
-//! answers with the whole story.
+//! Most clients print the JSON message of an error. containerd prints only the status and the URL
+//! of the last request, after redirects. So a failed build is answered by a redirect to a URL that
+//! names the reason, and that URL is answered with the complete error.
 
-use super::manifests::authority;
-use crate::error::{ApiError, BuildAnswer};
-use crate::hold;
-use crate::host::absolute;
-use crate::query;
-use crate::redact::redact;
-use crate::response::redirect;
-use crate::state::AppState;
+use std::fmt::Write;
+
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use nixery_builder::{BuildError, BuildId};
 use nixery_core::ImageName;
 use serde_json::json;
-use std::fmt::Write;
 
-/// Query parameter with the reason in words.
+use crate::error::{ApiError, BuildAnswer};
+use crate::host::absolute;
+use crate::long_build;
+use crate::query;
+use crate::redact::redact;
+use crate::response::redirect;
+use crate::state::AppState;
+
+/// Query parameter with the reason.
 const FAILED: &str = "failed";
 /// Query parameter with the path of the build's log.
 const LOG: &str = "log";
-/// Lines of the log in the message; the rest is behind the link.
+/// Lines of the log in the message; the link leads to the rest.
 const MESSAGE_LINES: usize = 12;
-/// The longest reason that is repeated from a URL.
-const LONGEST_REASON: usize = 120;
+/// Limit of a reason that is repeated from a URL.
+const MAX_REASON_CHARS: usize = 120;
 
-/// The redirect to the URL that says why the build failed. `log` is a path of this server.
-pub(super) fn tell(request: &Parts, error: &BuildError, log: &str) -> Response {
+/// Redirects to the URL that names the reason why the build failed. `log` is a path of this server.
+pub(super) fn redirect_to_reason(request: &Parts, error: &BuildError, log: &str) -> Response {
     let slug = error.slug();
     let query = query::rewrite(
         request.uri.query(),
         &[(FAILED, &slug), (LOG, log)],
-        &[hold::PARAMETER],
+        &[long_build::PARAMETER],
     );
     redirect(request.uri.path(), &query)
 }
 
-/// The error of a URL that says why a build failed, if this is one.
+/// Returns the error of a failed build if the request's URL names the reason.
 ///
-/// The build's memory knows best; a replica or a restarted server only has what the URL says.
-pub(super) fn told(state: &AppState, request: &Parts, name: &ImageName) -> Option<ApiError> {
+/// The error is complete where this server remembers the build. A replica or a restarted server
+/// only has the URL.
+pub(super) fn error_of_reason(
+    state: &AppState,
+    request: &Parts,
+    name: &ImageName,
+) -> Option<ApiError> {
     let slug = query::value(request.uri.query(), FAILED)?;
     let id: Option<BuildId> = query::value(request.uri.query(), LOG)
         .and_then(|log| log.strip_prefix("/builds/")?.parse().ok());
     let link = |id: &BuildId| {
         let path = format!("/builds/{id}");
-        absolute(
-            state.settings(),
-            &request.headers,
-            authority(request),
-            &path,
-        )
+        absolute(state.settings(), request, &path)
     };
     let remembered = id.and_then(|id| {
         let build = state.builder().find(&id)?;
@@ -62,24 +63,24 @@ pub(super) fn told(state: &AppState, request: &Parts, name: &ImageName) -> Optio
         (build.request().name == *name).then_some((id, error))
     });
     Some(match remembered {
-        Some((id, error)) => whole_story(&error, &link(&id)),
-        None => from_words(&slug, name),
+        Some((id, error)) => complete_error(&error, &link(&id)),
+        None => error_from_url(&slug, name),
     })
 }
 
-fn whole_story(error: &BuildError, log: &str) -> ApiError {
+fn complete_error(error: &BuildError, log: &str) -> ApiError {
     let answer = BuildAnswer::of(error).into_error();
     let mut message = answer.message;
     let tail: Vec<_> = error.log_tail().iter().map(|line| redact(line)).collect();
     if !tail.is_empty() {
-        message.push_str("\nThe last lines of its log:");
+        message.push_str("\nThe last lines of the log:");
         for line in &tail[tail.len().saturating_sub(MESSAGE_LINES)..] {
             message.push_str("\n  ");
             message.push_str(line);
         }
     }
     // Writing to a string cannot fail.
-    let _ = write!(message, "\nThe whole log: {log}");
+    let _ = write!(message, "\nThe complete log: {log}");
     let package = match error {
         BuildError::NotDerivation { package, .. } | BuildError::Failed { package, .. } => {
             Some(package)
@@ -101,12 +102,13 @@ fn whole_story(error: &BuildError, log: &str) -> ApiError {
     }
 }
 
-/// The error as far as the URL tells it. What it says is not trusted: only the characters of slugs are repeated.
-fn from_words(slug: &str, name: &ImageName) -> ApiError {
+/// Returns the error as far as the URL describes it. The URL is not trusted: only the characters of
+/// slugs are repeated.
+fn error_from_url(slug: &str, name: &ImageName) -> ApiError {
     let reason: String = slug
         .chars()
         .filter(|c| c.is_ascii_alphanumeric() || "._+:-".contains(*c))
-        .take(LONGEST_REASON)
+        .take(MAX_REASON_CHARS)
         .collect();
     let reason = if reason.is_empty() {
         "unknown"
@@ -114,7 +116,7 @@ fn from_words(slug: &str, name: &ImageName) -> ApiError {
         &reason
     };
     let message = format!(
-        "the image `{name}` could not be built ({reason}). This server does not remember the build; pull the image again to build it again"
+        "the image `{name}` could not be built ({reason}), and this server has no log of the build. Fix: pull the image again, which rebuilds it"
     );
     ApiError::failure(message).with_detail(json!({ "reason": reason }))
 }

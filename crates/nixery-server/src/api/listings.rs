@@ -1,9 +1,7 @@
-//! Tags of an image and what refers to a manifest.
+//! Lists the tags of an image, and the referrers of a manifest.
 
-use crate::error::{ApiError, Code};
-use crate::query;
-use crate::response::{REVALIDATE, contents};
-use crate::state::AppState;
+use std::collections::BTreeSet;
+
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, LINK};
@@ -13,14 +11,20 @@ use nixery_builder::BuildState;
 use nixery_core::ImageName;
 use nixery_manifest::{Index, MediaType};
 use serde_json::json;
-use std::collections::BTreeSet;
 
-/// Says that `artifactType` was taken into account (OCI distribution specification, "Listing Referrers").
+use crate::error::{ApiError, Code};
+use crate::query;
+use crate::response::{REVALIDATE, contents};
+use crate::state::AppState;
+
+/// Header for a filter that was applied, `artifactType` (OCI distribution specification, "Listing
+/// Referrers").
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// `tags/list`: `latest`, which every image has, and the tags that this process built the image at.
+/// Answers `tags/list`: `latest`, which every image has, and the tags at which this process built
+/// the image.
 ///
-/// A complete list cannot be given: each branch, tag and commit of a git source is one.
+/// The list is not complete: each branch, tag and commit of a git source is a tag.
 pub(crate) fn tags(
     state: &AppState,
     request: &Parts,
@@ -68,12 +72,13 @@ fn page_size(text: &str) -> Result<usize, ApiError> {
         ApiError::new(
             StatusCode::BAD_REQUEST,
             Code::PaginationNumberInvalid,
-            "`n` must be a whole number, zero or more",
+            "the query parameter `n` must be a whole number, zero or more",
         )
     })
 }
 
-/// `referrers`: nothing is ever attached to an image here, and the specification wants that said with an empty index.
+/// Answers `referrers` with an empty index, as the specification wants: nothing is attached to
+/// images here.
 pub(crate) fn referrers(request: &Parts) -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, REVALIDATE);

@@ -1,13 +1,5 @@
-//! Manifests, by tag and by digest. Asking for a tag builds the image.
+//! Answers requests for manifests, by tag and by digest. A request by tag builds the image.
 
-use super::failure;
-use crate::error::{ApiError, BuildAnswer, Code};
-use crate::hold;
-use crate::host::absolute;
-use crate::negotiate::{Preference, preference};
-use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
-use crate::route::Reference;
-use crate::state::AppState;
 use axum::response::Response;
 use http::header::{ACCEPT, VARY};
 use http::request::Parts;
@@ -16,6 +8,15 @@ use nixery_builder::{Image, ImageRequest, ManifestBlob};
 use nixery_core::{ImageName, Tag};
 use nixery_manifest::{Digest, Family};
 use tokio::time::{Instant, timeout};
+
+use super::failure;
+use crate::error::{ApiError, BuildAnswer, Code};
+use crate::host::absolute;
+use crate::long_build::{redirect_to_self, wait_for_build};
+use crate::negotiate::{Preference, preference};
+use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
+use crate::route::Reference;
+use crate::state::AppState;
 
 pub(crate) async fn manifest(
     state: &AppState,
@@ -35,8 +36,8 @@ async fn by_tag(
     name: ImageName,
     tag: Tag,
 ) -> Result<Response, ApiError> {
-    // The URL that says why a build failed: it never starts one.
-    if let Some(error) = failure::told(state, request, &name) {
+    // A URL with the reason of a failed build never starts one.
+    if let Some(error) = failure::error_of_reason(state, request, &name) {
         return Err(error);
     }
     let asked = ImageRequest { name, tag };
@@ -46,17 +47,17 @@ async fn by_tag(
     }
     let handle = state.build(asked);
     let log = format!("/builds/{}", handle.id());
-    // A store that hardly answers may have taken most of the time for the look-up.
+    // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
-    let Some(result) = hold::wait(&handle, rest).await else {
-        let log = absolute(state.settings(), &request.headers, authority(request), &log);
-        return hold::later(&request.uri, &handle, &log);
+    let Some(result) = wait_for_build(&handle, rest).await else {
+        let log = absolute(state.settings(), request, &log);
+        return redirect_to_self(&request.uri, &handle, &log);
     };
     match result {
         Ok(image) => by_image(state, request, &handle.request().name, &image),
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
-            BuildAnswer::Failure(_) => Ok(failure::tell(request, &error, &log)),
+            BuildAnswer::Failure(_) => Ok(failure::redirect_to_reason(request, &error, &log)),
         },
     }
 }
@@ -89,7 +90,7 @@ async fn by_digest(
         .map_err(|error| BuildAnswer::of(&error).into_error())?
         .ok_or_else(|| {
             let message = format!(
-                "this registry has no manifest {digest}; ask for the image by its tag, which builds it"
+                "this registry has no manifest {digest}. Fix: pull the image by its tag, which builds it"
             );
             ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
         })?;
@@ -112,7 +113,8 @@ fn record(
     }
 }
 
-/// The manifest a client reads. Families are never mixed, and zstd layers have no Docker media type.
+/// Returns the manifest that a client reads. Families are never mixed, and zstd layers have no
+/// Docker media type.
 fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
     match image.manifest(wanted.first) {
         Some(manifest) => Ok(manifest),
@@ -121,7 +123,7 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
             StatusCode::NOT_ACCEPTABLE,
             Code::Unsupported,
             format!(
-                "this registry's layers are compressed with zstd, which needs a client that accepts {}",
+                "the layers of this registry are compressed with zstd. Fix: use a client that accepts {}",
                 Family::Oci.manifest()
             ),
         )),
@@ -131,9 +133,4 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
 fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
     let (media_type, bytes) = (manifest.media_type.as_str(), manifest.bytes.clone());
     document(request, media_type, headers, &manifest.digest, bytes)
-}
-
-/// The host of an HTTP/2 request, which stands in its URI.
-pub(crate) fn authority(request: &Parts) -> Option<&str> {
-    request.uri.authority().map(http::uri::Authority::as_str)
 }

@@ -4,19 +4,19 @@ mod blobs;
 mod failure;
 mod listings;
 mod manifests;
-mod verified;
 
-pub(crate) use blobs::{blob, chain};
+pub(crate) use blobs::blob;
 pub(crate) use listings::{referrers, tags};
-pub(crate) use manifests::{authority, manifest};
+pub(crate) use manifests::manifest;
 
-use crate::response::{REVALIDATE, contents};
 use axum::response::Response;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CACHE_CONTROL;
 
-/// `GET /v2/`: says that this is a registry that needs no login.
+use crate::response::{REVALIDATE, contents};
+
+/// Answers `GET /v2/`: this is a registry that needs no login.
 pub(crate) fn version() -> Response {
     let mut headers = HeaderMap::new();
     headers.insert(CACHE_CONTROL, REVALIDATE);

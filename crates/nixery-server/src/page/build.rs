@@ -1,14 +1,5 @@
 //! The page of one build: its state and its log.
 
-use super::start::{requested, state as state_markup};
-use super::{REFRESH_RUNNING, error, page, wants_plain};
-use crate::api::authority;
-use crate::error::{ApiError, Code};
-use crate::host::pull_host;
-use crate::redact::redact;
-use crate::response::{REVALIDATE, contents};
-use crate::state::AppState;
-use crate::text::{duration, timestamp};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, VARY};
@@ -17,18 +8,26 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::html;
 use nixery_builder::{BuildId, BuildState, BuildSummary};
 
+use super::start::{requested, state as state_markup};
+use super::{REFRESH_RUNNING, error, page, wants_plain};
+use crate::error::{ApiError, Code};
+use crate::host::pull_host;
+use crate::redact::redact;
+use crate::response::{REVALIDATE, contents};
+use crate::state::AppState;
+use crate::text::{duration, timestamp};
+
 /// `/builds/ID`: a page for browsers, the plain log for everything else.
 pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
     let plain = wants_plain(&request.headers);
     let found = id.parse().ok().and_then(|id: BuildId| {
         let build = state.builder().build(&id)?;
-        // Traces of evaluations name the files of the package set.
+        // Traces of an evaluation name files of the package set.
         let log = redact(&state.builder().log(&id).unwrap_or_default());
         Some((build, log))
     });
     let Some((build, log)) = found else {
-        let message =
-            "this server does not remember such a build; it keeps the last ones since its start";
+        let message = "this server has no log of such a build: it keeps the logs of the last builds since its start";
         let unknown = ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
         return if plain {
             unknown.into_response()
@@ -39,7 +38,7 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
     if plain {
         plain_log(log)
     } else {
-        let host = pull_host(state.settings(), &request.headers, authority(request));
+        let host = pull_host(state.settings(), request);
         log_page(&build, &requested(state, &build), &log, &host)
     }
 }
@@ -54,13 +53,13 @@ fn plain_log(mut text: String) -> Response {
     contents("text/plain; charset=utf-8", headers, Bytes::from(text))
 }
 
-/// What an empty log means.
-fn silence(state: &BuildState) -> &'static str {
+/// Explains an empty log.
+fn explain_empty_log(state: &BuildState) -> &'static str {
     match state {
-        BuildState::Running(_) => "Nothing yet.",
+        BuildState::Running(_) => "The build has printed nothing yet.",
         BuildState::Succeeded {
             from_cache: true, ..
-        } => "The image was in the store already: nothing was built.",
+        } => "The image was cached: nothing was built.",
         BuildState::Succeeded { .. } | BuildState::Failed(_) => "The build printed nothing.",
     }
 }
@@ -81,7 +80,7 @@ fn log_page(build: &BuildSummary, image: &str, log: &str, host: &str) -> Respons
             }
             h2 { "Log" }
             @if log.is_empty() {
-                p class="empty" { (silence(&build.state)) }
+                p class="empty" { (explain_empty_log(&build.state)) }
             } @else {
                 pre class="log" tabindex="0" role="region" aria-label="Log" { (log) }
             }

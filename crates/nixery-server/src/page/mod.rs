@@ -6,24 +6,25 @@ mod start;
 pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
-use crate::error::ApiError;
-use crate::response::{REVALIDATE, contents};
-use crate::route::Asset;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
-/// Nothing but this server's own style, script and icon; nothing inline, no frames, no forms.
+use crate::error::ApiError;
+use crate::response::{REVALIDATE, contents};
+use crate::route::Asset;
+
+/// Allows this server's own style, script and icon alone; nothing inline, no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// How often a page with a running build is renewed, in seconds.
+/// Seconds between two refreshes of a page with a running build.
 const REFRESH_RUNNING: u32 = 3;
-/// How often a page where nothing runs is renewed, in seconds.
+/// Seconds between two refreshes of a page without one.
 const REFRESH_IDLE: u32 = 20;
 
 /// A file that the pages refer to.
@@ -50,7 +51,7 @@ pub(crate) fn wants_plain(headers: &HeaderMap) -> bool {
         .any(|value| value.contains("text/html"))
 }
 
-/// A message with a capital letter and a full stop.
+/// Returns a message with a capital letter and a full stop.
 fn sentence(message: &str) -> String {
     let mut rest = message.chars();
     let first = rest.next().map(char::to_uppercase);
@@ -58,11 +59,11 @@ fn sentence(message: &str) -> String {
     format!("{}.", text.trim_end_matches('.'))
 }
 
-/// A page that says what is wrong.
+/// Returns a page with an error.
 pub(crate) fn error(error: ApiError) -> Response {
     let title = match error.status {
-        StatusCode::NOT_FOUND => "Nothing here",
-        _ => "This did not work",
+        StatusCode::NOT_FOUND => "Not found",
+        _ => "Error",
     };
     let body = html! {
         h1 { (title) }
@@ -72,7 +73,7 @@ pub(crate) fn error(error: ApiError) -> Response {
     page(error.status, title, None, &body)
 }
 
-/// A whole page. `refresh` in seconds renews the element with the ID `live`.
+/// Returns a complete page. After `refresh` seconds the element with the ID `live` is loaded again.
 fn page(status: StatusCode, title: &str, refresh: Option<u32>, body: &Markup) -> Response {
     let markup = html! {
         (DOCTYPE)

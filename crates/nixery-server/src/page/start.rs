@@ -1,11 +1,5 @@
-//! The start page: what this is, how to use it, and what it did lately.
+//! The start page: what this is, how to use it, and recent builds.
 
-use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
-use crate::api::authority;
-use crate::host::pull_host;
-use crate::redact::redact;
-use crate::state::AppState;
-use crate::text::{ago, duration, size, timestamp};
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
@@ -14,13 +8,19 @@ use nixery_builder::{BuildState, BuildSummary, Phase};
 use nixery_core::PackageSource;
 use nixery_core::meta::META_PACKAGES;
 
-/// Rows of the list of builds.
-const SHOWN: usize = 30;
+use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
+use crate::host::pull_host;
+use crate::redact::redact;
+use crate::state::AppState;
+use crate::text::{ago, duration, size, timestamp};
+
+/// Limit of rows in the list of builds.
+const MAX_ROWS: usize = 30;
 /// The image of the examples.
 pub(crate) const EXAMPLE: &str = "shell/git/htop";
 
 pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
-    let host = pull_host(state.settings(), &request.headers, authority(request));
+    let host = pull_host(state.settings(), request);
     let builds = state.builder().recent();
     let running = builds
         .iter()
@@ -75,7 +75,7 @@ fn introduction(host: &str) -> Markup {
                 }
             }
             p {
-                "A registry without TLS needs the client's leave: "
+                "Clients accept a registry without TLS only if they are allowed to: "
                 code { "--tls-verify=false" } " for podman, "
                 code { "--src-tls-verify=false" } " for skopeo, "
                 code { "--plain-http" } " for ctr; Docker trusts "
@@ -93,16 +93,16 @@ fn naming(host: &str) -> Markup {
                 dt { code { "git/htop" } }
                 dd { "Each component is a package; order and repetition do not matter." }
                 dt { code { "python3packages.numpy" } }
-                dd { "A dot descends into nested sets. Capitals are found without being written." }
+                dd { "A dot descends into nested sets. Names are written in lower case; capitals are found." }
                 dt { code { "7zip" } }
                 dd { "A name that starts with a digit is looked up with a " code { "_" } " before it." }
                 dt { code { "shell/git" } }
-                dd { "Meta-packages stand first and change the build." }
+                dd { "Meta-packages come first and change the build." }
             }
             p {
-                "Every image also has TLS certificates and protocol names. A missing package, and a build that fails, are "
-                "told in the client's error. Builds of some minutes are fine: " code { "docker pull " (host) "/…" }
-                " waits, and pulling again continues where it was."
+                "Every image also has TLS certificates and protocol names. The client's error reports missing packages and failed "
+                "builds. A build may take some minutes: " code { "docker pull " (host) "/…" }
+                " waits for it, and pulling again continues to wait."
             }
         }
     }
@@ -151,7 +151,7 @@ fn source_name(source: &PackageSource) -> Markup {
 fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
     html! {
         @if builds.is_empty() {
-            p class="empty" { "None since this server started. Pull an image and it shows here." }
+            p class="empty" { "None since this server started. Pull an image to see it here." }
         } @else {
             div class="scroll" {
                 table class="builds" {
@@ -165,7 +165,7 @@ fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
                         }
                     }
                     tbody {
-                        @for build in builds.iter().take(SHOWN) { (row(build, &requested(state, build))) }
+                        @for build in builds.iter().take(MAX_ROWS) { (row(build, &requested(state, build))) }
                     }
                 }
             }
@@ -173,8 +173,8 @@ fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
     }
 }
 
-/// The image as it was first asked for, with its tag: what can be pulled again. A canonical name cannot, as its
-/// meta-packages need not stand first.
+/// Returns the image as it was requested, with its tag, so that it can be pulled again. A canonical
+/// name cannot, as its meta-packages need not come first.
 pub(super) fn requested(state: &AppState, build: &BuildSummary) -> String {
     let handle = state.builder().find(&build.id);
     let name = handle.as_ref().map(|handle| handle.request().name.as_str());
@@ -198,12 +198,12 @@ fn row(build: &BuildSummary, image: &str) -> Markup {
     }
 }
 
-/// A build's state as a word with a colour, and what there is to say about it.
+/// Shows the state of a build as a coloured word with details.
 pub(super) fn state(state: &BuildState) -> Markup {
     html! {
         @match state {
             BuildState::Running(Phase::Waiting) => {
-                span class="badge running" { "waiting" } " for another server to make it"
+                span class="badge running" { "waiting" } " for another server to build it"
             }
             BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
             BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {

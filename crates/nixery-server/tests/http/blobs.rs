@@ -1,11 +1,12 @@
 //! Blobs: whole, in part, not at all.
 
-use crate::registry::Registry;
 use bytes::Bytes;
 use http::StatusCode;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode};
 use rstest::rstest;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn a_blob_has_all_its_headers() {
@@ -130,7 +131,7 @@ async fn if_range_guards_a_resumed_download() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_the_blob_is_told_so_before_any_range() {
+async fn a_client_that_has_the_blob_gets_304_whatever_its_range() {
     let registry = Registry::new().await;
     let (digest, _) = registry.layer("git").await;
     let tag = format!("\"{digest}\"");
@@ -175,7 +176,7 @@ async fn a_blob_of_the_wrong_size_is_never_served() {
     );
     assert_eq!(registry.head(&path).await.status.as_u16(), 500);
 
-    // The next request for the image mends it.
+    // The next request for the image repairs it.
     registry.manifest("git").await;
     assert_eq!(registry.get(&path).await.body, bytes);
 }

@@ -1,13 +1,15 @@
 //! The collection of garbage: use marks, the timer, its metrics.
 
-use crate::registry::Registry;
+use std::time::Duration;
+
 use http::StatusCode;
 use nixery_builder::gc::GcPolicy;
 use nixery_manifest::Digest;
 use nixery_server::collection::collect_until;
 use nixery_server::config::GcSettings;
 use nixery_storage::Key;
-use std::time::Duration;
+
+use crate::registry::Registry;
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -70,8 +72,9 @@ async fn the_timer_collects_and_counts() {
     );
 
     let timer = tokio::spawn(collect_until(
-        registry.state.clone(),
+        registry.storage.clone(),
         settings,
+        registry.state.metrics().gc().clone(),
         std::future::pending(),
     ));
     // The clock is stopped: it runs on to the next thing to do.

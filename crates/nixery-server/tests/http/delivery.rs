@@ -1,16 +1,20 @@
 //! Blobs from the store by redirect, or through the server.
 
-use crate::fake_store::{FakeStore, Mood, SECRET};
-use crate::registry::{Answer, Registry};
+use std::sync::Arc;
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures::TryStreamExt;
 use http::StatusCode;
+use nixery_builder::OpenBlob;
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::delivery::{BlobDelivery, DeliveryError, prepare};
 use nixery_storage::MemoryStorage;
 use rstest::rstest;
-use std::sync::Arc;
-use std::time::Duration;
+
+use crate::fake_store::{FakeStore, Mood, SECRET};
+use crate::registry::{Answer, Registry};
 
 fn settings(delivery: BlobDelivery) -> HttpSettings {
     HttpSettings {
@@ -158,8 +162,14 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     let store = Arc::new(FakeStore::signing());
     let registry = registry(&store, BlobDelivery::Redirect).await;
     let (path, digest, bytes) = stored(&store).await;
-    let size = bytes.len() as u64;
-    registry.state.builder().report_verified(&digest, size);
+    // A server that has read the blob to its end knows its size.
+    let blob = registry.state.builder().open_blob(digest).await.unwrap();
+    let Some(OpenBlob::Stored(blob)) = blob else {
+        panic!("{blob:?}")
+    };
+    let body = blob.read(None).await.unwrap().unwrap().body;
+    let chunks: Vec<_> = body.try_collect().await.unwrap();
+    assert_eq!(chunks.concat(), bytes);
     store.blob(digest, bytes.slice(1..)).await;
     assert_eq!(registry.get(&path).await.error().0, 500);
     assert_eq!(store.signed(), 0);
@@ -179,12 +189,12 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
 #[case(
     FakeStore::default(),
     BlobDelivery::Redirect,
-    Err("\"redirect\", but this fake store cannot sign URLs; allowed here: auto, proxy")
+    Err("\"redirect\", but this fake store cannot sign URLs. Fix: set it to one of: auto, proxy")
 )]
 #[case(
     FakeStore::public(),
     BlobDelivery::Redirect,
-    Err("allowed here: auto, proxy, public")
+    Err("Fix: set it to one of: auto, proxy, public")
 )]
 #[case(
     FakeStore::default(),
@@ -194,7 +204,7 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     )
 )]
 #[tokio::test]
-async fn what_the_store_cannot_do_is_told_at_start(
+async fn what_the_store_cannot_do_is_reported_at_start(
     #[case] store: FakeStore,
     #[case] wanted: BlobDelivery,
     #[case] expected: Result<BlobDelivery, &str>,

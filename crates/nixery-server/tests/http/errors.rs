@@ -1,6 +1,9 @@
-//! Error answers: their form, their codes, and what they must not tell.
+//! Error answers: their form, their codes, and what they must not reveal.
 
-use crate::registry::Registry;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, NixError, Phase};
@@ -9,9 +12,8 @@ use nixery_manifest::Digest;
 use nixery_server::error::{ApiError, BuildAnswer};
 use nixery_storage::{Operation, StorageError};
 use rstest::rstest;
-use std::io;
-use std::path::PathBuf;
-use std::time::Duration;
+
+use crate::registry::Registry;
 
 #[rstest]
 #[case::name("/v2/Git/manifests/latest", 400, "NAME_INVALID")]
@@ -234,7 +236,7 @@ async fn body(error: ApiError) -> String {
 }
 
 #[tokio::test]
-async fn no_error_tells_a_path_of_this_server_or_a_message_of_its_system() {
+async fn no_error_reveals_a_path_of_this_server_or_a_message_of_its_system() {
     let builds = build_errors()
         .into_iter()
         .map(|error| (format!("{error:?}"), BuildAnswer::of(&error).into_error()));
@@ -255,7 +257,7 @@ async fn no_error_tells_a_path_of_this_server_or_a_message_of_its_system() {
             "backtrace",
             "panicked",
         ] {
-            assert!(!body.contains(secret), "{error} tells {secret:?}: {body}");
+            assert!(!body.contains(secret), "{error} reveals {secret:?}: {body}");
         }
     }
 }

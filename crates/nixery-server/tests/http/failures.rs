@@ -1,10 +1,12 @@
 //! Failures people can read.
 
-use crate::registry::Registry;
+use std::time::Duration;
+
 use http::StatusCode;
 use nixery_server::config::HttpSettings;
 use rstest::rstest;
-use std::time::Duration;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn all_missing_packages_are_named_at_once() {
@@ -91,9 +93,9 @@ async fn a_failure_redirects_to_a_url_that_says_why(
 #[case::trace("broken", "undefined variable")]
 #[case::builder("failing", "/bin/sh: cannot open …")]
 #[tokio::test]
-async fn logs_tell_no_path_of_this_server(#[case] package: &str, #[case] expected: &str) {
+async fn logs_reveal_no_path_of_this_server(#[case] package: &str, #[case] expected: &str) {
     let registry = Registry::new().await;
-    let (told, _) = registry
+    let (failure, _) = registry
         .follow(&format!("/v2/{package}/manifests/latest"))
         .await;
     let id = registry.state.builder().recent()[0].id;
@@ -101,7 +103,7 @@ async fn logs_tell_no_path_of_this_server(#[case] package: &str, #[case] expecte
     let page = registry
         .get_with(&format!("/builds/{id}"), &[("accept", "text/html")])
         .await;
-    for answer in [told, plain, page] {
+    for answer in [failure, plain, page] {
         let text = answer.text();
         assert!(text.contains(expected), "{text}");
         assert!(!text.contains("/srv") && !text.contains("secret"), "{text}");
@@ -195,7 +197,7 @@ async fn a_reason_in_a_url_is_cut_short() {
 }
 
 #[tokio::test]
-async fn who_spells_the_name_in_another_way_is_told_the_whole_story_too() {
+async fn another_spelling_of_the_name_gets_the_complete_error_too() {
     let registry = Registry::with(|config| config.failure_ttl = Duration::from_secs(600)).await;
     for image in ["git/failing", "failing/git/git"] {
         let path = format!("/v2/{image}/manifests/latest");
@@ -208,7 +210,7 @@ async fn who_spells_the_name_in_another_way_is_told_the_whole_story_too() {
 }
 
 #[tokio::test]
-async fn the_failure_of_another_image_is_not_told() {
+async fn the_failure_of_another_image_is_not_reported() {
     let registry = Registry::new().await;
     registry.get("/v2/failing/manifests/latest").await;
     let id = registry.state.builder().recent()[0].id;

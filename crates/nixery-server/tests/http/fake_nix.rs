@@ -1,5 +1,12 @@
 //! A double of Nix: what a package does is in its name, and its store is a temporary folder.
 
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use async_trait::async_trait;
 use nixery_builder::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
@@ -8,12 +15,6 @@ use nixery_builder::{
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
-use std::collections::HashMap;
-use std::fs;
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 use tempfile::TempDir;
 use tokio::sync::watch;
 

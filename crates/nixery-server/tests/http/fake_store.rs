@@ -1,4 +1,9 @@
-//! A store in memory that signs URLs, or fails, as it is told.
+//! A store in memory that signs URLs, or fails, as a test wants.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,10 +13,6 @@ use nixery_storage::{
     BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, Operation, PutMode, PutOutcome,
     Stat, Storage, StorageError,
 };
-use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 /// What a signature is good for, and no log may show.
 pub(crate) const SECRET: &str = "X-Amz-Signature=5ec2e7";

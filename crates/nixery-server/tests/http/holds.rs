@@ -1,14 +1,16 @@
 //! Long builds. The clock is paused: it jumps whenever everybody waits.
 
-use crate::fake_store::{FakeStore, Mood};
-use crate::registry::{Answer, Registry, request};
-use http::{Method, StatusCode};
-use nixery_builder::{BuildState, DEFAULT_EVAL_INTERVAL, DEFAULT_RECHECK_AFTER};
-use nixery_server::MOST_HOLDS;
-use nixery_server::config::HttpSettings;
 use std::sync::Arc;
 use std::time::Duration;
+
+use http::{Method, StatusCode};
+use nixery_builder::{BuildState, DEFAULT_EVAL_INTERVAL, DEFAULT_RECHECK_AFTER};
+use nixery_server::MAX_HOLDS;
+use nixery_server::config::HttpSettings;
 use tokio::time::{Instant, advance};
+
+use crate::fake_store::{FakeStore, Mood};
+use crate::registry::{Answer, Registry, request};
 
 const PATH: &str = "/v2/slow/manifests/latest";
 
@@ -65,12 +67,12 @@ async fn what_mirrors_put_into_the_query_stays_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_eight_redirects_the_client_is_told_to_come_back() {
+async fn after_eight_redirects_the_client_should_ask_again_later() {
     let registry = Registry::new().await;
     let asked = Instant::now();
     let (answer, path) = registry.follow(PATH).await;
-    assert!(path.ends_with(&format!("?hold={MOST_HOLDS}")), "{path}");
-    assert_eq!(MOST_HOLDS, 8);
+    assert!(path.ends_with(&format!("?hold={MAX_HOLDS}")), "{path}");
+    assert_eq!(MAX_HOLDS, 8);
     assert_eq!(answer.header("retry-after"), "10");
     let (status, code, message) = answer.error();
     assert_eq!((status, code.as_str()), (429, "TOOMANYREQUESTS"));
@@ -88,7 +90,7 @@ async fn after_eight_redirects_the_client_is_told_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_is_told_how_many_layers_the_store_has_taken() {
+async fn the_client_learns_how_many_layers_are_stored() {
     let store = Arc::new(FakeStore::default());
     store.set(Mood::NoFiles);
     let registry = Registry::over(store, HttpSettings::default(), |_| {}).await;

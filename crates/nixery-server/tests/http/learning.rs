@@ -1,15 +1,17 @@
 //! Plans that are learned at night and taken up without a restart.
 
-use crate::registry::Registry;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
 use nixery_builder::graphs::{self, RecordedGraph};
 use nixery_builder::learned;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
 use nixery_server::learning::learn_forever;
 use nixery_storage::{MemoryStorage, Storage};
-use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::Instant;
+
+use crate::registry::Registry;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: u64 = 3600;
@@ -55,7 +57,9 @@ async fn server(
 ) -> (Registry, tokio::task::JoinHandle<()>) {
     let registry = Registry::over(storage.clone(), Default::default(), |_| {}).await;
     let noon = UNIX_EPOCH + Duration::from_secs(1000 * 24 * HOUR + 12 * HOUR);
-    let learning = learn_forever(registry.state.clone(), 3, move || noon + begun.elapsed());
+    let metrics = registry.state.metrics().plans().clone();
+    let builder = registry.state.builder().clone();
+    let learning = learn_forever(builder, metrics, 3, move || noon + begun.elapsed());
     let learning = tokio::spawn(learning);
     (registry, learning)
 }

@@ -1,14 +1,16 @@
 //! Real connections: limits, time-outs, and an orderly end.
 
-use crate::registry::Registry;
-use nixery_server::listen::{bind, serve};
-use nixery_server::router;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+use nixery_server::listen::{bind, serve};
+use nixery_server::router;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+
+use crate::registry::Registry;
 
 const LOCAL: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 

@@ -1,10 +1,11 @@
 //! Tags and referrers.
 
-use crate::registry::Registry;
 use http::StatusCode;
 use nixery_manifest::Digest;
 use rstest::rstest;
 use serde_json::json;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn an_image_has_the_tag_latest_before_anybody_built_it() {

@@ -1,9 +1,10 @@
 //! Manifests: by tag, by digest, by family.
 
-use crate::registry::{Answer, DOCKER, OCI, Registry};
 use http::StatusCode;
 use nixery_manifest::{Digest, Manifest};
 use rstest::rstest;
+
+use crate::registry::{Answer, DOCKER, OCI, Registry};
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
 
@@ -111,7 +112,7 @@ async fn head_answers_like_get_without_the_body() {
 #[case::any("*", 304)]
 #[case::other("\"sha256:00\"", 200)]
 #[tokio::test]
-async fn a_client_that_has_the_manifest_is_told_so(#[case] template: &str, #[case] status: u16) {
+async fn a_client_that_has_the_manifest_gets_no_body(#[case] template: &str, #[case] status: u16) {
     let registry = Registry::new().await;
     let first = registry.get(TAG).await;
     let tag = template.replace("{}", first.header("etag"));

@@ -1,9 +1,10 @@
 //! What the original gets wrong over HTTP; each test fails on its behaviour.
 
-use crate::registry::Registry;
 use http::StatusCode;
 use nixery_manifest::Digest;
 use nixery_storage::Key;
+
+use crate::registry::Registry;
 
 #[tokio::test]
 async fn a_missing_blob_is_not_an_empty_200() {

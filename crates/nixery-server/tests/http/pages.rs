@@ -1,8 +1,9 @@
 //! The pages for people, and the probes and counters for programs.
 
-use crate::registry::Registry;
 use http::StatusCode;
 use rstest::rstest;
+
+use crate::registry::Registry;
 
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
 
@@ -113,7 +114,7 @@ async fn files_of_the_pages_are_there(#[case] path: &str, #[case] media_type: &s
 }
 
 #[tokio::test(start_paused = true)]
-async fn probes_tell_a_live_process_from_a_working_one() {
+async fn probes_distinguish_a_live_process_from_a_working_one() {
     let registry = Registry::new().await;
     assert_eq!(registry.get("/healthz").await.status, StatusCode::OK);
     assert_eq!(registry.get("/readyz").await.status, StatusCode::OK);
@@ -141,7 +142,7 @@ async fn a_stopping_server_is_not_ready() {
 }
 
 #[tokio::test]
-async fn counters_tell_builds_failures_hits_and_bytes() {
+async fn metrics_count_builds_failures_hits_and_bytes() {
     let registry = Registry::new().await;
     let (digest, bytes) = registry.layer("git").await;
     registry.manifest("git").await;
@@ -167,6 +168,8 @@ async fn counters_tell_builds_failures_hits_and_bytes() {
         "nixery_build_failures_total{kind=\"build-failed\"} 1",
         "nixery_build_failures_total{kind=\"not-found\"} 1",
         "nixery_builds_running 0",
+        "nixery_build_phase_duration_seconds_count{phase=\"pack\"} 1",
+        "nixery_http_request_duration_seconds_count{route=\"blob\"} 2",
         "nixery_http_requests_total{route=\"blob\",status=\"200\"} 2",
         "nixery_http_requests_total{route=\"manifest\",status=\"307\"} 1",
         "nixery_http_requests_total{route=\"manifest\",status=\"404\"} 1",

@@ -1,6 +1,8 @@
 //! A registry on a double of Nix and a store in memory, asked without a network.
 
-use crate::fake_nix::FakeNix;
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
@@ -15,10 +17,10 @@ use nixery_server::traffic::Recorder;
 use nixery_server::{AppState, router};
 use nixery_storage::{MemoryStorage, Storage};
 use serde_json::Value;
-use std::sync::Arc;
-use std::time::Duration;
 use tempfile::TempDir;
 use tower::ServiceExt;
+
+use crate::fake_nix::FakeNix;
 
 pub(crate) const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub(crate) const OCI: &str = "application/vnd.oci.image.manifest.v1+json";

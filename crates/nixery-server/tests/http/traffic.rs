@@ -1,7 +1,9 @@
 //! Recording pulls.
 
-use crate::fake_store::{FakeStore, Mood};
-use crate::registry::{Answer, DOCKER, OCI, Registry, request};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use futures::TryStreamExt;
@@ -15,10 +17,10 @@ use nixery_server::router;
 use nixery_server::traffic::{Recorder, Salt, record_forever};
 use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
 use rstest::rstest;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::fake_store::{FakeStore, Mood};
+use crate::registry::{Answer, DOCKER, OCI, Registry, request};
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
 const SALT: &[u8] = b"a secret of this test";
@@ -142,7 +144,7 @@ async fn a_pull_by_digest_counts_where_the_tag_was_asked_for() {
 }
 
 #[tokio::test]
-async fn names_are_told_apart_and_spellings_are_not() {
+async fn names_are_distinguished_and_spellings_are_not() {
     let registry = recording().await;
     for name in ["shell/git", "shell/git/git", "git", "arm64/git"] {
         let answer = registry.get(&format!("/v2/{name}/manifests/latest")).await;
@@ -183,7 +185,7 @@ async fn clients_are_addresses_and_agents(
 }
 
 #[tokio::test]
-async fn what_is_stored_tells_no_address_no_agent_and_no_name() {
+async fn what_is_stored_reveals_no_address_no_agent_and_no_name() {
     let registry = recording().await;
     registry.ask(from("203.0.113.77", DOCKERS)).await;
     pulls(&registry).await;
@@ -287,7 +289,8 @@ async fn what_does_not_fit_is_dropped_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn the_timer_stores_what_was_recorded() {
     let registry = recording().await;
-    let timer = tokio::spawn(record_forever(registry.state.clone()));
+    let recorder = registry.state.recorder().unwrap().clone();
+    let timer = tokio::spawn(record_forever(recorder, registry.storage.clone()));
     tokio::time::sleep(6 * MINUTE).await;
     assert_eq!(batches(&registry).await, 0, "there is nothing to store");
     registry.get(TAG).await;
@@ -297,7 +300,7 @@ async fn the_timer_stores_what_was_recorded() {
 }
 
 #[tokio::test]
-async fn a_connection_tells_its_address() {
+async fn the_address_of_a_connection_is_recorded() {
     let registry = recording().await;
     let listener = bind(Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), 0)
         .await
