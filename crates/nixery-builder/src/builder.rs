@@ -20,9 +20,9 @@ use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
 use crate::image::{Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
-use crate::nix::Nix;
 use crate::progress::BuildId;
 use crate::warm::Warm;
+use nixery_nix::Nix;
 
 /// Builds images. Cheap to clone; clones share everything.
 ///

@@ -15,9 +15,9 @@ use crate::error::{BuildError, BuilderError};
 use crate::image::{BuildStats, Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
 use crate::lease::Leases;
-use crate::nix::Nix;
 use crate::record::{self, ImageRecord};
-use crate::spool::InstanceDir;
+use nixery_nix::InstanceDir;
+use nixery_nix::Nix;
 
 /// Packed layers that wait for the store or are on their way to it, besides those being packed: over all
 /// builds, as each is a file on this server's disk and a remote store holds parts of it in memory.

@@ -9,17 +9,16 @@ use nixery_manifest::{Digest, assemble};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
-use crate::closure;
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
 use crate::layers::{self, Announce, KnownLayer};
-use crate::nix::{Evaluation, EvaluationRequest, RealisedPackage};
 use crate::progress::Phase;
 use crate::recipe::Recipe;
 use crate::record::{self, ImageRecord};
 use crate::turn::{self, Turn};
+use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
 
 /// An image, and if it was built the graph of what is in it.
 pub(crate) type Built = (Image, Option<ReferenceGraph>);
@@ -58,7 +57,10 @@ pub(crate) async fn build(
     }
 
     // Until the layers are stored, nothing of the closure may be garbage-collected.
-    let gc_roots = engine.instance.gc_roots().map_err(closure::no_gc_roots)?;
+    let gc_roots = engine
+        .instance
+        .gc_roots()
+        .map_err(BuildError::no_gc_roots)?;
     let roots = gc_roots.path();
     let packages = realise(engine, &evaluation, roots, handle, &phases, may_realise).await?;
 
@@ -104,8 +106,9 @@ async fn evaluate(
     phases.enter(Phase::Evaluate);
     handle.evaluating();
     let source = handle.target().source.clone();
-    let request = EvaluationRequest::for_image(handle.request(), source);
-    closure::evaluate(&*engine.nix, &request, handle.log()).await
+    let request = EvaluationRequest::for_image(&handle.request().name, source);
+    let evaluation = engine.nix.evaluate(&request, handle.log()).await;
+    evaluation.map_err(|error| BuildError::from_nix(error, Phase::Evaluate))
 }
 
 async fn realise(
@@ -122,7 +125,8 @@ async fn realise(
         None => permit(&engine.realisations).await?,
     };
     phases.enter(Phase::Realise);
-    closure::realise(&*engine.nix, evaluation, gc_roots, handle.log()).await
+    let packages = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
+    packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
 }
 
 /// Finds out what is in the closure of the packages, and puts all of it into the store.
@@ -135,7 +139,12 @@ async fn ensure_layers(
     announce: Announce,
 ) -> Result<ReferenceGraph, BuildError> {
     phases.enter(Phase::Graph);
-    let graph = closure::graph(&*engine.nix, packages, handle.log()).await?;
+    let roots: Vec<_> = packages
+        .iter()
+        .map(|package| package.path.clone())
+        .collect();
+    let graph = engine.nix.reference_graph(&roots, handle.log()).await;
+    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
 
     phases.enter(Phase::Plan);
     let (graph, plan) = layers::plan(engine, strategy, graph).await?;

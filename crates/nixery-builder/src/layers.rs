@@ -13,14 +13,14 @@ use nixery_storage::Key;
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::build_log::BuildLog;
 use crate::config::budget_of_paths;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::LayerSummary;
-use crate::nix::RealisedPackage;
 use crate::record::{self, LayerRecord};
+use nixery_nix::BuildLog;
+use nixery_nix::RealisedPackage;
 
 /// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
 /// lie in the spool, which the engine says, if that is more.

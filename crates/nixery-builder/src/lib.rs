@@ -2,7 +2,8 @@
 //!
 //! A [`Builder`] takes the name of an image and gives a [`BuildHandle`]: many may wait for one
 //! build, and it goes on whoever stops waiting. The main flow is in `flow.rs` and reads in one
-//! piece. What it needs of Nix is the trait [`Nix`]; [`NixCli`] runs the command-line tools.
+//! piece. What it needs of Nix is the trait [`Nix`](nixery_nix::Nix);
+//! [`NixCli`](nixery_nix::NixCli) runs the command-line tools.
 //!
 //! - An image of a source that is pinned to a commit is found in the manifest cache without Nix;
 //!   any other is evaluated, and found by what it evaluates to.
@@ -17,14 +18,15 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use nixery_builder::{Builder, BuilderConfig, ImageRequest, NixCli, NixCliConfig};
+//! use nixery_builder::{Builder, BuilderConfig, ImageRequest};
 //! use nixery_core::{ImageName, PackageSource, Tag};
+//! use nixery_nix::{Nix, NixCli, NixCliConfig};
 //! use nixery_storage::MemoryStorage;
 //!
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let spool = tempfile::tempdir()?;
 //! let nix = NixCli::new(NixCliConfig::new(spool.path()))?;
-//! for finding in nixery_builder::Nix::preflight(&nix).await {
+//! for finding in nix.preflight().await {
 //!     println!("{}: {}", finding.problem, finding.remedy);
 //! }
 //!
@@ -42,9 +44,7 @@
 //! ```
 
 mod blobs;
-mod build_log;
 mod builder;
-mod closure;
 mod config;
 mod engine;
 mod error;
@@ -62,21 +62,16 @@ mod layers;
 pub mod learned;
 mod lease;
 mod load;
-mod nix;
-mod package_set;
 pub mod path_sources;
 mod progress;
 mod recipe;
 mod record;
-mod spool;
 pub mod traffic;
 mod turn;
 mod uses;
 mod warm;
 
-pub use build_log::BuildLog;
 pub use builder::{Builder, Ready};
-pub use closure::reference_graph;
 pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE,
     DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER,
@@ -87,11 +82,6 @@ pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use heal::Recheck;
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
-pub use nix::{
-    EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
-    NixStore, NixStoreError, RealisedPackage,
-};
-pub use package_set::{PackageSetEvent, batches, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 
 #[cfg(test)]

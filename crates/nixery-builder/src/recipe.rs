@@ -11,7 +11,7 @@ use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
 use serde::Deserialize;
 
 use crate::config::{BuilderConfig, ImageRequest};
-use crate::nix::{Evaluation, hide_credentials};
+use nixery_nix::{Evaluation, hide_credentials};
 
 /// Docker's default search path; the root layer links programs into `/bin` and `/sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -143,7 +143,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::nix::EvaluatedPackage;
+    use nixery_nix::EvaluatedPackage;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -23,10 +23,10 @@ use nixery_storage::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::build_log::BuildLog;
 use crate::builder::Builder;
 use crate::config::{BuilderConfig, ImageRequest};
-use crate::nix::{
+use nixery_nix::BuildLog;
+use nixery_nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage,
 };
 

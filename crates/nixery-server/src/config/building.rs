@@ -1,7 +1,8 @@
 //! How Nix is run.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING};
+use nixery_nix::NixStore;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;

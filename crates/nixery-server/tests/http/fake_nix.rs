@@ -1,13 +1,13 @@
 //! A double of Nix: what a package does is in its name, and its store is a temporary folder.
 
 use async_trait::async_trait;
-use nixery_builder::{
-    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
-};
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
+use nixery_nix::{
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
+    RealisedPackage,
+};
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;

@@ -1,13 +1,23 @@
-//! What the builder asks of Nix, as a trait, and the one real implementation of it.
+//! What Nixery asks of Nix, as the trait [`Nix`], and its implementation with the Nix command-line
+//! tools, [`NixCli`].
+//!
+//! The Nix code that the tools evaluate is in `nix/` and is built into this crate. What Nix prints
+//! is collected in a [`BuildLog`], and its failures become [`NixError`]s fit for clients.
+//! [`reference_graph`] finds out what named packages need at run time, and [`every_package`] does
+//! so for a whole package set.
 
 mod answer;
+mod build_log;
 mod cli;
+mod closure;
 mod code;
 mod command;
 mod failure;
 mod listing;
 mod log_format;
+mod package_set;
 mod preflight;
+mod spool;
 mod store;
 mod words;
 
@@ -19,13 +29,14 @@ use nixery_core::graph::GraphError;
 use nixery_core::pack::StoreRoot;
 use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
 
-use crate::build_log::BuildLog;
-
-pub use cli::{NixCli, NixCliConfig};
-pub(crate) use failure::describe_reason;
-pub(crate) use listing::{Attribute, Listed};
+pub use build_log::BuildLog;
+pub use cli::{NixCli, NixCliConfig, NixCliError};
+pub use closure::{Step, StepError, reference_graph};
+pub use failure::describe_reason;
+pub use package_set::{PackageSetEvent, batches, every_package};
+pub use spool::InstanceDir;
 pub use store::{NixStore, NixStoreError};
-pub(crate) use words::hide_credentials;
+pub use words::hide_credentials;
 
 /// Everything the builder asks of Nix.
 ///

@@ -20,7 +20,7 @@ pub(super) fn client_message(text: &str) -> String {
 }
 
 /// `https://user:secret@host` → `https://host`.
-pub(crate) fn hide_credentials(text: &str) -> String {
+pub fn hide_credentials(text: &str) -> String {
     let mut rest = text;
     let mut clean = String::with_capacity(text.len());
     while let Some(at) = rest.find("://") {

@@ -21,14 +21,14 @@ const GATE: &str = ".nixery.lock";
 
 /// The directory of one process.
 #[derive(Debug)]
-pub(crate) struct InstanceDir {
+pub struct InstanceDir {
     dir: TempDir,
     lock: Mutex<File>,
 }
 
 impl InstanceDir {
     /// Makes one below `spool_dir`, which is made as well, and clears away those of the dead.
-    pub(crate) fn open(spool_dir: &Path) -> Result<Self, (PathBuf, io::Error)> {
+    pub fn open(spool_dir: &Path) -> Result<Self, (PathBuf, io::Error)> {
         let at = |path: &Path| {
             let path = path.to_owned();
             move |error| (path, error)
@@ -59,23 +59,23 @@ impl InstanceDir {
     }
 
     /// Where it is; absolute.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// A new file, deleted when the value is dropped.
-    pub(crate) fn spool_file(&self) -> io::Result<NamedTempFile> {
+    pub fn spool_file(&self) -> io::Result<NamedTempFile> {
         self.make(|dir| tempfile::Builder::new().prefix("layer-").tempfile_in(dir))
     }
 
     /// A new directory for GC roots. The roots end when the value is dropped.
-    pub(crate) fn gc_roots(&self) -> io::Result<TempDir> {
+    pub fn gc_roots(&self) -> io::Result<TempDir> {
         self.make(|dir| tempfile::Builder::new().prefix("roots-").tempdir_in(dir))
     }
 
     /// Makes something in the directory, and the directory again where somebody has cleared it
     /// away under a running server.
-    pub(crate) fn make<T>(&self, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
+    pub fn make<T>(&self, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
         match make(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.restore()?;

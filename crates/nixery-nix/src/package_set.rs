@@ -6,10 +6,9 @@ use std::path::Path;
 use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
 
 use crate::build_log::BuildLog;
-use crate::closure;
-use crate::error::BuildError;
-use crate::nix::{Attribute, EvaluatedPackage, Listed, NixCli, NixError};
-use crate::progress::Phase;
+use crate::closure::{self, Step, StepError};
+use crate::listing::{Attribute, Listed};
+use crate::{EvaluatedPackage, NixCli, NixError};
 
 /// Attributes that one run of Nix is asked about: what it has evaluated is gone from memory with it. All that it is
 /// told is in its command line.
@@ -56,7 +55,7 @@ pub async fn every_package(
     architecture: Architecture,
     work_dir: &Path,
     tell: &mut (dyn FnMut(PackageSetEvent) + Send),
-) -> Result<(), BuildError> {
+) -> Result<(), StepError> {
     let log = BuildLog::default();
     // The package set itself.
     let mut open: Vec<Attribute> = vec![Vec::new()];
@@ -135,7 +134,7 @@ async fn list(
     architecture: Architecture,
     batch: Vec<Attribute>,
     log: &BuildLog,
-) -> Result<Vec<(Attribute, Listed)>, BuildError> {
+) -> Result<Vec<(Attribute, Listed)>, StepError> {
     let mut all = Vec::with_capacity(batch.len());
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
@@ -150,7 +149,7 @@ async fn list(
             {
                 all.extend(part.into_iter().map(|attribute| (attribute, Listed::Fails)));
             }
-            Err(error) => return Err(BuildError::from_nix(error, Phase::Evaluate)),
+            Err(error) => return Err(Step::Evaluate.failed(error)),
         }
     }
     Ok(all)
@@ -163,12 +162,12 @@ async fn build(
     work_dir: &Path,
     log: &BuildLog,
     tell: &mut (dyn FnMut(PackageSetEvent) + Send),
-) -> Result<usize, BuildError> {
-    let gc_roots = tempfile::tempdir_in(work_dir).map_err(closure::no_gc_roots)?;
+) -> Result<usize, StepError> {
+    let gc_roots = tempfile::tempdir_in(work_dir).map_err(StepError::GcRoots)?;
     let (built, failed) = nix
         .realise_each(packages, gc_roots.path(), log)
         .await
-        .map_err(|error| BuildError::from_nix(error, Phase::Realise))?;
+        .map_err(|error| Step::Realise.failed(error))?;
     for package in failed {
         tell(PackageSetEvent::LeftOut {
             attribute: package.name,

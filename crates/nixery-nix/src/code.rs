@@ -12,9 +12,9 @@ pub(super) const LIST_PACKAGES: &str = "list-packages.nix";
 
 /// The entry last and whole: while it is there, all of it is.
 const FILES: [(&str, &str); 3] = [
-    ("load-pkgs.nix", include_str!("../../nix/load-pkgs.nix")),
-    (LIST_PACKAGES, include_str!("../../nix/list-packages.nix")),
-    (ENTRY, include_str!("../../nix/prepare-image.nix")),
+    ("load-pkgs.nix", include_str!("../nix/load-pkgs.nix")),
+    (LIST_PACKAGES, include_str!("../nix/list-packages.nix")),
+    (ENTRY, include_str!("../nix/prepare-image.nix")),
 ];
 
 /// Writes it into a directory.

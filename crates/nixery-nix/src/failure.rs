@@ -3,9 +3,9 @@
 //! The texts are those of Nix 2.8 (Debian 12), 2.26 (Debian 13) and 2.30 and later, which words a
 //! failed build anew ("Cannot build '…'. Reason: …").
 
-use crate::nix::NixError;
-use crate::nix::log_format::NixLog;
-use crate::nix::words::{client_message, list_first};
+use crate::NixError;
+use crate::log_format::NixLog;
+use crate::words::{client_message, list_first};
 
 /// What the system says of a full disk, as builders and Nix repeat it.
 const NO_SPACE: &str = "No space left on device";
@@ -269,7 +269,7 @@ fn derivation_path(derivation: &str) -> String {
 }
 
 /// A reason slug in words, as the end of "package `x` failed to build: …".
-pub(crate) fn describe_reason(reason: &str) -> String {
+pub fn describe_reason(reason: &str) -> String {
     if let Some(code) = reason.strip_prefix("builder-exited-") {
         return format!("its builder exited with code {code}");
     }

@@ -17,7 +17,6 @@ use super::{
     Evaluation, EvaluationRequest, Finding, Nix, NixError, NixStore, RealisedPackage, preflight,
 };
 use crate::build_log::BuildLog;
-use crate::error::BuilderError;
 use crate::spool::InstanceDir;
 
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
@@ -67,6 +66,31 @@ impl NixCliConfig {
     }
 }
 
+/// Why a [`NixCli`] could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NixCliError {
+    /// The spool directory is not usable.
+    #[error("cannot use {path} for spool files: make it a directory this user may write to")]
+    Spool {
+        /// The directory or file that was tried.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The directory that should hold the Nix code does not.
+    #[error(
+        "there is no Nix code at {path}: name the directory with prepare-image.nix, or none for the built-in code"
+    )]
+    NixCode {
+        /// The file that was looked for.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
 /// Runs the Nix command-line tools (2.8 or later) that are in `PATH`.
 #[derive(Debug)]
 pub struct NixCli {
@@ -82,8 +106,8 @@ impl NixCli {
     ///
     /// # Errors
     /// The spool directory cannot be used, or `nix_dir` has no Nix code.
-    pub fn new(config: NixCliConfig) -> Result<Self, BuilderError> {
-        let failed = |(path, source)| BuilderError::Spool { path, source };
+    pub fn new(config: NixCliConfig) -> Result<Self, NixCliError> {
+        let failed = |(path, source)| NixCliError::Spool { path, source };
         let (dir, instance) = match &config.nix_dir {
             Some(dir) => (dir.clone(), None),
             None => {
@@ -97,7 +121,7 @@ impl NixCli {
         let entry = dir.join(ENTRY);
         let entry = entry
             .canonicalize()
-            .map_err(|source| BuilderError::NixCode {
+            .map_err(|source| NixCliError::NixCode {
                 path: entry,
                 source,
             })?;

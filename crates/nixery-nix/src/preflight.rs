@@ -1,7 +1,7 @@
 //! Trying Nix out at start: what would fail later is said now, in one line each.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nixery_core::StorePath;
 
@@ -10,7 +10,6 @@ use super::failure::unavailable;
 use super::log_format::NixLog;
 use super::{Finding, Nix, NixError};
 use crate::build_log::BuildLog;
-use crate::progress::BuildId;
 
 /// Everything here is local and takes a fraction of a second.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,7 +66,12 @@ pub(super) async fn preflight(nix: &NixCli) -> Vec<Finding> {
 }
 
 async fn tiny_build(nix: &NixCli) -> Result<(), Finding> {
-    let nonce = format!("{}-{}", std::process::id(), BuildId::fresh());
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nonce = format!(
+        "{}-{}",
+        std::process::id(),
+        now.unwrap_or_default().as_nanos()
+    );
     let out = BuildLog::default();
     let mut log = NixLog::new(&out);
     let args = strings([

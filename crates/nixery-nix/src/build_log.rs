@@ -1,11 +1,10 @@
 //! The bounded, shared log of one build.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{broadcast, watch};
-
-use crate::progress::Progress;
+use tokio::sync::broadcast;
 
 /// Lines kept from the start of a build, where the cause of a failure often is.
 const HEAD_LINES: usize = 500;
@@ -25,11 +24,18 @@ const SUBSCRIBER_LINES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct BuildLog(Arc<Shared>);
 
-#[derive(Debug)]
 struct Shared {
     lines: Mutex<Lines>,
     subscribers: broadcast::Sender<Arc<str>>,
-    progress: Option<watch::Sender<Progress>>,
+    observer: Option<Box<dyn Fn(&str) + Send + Sync>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("lines", &self.lines)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -48,13 +54,17 @@ impl Default for BuildLog {
 }
 
 impl BuildLog {
-    /// An empty log that also keeps `progress.log_line` current.
-    pub(crate) fn new(progress: Option<watch::Sender<Progress>>) -> Self {
+    /// An empty log that also passes each line to `observer`, as it is kept.
+    pub fn observed(observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self::new(Some(Box::new(observer)))
+    }
+
+    fn new(observer: Option<Box<dyn Fn(&str) + Send + Sync>>) -> Self {
         let (subscribers, _) = broadcast::channel(SUBSCRIBER_LINES);
         Self(Arc::new(Shared {
             lines: Mutex::default(),
             subscribers,
-            progress,
+            observer,
         }))
     }
 
@@ -62,8 +72,8 @@ impl BuildLog {
     pub fn push(&self, line: &str) {
         let line: Arc<str> = clean_line(line.as_bytes()).into();
         self.lines().push(Arc::clone(&line));
-        if let Some(progress) = &self.0.progress {
-            progress.send_modify(|progress| progress.log_line = Some(line.to_string()));
+        if let Some(observer) = &self.0.observer {
+            observer(&line);
         }
         // Nobody listening is not an error.
         let _ = self.0.subscribers.send(line);
