@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Key, PutMode, Storage};
 use tokio::time::Instant;
 
 use crate::error::BuildError;
-use crate::generations::Generations;
-use crate::uses::Uses;
+use nixery_state::generations::Generations;
+use nixery_state::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
 const LOOKUPS: usize = 32;
@@ -70,7 +70,12 @@ impl Blobs {
 
     /// Whether the blob is there, and will be while an image is built upon it.
     pub(crate) async fn hold(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
-        if self.uses.hold(digest).await.map_err(looked_up)? {
+        if self
+            .uses
+            .hold(digest)
+            .await
+            .map_err(BuildError::looked_up)?
+        {
             // What was seen before may have been the last glimpse of it.
             return self.look(digest, size).await;
         }
@@ -89,7 +94,7 @@ impl Blobs {
             self.uses.hold_before_storing(digest).await?;
             self.storage.put_file(&Key::Blob(digest), spool).await
         };
-        store.await.map_err(stored)?;
+        store.await.map_err(BuildError::stored)?;
         self.stored(digest, size, at);
         Ok(())
     }
@@ -103,7 +108,7 @@ impl Blobs {
             let key = Key::Blob(digest);
             self.storage.put(&key, bytes, PutMode::Replace).await
         };
-        store.await.map(drop).map_err(stored)?;
+        store.await.map(drop).map_err(BuildError::stored)?;
         self.stored(digest, size, at);
         Ok(())
     }
@@ -121,7 +126,7 @@ impl Blobs {
     async fn look(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let at = Instant::now();
         let stat = self.storage.stat(&Key::Blob(digest)).await;
-        let stat = stat.map_err(looked_up)?;
+        let stat = stat.map_err(BuildError::looked_up)?;
         let there = match stat {
             Some(stat) if stat.size == size => true,
             Some(stat) => {
@@ -221,22 +226,12 @@ impl Blobs {
     }
 }
 
-fn looked_up(source: StorageError) -> BuildError {
-    let doing = "looked up";
-    BuildError::Storage { doing, source }
-}
-
-fn stored(source: StorageError) -> BuildError {
-    let doing = "stored";
-    BuildError::Storage { doing, source }
-}
-
 #[cfg(test)]
 mod tests {
     use nixery_storage::{MemoryStorage, PutMode};
 
     use super::*;
-    use crate::testing::faulty::FaultyStorage;
+    use nixery_state::testing::faulty::FaultyStorage;
 
     const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -14,7 +14,6 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
-use crate::graphs;
 use crate::handle::{BuildHandle, BuildSummary, Purpose};
 use crate::heal::{self, Recheck};
 use crate::history::{History, Target};
@@ -23,6 +22,8 @@ use crate::keyed_lock::KeyedLocks;
 use crate::progress::BuildId;
 use crate::warm::Warm;
 use nixery_nix::Nix;
+use nixery_state::causes;
+use nixery_state::graphs::{self, RecordedGraph};
 
 /// Builds images. Cheap to clone; clones share everything.
 ///
@@ -365,7 +366,13 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
     // Before the build counts as ended, so that whoever drains the builder waits for it.
     if let (Ok(image), Some(graph)) = (&result, graph) {
         let storage = Arc::clone(builder.storage());
-        let recording = graphs::remember(storage, Arc::clone(image), graph);
+        let image = Arc::clone(image);
+        let recording = async move {
+            let (name, packages) = (image.name.clone(), image.packages.clone());
+            let graph =
+                RecordedGraph::new(name, packages, image.architecture, &image.layers, graph);
+            graphs::remember(storage, image.key, graph).await;
+        };
         builder.0.recordings.spawn_on(recording, &builder.0.runtime);
     }
     handle.finish(result);
@@ -391,13 +398,4 @@ async fn run_detached(
             "a task was stopped"
         }))
     })
-}
-
-/// The sources of an error, outermost first, for the log.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

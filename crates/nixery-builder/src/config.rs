@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nixery_core::plan::{LayerStrategy, Size};
 use nixery_core::{Codec, ImageName, PackageSource, Tag};
+use nixery_state::gc;
 
 /// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
 /// images. The same number as the original's.
@@ -33,10 +34,6 @@ pub const STALE_INTERVALS: u32 = 10;
 /// How long another server on the same store is waited for after its last sign of life, unless
 /// configured. It gives one every third of this time.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
-
-/// How long whatever was stored or needed is safe from collection, unless configured: longer than
-/// any build and any pull.
-pub const DEFAULT_GC_GRACE: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
@@ -80,7 +77,7 @@ pub struct BuilderConfig {
     pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
-    /// The grace of whoever collects garbage in the store, see [`gc`](crate::gc): use marks are
+    /// The grace of whoever collects garbage in the store, see [`gc`]: use marks are
     /// written often enough for it. One that is too short costs writes, one that is too long safety.
     pub gc_grace: Duration,
 }
@@ -105,7 +102,7 @@ impl BuilderConfig {
             recheck_after: DEFAULT_RECHECK_AFTER,
             lease_ttl: DEFAULT_LEASE_TTL,
             history: 100,
-            gc_grace: DEFAULT_GC_GRACE,
+            gc_grace: gc::DEFAULT_GRACE,
         }
     }
 

@@ -221,6 +221,16 @@ impl BuildError {
         }
     }
 
+    pub(crate) fn looked_up(source: StorageError) -> Self {
+        let doing = "looked up";
+        Self::Storage { doing, source }
+    }
+
+    pub(crate) fn stored(source: StorageError) -> Self {
+        let doing = "stored";
+        Self::Storage { doing, source }
+    }
+
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         Self::Internal {
             what: what.to_string(),

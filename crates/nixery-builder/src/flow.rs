@@ -16,9 +16,9 @@ use crate::image::{BuildStats, Image};
 use crate::layers::{self, Announce, KnownLayer};
 use crate::progress::Phase;
 use crate::recipe::Recipe;
-use crate::record::{self, ImageRecord};
 use crate::turn::{self, Turn};
 use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
+use nixery_state::record::{self, ImageRecord};
 
 /// An image, and if it was built the graph of what is in it.
 pub(crate) type Built = (Image, Option<ReferenceGraph>);
@@ -226,7 +226,8 @@ async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    record::save(&*engine.storage, &Key::Manifest(image.key), &record).await
+    let saved = record::save(&*engine.storage, &Key::Manifest(image.key), &record).await;
+    saved.map_err(BuildError::stored)
 }
 
 /// The build's phases as they are passed through, with their times.

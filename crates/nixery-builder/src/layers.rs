@@ -17,10 +17,10 @@ use crate::config::budget_of_paths;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
-use crate::image::LayerSummary;
-use crate::record::{self, LayerRecord};
 use nixery_nix::BuildLog;
 use nixery_nix::RealisedPackage;
+use nixery_state::record::LayerSummary;
+use nixery_state::record::{self, LayerRecord};
 
 /// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
 /// lie in the spool, which the engine says, if that is more.
@@ -167,13 +167,14 @@ async fn ensure(
     let record = LayerRecord::from(packed.layer.clone());
     announce.known(facts(&record, false, paths));
     put(engine, packed).await?;
-    record::save(&*engine.storage, &Key::Build(key), &record).await
+    let saved = record::save(&*engine.storage, &Key::Build(key), &record).await;
+    saved.map_err(BuildError::stored)
 }
 
 /// The layer built for a key, if its blob is still there, which then stays for this build.
 pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
-    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await?;
-    match record {
+    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await;
+    match record.map_err(BuildError::looked_up)? {
         Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),
     }

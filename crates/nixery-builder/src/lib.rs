@@ -50,41 +50,34 @@ mod engine;
 mod error;
 pub mod export;
 mod flow;
-pub mod gc;
-mod generations;
-pub mod graphs;
 mod handle;
 mod heal;
 mod history;
 mod image;
 mod keyed_lock;
 mod layers;
-pub mod learned;
-mod lease;
 mod load;
-pub mod path_sources;
 mod progress;
 mod recipe;
-mod record;
-pub mod traffic;
 mod turn;
-mod uses;
 mod warm;
 
 pub use builder::{Builder, Ready};
 pub use config::{
-    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE,
-    DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER,
-    ImageRequest, STALE_INTERVALS, budget_of_paths, default_eval_interval,
+    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET,
+    DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, STALE_INTERVALS,
+    budget_of_paths, default_eval_interval,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use heal::Recheck;
-pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
+pub use image::{BuildStats, Image, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 
 #[cfg(test)]
 mod flow_tests;
+#[cfg(test)]
+mod gc_model;
 #[cfg(test)]
 mod testing;

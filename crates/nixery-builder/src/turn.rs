@@ -9,8 +9,8 @@ use crate::error::BuildError;
 use crate::flow::Phases;
 use crate::handle::BuildHandle;
 use crate::image::Image;
-use crate::lease::{Contender, Lease};
 use crate::progress::Phase;
+use nixery_state::lease::{Contender, Lease};
 
 /// What came of waiting for one's turn.
 pub(crate) enum Turn<'a> {

@@ -13,10 +13,10 @@ use nixery_manifest::Digest;
 use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, STALE_INTERVALS};
-use crate::generations::Generations;
 use crate::handle::BuildHandle;
 use crate::history::Target;
 use crate::image::Image;
+use nixery_state::generations::Generations;
 
 /// Bytes of images in memory, in two generations. An image has 30 to 150 kB.
 const MEMORY: usize = 64 * 1024 * 1024;

@@ -3,7 +3,8 @@
 use crate::config::GcSettings;
 use crate::metrics::Metrics;
 use crate::state::AppState;
-use nixery_builder::gc::{self, GcError, GcMode, GcPolicy, GcReport};
+use nixery_lab::RETENTIONS;
+use nixery_state::gc::{self, GcError, GcMode, GcPolicy, GcReport};
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -63,7 +64,7 @@ async fn collect_once(
     stop: impl Future<Output = ()> + Send,
 ) -> bool {
     let storage = Arc::clone(state.builder().storage());
-    let result = gc::collect_until(storage, policy, GcMode::Sweep, |_| (), stop).await;
+    let result = gc::collect_until(storage, policy, &RETENTIONS, GcMode::Sweep, |_| (), stop).await;
     let metrics = state.metrics().gc();
     metrics.count(&result);
     match result {

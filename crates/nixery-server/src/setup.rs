@@ -6,7 +6,6 @@ use crate::config::{
 use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use crate::traffic::{Recorder, Salt};
-use nixery_builder::learned::{self, LearnError};
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, LoadError, default_eval_interval, load_cluster_plan,
     load_popularity,
@@ -15,6 +14,7 @@ use nixery_core::PackageSource;
 use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_core::popularity::Popularity;
+use nixery_lab::learned::{self, LearnError};
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
 use std::path::Path;

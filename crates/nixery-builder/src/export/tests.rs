@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{BuildStats, Image, LayerSummary};
+use crate::{BuildStats, Image};
+use nixery_state::record::LayerSummary;
 
 struct Fixture {
     image: Image,

@@ -12,8 +12,8 @@ use super::{build, fail};
 use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
 use crate::progress::Phase;
-use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, pinned, request};
+use nixery_state::testing::faulty::FaultyStorage;
 
 /// What a waiter may take longer than the server it waits for.
 const A_LITTLE: Duration = Duration::from_secs(2);

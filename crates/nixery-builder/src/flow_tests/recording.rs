@@ -9,9 +9,9 @@ use rstest::rstest;
 use tokio::time::Instant;
 
 use super::{build, fail};
-use crate::graphs::{self, RecordedGraph};
-use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, pinned, store_path};
+use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::testing::faulty::FaultyStorage;
 
 async fn bench() -> (Bench, Arc<FaultyStorage>) {
     let faulty = FaultyStorage::new(Arc::new(MemoryStorage::new()));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nixery_builder::BuildError;
-use nixery_builder::path_sources::JsonKind;
 use nixery_core::{PackageSource, ReferenceGraph, StorePath};
+use nixery_lab::path_sources::JsonKind;
 use nixery_nix::EvaluationRequest;
 use nixery_server::config::{NixArgs, SourceArgs};
 

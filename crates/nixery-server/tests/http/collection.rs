@@ -2,10 +2,10 @@
 
 use crate::registry::Registry;
 use http::StatusCode;
-use nixery_builder::gc::GcPolicy;
 use nixery_manifest::Digest;
 use nixery_server::collection::collect_until;
 use nixery_server::config::GcSettings;
+use nixery_state::gc::GcPolicy;
 use nixery_storage::Key;
 use std::time::Duration;
 

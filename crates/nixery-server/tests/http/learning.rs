@@ -1,11 +1,11 @@
 //! Plans that are learned at night and taken up without a restart.
 
 use crate::registry::Registry;
-use nixery_builder::graphs::{self, RecordedGraph};
-use nixery_builder::learned;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_lab::learned;
 use nixery_manifest::Digest;
 use nixery_server::learning::learn_forever;
+use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::{MemoryStorage, Storage};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
