@@ -1,21 +1,15 @@
-//! The one real implementation of [`Nix`]: the command-line tools.
+//! Running the Nix command-line tools.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use nixery_core::pack::StoreRoot;
-use nixery_core::{ReferenceGraph, StorePath};
 
-use super::answer::parse_answer;
 use super::code::{ENTRY, write_embedded};
 use super::command::{self, CommandSpec, Finished};
-use super::failure::{Cause, evaluation_error, realise_cause};
 use super::log_format::{NixLog, short_name};
-use super::{
-    Evaluation, EvaluationRequest, Finding, Nix, NixError, NixStore, RealisedPackage, preflight,
-};
+use super::{Evaluation, NixError, NixStore};
 use crate::build_log::BuildLog;
 use crate::spool::InstanceDir;
 
@@ -26,6 +20,13 @@ pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How much later than ours Nix's own deadline for a builder is, so that ours is the one that is
 /// told of.
 const OWN_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
+
+/// Most time that one evaluation may take, unless configured: a package set from cold, download
+/// included, evaluates in less.
+pub const DEFAULT_EVALUATE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Most time that one realisation may take, unless configured: most clients have given up long
+/// before, and what is built until then is kept by Nix.
+pub const DEFAULT_REALISE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Settings of [`NixCli`].
 #[derive(Debug, Clone)]
@@ -52,13 +53,13 @@ pub struct NixCliConfig {
 }
 
 impl NixCliConfig {
-    /// Defaults: embedded Nix files, three minutes to evaluate, an hour to build.
+    /// Defaults: embedded Nix files, [`DEFAULT_EVALUATE_TIMEOUT`], [`DEFAULT_REALISE_TIMEOUT`].
     pub fn new(spool_dir: impl Into<PathBuf>) -> Self {
         Self {
             nix_dir: None,
             spool_dir: spool_dir.into(),
-            evaluate_timeout: Duration::from_secs(180),
-            realise_timeout: Duration::from_secs(3600),
+            evaluate_timeout: DEFAULT_EVALUATE_TIMEOUT,
+            realise_timeout: DEFAULT_REALISE_TIMEOUT,
             env: Vec::new(),
             max_jobs: None,
             store: None,
@@ -102,7 +103,7 @@ pub struct NixCli {
 }
 
 impl NixCli {
-    /// Prepares the directory with the Nix files. Runs no Nix: [`Nix::preflight`] does.
+    /// Prepares the directory with the Nix files. Runs no Nix: [`Nix::preflight`](crate::Nix::preflight) does.
     ///
     /// # Errors
     /// The spool directory cannot be used, or `nix_dir` has no Nix code.
@@ -171,6 +172,11 @@ impl NixCli {
             });
         }
         Ok(finished)
+    }
+
+    /// Where the store's files are.
+    pub(super) fn store(&self) -> &StoreRoot {
+        &self.store
     }
 
     pub(super) fn config(&self) -> &NixCliConfig {
@@ -263,7 +269,7 @@ impl NixCli {
 
     /// The requested package that needs `derivation`; the derivation's own name if none is known
     /// to.
-    async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
+    pub(super) async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
         let wanted = |path: &str| {
             let mut packages = evaluation.packages.iter();
             packages
@@ -299,109 +305,6 @@ fn store_root(config: &NixCliConfig) -> StoreRoot {
         .clone()
         .or_else(|| NixStore::parse(&remote()?).ok());
     store.map_or_else(StoreRoot::host, |store| store.root())
-}
-
-#[async_trait]
-impl Nix for NixCli {
-    async fn evaluate(
-        &self,
-        request: &EvaluationRequest,
-        log: &BuildLog,
-    ) -> Result<Evaluation, NixError> {
-        let json = serde_json::json!({
-            "srcType": request.source.src_type,
-            "srcArgs": request.source.src_args,
-            "system": request.architecture.nix_system(),
-            "packages": request.packages,
-        });
-        let mut log = NixLog::new(log);
-        let finished = self.instantiate(ENTRY, &json, &mut log).await?;
-        if !finished.status.success() {
-            return Err(evaluation_error(&log, &request.packages));
-        }
-        parse_answer(&finished.stdout, &request.packages)
-    }
-
-    async fn realise(
-        &self,
-        evaluation: &Evaluation,
-        gc_roots: &Path,
-        log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
-        let args = self.realisation(evaluation, gc_roots);
-        let mut log = NixLog::new(log);
-        let finished = self
-            .run("nix-store", args, self.config.realise_timeout, &mut log)
-            .await?;
-        if finished.status.success() {
-            return Ok(evaluation.clone().into_realised());
-        }
-        Err(match realise_cause(&log) {
-            Cause::Derivation { derivation, reason } => NixError::Failed {
-                package: self.package_of(&derivation, evaluation).await,
-                log_tail: log.failure_tail(&derivation, &reason),
-                derivation,
-                reason,
-            },
-            Cause::Unavailable { problem } => NixError::Unavailable {
-                problem,
-                detail: log.detail(),
-            },
-            Cause::Unknown { message } => NixError::Unavailable {
-                problem: message,
-                detail: log.detail(),
-            },
-        })
-    }
-
-    async fn reference_graph(
-        &self,
-        roots: &[StorePath],
-        log: &BuildLog,
-    ) -> Result<ReferenceGraph, NixError> {
-        let mut args = strings(["--extra-experimental-features", "nix-command"]);
-        args.extend(strings([
-            "path-info",
-            "--json",
-            "--recursive",
-            "--log-format",
-            "internal-json",
-        ]));
-        args.extend(roots.iter().map(|root| OsString::from(root.as_str())));
-
-        let mut log = NixLog::new(log);
-        let finished = self.run("nix", args, QUERY_TIMEOUT, &mut log).await?;
-        if !finished.status.success() {
-            let problem = match realise_cause(&log) {
-                Cause::Unavailable { problem } | Cause::Unknown { message: problem } => problem,
-                Cause::Derivation { reason, .. } => reason,
-            };
-            return Err(NixError::Unavailable {
-                problem,
-                detail: log.detail(),
-            });
-        }
-        // Tens of megabytes where the closure is large.
-        let roots = roots.to_vec();
-        let parsing = tokio::task::spawn_blocking(move || {
-            ReferenceGraph::from_path_info(&finished.stdout, &roots)
-        });
-        match parsing.await {
-            Ok(graph) => graph.map_err(NixError::Graph),
-            Err(died) => Err(NixError::Output {
-                command: "nix path-info",
-                problem: died.to_string(),
-            }),
-        }
-    }
-
-    async fn preflight(&self) -> Vec<Finding> {
-        preflight::preflight(self).await
-    }
-
-    fn store_root(&self) -> &StoreRoot {
-        &self.store
-    }
 }
 
 pub(super) fn strings<const N: usize>(args: [&str; N]) -> Vec<OsString> {

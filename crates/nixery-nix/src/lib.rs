@@ -15,6 +15,8 @@ mod command;
 mod failure;
 mod listing;
 mod log_format;
+mod messages;
+mod operations;
 mod package_set;
 mod preflight;
 mod spool;
@@ -30,9 +32,11 @@ use nixery_core::pack::StoreRoot;
 use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
 
 pub use build_log::BuildLog;
-pub use cli::{NixCli, NixCliConfig, NixCliError};
+pub use cli::{
+    DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
+};
 pub use closure::{Step, StepError, reference_graph};
-pub use failure::describe_reason;
+pub use messages::describe_reason;
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::InstanceDir;
 pub use store::{NixStore, NixStoreError};

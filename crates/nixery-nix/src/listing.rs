@@ -10,8 +10,9 @@ use serde_json::Value;
 
 use super::cli::{QUERY_TIMEOUT, strings};
 use super::code::LIST_PACKAGES;
-use super::failure::{Cause, DISK_FULL_TEXT, evaluation_error, is_disk_full, realise_cause};
+use super::failure::{Cause, evaluation_error, is_disk_full, realise_cause};
 use super::log_format::NixLog;
+use super::messages::DISK_FULL_TEXT;
 use super::{EvaluatedPackage, Evaluation, Nix, NixCli, NixError, RealisedPackage};
 use crate::build_log::BuildLog;
 

@@ -10,7 +10,7 @@ use std::collections::{HashMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::failure::says_disk_full;
+use super::messages::says_disk_full;
 use crate::build_log::{BuildLog, clean_line};
 
 /// Activity type of a derivation being built; its first field is the derivation's path.

@@ -6,9 +6,9 @@ use std::time::{Duration, SystemTime};
 use nixery_core::StorePath;
 
 use super::cli::{NixCli, strings};
-use super::failure::unavailable;
 use super::log_format::NixLog;
-use super::{Finding, Nix, NixError};
+use super::messages::unavailable;
+use super::{Finding, NixError};
 use crate::build_log::BuildLog;
 
 /// Everything here is local and takes a fraction of a second.
@@ -98,14 +98,14 @@ async fn tiny_build(nix: &NixCli) -> Result<(), Finding> {
         return Err(store_finding("build a derivation", &log, &out));
     }
     let built = String::from_utf8_lossy(&finished.stdout).trim().to_owned();
-    let files = StorePath::parse(&built).map(|path| nix.store_root().locate(&path));
+    let files = StorePath::parse(&built).map(|path| nix.store().locate(&path));
     if files.is_ok_and(|files| files.symlink_metadata().is_ok()) {
         return Ok(());
     }
     Err(Finding {
         problem: format!(
             "Nix can build, but what it built is not below {}: its store is elsewhere",
-            nix.store_root().prefix().display()
+            nix.store().prefix().display()
         ),
         remedy: "name the store in NIXERY_NIX_STORE (--nix-store), for instance local?root=/mnt/nix; it must be on \
                  this machine"
