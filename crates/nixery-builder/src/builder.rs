@@ -16,10 +16,11 @@ use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
 use crate::handle::{BuildHandle, BuildSummary, Purpose};
 use crate::heal::{self, Recheck};
-use crate::history::{History, Target};
+use crate::history::History;
 use crate::image::{Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
 use crate::progress::BuildId;
+use crate::target::Target;
 use crate::warm::Warm;
 use nixery_nix::Nix;
 use nixery_state::causes;
@@ -178,13 +179,8 @@ impl Builder {
     }
 
     /// How a build stands, as long as it is remembered.
-    pub fn build(&self, id: &BuildId) -> Option<BuildSummary> {
+    pub fn summary(&self, id: &BuildId) -> Option<BuildSummary> {
         self.find(id).map(|handle| handle.summary())
-    }
-
-    /// The log of a build, as long as it is remembered.
-    pub fn log(&self, id: &BuildId) -> Option<String> {
-        self.find(id).map(|handle| handle.log().text())
     }
 
     /// The store the images are in.

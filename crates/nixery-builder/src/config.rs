@@ -5,13 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::plan::{LayerStrategy, Size};
+use nixery_core::plan::{DEFAULT_BUDGET, LayerStrategy, Size};
 use nixery_core::{Codec, ImageName, PackageSource, Tag};
 use nixery_state::gc;
-
-/// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
-/// images. The same number as the original's.
-pub const DEFAULT_LAYER_BUDGET: NonZeroUsize = NonZeroUsize::new(94).expect("94 is not zero");
 
 /// Builds that may run or wait at once, unless configured: each holds some kilobytes and waits for
 /// Nix, so that the last of so many would be served hours later anyway.
@@ -90,7 +86,7 @@ impl BuilderConfig {
         Self {
             eval_interval: default_eval_interval(&source),
             source,
-            budget: DEFAULT_LAYER_BUDGET,
+            budget: DEFAULT_BUDGET,
             strategy: Arc::new(Size),
             compression: Codec::Gzip,
             spool_dir: spool_dir.into(),

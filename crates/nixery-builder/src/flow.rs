@@ -1,7 +1,6 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
 use nixery_core::{LayerStrategy, ReferenceGraph};
@@ -14,6 +13,7 @@ use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
 use crate::layers::{self, Announce, KnownLayer};
+use crate::phases::Phases;
 use crate::progress::Phase;
 use crate::recipe::Recipe;
 use crate::turn::{self, Turn};
@@ -228,54 +228,4 @@ async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
     };
     let saved = record::save(&*engine.storage, &Key::Manifest(image.key), &record).await;
     saved.map_err(BuildError::stored)
-}
-
-/// The build's phases as they are passed through, with their times.
-pub(crate) struct Phases<'a> {
-    handle: &'a BuildHandle,
-    immutable: bool,
-    times: Mutex<Times>,
-}
-
-struct Times {
-    current: Phase,
-    since: Instant,
-    passed: Vec<(Phase, Duration)>,
-}
-
-impl<'a> Phases<'a> {
-    fn start(handle: &'a BuildHandle, immutable: bool) -> Self {
-        Self {
-            handle,
-            immutable,
-            times: Mutex::new(Times {
-                current: Phase::Queued,
-                since: Instant::now(),
-                passed: Vec::new(),
-            }),
-        }
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        {
-            let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-            let elapsed = times.since.elapsed();
-            let current = times.current;
-            let mut passed = times.passed.iter_mut();
-            match passed.find(|(passed, _)| *passed == current) {
-                Some((_, total)) => *total += elapsed,
-                None => times.passed.push((current, elapsed)),
-            }
-            (times.current, times.since) = (phase, Instant::now());
-        }
-        self.handle.update(|progress| progress.phase = phase);
-    }
-
-    fn finish(self, mut image: Image) -> Image {
-        self.enter(Phase::Done);
-        image.stats.immutable = self.immutable;
-        let times = self.times.into_inner();
-        image.stats.phases = times.unwrap_or_else(PoisonError::into_inner).passed;
-        image
-    }
 }

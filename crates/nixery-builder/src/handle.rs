@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::config::ImageRequest;
 use crate::error::BuildError;
-use crate::history::Target;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
+use crate::target::Target;
 use nixery_nix::BuildLog;
 
 /// How a build ended, shared by all who waited for it.

@@ -57,16 +57,18 @@ mod image;
 mod keyed_lock;
 mod layers;
 mod load;
+mod phases;
 mod progress;
 mod recipe;
+mod target;
 mod turn;
 mod warm;
 
 pub use builder::{Builder, Ready};
 pub use config::{
-    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LAYER_BUDGET,
-    DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, STALE_INTERVALS,
-    budget_of_paths, default_eval_interval,
+    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
+    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, STALE_INTERVALS, budget_of_paths,
+    default_eval_interval,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

@@ -6,9 +6,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
-use crate::flow::Phases;
 use crate::handle::BuildHandle;
 use crate::image::Image;
+use crate::phases::Phases;
 use crate::progress::Phase;
 use nixery_state::lease::{Contender, Lease};
 

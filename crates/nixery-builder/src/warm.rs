@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, STALE_INTERVALS};
 use crate::handle::BuildHandle;
-use crate::history::Target;
 use crate::image::Image;
+use crate::target::Target;
 use nixery_state::generations::Generations;
 
 /// Bytes of images in memory, in two generations. An image has 30 to 150 kB.

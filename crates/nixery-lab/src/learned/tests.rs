@@ -320,7 +320,14 @@ async fn the_plan_in_use_outlives_the_history() {
         .expect("is stored");
     advance(100 * DAY).await;
     let policy = GcPolicy::default();
-    let report = collect(storage.clone(), &policy, &crate::RETENTIONS, GcMode::Sweep, |_| ()).await;
+    let report = collect(
+        storage.clone(),
+        &policy,
+        &crate::RETENTIONS,
+        GcMode::Sweep,
+        |_| (),
+    )
+    .await;
     assert_eq!(report.expect("works").forgotten_deleted, 12 + 1);
     assert!(storage.stat(&old).await.expect("works").is_none());
     assert!(load(&*storage).await.expect("works").is_some());
