@@ -8,14 +8,17 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode, Storage};
+use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
 use crate::error::BuildError;
-use nixery_state::generations::Generations;
 use nixery_state::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
 const LOOKUPS: usize = 32;
+
+/// Blobs that are remembered: about 100 bytes each.
+const MOST_KNOWN: usize = 200_000;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(crate) struct Blobs {
     storage: Arc<dyn Storage>,
     /// How long a blob that was seen counts as there.
     seen_counts: Duration,
-    known: Mutex<Generations<Digest, Blob>>,
+    known: Mutex<Cache<Digest, Blob>>,
     uses: Uses,
 }
 
@@ -59,7 +62,7 @@ impl Blobs {
             uses: Uses::new(Arc::clone(&storage), grace),
             storage,
             seen_counts,
-            known: Mutex::default(),
+            known: Mutex::new(Cache::new(MOST_KNOWN)),
         }
     }
 
@@ -116,7 +119,7 @@ impl Blobs {
     /// Whether the blob is in the store with this size.
     pub(crate) async fn is_there(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let fresh = |seen: Instant| seen.elapsed() < self.seen_counts;
-        let known = self.known().get(&digest);
+        let known = self.known().get(&digest).copied();
         if known.is_some_and(|blob| blob.size == size && blob.seen.is_some_and(fresh)) {
             return Ok(true);
         }
@@ -139,7 +142,7 @@ impl Blobs {
             self.uses.forget(&digest);
         }
         let mut known = self.known();
-        let mut blob = Blob::seen(known.get(&digest), size, at, at);
+        let mut blob = Blob::seen(known.get(&digest).copied(), size, at, at);
         if !there {
             (blob.seen, blob.verified) = (None, false);
         }
@@ -166,7 +169,7 @@ impl Blobs {
     pub(crate) fn stored(&self, digest: Digest, size: u64, at: Instant) {
         self.uses.stored(digest, at);
         let mut known = self.known();
-        let blob = Blob::seen(known.get(&digest), size, at, Instant::now());
+        let blob = Blob::seen(known.get(&digest).copied(), size, at, Instant::now());
         known.insert(digest, blob);
     }
 
@@ -213,15 +216,15 @@ impl Blobs {
     pub(crate) fn missing(&self, digest: &Digest) -> bool {
         self.uses.forget(digest);
         let mut known = self.known();
-        known
-            .with(digest, |blob| {
-                (blob.seen, blob.verified) = (None, false);
-                blob.missed = Some(Instant::now());
-            })
-            .is_some()
+        let Some(mut blob) = known.get_mut(digest) else {
+            return false;
+        };
+        (blob.seen, blob.verified) = (None, false);
+        blob.missed = Some(Instant::now());
+        true
     }
 
-    fn known(&self) -> MutexGuard<'_, Generations<Digest, Blob>> {
+    fn known(&self) -> MutexGuard<'_, Cache<Digest, Blob>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

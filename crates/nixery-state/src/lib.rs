@@ -10,7 +10,6 @@
 
 mod causes;
 pub mod gc;
-pub mod generations;
 pub mod graphs;
 pub mod lease;
 mod marks;

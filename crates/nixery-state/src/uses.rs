@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage, StorageError};
+use quick_cache::unsync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::causes::chain;
-use crate::generations::Generations;
 use crate::marks::{note, put_mark};
 
 /// Marks that are written at once on behalf of images being served; more are left for later.
@@ -21,12 +21,15 @@ const WRITES: usize = 64;
 /// Longest time between two marks of one blob, so that also a collection with a shorter grace than
 /// this process knows of finds fresh marks.
 const MAX_INTERVAL: Duration = Duration::from_secs(15 * 60);
+/// Blobs whose marks are remembered: about 100 bytes each.
+const MOST_MARKED: usize = 200_000;
+
 /// Writes use marks, and not too many.
 #[derive(Debug, Clone)]
 pub struct Uses {
     storage: Arc<dyn Storage>,
     interval: Duration,
-    marked: Arc<Mutex<Generations<Digest, Marked>>>,
+    marked: Arc<Mutex<Cache<Digest, Marked>>>,
     writes: Arc<Semaphore>,
 }
 
@@ -44,7 +47,7 @@ impl Uses {
         Self {
             storage,
             interval: (grace / 4).min(MAX_INTERVAL),
-            marked: Arc::default(),
+            marked: Arc::new(Mutex::new(Cache::new(MOST_MARKED))),
             writes: Arc::new(Semaphore::new(WRITES)),
         }
     }
@@ -122,7 +125,7 @@ impl Uses {
     }
 
     fn fresh(&self, digest: &Digest) -> Option<Marked> {
-        let marked = self.marked().get(digest);
+        let marked = self.marked().get(digest).copied();
         marked.filter(|marked| marked.at.elapsed() < self.interval)
     }
 
@@ -130,7 +133,7 @@ impl Uses {
         self.marked().insert(digest, Marked { at, held });
     }
 
-    fn marked(&self) -> MutexGuard<'_, Generations<Digest, Marked>> {
+    fn marked(&self) -> MutexGuard<'_, Cache<Digest, Marked>> {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
