@@ -80,6 +80,4 @@ pub use progress::{BuildId, BuildIdError, Phase, Progress};
 #[cfg(test)]
 mod flow_tests;
 #[cfg(test)]
-mod gc_model;
-#[cfg(test)]
 mod testing;

@@ -13,4 +13,4 @@ use nixery_state::graphs;
 pub use gather::{Gathered, gather};
 
 /// How long a store remembers graphs, recorded pulls and learned plans, for the garbage collection.
-pub const RETENTIONS: [&dyn Retention; 3] = [&graphs::KEPT, &traffic::KEPT, &learned::KEPT];
+pub const RETENTIONS: [Retention; 3] = [graphs::KEPT, traffic::KEPT, learned::KEPT];

@@ -24,10 +24,13 @@ const SUBSCRIBER_LINES: usize = 256;
 #[derive(Debug, Clone)]
 pub struct BuildLog(Arc<Shared>);
 
+/// Gets each line as it is kept.
+type Observer = Box<dyn Fn(&str) + Send + Sync>;
+
 struct Shared {
     lines: Mutex<Lines>,
     subscribers: broadcast::Sender<Arc<str>>,
-    observer: Option<Box<dyn Fn(&str) + Send + Sync>>,
+    observer: Option<Observer>,
 }
 
 impl fmt::Debug for Shared {
@@ -59,7 +62,7 @@ impl BuildLog {
         Self::new(Some(Box::new(observer)))
     }
 
-    fn new(observer: Option<Box<dyn Fn(&str) + Send + Sync>>) -> Self {
+    fn new(observer: Option<Observer>) -> Self {
         let (subscribers, _) = broadcast::channel(SUBSCRIBER_LINES);
         Self(Arc::new(Shared {
             lines: Mutex::default(),

@@ -16,6 +16,7 @@ mod marks;
 pub mod record;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod unchanged;
 pub mod uses;
 pub mod versioned;
 

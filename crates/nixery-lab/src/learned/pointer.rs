@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use nixery_core::StorePath;
 use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
@@ -141,7 +140,7 @@ pub(super) async fn store(
 ///
 /// # Errors
 /// The store failed.
-async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Digest>>, StorageError> {
+async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Key>>, StorageError> {
     let plan = match find(storage).await {
         Ok(Found::Pointer(pointer)) => Some(pointer.plan),
         Ok(Found::Newer) => return Ok(None),
@@ -149,38 +148,17 @@ async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Digest>>, Stor
         Ok(Found::Nothing) | Err(_) => None,
     };
     let in_use = [Digest::of(POINTER)].into_iter().chain(plan);
-    Ok(Some(in_use.collect()))
+    Ok(Some(in_use.map(Key::Plan).collect()))
 }
 
 /// How long plans are remembered: the one in use as long as it is, others for 90 days.
-pub const KEPT: KeptPlans = KeptPlans;
-
-/// See [`KEPT`].
-#[derive(Debug)]
-pub struct KeptPlans;
-
-#[async_trait]
-impl Retention for KeptPlans {
-    fn folder(&self) -> KeyKind {
-        KeyKind::Plan
-    }
-
-    fn kept_for(&self) -> Duration {
-        Duration::from_secs(90 * 24 * 60 * 60)
-    }
-
-    fn limit(&self) -> usize {
-        // There is at most one a night.
-        1000
-    }
-
-    async fn in_use(&self, storage: &dyn Storage) -> Result<InUse, StorageError> {
-        let in_use = plans_in_use(storage).await?;
-        Ok(in_use.map_or(InUse::All, |plans| {
-            InUse::Only(plans.into_iter().map(Key::Plan).collect())
-        }))
-    }
-}
+pub const KEPT: Retention = Retention {
+    folder: KeyKind::Plan,
+    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+    // There is at most one a night.
+    limit: 1000,
+    in_use: InUse::Found(|storage| Box::pin(plans_in_use(storage))),
+};
 
 async fn get(storage: &dyn Storage, key: &Key, most: u64) -> Result<Option<Bytes>, LearnError> {
     match storage.get_bytes(key, most).await {

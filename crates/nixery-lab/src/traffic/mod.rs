@@ -21,7 +21,6 @@ pub use workload::{RecordedWorkload, WEEK, recorded_workload};
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use nixery_manifest::Digest;
 use nixery_state::gc::{InUse, Retention};
 use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
@@ -30,32 +29,14 @@ use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
 pub const MOST_IN_BATCH: usize = 10_000;
 
 /// How long recorded pulls are remembered: 90 days.
-pub const KEPT: KeptTraffic = KeptTraffic;
-
-/// See [`KEPT`].
-#[derive(Debug)]
-pub struct KeptTraffic;
-
-#[async_trait]
-impl Retention for KeptTraffic {
-    fn folder(&self) -> KeyKind {
-        KeyKind::Traffic
-    }
-
-    fn kept_for(&self) -> Duration {
-        Duration::from_secs(90 * 24 * 60 * 60)
-    }
-
-    fn limit(&self) -> usize {
-        // A server that never rests writes 26,000 batches in 90 days, one every five minutes:
-        // there is room for seven of them.
-        200_000
-    }
-
-    async fn in_use(&self, _: &dyn Storage) -> Result<InUse, StorageError> {
-        Ok(InUse::Only(Vec::new()))
-    }
-}
+pub const KEPT: Retention = Retention {
+    folder: KeyKind::Traffic,
+    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+    // A server that never rests writes 26,000 batches in 90 days, one every five minutes: there is
+    // room for seven of them.
+    limit: 200_000,
+    in_use: InUse::Nothing,
+};
 
 /// A manifest that a client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

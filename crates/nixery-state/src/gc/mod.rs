@@ -26,7 +26,7 @@
 //!     max_size: Some(100_000_000_000),
 //!     ..GcPolicy::default()
 //! };
-//! let report = gc::collect(storage, &policy, &[&graphs::KEPT], GcMode::DryRun, |_| ()).await?;
+//! let report = gc::collect(storage, &policy, &[graphs::KEPT], GcMode::DryRun, |_| ()).await?;
 //! println!("{} images would go", report.dropped_images());
 //! # Ok(()) }
 //! ```
@@ -50,7 +50,7 @@ use nixery_manifest::Digest;
 use nixery_storage::{Key, Operation, PutMode, Storage, StorageError};
 
 pub use plan::Reason;
-pub use remembered::{InUse, Retention};
+pub use remembered::{FindInUse, InUse, Retention};
 pub use report::{DroppedImage, GcReport};
 
 use sweep::Sweep;
@@ -210,7 +210,7 @@ impl Watch<'_> {
 pub async fn collect(
     storage: Arc<dyn Storage>,
     policy: &GcPolicy,
-    retentions: &[&dyn Retention],
+    retentions: &[Retention],
     mode: GcMode,
     progress: impl FnMut(GcProgress) + Send,
 ) -> Result<GcReport, GcError> {
@@ -226,7 +226,7 @@ pub async fn collect(
 pub async fn collect_until(
     storage: Arc<dyn Storage>,
     policy: &GcPolicy,
-    retentions: &[&dyn Retention],
+    retentions: &[Retention],
     mode: GcMode,
     mut progress: impl FnMut(GcProgress) + Send,
     stop: impl Future<Output = ()> + Send,
@@ -250,7 +250,7 @@ pub async fn collect_until(
 async fn collect_as(
     storage: &dyn Storage,
     policy: &GcPolicy,
-    retentions: &[&dyn Retention],
+    retentions: &[Retention],
     turn: Option<&Turn>,
     tell: &mut (dyn FnMut(GcProgress) + Send),
 ) -> Result<GcReport, GcError> {

@@ -8,7 +8,6 @@ use nixery_storage::Key;
 use serde::Serialize;
 
 use super::inventory::{BlobId, Inventory};
-use super::remembered::Remembered;
 use super::{GcPolicy, age};
 
 /// A lease that was not renewed for so long is nobody's.
@@ -152,32 +151,14 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     let leases = inventory.leases.iter();
     let leases = leases.filter(|(_, then)| age(now, *then) > OLD_LEASE);
     plan.leases = leases.map(|(key, _)| *key).collect();
-    plan.forgotten = forgotten(inventory, now, past_grace);
-    plan
-}
-
-/// What is forgotten of all that features remember, in the order of names.
-fn forgotten(
-    inventory: &Inventory,
-    now: SystemTime,
-    past_grace: impl Fn(SystemTime) -> bool,
-) -> Vec<Key> {
     let images = inventory.images.iter();
     let images: HashSet<String> = images.map(|image| image.key.name()).collect();
-    let mut forgotten = Vec::new();
-    for remembered in &inventory.remembered {
-        // What is younger than the grace neither goes nor counts.
-        let entries = remembered.entries.iter().copied();
-        let old = Remembered {
-            entries: entries
-                .filter(|(_, written)| past_grace(*written))
-                .collect(),
-            ..remembered.clone()
-        };
-        forgotten.extend(old.forgotten(&images, now));
-    }
-    forgotten.sort_unstable();
-    forgotten
+    let remembered = inventory.remembered.iter();
+    plan.forgotten = remembered
+        .flat_map(|remembered| remembered.forgotten(&images, policy.grace, now))
+        .collect();
+    plan.forgotten.sort_unstable();
+    plan
 }
 
 /// Counts who needs what while images go.

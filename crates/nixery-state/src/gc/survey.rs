@@ -24,7 +24,7 @@ const READS: usize = 32;
 pub(super) async fn survey(
     storage: &dyn Storage,
     policy: &GcPolicy,
-    retentions: &[&dyn Retention],
+    retentions: &[Retention],
     now: SystemTime,
     watch: &mut Watch<'_>,
 ) -> Result<Inventory, GcError> {
@@ -42,30 +42,7 @@ pub(super) async fn survey(
         inventory.leases.push((key, modified));
     })
     .await?;
-    let mut listings = Vec::new();
-    for retention in retentions {
-        let mut entries = Vec::new();
-        list(
-            storage,
-            retention.folder(),
-            now,
-            watch,
-            |key, _, written| {
-                entries.push((key, written));
-            },
-        )
-        .await?;
-        listings.push(entries);
-    }
-    // After the listing: what is put into use meanwhile is young.
-    for (retention, entries) in retentions.iter().zip(listings) {
-        inventory.remembered.push(Remembered {
-            kept_for: retention.kept_for(),
-            limit: retention.limit(),
-            in_use: retention.in_use(storage).await.map_err(doing("read"))?,
-            entries,
-        });
-    }
+    inventory.remembered = remembered(storage, retentions, now, watch).await?;
     list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
         if let Key::Blob(digest) = key {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);
@@ -93,6 +70,55 @@ pub(super) async fn survey(
     .await?;
 
     watch.enter(GcPhase::Read, (images.len() + layers.len()) as u64);
+    read_images(storage, images, &marks, &mut inventory, watch).await?;
+    read_layers(storage, layers, &mut inventory, watch).await?;
+    // The images were listed in any order.
+    inventory.images.sort_unstable_by_key(|image| image.key);
+
+    read_manifests(storage, &mut inventory).await?;
+    inventory.idle_marks = marks
+        .into_iter()
+        .filter(|(digest, _)| {
+            let id = inventory.find(digest);
+            id.is_none_or(|id| inventory.blob(id).size.is_none())
+        })
+        .map(|(digest, mark)| (digest, mark.modified))
+        .collect();
+    Ok(inventory)
+}
+
+/// Lists what features remember, and looks up what of it is in use.
+async fn remembered(
+    storage: &dyn Storage,
+    retentions: &[Retention],
+    now: SystemTime,
+    watch: &mut Watch<'_>,
+) -> Result<Vec<Remembered>, GcError> {
+    let mut listings = Vec::new();
+    for retention in retentions {
+        let mut entries = Vec::new();
+        list(storage, retention.folder, now, watch, |key, _, written| {
+            entries.push((key, written));
+        })
+        .await?;
+        listings.push((*retention, entries));
+    }
+    let mut all = Vec::new();
+    for (retention, entries) in listings {
+        let remembered = Remembered::look_up(storage, retention, entries).await;
+        all.push(remembered.map_err(doing("read"))?);
+    }
+    Ok(all)
+}
+
+/// Reads the entries of images.
+async fn read_images(
+    storage: &dyn Storage,
+    images: Vec<(Key, SystemTime)>,
+    marks: &HashMap<Digest, Mark>,
+    inventory: &mut Inventory,
+    watch: &mut Watch<'_>,
+) -> Result<(), GcError> {
     let mut reads = stream::iter(images)
         .map(|(key, modified)| read(storage, key, modified, ImageRecord::MAX_BYTES))
         .buffer_unordered(READS);
@@ -117,7 +143,16 @@ pub(super) async fn survey(
             ImageEntry::Unusable => inventory.unusable.push((key, modified)),
         }
     }
-    drop(reads);
+    Ok(())
+}
+
+/// Reads the entries of layers.
+async fn read_layers(
+    storage: &dyn Storage,
+    layers: Vec<(Key, SystemTime)>,
+    inventory: &mut Inventory,
+    watch: &mut Watch<'_>,
+) -> Result<(), GcError> {
     let mut reads = stream::iter(layers)
         .map(|(key, written)| read(storage, key, written, LayerRecord::MAX_BYTES))
         .buffer_unordered(READS);
@@ -130,20 +165,7 @@ pub(super) async fn survey(
         };
         inventory.builds.push(LayerEntry { key, written, blob });
     }
-    drop(reads);
-    // The images were listed in any order.
-    inventory.images.sort_unstable_by_key(|image| image.key);
-
-    read_manifests(storage, &mut inventory).await?;
-    inventory.idle_marks = marks
-        .into_iter()
-        .filter(|(digest, _)| {
-            let id = inventory.find(digest);
-            id.is_none_or(|id| inventory.blob(id).size.is_none())
-        })
-        .map(|(digest, mark)| (digest, mark.modified))
-        .collect();
-    Ok(inventory)
+    Ok(())
 }
 
 /// Finds the manifests that no image leads to: those of dropped images, and of images being built.

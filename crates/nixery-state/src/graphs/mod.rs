@@ -26,7 +26,6 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
@@ -57,31 +56,13 @@ pub struct RecordedGraph {
 }
 
 /// How long graphs are remembered: those of cached images as long as these, others for 90 days.
-pub const KEPT: KeptGraphs = KeptGraphs;
-
-/// See [`KEPT`].
-#[derive(Debug)]
-pub struct KeptGraphs;
-
-#[async_trait]
-impl Retention for KeptGraphs {
-    fn folder(&self) -> KeyKind {
-        KeyKind::Graph
-    }
-
-    fn kept_for(&self) -> Duration {
-        Duration::from_secs(90 * 24 * 60 * 60)
-    }
-
-    fn limit(&self) -> usize {
-        // Each has some kilobytes.
-        10_000
-    }
-
-    async fn in_use(&self, _: &dyn Storage) -> Result<InUse, StorageError> {
-        Ok(InUse::OfCachedImages)
-    }
-}
+pub const KEPT: Retention = Retention {
+    folder: KeyKind::Graph,
+    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+    // Each has some kilobytes.
+    limit: 10_000,
+    in_use: InUse::OfCachedImages,
+};
 
 /// A graph in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

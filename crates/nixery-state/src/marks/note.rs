@@ -16,6 +16,8 @@ use nixery_storage::{Key, PutMode, PutOutcome, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::unchanged::Unchanged;
+
 /// The note is kept among the use marks, of no blob: whoever marks must be able to read it. Leases may
 /// fail, and be done without.
 const NOTE: &[u8] = b"gc note";
@@ -85,7 +87,7 @@ impl<'a> Announcer<'a> {
         // Digests and words: serialising them cannot fail.
         let json = Bytes::from(serde_json::to_vec(&note).unwrap_or_default());
         let begun = Instant::now();
-        let mut watch = Watch::default();
+        let mut seen = Unchanged::default();
         loop {
             let at = Instant::now();
             let (key, json) = (key(), json.clone());
@@ -101,7 +103,7 @@ impl<'a> Announcer<'a> {
                     self.announced = Some(at);
                     return Ok(Some(at));
                 }
-                Some(bytes) if watch.is_dead(bytes.clone()) => {
+                Some(bytes) if is_dead(&mut seen, bytes.clone()) => {
                     tracing::info!("deleting the note of a collector that is gone");
                     self.storage.delete(&key).await?;
                     continue;
@@ -131,7 +133,7 @@ impl<'a> Announcer<'a> {
 /// # Errors
 /// The store failed.
 pub(crate) async fn wait_for(storage: &dyn Storage, digest: &Digest) -> Result<(), StorageError> {
-    let mut watch = Watch::default();
+    let mut seen = Unchanged::default();
     while let Some(bytes) = read(storage).await? {
         match serde_json::from_slice::<Note>(&bytes) {
             Ok(note) if !note.deleting.contains(digest) => break,
@@ -139,7 +141,7 @@ pub(crate) async fn wait_for(storage: &dyn Storage, digest: &Digest) -> Result<(
             // Of another version: what it deletes is not known, so it is waited for.
             Err(error) => tracing::warn!(%error, "the collector's note cannot be read"),
         }
-        if watch.is_dead(bytes) {
+        if is_dead(&mut seen, bytes) {
             break;
         }
         tokio::time::sleep(POLL).await;
@@ -155,31 +157,9 @@ async fn read(storage: &dyn Storage) -> Result<Option<Bytes>, StorageError> {
     }
 }
 
-/// Looks at a note again and again, and tells when whoever wrote it is dead.
-#[derive(Default)]
-struct Watch(Option<Seen>);
-
-struct Seen {
-    bytes: Bytes,
-    since: Instant,
-    last: Instant,
-}
-
-impl Watch {
-    fn is_dead(&mut self, bytes: Bytes) -> bool {
-        let now = Instant::now();
-        match &mut self.0 {
-            Some(seen) if seen.bytes == bytes && now - seen.last < BLIND => {
-                seen.last = now;
-                now - seen.since > DEAD
-            }
-            seen => {
-                let (since, last) = (now, now);
-                *seen = Some(Seen { bytes, since, last });
-                false
-            }
-        }
-    }
+/// Whether the collector that wrote the note is dead.
+fn is_dead(seen: &mut Unchanged, note: Bytes) -> bool {
+    seen.is_stale(note, Instant::now(), DEAD, BLIND)
 }
 
 #[cfg(test)]

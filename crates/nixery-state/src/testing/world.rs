@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, StorePath};
@@ -33,29 +32,15 @@ pub fn store_path(name: &str) -> StorePath {
 }
 
 /// Retention of the graphs, and of the traffic as the feature has it that this crate knows nothing of.
-pub const RETENTIONS: [&dyn Retention; 2] = [&graphs::KEPT, &KeptTraffic];
-
-#[derive(Debug)]
-pub struct KeptTraffic;
-
-#[async_trait]
-impl Retention for KeptTraffic {
-    fn folder(&self) -> KeyKind {
-        KeyKind::Traffic
-    }
-
-    fn kept_for(&self) -> Duration {
-        90 * DAY
-    }
-
-    fn limit(&self) -> usize {
-        200_000
-    }
-
-    async fn in_use(&self, _: &dyn Storage) -> Result<InUse, StorageError> {
-        Ok(InUse::Only(Vec::new()))
-    }
-}
+pub const RETENTIONS: [Retention; 2] = [
+    graphs::KEPT,
+    Retention {
+        folder: KeyKind::Traffic,
+        kept_for: Duration::from_secs(90 * 24 * 3600),
+        limit: 200_000,
+        in_use: InUse::Nothing,
+    },
+];
 
 pub fn unused_for(max_unused: Duration) -> GcPolicy {
     GcPolicy {

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
-use nixery_storage::Key;
+use nixery_storage::{Key, KeyKind};
 use proptest::prelude::*;
 use tokio::time::advance;
 
 use crate::gc::remembered::Remembered;
-use crate::gc::{GcMode, GcPolicy, InUse, age, collect};
+use crate::gc::{GcMode, GcPolicy, InUse, Retention, age, collect};
 use crate::testing::world::RETENTIONS;
 use crate::testing::world::{DAY, Made, census, is_there, memory, put, sweep, unused_for};
 
@@ -24,7 +24,7 @@ fn now() -> SystemTime {
 proptest! {
     #[test]
     fn what_is_forgotten_is_old_or_too_much(
-        entries in prop::collection::btree_map(any::<u8>(), (0..120_u32, any::<bool>()), 0..60),
+        entries in prop::collection::btree_map(any::<u8>(), (1..120_u32, any::<bool>()), 0..60),
         limit in 0..20_usize,
     ) {
         let mut needed = Vec::new();
@@ -39,13 +39,17 @@ proptest! {
             })
             .collect();
         let remembered = Remembered {
-            kept_for: KEPT_FOR,
-            limit,
-            in_use: InUse::Only(needed.clone()),
+            retention: Retention {
+                folder: KeyKind::Plan,
+                kept_for: KEPT_FOR,
+                limit,
+                in_use: InUse::Found(|_| Box::pin(async { unreachable!("it was found already") })),
+            },
+            found: Some(needed.clone()),
             entries: entries.clone(),
         };
         let sorted = |remembered: &Remembered| {
-            let mut gone = remembered.forgotten(&HashSet::new(), now());
+            let mut gone = remembered.forgotten(&HashSet::new(), Duration::ZERO, now());
             gone.sort_unstable();
             gone
         };
