@@ -244,7 +244,7 @@ impl Builder {
         self.0.engine.leases.settled().await;
     }
 
-    /// Waits until the graphs of all images that have been built are recorded, see [`graphs`](crate::graphs), or
+    /// Waits until the graphs of all images that have been built are recorded, see [`graphs`], or
     /// their recording was given up.
     pub async fn recorded(&self) {
         // A closed tracker takes more tasks; only an open one is waited for in vain.

@@ -154,7 +154,7 @@ impl Leases {
     }
 
     /// Gives up everything that is held, for a process that ends before its tasks do. Takes no longer
-    /// than [`FAREWELL`], whatever the store does.
+    /// than five seconds, whatever the store does.
     pub async fn give_up(&self) {
         if tokio::time::timeout(FAREWELL, self.release_all())
             .await
