@@ -7,12 +7,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
+use nixery_state::uses::Uses;
 use nixery_storage::{Key, PutMode, Storage};
 use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
 use crate::error::BuildError;
-use nixery_state::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
 const LOOKUPS: usize = 32;

@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixery_core::plan::LayerStrategy;
 use nixery_manifest::Digest;
+use nixery_nix::Nix;
+use nixery_state::causes;
+use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::{Storage, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -22,9 +25,6 @@ use crate::keyed_lock::KeyedLocks;
 use crate::progress::BuildId;
 use crate::target::Target;
 use crate::warm::Warm;
-use nixery_nix::Nix;
-use nixery_state::causes;
-use nixery_state::graphs::{self, RecordedGraph};
 
 /// Builds images. Cheap to clone; clones share everything.
 ///

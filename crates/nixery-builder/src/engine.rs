@@ -6,6 +6,9 @@ use bytes::Bytes;
 use nixery_core::pack::Packer;
 use nixery_core::plan::LayerStrategy;
 use nixery_manifest::{Blob, Digest};
+use nixery_nix::{InstanceDir, Nix};
+use nixery_state::lease::Leases;
+use nixery_state::record::{self, ImageRecord, MAX_MANIFEST};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -14,10 +17,6 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::error::{BuildError, BuilderError};
 use crate::image::{BuildStats, Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
-use nixery_nix::InstanceDir;
-use nixery_nix::Nix;
-use nixery_state::lease::Leases;
-use nixery_state::record::{self, ImageRecord, MAX_MANIFEST};
 
 /// Packed layers that wait for the store or are on their way to it, besides those being packed: over all
 /// builds, as each is a file on this server's disk and a remote store holds parts of it in memory.

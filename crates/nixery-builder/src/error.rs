@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use nixery_core::pack::PackError;
+use nixery_nix::{NixError, StepError};
 use nixery_storage::StorageError;
 
 use crate::progress::Phase;
-use nixery_nix::{NixError, StepError};
 
 /// Why an image could not be built.
 ///

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::future::{try_join, try_join_all};
 use nixery_core::{LayerStrategy, ReferenceGraph};
 use nixery_manifest::{Digest, assemble};
+use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
+use nixery_state::record::{self, ImageRecord};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
@@ -17,8 +19,6 @@ use crate::phases::Phases;
 use crate::progress::Phase;
 use crate::recipe::Recipe;
 use crate::turn::{self, Turn};
-use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
-use nixery_state::record::{self, ImageRecord};
 
 /// An image, and if it was built the graph of what is in it.
 pub(crate) type Built = (Image, Option<ReferenceGraph>);

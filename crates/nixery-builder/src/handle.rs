@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
+use nixery_nix::BuildLog;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -12,7 +13,6 @@ use crate::error::BuildError;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
 use crate::target::Target;
-use nixery_nix::BuildLog;
 
 /// How a build ended, shared by all who waited for it.
 pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;

@@ -9,6 +9,9 @@ use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLaye
 use nixery_core::plan::{LayerPlan, LayerStrategy, PlannedLayer};
 use nixery_core::{ReferenceGraph, StorePath, layer_key};
 use nixery_manifest::{Digest, ImageLayer};
+use nixery_nix::{BuildLog, RealisedPackage};
+use nixery_state::record::LayerSummary;
+use nixery_state::record::{self, LayerRecord};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -17,10 +20,6 @@ use crate::config::budget_of_paths;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
-use nixery_nix::BuildLog;
-use nixery_nix::RealisedPackage;
-use nixery_state::record::LayerSummary;
-use nixery_state::record::{self, LayerRecord};
 
 /// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
 /// lie in the spool, which the engine says, if that is more.

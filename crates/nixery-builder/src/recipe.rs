@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use nixery_core::pack::PACKER_VERSION;
 use nixery_core::{LayerStrategy, ManifestKeyInputs, ResolvedSource, SourceIdentity, manifest_key};
 use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
+use nixery_nix::{Evaluation, hide_credentials};
 use serde::Deserialize;
 
 use crate::config::{BuilderConfig, ImageRequest};
-use nixery_nix::{Evaluation, hide_credentials};
 
 /// Docker's default search path; the root layer links programs into `/bin` and `/sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -22,12 +22,13 @@ use nixery_storage::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::builder::Builder;
-use crate::config::{BuilderConfig, ImageRequest};
 use nixery_nix::BuildLog;
 use nixery_nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage,
 };
+
+use crate::builder::Builder;
+use crate::config::{BuilderConfig, ImageRequest};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -1,6 +1,7 @@
 //! Whose turn it is to make an image, where several servers share a store.
 
 use nixery_manifest::Digest;
+use nixery_state::lease::{Contender, Lease};
 use nixery_storage::Key;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -10,7 +11,6 @@ use crate::handle::BuildHandle;
 use crate::image::Image;
 use crate::phases::Phases;
 use crate::progress::Phase;
-use nixery_state::lease::{Contender, Lease};
 
 /// What came of waiting for one's turn.
 pub(crate) enum Turn<'a> {

@@ -10,6 +10,7 @@ use nixery_core::Architecture;
 use nixery_manifest::{
     Compression, ImageLayer, ImageParts, Index, Manifest, Platform, RuntimeConfig, assemble,
 };
+use nixery_state::record::LayerSummary;
 use nixery_storage::{Key, MemoryStorage, PutMode, Storage};
 use rstest::rstest;
 use std::sync::Arc;
@@ -18,7 +19,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{BuildStats, Image};
-use nixery_state::record::LayerSummary;
 
 struct Fixture {
     image: Image,

@@ -12,6 +12,12 @@ use std::time::Duration;
 use futures::task::noop_waker_ref;
 use nixery_core::PackageSource;
 use nixery_manifest::{Blob, Digest, MediaType};
+use nixery_state::gc::{GcError, GcMode, GcPolicy, collect};
+use nixery_state::record;
+use nixery_state::testing::stepped::Stepped;
+use nixery_state::testing::world::{
+    GRACE, Made, RETENTIONS, is_there, layer_key, layer_record, memory,
+};
 use nixery_storage::{Key, MemoryStorage};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -22,12 +28,6 @@ use crate::config::BuilderConfig;
 use crate::engine::Engine;
 use crate::layers;
 use crate::testing::{FakeNix, request};
-use nixery_state::gc::{GcError, GcMode, GcPolicy, collect};
-use nixery_state::record;
-use nixery_state::testing::stepped::Stepped;
-use nixery_state::testing::world::{
-    GRACE, Made, RETENTIONS, is_there, layer_key, layer_record, memory,
-};
 
 /// Servers on the store.
 const SERVERS: usize = 2;

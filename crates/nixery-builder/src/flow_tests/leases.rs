@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{FilesystemStorage, MemoryStorage, Storage};
 use rstest::rstest;
 use tokio::time::{Instant, sleep};
@@ -13,7 +14,6 @@ use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
 use crate::progress::Phase;
 use crate::testing::{Bench, CountingStorage, pinned, request};
-use nixery_state::testing::faulty::FaultyStorage;
 
 /// What a waiter may take longer than the server it waits for.
 const A_LITTLE: Duration = Duration::from_secs(2);

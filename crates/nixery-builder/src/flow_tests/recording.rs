@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{Key, KeyKind, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 
 use super::{build, fail};
 use crate::testing::{Bench, CountingStorage, pinned, store_path};
-use nixery_state::graphs::{self, RecordedGraph};
-use nixery_state::testing::faulty::FaultyStorage;
 
 async fn bench() -> (Bench, Arc<FaultyStorage>) {
     let faulty = FaultyStorage::new(Arc::new(MemoryStorage::new()));

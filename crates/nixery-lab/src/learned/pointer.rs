@@ -7,13 +7,13 @@ use bytes::Bytes;
 use nixery_core::StorePath;
 use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
 use nixery_manifest::Digest;
+use nixery_state::chain;
 use nixery_state::gc::{InUse, Retention};
+use nixery_state::versioned::{self, VersionedError};
 use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
-use nixery_state::chain;
-use nixery_state::versioned::{self, VersionedError};
 
 /// What the pointer is named by.
 const POINTER: &[u8] = b"learned plan";

@@ -9,6 +9,8 @@ use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::cluster_plan::build::{
     BuildPlanError, DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build,
 };
+use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
+use nixery_state::lease::Leases;
 use nixery_storage::Storage;
 use tokio::sync::oneshot;
 
@@ -16,8 +18,6 @@ use super::LearnError;
 use super::base::{base, is_due};
 use super::pointer::{Found, Pointer, find, store};
 use crate::gather;
-use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
-use nixery_state::lease::Leases;
 
 /// Images from before this time, seen from the newest, teach nothing.
 pub const PERIOD: Duration = Duration::from_secs(30 * 24 * 60 * 60);

@@ -6,6 +6,10 @@ use std::time::Duration;
 
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
+use nixery_state::gc::{GcMode, GcPolicy, collect};
+use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::testing::faulty::FaultyStorage;
+use nixery_state::testing::world::{memory, store_path};
 use nixery_storage::{Key, MemoryStorage, PutMode, Storage};
 use proptest::prelude::*;
 use rstest::rstest;
@@ -13,10 +17,6 @@ use tokio::time::advance;
 
 use super::base::{base, is_due};
 use super::*;
-use nixery_state::gc::{GcMode, GcPolicy, collect};
-use nixery_state::graphs::{self, RecordedGraph};
-use nixery_state::testing::faulty::FaultyStorage;
-use nixery_state::testing::world::{memory, store_path};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 

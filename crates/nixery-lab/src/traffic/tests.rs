@@ -1,5 +1,6 @@
 use nixery_core::replay::{Bound, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_state::graphs::RecordedGraph;
 use nixery_storage::MemoryStorage;
 use proptest::prelude::*;
 use rstest::rstest;
@@ -8,7 +9,6 @@ use serde_json::json;
 use super::read::read_at_most;
 use super::workload::History;
 use super::*;
-use nixery_state::graphs::RecordedGraph;
 
 /// 2023-11-14.
 const THEN: u64 = 1_700_000_000;

@@ -6,10 +6,10 @@ use std::hash::Hash;
 use futures::StreamExt;
 use nixery_core::replay::WorkloadParts;
 use nixery_manifest::Digest;
+use nixery_state::graphs::{self, GraphsError, RecordedGraph};
 use nixery_storage::Storage;
 
 use super::Pull;
-use nixery_state::graphs::{self, GraphsError, RecordedGraph};
 
 /// Seconds of a week; the first one begins with the first pull.
 pub const WEEK: u64 = 7 * 24 * 60 * 60;
