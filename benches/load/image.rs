@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use nixery_builder::{
-    BuildLog, Builder, BuilderConfig, EvaluatedPackage, Evaluation, EvaluationRequest, Finding,
-    ImageRequest, Nix, NixError, RealisedPackage,
-};
+use nixery_builder::{Builder, BuilderConfig, ImageRequest};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
 use nixery_manifest::Digest;
+use nixery_nix::{
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
+    RealisedPackage,
+};
 use nixery_storage::FilesystemStorage;
 
 use crate::Result;

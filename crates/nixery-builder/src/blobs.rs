@@ -8,17 +8,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_state::uses::Uses;
+use nixery_storage::{Key, PutMode, Storage};
+use quick_cache::unsync::Cache;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::error::BuildError;
-use crate::generations::Generations;
 use crate::keyed_lock::KeyedLocks;
-use crate::uses::Uses;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
 const LOOKUPS: usize = 32;
+
+/// Blobs that are remembered: about 100 bytes each.
+const MOST_KNOWN: usize = 200_000;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ pub(crate) struct Blobs {
     storage: Arc<dyn Storage>,
     /// How long a blob that was seen counts as there.
     seen_counts: Duration,
-    known: Mutex<Generations<Digest, Blob>>,
+    known: Mutex<Cache<Digest, Blob>>,
     uses: Uses,
     /// Held while a blob is read again because it seems to be damaged.
     rechecks: KeyedLocks<Digest>,
@@ -65,7 +68,7 @@ impl Blobs {
             uses: Uses::new(Arc::clone(&storage), grace),
             storage,
             seen_counts,
-            known: Mutex::default(),
+            known: Mutex::new(Cache::new(MOST_KNOWN)),
             rechecks: KeyedLocks::default(),
             damaged: AtomicU64::new(0),
         }
@@ -78,7 +81,12 @@ impl Blobs {
 
     /// Whether the blob is there, and will be while an image is built upon it.
     pub(crate) async fn hold(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
-        if self.uses.hold(digest).await.map_err(looked_up)? {
+        if self
+            .uses
+            .hold(digest)
+            .await
+            .map_err(BuildError::looked_up)?
+        {
             // What was seen before may have been the last glimpse of it.
             return self.look(digest, size).await;
         }
@@ -97,7 +105,7 @@ impl Blobs {
             self.uses.hold_before_storing(digest).await?;
             self.storage.put_file(&Key::Blob(digest), spool).await
         };
-        store.await.map_err(stored)?;
+        store.await.map_err(BuildError::stored)?;
         self.stored(digest, size, at);
         Ok(())
     }
@@ -111,7 +119,7 @@ impl Blobs {
             let key = Key::Blob(digest);
             self.storage.put(&key, bytes, PutMode::Replace).await
         };
-        store.await.map(drop).map_err(stored)?;
+        store.await.map(drop).map_err(BuildError::stored)?;
         self.stored(digest, size, at);
         Ok(())
     }
@@ -119,7 +127,7 @@ impl Blobs {
     /// Whether the blob is in the store with this size.
     pub(crate) async fn is_there(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let fresh = |seen: Instant| seen.elapsed() < self.seen_counts;
-        let known = self.known().get(&digest);
+        let known = self.known().get(&digest).copied();
         if known.is_some_and(|blob| blob.size == size && blob.seen.is_some_and(fresh)) {
             return Ok(true);
         }
@@ -129,7 +137,7 @@ impl Blobs {
     async fn look(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let at = Instant::now();
         let stat = self.storage.stat(&Key::Blob(digest)).await;
-        let stat = stat.map_err(looked_up)?;
+        let stat = stat.map_err(BuildError::looked_up)?;
         let there = match stat {
             Some(stat) if stat.size == size => true,
             Some(stat) => {
@@ -142,7 +150,7 @@ impl Blobs {
             self.uses.forget(&digest);
         }
         let mut known = self.known();
-        let mut blob = Blob::seen(known.get(&digest), size, at, at);
+        let mut blob = Blob::seen(known.get(&digest).copied(), size, at, at);
         if !there {
             (blob.seen, blob.verified) = (None, false);
         }
@@ -169,7 +177,7 @@ impl Blobs {
     pub(crate) fn stored(&self, digest: Digest, size: u64, at: Instant) {
         self.uses.stored(digest, at);
         let mut known = self.known();
-        let blob = Blob::seen(known.get(&digest), size, at, Instant::now());
+        let blob = Blob::seen(known.get(&digest).copied(), size, at, Instant::now());
         known.insert(digest, blob);
     }
 
@@ -216,12 +224,12 @@ impl Blobs {
     pub(crate) fn missing(&self, digest: &Digest) -> bool {
         self.uses.forget(digest);
         let mut known = self.known();
-        known
-            .with(digest, |blob| {
-                (blob.seen, blob.verified) = (None, false);
-                blob.missed = Some(Instant::now());
-            })
-            .is_some()
+        let Some(mut blob) = known.get_mut(digest) else {
+            return false;
+        };
+        (blob.seen, blob.verified) = (None, false);
+        blob.missed = Some(Instant::now());
+        true
     }
 
     /// Waits until nobody else rechecks the blob.
@@ -239,19 +247,9 @@ impl Blobs {
         self.damaged.load(Ordering::Relaxed)
     }
 
-    fn known(&self) -> MutexGuard<'_, Generations<Digest, Blob>> {
+    fn known(&self) -> MutexGuard<'_, Cache<Digest, Blob>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn looked_up(source: StorageError) -> BuildError {
-    let doing = "looked up";
-    BuildError::Storage { doing, source }
-}
-
-fn stored(source: StorageError) -> BuildError {
-    let doing = "stored";
-    BuildError::Storage { doing, source }
 }
 
 #[cfg(test)]
@@ -259,7 +257,7 @@ mod tests {
     use nixery_storage::{MemoryStorage, PutMode};
 
     use super::*;
-    use crate::testing::faulty::FaultyStorage;
+    use nixery_state::testing::faulty::FaultyStorage;
 
     const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 

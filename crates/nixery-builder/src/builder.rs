@@ -4,6 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nixery_core::plan::LayerStrategy;
 use nixery_manifest::Digest;
+use nixery_nix::Nix;
+use nixery_state::causes;
+use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::Storage;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -14,13 +17,12 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
 use crate::error::{BuildError, BuilderError};
 use crate::flow::{self, Built};
-use crate::graphs;
 use crate::handle::{BuildHandle, BuildSummary, Purpose};
-use crate::history::{History, Target};
+use crate::history::History;
 use crate::image::{Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
-use crate::nix::Nix;
 use crate::progress::BuildId;
+use crate::target::Target;
 use crate::warm::Warm;
 
 /// Builds images. Cheap to clone; clones share everything.
@@ -173,13 +175,8 @@ impl Builder {
     }
 
     /// How a build stands, as long as it is remembered.
-    pub fn build(&self, id: &BuildId) -> Option<BuildSummary> {
+    pub fn summary(&self, id: &BuildId) -> Option<BuildSummary> {
         self.find(id).map(|handle| handle.summary())
-    }
-
-    /// The log of a build, as long as it is remembered.
-    pub fn log(&self, id: &BuildId) -> Option<String> {
-        self.find(id).map(|handle| handle.log().text())
     }
 
     /// The store the images are in.
@@ -243,7 +240,7 @@ impl Builder {
         self.0.engine.leases.settled().await;
     }
 
-    /// Waits until the graphs of all images that have been built are recorded, see [`graphs`](crate::graphs), or
+    /// Waits until the graphs of all images that have been built are recorded, see [`graphs`], or
     /// their recording was given up.
     pub async fn recorded(&self) {
         // A closed tracker takes more tasks; only an open one is waited for in vain.
@@ -329,7 +326,13 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
     // Before the build counts as ended, so that whoever drains the builder waits for it.
     if let (Ok(image), Some(graph)) = (&result, graph) {
         let storage = Arc::clone(builder.storage());
-        let recording = graphs::remember(storage, Arc::clone(image), graph);
+        let image = Arc::clone(image);
+        let recording = async move {
+            let (name, packages) = (image.name.clone(), image.packages.clone());
+            let graph =
+                RecordedGraph::new(name, packages, image.architecture, &image.layers, graph);
+            graphs::remember(storage, image.key, graph).await;
+        };
         builder.0.recordings.spawn_on(recording, &builder.0.runtime);
     }
     handle.finish(result);
@@ -355,13 +358,4 @@ async fn run_detached(
             "a task was stopped"
         }))
     })
-}
-
-/// The sources of an error, outermost first, for the log.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -5,12 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::plan::{LayerStrategy, Size};
+use nixery_core::plan::{DEFAULT_BUDGET, LayerStrategy, Size};
 use nixery_core::{Codec, ImageName, PackageSource, Tag};
-
-/// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
-/// images. The same number as the original's.
-pub const DEFAULT_LAYER_BUDGET: NonZeroUsize = NonZeroUsize::new(94).expect("94 is not zero");
+use nixery_state::gc;
 
 /// Builds that may run or wait at once, unless configured: each holds some kilobytes and waits for
 /// Nix, so that the last of so many would be served hours later anyway.
@@ -33,10 +30,6 @@ pub const STALE_INTERVALS: u32 = 10;
 /// How long another server on the same store is waited for after its last sign of life, unless
 /// configured. It gives one every third of this time.
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
-
-/// How long whatever was stored or needed is safe from collection, unless configured: longer than
-/// any build and any pull.
-pub const DEFAULT_GC_GRACE: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
@@ -80,7 +73,7 @@ pub struct BuilderConfig {
     pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
-    /// The grace of whoever collects garbage in the store, see [`gc`](crate::gc): use marks are
+    /// The grace of whoever collects garbage in the store, see [`gc`]: use marks are
     /// written often enough for it. One that is too short costs writes, one that is too long safety.
     pub gc_grace: Duration,
 }
@@ -93,7 +86,7 @@ impl BuilderConfig {
         Self {
             eval_interval: default_eval_interval(&source),
             source,
-            budget: DEFAULT_LAYER_BUDGET,
+            budget: DEFAULT_BUDGET,
             strategy: Arc::new(Size),
             compression: Codec::Gzip,
             spool_dir: spool_dir.into(),
@@ -105,7 +98,7 @@ impl BuilderConfig {
             recheck_after: DEFAULT_RECHECK_AFTER,
             lease_ttl: DEFAULT_LEASE_TTL,
             history: 100,
-            gc_grace: DEFAULT_GC_GRACE,
+            gc_grace: gc::DEFAULT_GRACE,
         }
     }
 

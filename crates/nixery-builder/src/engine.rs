@@ -6,6 +6,9 @@ use bytes::Bytes;
 use nixery_core::pack::Packer;
 use nixery_core::plan::LayerStrategy;
 use nixery_manifest::{Blob, Digest};
+use nixery_nix::{InstanceDir, Nix};
+use nixery_state::lease::Leases;
+use nixery_state::record::{self, ImageRecord, MAX_MANIFEST};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -14,17 +17,10 @@ use crate::config::{BuilderConfig, ImageRequest};
 use crate::error::{BuildError, BuilderError};
 use crate::image::{BuildStats, Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
-use crate::lease::Leases;
-use crate::nix::Nix;
-use crate::record::{self, ImageRecord};
-use crate::spool::InstanceDir;
 
 /// Packed layers that wait for the store or are on their way to it, besides those being packed: over all
 /// builds, as each is a file on this server's disk and a remote store holds parts of it in memory.
 const STORE_AHEAD: usize = 8;
-
-/// Most bytes of a manifest, as the distribution spec recommends registries to take (4 MiB).
-pub(crate) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 
 /// Configuration, Nix, the store, and the limits.
 #[derive(Debug)]
@@ -111,7 +107,8 @@ impl Engine {
         request: &ImageRequest,
     ) -> Result<Option<Image>, BuildError> {
         let entry = Key::Manifest(key);
-        let Some(record) = record::load::<ImageRecord>(&*self.storage, &entry).await? else {
+        let record = record::load::<ImageRecord>(&*self.storage, &entry).await;
+        let Some(record) = record.map_err(BuildError::looked_up)? else {
             return Ok(None);
         };
         if !self.blobs.are_there(record.blobs()).await? {
@@ -157,12 +154,7 @@ impl Engine {
             Ok(Some(bytes)) => bytes,
             // So large a blob is a layer.
             Ok(None) | Err(StorageError::TooLarge { .. }) => return Ok(None),
-            Err(source) => {
-                return Err(BuildError::Storage {
-                    doing: "looked up",
-                    source,
-                });
-            }
+            Err(source) => return Err(BuildError::looked_up(source)),
         };
         if let Err(error) = digest.verify(&bytes) {
             tracing::error!(%key, %error, "a stored blob is damaged; `nixery verify` finds them all");

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use nixery_core::pack::PackError;
+use nixery_nix::{NixError, StepError};
 use nixery_storage::StorageError;
 
-use crate::nix::NixError;
 use crate::progress::Phase;
 
 /// Why an image could not be built.
@@ -42,7 +42,7 @@ pub enum BuildError {
     /// A derivation was built and failed.
     #[error(
         "package `{package}` failed to build: {} ({derivation})",
-        crate::nix::describe_reason(reason)
+        nixery_nix::describe_reason(reason)
     )]
     Failed {
         /// The requested package that needs the derivation; the derivation's own name where
@@ -214,9 +214,35 @@ impl BuildError {
         }
     }
 
+    pub(crate) fn no_gc_roots(source: std::io::Error) -> Self {
+        Self::Spool {
+            action: "make GC roots",
+            source,
+        }
+    }
+
+    pub(crate) fn looked_up(source: StorageError) -> Self {
+        let doing = "looked up";
+        Self::Storage { doing, source }
+    }
+
+    pub(crate) fn stored(source: StorageError) -> Self {
+        let doing = "stored";
+        Self::Storage { doing, source }
+    }
+
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
         Self::Internal {
             what: what.to_string(),
+        }
+    }
+}
+
+impl From<StepError> for BuildError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::Nix { step, source } => Self::from_nix(source, step.into()),
+            StepError::GcRoots(source) => Self::no_gc_roots(source),
         }
     }
 }
@@ -228,17 +254,6 @@ pub enum BuilderError {
     #[error("cannot use {path} for spool files: make it a directory this user may write to")]
     Spool {
         /// The directory or file that was tried.
-        path: std::path::PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The directory that should hold the Nix code does not.
-    #[error(
-        "there is no Nix code at {path}: name the directory with prepare-image.nix, or none for the built-in code"
-    )]
-    NixCode {
-        /// The file that was looked for.
         path: std::path::PathBuf,
         /// The system's error.
         #[source]

@@ -1,24 +1,23 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
 use nixery_core::{LayerStrategy, ReferenceGraph};
 use nixery_manifest::{Digest, assemble};
+use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
+use nixery_state::record::{self, ImageRecord};
 use nixery_storage::Key;
 use tokio::sync::{SemaphorePermit, mpsc, oneshot};
 
-use crate::closure;
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
 use crate::layers::{self, Announce, KnownLayer};
-use crate::nix::{Evaluation, EvaluationRequest, RealisedPackage};
+use crate::phases::Phases;
 use crate::progress::Phase;
 use crate::recipe::Recipe;
-use crate::record::{self, ImageRecord};
 use crate::turn::{self, Turn};
 
 /// An image, and if it was built the graph of what is in it.
@@ -58,7 +57,10 @@ pub(crate) async fn build(
     }
 
     // Until the layers are stored, nothing of the closure may be garbage-collected.
-    let gc_roots = engine.instance.gc_roots().map_err(closure::no_gc_roots)?;
+    let gc_roots = engine
+        .instance
+        .gc_roots()
+        .map_err(BuildError::no_gc_roots)?;
     let roots = gc_roots.path();
     let packages = realise(engine, &evaluation, roots, handle, &phases, may_realise).await?;
 
@@ -104,8 +106,9 @@ async fn evaluate(
     phases.enter(Phase::Evaluate);
     handle.evaluating();
     let source = handle.target().source.clone();
-    let request = EvaluationRequest::for_image(handle.request(), source);
-    closure::evaluate(&*engine.nix, &request, handle.log()).await
+    let request = EvaluationRequest::for_image(&handle.request().name, source);
+    let evaluation = engine.nix.evaluate(&request, handle.log()).await;
+    evaluation.map_err(|error| BuildError::from_nix(error, Phase::Evaluate))
 }
 
 async fn realise(
@@ -122,7 +125,8 @@ async fn realise(
         None => permit(&engine.realisations).await?,
     };
     phases.enter(Phase::Realise);
-    closure::realise(&*engine.nix, evaluation, gc_roots, handle.log()).await
+    let packages = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
+    packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
 }
 
 /// Finds out what is in the closure of the packages, and puts all of it into the store.
@@ -135,7 +139,12 @@ async fn ensure_layers(
     announce: Announce,
 ) -> Result<ReferenceGraph, BuildError> {
     phases.enter(Phase::Graph);
-    let graph = closure::graph(&*engine.nix, packages, handle.log()).await?;
+    let roots: Vec<_> = packages
+        .iter()
+        .map(|package| package.path.clone())
+        .collect();
+    let graph = engine.nix.reference_graph(&roots, handle.log()).await;
+    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
 
     phases.enter(Phase::Plan);
     let (graph, plan) = layers::plan(engine, strategy, graph).await?;
@@ -217,55 +226,6 @@ async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    record::save(&*engine.storage, &Key::Manifest(image.key), &record).await
-}
-
-/// The build's phases as they are passed through, with their times.
-pub(crate) struct Phases<'a> {
-    handle: &'a BuildHandle,
-    immutable: bool,
-    times: Mutex<Times>,
-}
-
-struct Times {
-    current: Phase,
-    since: Instant,
-    passed: Vec<(Phase, Duration)>,
-}
-
-impl<'a> Phases<'a> {
-    fn start(handle: &'a BuildHandle, immutable: bool) -> Self {
-        Self {
-            handle,
-            immutable,
-            times: Mutex::new(Times {
-                current: Phase::Queued,
-                since: Instant::now(),
-                passed: Vec::new(),
-            }),
-        }
-    }
-
-    pub(crate) fn enter(&self, phase: Phase) {
-        {
-            let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
-            let elapsed = times.since.elapsed();
-            let current = times.current;
-            let mut passed = times.passed.iter_mut();
-            match passed.find(|(passed, _)| *passed == current) {
-                Some((_, total)) => *total += elapsed,
-                None => times.passed.push((current, elapsed)),
-            }
-            (times.current, times.since) = (phase, Instant::now());
-        }
-        self.handle.update(|progress| progress.phase = phase);
-    }
-
-    fn finish(self, mut image: Image) -> Image {
-        self.enter(Phase::Done);
-        image.stats.immutable = self.immutable;
-        let times = self.times.into_inner();
-        image.stats.phases = times.unwrap_or_else(PoisonError::into_inner).passed;
-        image
-    }
+    let saved = record::save(&*engine.storage, &Key::Manifest(image.key), &record).await;
+    saved.map_err(BuildError::stored)
 }

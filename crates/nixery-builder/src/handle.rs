@@ -4,15 +4,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
+use nixery_nix::BuildLog;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
-use crate::build_log::BuildLog;
 use crate::config::ImageRequest;
 use crate::error::BuildError;
-use crate::history::Target;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
+use crate::target::Target;
 
 /// How a build ended, shared by all who waited for it.
 pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;
@@ -57,6 +57,10 @@ impl BuildHandle {
     pub(crate) fn new(request: ImageRequest, target: Target, purpose: Purpose) -> Self {
         let (progress, _) = watch::channel(Progress::default());
         let (outcome, _) = watch::channel(None);
+        let seen = progress.clone();
+        let log = BuildLog::observed(move |line| {
+            seen.send_modify(|progress| progress.log_line = Some(line.to_owned()));
+        });
         Self(Arc::new(Shared {
             id: BuildId::fresh(),
             request,
@@ -66,7 +70,7 @@ impl BuildHandle {
             clock: Instant::now(),
             evaluated: OnceLock::new(),
             key: OnceLock::new(),
-            log: BuildLog::new(Some(progress.clone())),
+            log,
             progress,
             outcome,
         }))

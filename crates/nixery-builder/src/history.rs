@@ -3,9 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use nixery_core::{ImageName, ResolvedSource};
-
 use crate::handle::BuildHandle;
+use crate::target::Target;
 
 /// Builds that run and builds that ended, bounded.
 #[derive(Debug)]
@@ -16,14 +15,6 @@ pub(crate) struct History {
     latest: HashMap<Target, BuildHandle>,
     max: usize,
     failure_ttl: Duration,
-}
-
-/// What is built once at a time. Not the tag: only a git source looks at it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Target {
-    /// Equal where the same packages are asked for, in whatever order.
-    pub(crate) name: ImageName,
-    pub(crate) source: ResolvedSource,
 }
 
 impl History {

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixery_core::{Architecture, StorePath};
+use nixery_core::Architecture;
 use nixery_manifest::{Blob, Descriptor, Digest, Family, MediaType};
-use serde::{Deserialize, Serialize};
+use nixery_state::record::LayerSummary;
+use serde::Deserialize;
 
 use crate::progress::Phase;
 
@@ -90,26 +91,6 @@ impl From<Blob> for ManifestBlob {
             bytes: blob.bytes.into(),
         }
     }
-}
-
-/// One layer of an image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerSummary {
-    /// SHA-256 of the compressed layer.
-    pub digest: Digest,
-    /// SHA-256 of its tar.
-    pub diff_id: Digest,
-    /// Compressed bytes.
-    pub size: u64,
-    /// Bytes of the tar.
-    pub tar_size: u64,
-    /// The store paths in it; empty for the root layer.
-    pub paths: Vec<StorePath>,
-    /// Why these paths are together, from the layer strategy.
-    pub reason: String,
-    /// Whether the layer was in the blob store before this build.
-    #[serde(default, skip_serializing)]
-    pub cached: bool,
 }
 
 /// How a build went.

@@ -9,18 +9,17 @@ use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLaye
 use nixery_core::plan::{LayerPlan, LayerStrategy, PlannedLayer};
 use nixery_core::{ReferenceGraph, StorePath, layer_key};
 use nixery_manifest::{Digest, ImageLayer};
+use nixery_nix::{BuildLog, RealisedPackage};
+use nixery_state::record::LayerSummary;
+use nixery_state::record::{self, LayerRecord};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::build_log::BuildLog;
 use crate::config::budget_of_paths;
 use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
-use crate::image::LayerSummary;
-use crate::nix::RealisedPackage;
-use crate::record::{self, LayerRecord};
 
 /// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
 /// lie in the spool, which the engine says, if that is more.
@@ -167,13 +166,14 @@ async fn ensure(
     let record = LayerRecord::from(packed.layer.clone());
     announce.known(facts(&record, false, paths));
     put(engine, packed).await?;
-    record::save(&*engine.storage, &Key::Build(key), &record).await
+    let saved = record::save(&*engine.storage, &Key::Build(key), &record).await;
+    saved.map_err(BuildError::stored)
 }
 
 /// The layer built for a key, if its blob is still there, which then stays for this build.
 pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
-    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await?;
-    match record {
+    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await;
+    match record.map_err(BuildError::looked_up)? {
         Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),
     }

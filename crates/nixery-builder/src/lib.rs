@@ -2,7 +2,8 @@
 //!
 //! A [`Builder`] takes the name of an image and gives a [`BuildHandle`]: many may wait for one
 //! build, and it goes on whoever stops waiting. The main flow is in `flow.rs` and reads in one
-//! piece. What it needs of Nix is the trait [`Nix`]; [`NixCli`] runs the command-line tools.
+//! piece. What it needs of Nix is the trait [`Nix`](nixery_nix::Nix);
+//! [`NixCli`](nixery_nix::NixCli) runs the command-line tools.
 //!
 //! - An image of a source that is pinned to a commit is found in the manifest cache without Nix;
 //!   any other is evaluated, and found by what it evaluates to.
@@ -17,14 +18,15 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use nixery_builder::{Builder, BuilderConfig, ImageRequest, NixCli, NixCliConfig};
+//! use nixery_builder::{Builder, BuilderConfig, ImageRequest};
 //! use nixery_core::{ImageName, PackageSource, Tag};
+//! use nixery_nix::{Nix, NixCli, NixCliConfig};
 //! use nixery_storage::MemoryStorage;
 //!
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let spool = tempfile::tempdir()?;
 //! let nix = NixCli::new(NixCliConfig::new(spool.path()))?;
-//! for finding in nixery_builder::Nix::preflight(&nix).await {
+//! for finding in nix.preflight().await {
 //!     println!("{}: {}", finding.problem, finding.remedy);
 //! }
 //!
@@ -42,55 +44,36 @@
 //! ```
 
 mod blobs;
-mod build_log;
 mod builder;
-mod closure;
 mod config;
 mod engine;
 mod error;
 pub mod export;
 mod flow;
-pub mod gc;
-mod generations;
-pub mod graphs;
 mod handle;
 mod history;
 mod image;
 mod keyed_lock;
 mod layers;
-pub mod learned;
-mod lease;
 mod load;
-mod nix;
-mod package_set;
-pub mod path_sources;
+mod phases;
 mod progress;
 mod recipe;
-mod record;
 mod serve;
-mod spool;
-pub mod traffic;
+mod target;
 mod turn;
-mod uses;
 mod warm;
 
-pub use build_log::BuildLog;
 pub use builder::{Builder, Ready};
-pub use closure::reference_graph;
 pub use config::{
-    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_GC_GRACE,
-    DEFAULT_LAYER_BUDGET, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER,
-    ImageRequest, STALE_INTERVALS, budget_of_paths, default_eval_interval,
+    BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
+    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, STALE_INTERVALS, budget_of_paths,
+    default_eval_interval,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
-pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
+pub use image::{BuildStats, Image, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
-pub use nix::{
-    EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
-    NixStore, NixStoreError, RealisedPackage,
-};
-pub use package_set::{PackageSetEvent, batches, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 pub use serve::{BlobBody, BlobBodyError, OpenBlob, OpenBlobError, StoredBlob};
 

@@ -3,13 +3,9 @@
 use std::error::Error;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::Duration;
 
 use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
 use nixery_core::popularity::Popularity;
-
-/// How long fetching may take: it stands between the operator and the server's start.
-const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A kind of data.
 struct Kind {
@@ -58,7 +54,7 @@ async fn load<T, E: Error + Send + Sync + 'static>(
     let what = kind.name;
     let location = || url_or_path.to_owned();
     let bytes = if url_or_path.starts_with("http://") || url_or_path.starts_with("https://") {
-        fetch(kind, url_or_path).await?
+        http::fetch(kind, url_or_path).await?
     } else {
         let path = url_or_path
             .strip_prefix("file://")
@@ -93,34 +89,53 @@ fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
-    let failed = |source| LoadError::Fetch {
-        what: kind.name,
-        location: url.to_owned(),
-        source,
-    };
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(failed)?;
-    let mut response = client
-        .get(url)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .map_err(|error| failed(error.without_url()))?;
-    let mut bytes = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(|error| failed(error.without_url()))?
-    {
-        if bytes.len() + chunk.len() > kind.most {
-            return Err(kind.too_large(url));
+#[cfg(feature = "http")]
+mod http {
+    use std::time::Duration;
+
+    use super::{Kind, LoadError};
+
+    /// How long fetching may take: it stands between the operator and the server's start.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    pub(super) async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
+        let failed = |source: reqwest::Error| LoadError::Fetch {
+            what: kind.name,
+            location: url.to_owned(),
+            source: source.without_url().into(),
+        };
+        let client = reqwest::Client::builder()
+            .timeout(TIMEOUT)
+            .build()
+            .map_err(failed)?;
+        let mut response = client
+            .get(url)
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status)
+            .map_err(failed)?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if bytes.len() + chunk.len() > kind.most {
+                return Err(kind.too_large(url));
+            }
+            bytes.extend_from_slice(&chunk);
         }
-        bytes.extend_from_slice(&chunk);
+        Ok(bytes)
     }
-    Ok(bytes)
+}
+
+#[cfg(not(feature = "http"))]
+mod http {
+    use super::{Kind, LoadError};
+
+    pub(super) async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
+        Err(LoadError::Fetch {
+            what: kind.name,
+            location: url.to_owned(),
+            source: "this program is built without the feature `http`".into(),
+        })
+    }
 }
 
 impl Kind {
@@ -157,7 +172,7 @@ pub enum LoadError {
         location: String,
         /// The client's error.
         #[source]
-        source: reqwest::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// It is too long.
     #[error("{location} is over {most} MiB, too much for {what}: it must be {needed}")]
@@ -186,7 +201,8 @@ pub enum LoadError {
     },
 }
 
-#[cfg(test)]
+// They fetch from a server of their own.
+#[cfg(all(test, feature = "http"))]
 mod tests {
     use std::io::Write;
     use std::net::TcpListener;

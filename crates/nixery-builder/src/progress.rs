@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use nixery_nix::Step;
 use serde::Serialize;
 
 /// What a build is doing. In the order they happen; a cached image skips most.
@@ -48,6 +49,16 @@ impl Phase {
             Self::Store => "store",
             Self::Done => "done",
             Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<Step> for Phase {
+    fn from(step: Step) -> Self {
+        match step {
+            Step::Evaluate => Self::Evaluate,
+            Step::Realise => Self::Realise,
+            Step::Graph => Self::Graph,
         }
     }
 }

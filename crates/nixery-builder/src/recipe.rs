@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use nixery_core::pack::PACKER_VERSION;
 use nixery_core::{LayerStrategy, ManifestKeyInputs, ResolvedSource, SourceIdentity, manifest_key};
 use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
+use nixery_nix::{Evaluation, hide_credentials};
 use serde::Deserialize;
 
 use crate::config::{BuilderConfig, ImageRequest};
-use crate::nix::{Evaluation, hide_credentials};
 
 /// Docker's default search path; the root layer links programs into `/bin` and `/sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -142,7 +142,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use crate::nix::EvaluatedPackage;
+    use nixery_nix::EvaluatedPackage;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

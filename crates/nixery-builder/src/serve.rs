@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
 use nixery_storage::{ByteRange, Key, Storage, StorageError, verify};
 
-use crate::builder::{Builder, causes};
+use crate::builder::Builder;
 use crate::error::BuildError;
 use crate::image::ManifestBlob;
 

@@ -1,8 +1,6 @@
 //! Doubles for the tests of the flow: a store of made-up packages in a temporary directory behind
 //! the [`Nix`] trait, and a blob store that counts. Real Nix runs in `tests/real_nix.rs`.
 
-pub(crate) mod faulty;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +14,7 @@ use futures::stream::BoxStream;
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
 use nixery_manifest::Digest;
+pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
     BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
     StorageError,
@@ -23,12 +22,13 @@ use nixery_storage::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use crate::build_log::BuildLog;
-use crate::builder::Builder;
-use crate::config::{BuilderConfig, ImageRequest};
-use crate::nix::{
+use nixery_nix::BuildLog;
+use nixery_nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage,
 };
+
+use crate::builder::Builder;
+use crate::config::{BuilderConfig, ImageRequest};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -86,11 +86,6 @@ impl FakeNix {
 }
 
 /// A path whose hash is a function of the name.
-pub(crate) fn store_path(name: &str) -> StorePath {
-    let hash = Digest::of(name.as_bytes()).hex().replace('e', "z");
-    StorePath::parse(&format!("/nix/store/{}-{name}", &hash[..32])).expect("valid")
-}
-
 #[async_trait]
 impl Nix for FakeNix {
     async fn evaluate(

@@ -1,15 +1,15 @@
 //! Whose turn it is to make an image, where several servers share a store.
 
 use nixery_manifest::Digest;
+use nixery_state::lease::{Contender, Lease};
 use nixery_storage::Key;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
-use crate::flow::Phases;
 use crate::handle::BuildHandle;
 use crate::image::Image;
-use crate::lease::{Contender, Lease};
+use crate::phases::Phases;
 use crate::progress::Phase;
 
 /// What came of waiting for one's turn.

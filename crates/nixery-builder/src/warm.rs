@@ -10,16 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixery_manifest::Digest;
+use quick_cache::Weighter;
+use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, STALE_INTERVALS};
-use crate::generations::Generations;
 use crate::handle::BuildHandle;
-use crate::history::Target;
 use crate::image::Image;
+use crate::target::Target;
 
-/// Bytes of images in memory, in two generations. An image has 30 to 150 kB.
-const MEMORY: usize = 64 * 1024 * 1024;
+/// Bytes of images in memory. An image has 30 to 150 kB.
+const MEMORY: u64 = 64 * 1024 * 1024;
+/// An image's bytes, to guess how many there are.
+const USUAL_WEIGHT: u64 = 64 * 1024;
 /// Time between two tries to have a source evaluated, so that requests in their thousands do not
 /// ask for it in their thousands.
 const RETRY: Duration = Duration::from_secs(1);
@@ -27,7 +30,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The last image of each target, bounded in memory.
 #[derive(Debug)]
 pub(crate) struct Warm {
-    images: Generations<Target, Entry>,
+    images: Cache<Target, Entry, ByWeight>,
     interval: Duration,
     /// How long an image whose blobs were seen answers.
     seen_counts: Duration,
@@ -38,6 +41,8 @@ struct Entry {
     image: Arc<Image>,
     /// The manifest cache's.
     key: Digest,
+    /// About the bytes that the entry takes.
+    weight: u64,
     /// When the source was looked at; `None` for one that cannot change.
     evaluated: Option<Instant>,
     /// When all blobs were seen; `None` if one is said to be missing.
@@ -46,6 +51,16 @@ struct Entry {
     doubted: Option<Instant>,
     /// When it was last tried to evaluate the source in the background.
     tried: Option<Instant>,
+}
+
+/// Bounds the entries by their weight.
+#[derive(Debug, Clone)]
+struct ByWeight;
+
+impl Weighter<Target, Entry> for ByWeight {
+    fn weight(&self, _: &Target, entry: &Entry) -> u64 {
+        entry.weight
+    }
 }
 
 /// An image that is young enough to answer.
@@ -62,42 +77,40 @@ pub(crate) struct WarmImage {
 impl Warm {
     pub(crate) fn new(config: &BuilderConfig) -> Self {
         Self {
-            images: Generations::new(MEMORY / 2),
+            images: Cache::with_weighter((MEMORY / USUAL_WEIGHT) as usize, MEMORY, ByWeight),
             interval: config.eval_interval,
             seen_counts: config.seen_counts(),
         }
     }
 
     /// The image of a target, unless it is too old to answer.
-    pub(crate) fn get(&mut self, target: &Target) -> Option<WarmImage> {
+    pub(crate) fn get(&self, target: &Target) -> Option<WarmImage> {
         let (interval, seen_counts) = (self.interval, self.seen_counts);
         let too_old = interval.saturating_mul(STALE_INTERVALS);
-        let look = |entry: &mut Entry| {
-            let age = entry.evaluated.map(|evaluated| evaluated.elapsed());
-            if age.is_some_and(|age| age >= too_old) {
-                return None;
-            }
-            let checked = entry.checked.map(|checked| checked.elapsed());
-            Some(WarmImage {
-                image: Arc::clone(&entry.image),
-                key: entry.key,
-                checked: checked.is_some_and(|age| age < seen_counts),
-                stale: age.is_some_and(|age| age >= interval),
-            })
-        };
-        self.images.with(target, look).flatten()
+        let entry = self.images.get(target)?;
+        let age = entry.evaluated.map(|evaluated| evaluated.elapsed());
+        if age.is_some_and(|age| age >= too_old) {
+            return None;
+        }
+        let checked = entry.checked.map(|checked| checked.elapsed());
+        Some(WarmImage {
+            image: Arc::clone(&entry.image),
+            key: entry.key,
+            checked: checked.is_some_and(|age| age < seen_counts),
+            stale: age.is_some_and(|age| age >= interval),
+        })
     }
 
     /// Whether it is time to try and evaluate the target's source; if so, it counts as tried.
     pub(crate) fn try_again(&mut self, target: &Target) -> bool {
-        let look = |entry: &mut Entry| {
-            let due = entry.tried.is_none_or(|tried| tried.elapsed() >= RETRY);
-            if due {
-                entry.tried = Some(Instant::now());
-            }
-            due
+        let Some(mut entry) = self.images.get_mut(target) else {
+            return false;
         };
-        self.images.with(target, look).unwrap_or(false)
+        let due = entry.tried.is_none_or(|tried| tried.elapsed() >= RETRY);
+        if due {
+            entry.tried = Some(Instant::now());
+        }
+        due
     }
 
     /// Keeps what a build ended with.
@@ -112,17 +125,17 @@ impl Warm {
         if evaluated.is_some() && self.interval.is_zero() {
             return;
         }
+        let target = build.target();
         let entry = Entry {
             image: Arc::clone(image),
             key,
+            weight: weight(target, image) as u64,
             evaluated,
             checked: Some(now),
             doubted: None,
             tried: None,
         };
-        let target = build.target();
-        self.images
-            .insert_weighing(target.clone(), entry, weight(target, image));
+        self.images.insert(target.clone(), entry);
     }
 
     /// Keeps what the cache has under the key, whose blobs were all looked up, or seen lately enough,
@@ -135,35 +148,37 @@ impl Warm {
         at: Instant,
     ) {
         // Without it a build has put another one in its place.
-        let _ = self.images.with(target, |entry| {
-            if entry.key == *key {
-                entry.image = Arc::clone(image);
-                // The look-up may have been before what is doubted happened.
-                if entry.doubted.is_none_or(|doubted| doubted < at) {
-                    entry.checked = Some(at);
-                }
+        if let Some(mut entry) = self.images.get_mut(target)
+            && entry.key == *key
+        {
+            entry.image = Arc::clone(image);
+            // The look-up may have been before what is doubted happened.
+            if entry.doubted.is_none_or(|doubted| doubted < at) {
+                entry.checked = Some(at);
             }
-        });
+        }
     }
 
     /// The cache no longer has the image under the key.
     pub(crate) fn forget(&mut self, target: &Target, key: &Digest) {
-        let has_it = self.images.with(target, |entry| entry.key == *key);
         // A build may have put another one in its place meanwhile.
-        if has_it == Some(true) {
-            self.images.remove(target);
-        }
+        let _ = self.images.remove_if(target, |entry| entry.key == *key);
     }
 
     /// Forgets all of them: images are grouped in another way from now on.
     pub(crate) fn clear(&mut self) {
-        self.images = Generations::new(MEMORY / 2);
+        self.images.clear();
     }
 
     /// Lets no image that needs the blob answer without being checked.
     pub(crate) fn doubt(&mut self, blob: &Digest) {
-        for entry in self.images.values_mut() {
-            if entry.image.needs(blob) {
+        let needing = self
+            .images
+            .iter()
+            .filter(|(_, entry)| entry.image.needs(blob));
+        let needing: Vec<Target> = needing.map(|(target, _)| target.clone()).collect();
+        for target in needing {
+            if let Some(mut entry) = self.images.peek_mut(&target) {
                 (entry.checked, entry.doubted) = (None, Some(Instant::now()));
             }
         }

@@ -5,7 +5,8 @@ use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use nixery_builder::{BuildError, Nix};
+use nixery_builder::BuildError;
+use nixery_nix::Nix;
 use nixery_server::config::ConfigErrors;
 use nixery_server::setup;
 

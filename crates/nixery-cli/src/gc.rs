@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use nixery_builder::gc::{GcMode, GcPhase, GcReport, collect};
+use nixery_lab::RETENTIONS;
 use nixery_server::config::{ConfigErrors, GcPolicyArgs, StorageArgs};
 use nixery_server::setup;
+use nixery_state::gc::{GcMode, GcPhase, GcReport, collect};
 use nixery_storage::can_create_exclusively;
 
 use crate::errors::Usage;
@@ -78,7 +79,7 @@ pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
         );
     }
     let mut reporter = Reporter::new(args.quiet);
-    let report = collect(storage, &policy, mode, |at| {
+    let report = collect(storage, &policy, &RETENTIONS, mode, |at| {
         let (unit, message) = match at.phase {
             GcPhase::List => (Unit::Spinner, format!("{} objects", at.done)),
             _ => (Unit::Items, String::new()),

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use nixery_builder::{BuildLog, EvaluationRequest, ImageRequest, Phase, reference_graph};
+use nixery_builder::{BuildError, ImageRequest, Phase};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
+use nixery_nix::{BuildLog, EvaluationRequest, Step, reference_graph};
 use nixery_server::config::{ConfigErrors, NixArgs, NixSettings, SourceArgs};
 use nixery_server::setup;
 
@@ -61,7 +62,9 @@ pub(crate) async fn graph(
     let (request, log) = (wanted(source), BuildLog::default());
     let packages = format!("{} packages", request.packages.len());
     let graph = {
-        let mut entered = |phase: Phase| reporter.at(Unit::Spinner, doing(phase), 0, 0, &packages);
+        let mut entered = |step: Step| {
+            reporter.at(Unit::Spinner, doing(step.into()), 0, 0, &packages);
+        };
         let graph = reference_graph(&*nix, &request, folder.path(), &log, &mut entered);
         or_interrupted(async { Ok(graph.await) }).await?
     };
@@ -69,6 +72,7 @@ pub(crate) async fn graph(
         Ok(graph) => Ok(graph),
         Err(error) => {
             reporter.finish();
+            let error = BuildError::from(error);
             Err(build_failure(&*nix, error.into()).await)
         }
     }

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nixery_builder::path_sources::{
+use nixery_core::ReferenceSink;
+use nixery_lab::path_sources::{
     BinaryCache, CacheOptions, CacheProgress, StateFile, WantedPath, add_path,
 };
-use nixery_core::ReferenceSink;
 
 use crate::errors::{Interrupted, Usage};
 use crate::progress::{Reporter, Unit};

@@ -3,9 +3,9 @@
 mod common;
 
 use common::Place;
-use nixery_builder::graphs::{self, RecordedGraph};
 use nixery_core::{Architecture, ReferenceGraph};
 use nixery_manifest::Digest;
+use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::FilesystemStorage;
 use rstest::rstest;
 use serde_json::Value;

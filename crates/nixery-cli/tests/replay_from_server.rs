@@ -3,7 +3,7 @@
 mod common;
 
 use common::Place;
-use nixery_builder::traffic::{Fingerprint, Pull, WEEK, store_pulls};
+use nixery_lab::traffic::{Fingerprint, Pull, WEEK, store_pulls};
 use nixery_manifest::Digest;
 use nixery_storage::{FilesystemStorage, Key, PutMode, Storage};
 use rstest::rstest;

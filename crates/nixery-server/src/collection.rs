@@ -4,7 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nixery_builder::gc::{self, GcError, GcMode, GcPolicy, GcReport};
+use nixery_lab::RETENTIONS;
+use nixery_state::gc::{self, GcError, GcMode, GcPolicy, GcReport};
 use nixery_storage::Storage;
 
 use crate::config::GcSettings;
@@ -46,7 +47,8 @@ async fn collect_once(
     metrics: &GcMetrics,
     stop: impl Future<Output = ()> + Send,
 ) -> bool {
-    let result = gc::collect_until(Arc::clone(storage), policy, GcMode::Sweep, |_| (), stop).await;
+    let storage = Arc::clone(storage);
+    let result = gc::collect_until(storage, policy, &RETENTIONS, GcMode::Sweep, |_| (), stop).await;
     count(metrics, &result);
     match result {
         Ok(report) => log(&report),

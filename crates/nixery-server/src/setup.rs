@@ -6,15 +6,16 @@ use crate::config::{
 use crate::delivery::{self, BlobDelivery, DeliveryError};
 use crate::state::AppState;
 use crate::traffic::{Recorder, Salt};
-use nixery_builder::learned::{self, LearnError};
 use nixery_builder::{
-    Builder, BuilderConfig, BuilderError, Finding, LoadError, Nix, NixCli, NixCliConfig,
-    default_eval_interval, load_cluster_plan, load_popularity,
+    Builder, BuilderConfig, BuilderError, LoadError, default_eval_interval, load_cluster_plan,
+    load_popularity,
 };
 use nixery_core::PackageSource;
 use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_core::popularity::Popularity;
+use nixery_lab::learned::{self, LearnError};
+use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
@@ -51,6 +52,9 @@ pub enum SetupError {
     /// The builder cannot work.
     #[error(transparent)]
     Builder(#[from] BuilderError),
+    /// Nix's command-line tools cannot be prepared.
+    #[error(transparent)]
+    NixCli(#[from] NixCliError),
     /// Nix cannot work here. The findings say why, and how to mend it.
     #[error("Nix cannot build images here:\n{}", .0.iter().map(line).collect::<Vec<_>>().join("\n"))]
     Nix(Vec<Finding>),
@@ -114,7 +118,7 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
 /// Nix by its command-line tools; `spool` gets the built-in Nix files.
 ///
 /// # Errors
-/// [`SetupError::Builder`].
+/// [`SetupError::NixCli`].
 pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupError> {
     Ok(Arc::new(nix_cli(settings, spool)?))
 }
@@ -122,7 +126,7 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupEr
 /// The same for those who ask for more than an image needs.
 ///
 /// # Errors
-/// [`SetupError::Builder`].
+/// [`SetupError::NixCli`].
 pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     let config = NixCliConfig {
         nix_dir: settings.nix_dir.clone(),

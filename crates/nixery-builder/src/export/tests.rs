@@ -10,6 +10,7 @@ use nixery_core::Architecture;
 use nixery_manifest::{
     Compression, ImageLayer, ImageParts, Index, Manifest, Platform, RuntimeConfig, assemble,
 };
+use nixery_state::record::LayerSummary;
 use nixery_storage::{Key, MemoryStorage, PutMode, Storage};
 use rstest::rstest;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{BuildStats, Image, LayerSummary};
+use crate::{BuildStats, Image};
 
 struct Fixture {
     image: Image,

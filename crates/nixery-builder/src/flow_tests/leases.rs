@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{FilesystemStorage, MemoryStorage, Storage};
 use rstest::rstest;
 use tokio::time::{Instant, sleep};
@@ -12,7 +13,6 @@ use super::{build, fail};
 use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
 use crate::progress::Phase;
-use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, pinned, request};
 
 /// What a waiter may take longer than the server it waits for.

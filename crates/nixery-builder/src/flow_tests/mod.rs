@@ -1,6 +1,7 @@
 //! The builder as its callers see it, over the doubles of [`crate::testing`].
 
 mod caching;
+mod collecting;
 mod images;
 mod leases;
 mod recording;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{Key, KeyKind, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 
 use super::{build, fail};
-use crate::graphs::{self, RecordedGraph};
-use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, pinned, store_path};
 
 async fn bench() -> (Bench, Arc<FaultyStorage>) {

@@ -201,7 +201,8 @@ async fn history_is_bounded_and_cached_look_ups_do_not_fill_it() {
     assert_eq!(recent.len(), 3, "failure, build, last look-up");
     let failed = recent.last().expect("is there");
     assert!(matches!(&failed.state, BuildState::Failed(error) if error.kind() == "build-failed"));
-    let log = bench.builder.log(&failed.id).expect("is there");
+    let remembered = bench.builder.find(&failed.id).expect("is there");
+    let log = remembered.log().text();
     assert!(
         log.contains("realising\nerror: package `broken` failed to build"),
         "{log}"
@@ -212,5 +213,5 @@ async fn history_is_bounded_and_cached_look_ups_do_not_fill_it() {
     }
     bench.builder.drain().await;
     assert_eq!(bench.builder.recent().len(), 5);
-    assert!(bench.builder.build(&failed.id).is_none());
+    assert!(bench.builder.summary(&failed.id).is_none());
 }

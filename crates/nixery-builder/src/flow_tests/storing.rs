@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nixery_manifest::ImageConfig;
+use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
 use tokio::time::timeout;
 
 use super::{build, bytes, fail};
 use crate::error::BuildError;
-use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, request};
 
 /// What may lie in the spool with this many threads.

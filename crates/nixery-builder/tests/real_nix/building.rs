@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use nixery_builder::{
-    BuildError, BuildLog, Builder, Evaluation, EvaluationRequest, Finding, ImageRequest, Nix,
-    NixCli, NixError, RealisedPackage,
-};
+use nixery_builder::{BuildError, Builder, ImageRequest};
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
+use nixery_nix::{
+    BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError, RealisedPackage,
+};
 use rstest::rstest;
 
 use crate::setup::{Setup, nix_config, paths};

@@ -78,7 +78,8 @@ async fn build_failures_name_package_derivation_and_log(#[case] name: &str) {
     }
     assert_eq!(error.slug(), format!("{name}:builder-exited-7"));
     let id = setup.builder.recent()[0].id;
-    let log = setup.builder.log(&id).expect("is remembered");
+    let build = setup.builder.find(&id).expect("is remembered");
+    let log = build.log().text();
     assert!(log.contains("broken-dependency-2.1> line 1\n"), "{log}");
 }
 

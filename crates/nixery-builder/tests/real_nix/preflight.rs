@@ -1,6 +1,6 @@
 //! What is found wrong with Nix before anything is built.
 
-use nixery_builder::{Finding, Nix, NixCli, NixCliConfig};
+use nixery_nix::{Finding, Nix, NixCli, NixCliConfig};
 use rstest::rstest;
 
 #[tokio::test]

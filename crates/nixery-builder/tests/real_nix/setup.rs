@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nixery_builder::{
-    BuildError, BuildHandle, Builder, BuilderConfig, Image, ImageRequest, NixCli, NixCliConfig,
-};
+use nixery_builder::{BuildError, BuildHandle, Builder, BuilderConfig, Image, ImageRequest};
 use nixery_core::{ImageName, PackageSource, Tag};
+use nixery_nix::{NixCli, NixCliConfig};
 use nixery_storage::MemoryStorage;
 use tempfile::TempDir;
 

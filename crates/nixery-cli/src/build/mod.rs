@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
-use nixery_builder::{Builder, DEFAULT_GC_GRACE, Image, ImageRequest};
+use nixery_builder::{Builder, Image, ImageRequest};
 use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
 use nixery_server::logging::{self, LogFormat};
 use nixery_server::setup;
+use nixery_state::gc::DEFAULT_GRACE;
 use nixery_storage::Storage;
 
 use crate::errors::build_failure;
@@ -129,7 +130,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
         &store.spool,
         nix,
         Arc::clone(&storage),
-        DEFAULT_GC_GRACE,
+        DEFAULT_GRACE,
     )
     .await?;
     Ok(Work {

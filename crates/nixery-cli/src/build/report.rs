@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use nixery_builder::{Image, ImageRequest, LayerSummary};
+use nixery_builder::{Image, ImageRequest};
 use nixery_core::StorePath;
 use nixery_manifest::Digest;
+use nixery_state::record::LayerSummary;
 use serde::Serialize;
 
 use super::destination::Destination;

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use nixery_builder::traffic::{
+use nixery_core::replay::Workload;
+use nixery_lab::traffic::{
     MOST_PULLS, RecordedPulls, RecordedWorkload, read_pulls, recorded_workload,
 };
-use nixery_core::replay::Workload;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;
 

@@ -4,9 +4,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nixery_builder::path_sources::JsonKind;
-use nixery_builder::{BuildError, EvaluationRequest};
+use nixery_builder::BuildError;
 use nixery_core::{PackageSource, ReferenceGraph, StorePath};
+use nixery_lab::path_sources::JsonKind;
+use nixery_nix::EvaluationRequest;
 use nixery_server::config::{NixArgs, SourceArgs};
 
 use crate::errors::{BuildFailure, Usage};
@@ -85,7 +86,7 @@ impl GraphArgs {
         })?;
         let reporter = &mut Reporter::new(false);
         let wanted = |source: PackageSource| {
-            EvaluationRequest::for_image(&request, source.resolve(&request.tag))
+            EvaluationRequest::for_image(&request.name, source.resolve(&request.tag))
         };
         let graph = image::graph(&images.source, &images.nix, wanted, reporter).await;
         reporter.finish();

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use nixery_builder::{EvaluationRequest, PackageSetEvent, batches, every_package};
+use nixery_builder::BuildError;
 use nixery_core::cluster_plan::build::PathCollection;
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
+use nixery_nix::{EvaluationRequest, PackageSetEvent, batches, every_package};
 use nixery_server::config::{NixArgs, SourceArgs};
 use nixery_server::setup;
 
@@ -153,7 +154,7 @@ impl AttributeArgs {
         let done = or_interrupted(async { Ok(work.await) }).await?;
         if let Err(error) = done {
             reporter.finish();
-            return Err(build_failure(&nix, error.into()).await);
+            return Err(build_failure(&nix, BuildError::from(error).into()).await);
         }
         reporter.line(&format!("{packages} packages built, {left_out} left out"));
         Ok(())

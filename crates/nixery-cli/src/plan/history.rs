@@ -1,10 +1,11 @@
 //! The images that a store remembers, as a source of a plan.
 
 use anyhow::{Result, bail};
-use nixery_builder::graphs;
 use nixery_core::cluster_plan::build::PathCollection;
+use nixery_lab::gather;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;
+use nixery_state::graphs;
 
 use crate::output;
 use crate::progress::{Reporter, Unit};
@@ -47,7 +48,7 @@ impl HistoryArgs {
         let store = &settings.backend;
         let entries = graphs::list(&*storage).await?;
         let total = entries.len() as u64;
-        let read = graphs::gather(&*storage, &entries, paths, |at| {
+        let read = gather(&*storage, &entries, paths, |at| {
             let done = (at.images + at.unusable) as u64;
             reporter.at(Unit::Items, "recorded images", done, total, "");
         });

@@ -40,8 +40,8 @@ pub use size::Size;
 
 pub use dominator::{BIG_CLOSURE, DEFAULT_THRESHOLD, Dominator, OLD_THRESHOLD, Weight};
 
-/// Layers of an image by default. Docker's limit is 125, the root layer takes one, and people build `FROM`
-/// these images.
+/// Most layers of an image by default, the root layer included. Docker's limit is 125, and people
+/// build `FROM` these images. The same number as the original's.
 pub const DEFAULT_BUDGET: NonZeroUsize = NonZeroUsize::new(94).unwrap();
 
 /// A way to partition a reference graph into layers.

@@ -1,7 +1,8 @@
 //! How Nix is run.
 
 use super::value::{ConfigErrors, Setting, given, given_path};
-use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, NixStore};
+use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING};
+use nixery_nix::{DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixStore};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -21,10 +22,6 @@ const FAILURE_TTL: Setting = Setting::new("NIXERY_FAILURE_TTL", "--failure-ttl")
 const LEASE: Setting = Setting::new("NIXERY_LEASE_SECONDS", "--lease-seconds");
 const HISTORY: Setting = Setting::new("NIXERY_HISTORY", "--history");
 
-/// A package set from cold, download included, evaluates in less.
-const DEFAULT_EVAL_SECONDS: u64 = 300;
-/// Most clients have given up long before; what is built until then is kept by Nix.
-const DEFAULT_NIX_SECONDS: u64 = 1800;
 /// An upper bound for times that a typing error would otherwise turn into years.
 const WEEK: u64 = 7 * 24 * 60 * 60;
 /// Nobody should wait longer for a server that is gone.
@@ -149,13 +146,13 @@ impl NixArgs {
             realise_timeout: errors.seconds(
                 NIX_TIMEOUT,
                 self.nix_timeout.as_deref(),
-                DEFAULT_NIX_SECONDS,
+                DEFAULT_REALISE_TIMEOUT.as_secs(),
                 1..=WEEK,
             ),
             evaluate_timeout: errors.seconds(
                 EVAL_TIMEOUT,
                 self.eval_timeout.as_deref(),
-                DEFAULT_EVAL_SECONDS,
+                DEFAULT_EVALUATE_TIMEOUT.as_secs(),
                 1..=WEEK,
             ),
             nix_dir,

@@ -1,8 +1,7 @@
 //! The collection of garbage: what may stay in the blob store, and how often the server looks.
 
 use super::value::{ConfigErrors, Setting, given};
-use nixery_builder::DEFAULT_GC_GRACE;
-use nixery_builder::gc::GcPolicy;
+use nixery_state::gc::{DEFAULT_GRACE, GcPolicy};
 use std::time::Duration;
 
 const INTERVAL: Setting = Setting::new("NIXERY_GC_INTERVAL", "--gc-interval");
@@ -170,7 +169,7 @@ fn policy(errors: &mut ConfigErrors, names: &Names, texts: [&Option<String>; 4])
         max_size: errors.size(names.max_size, max_size),
         grace: errors
             .duration(names.grace, grace, 1)
-            .unwrap_or(DEFAULT_GC_GRACE),
+            .unwrap_or(DEFAULT_GRACE),
     }
 }
 

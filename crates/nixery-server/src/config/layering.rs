@@ -2,9 +2,8 @@
 
 use super::building::{MANY, cores};
 use super::value::{ConfigErrors, Setting, given};
-use nixery_builder::DEFAULT_LAYER_BUDGET;
 use nixery_core::Codec;
-use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
+use nixery_core::plan::{DEFAULT_BUDGET, DEFAULT_THRESHOLD, Weight};
 use std::num::NonZeroUsize;
 
 const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");
@@ -156,12 +155,12 @@ impl LayeringArgs {
         let budget = errors.number(
             BUDGET,
             self.layer_budget.as_deref(),
-            DEFAULT_LAYER_BUDGET.get(),
+            DEFAULT_BUDGET.get(),
             1..=MOST_LAYERS,
         );
         let strategy = self.strategy(&mut errors);
         let settings = LayeringSettings {
-            budget: NonZeroUsize::new(budget).unwrap_or(DEFAULT_LAYER_BUDGET),
+            budget: NonZeroUsize::new(budget).unwrap_or(DEFAULT_BUDGET),
             ignored: self.ignored(&strategy),
             strategy,
             compression: errors.choice(

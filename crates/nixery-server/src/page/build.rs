@@ -21,10 +21,10 @@ use crate::text::{duration, timestamp};
 pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
     let plain = wants_plain(&request.headers);
     let found = id.parse().ok().and_then(|id: BuildId| {
-        let build = state.builder().build(&id)?;
-        // Traces of an evaluation name files of the package set.
-        let log = redact(&state.builder().log(&id).unwrap_or_default());
-        Some((build, log))
+        let build = state.builder().find(&id)?;
+        // Traces of evaluations name the files of the package set.
+        let log = redact(&build.log().text());
+        Some((build.summary(), log))
     });
     let Some((build, log)) = found else {
         let message = "this server has no log of such a build: it keeps the logs of the last builds since its start";

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use nixery_builder::gc::GcPolicy;
 use nixery_manifest::Digest;
 use nixery_server::collection::collect_until;
 use nixery_server::config::GcSettings;
+use nixery_state::gc::GcPolicy;
 use nixery_storage::Key;
 
 use crate::registry::Registry;

@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_builder::{
-    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
-};
 use nixery_core::pack::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
+use nixery_nix::{
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
+    RealisedPackage,
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use nixery_builder::graphs::{self, RecordedGraph};
-use nixery_builder::learned;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_lab::learned;
 use nixery_manifest::Digest;
 use nixery_server::learning::learn_forever;
+use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::{MemoryStorage, Storage};
 use tokio::time::Instant;
 

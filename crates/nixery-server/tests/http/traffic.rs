@@ -9,7 +9,7 @@ use axum::extract::ConnectInfo;
 use futures::TryStreamExt;
 use http::{Method, Request, StatusCode};
 use nixery_builder::BuilderConfig;
-use nixery_builder::traffic::{MOST_IN_BATCH, Pull, read_pulls};
+use nixery_lab::traffic::{MOST_IN_BATCH, Pull, read_pulls};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::listen::{bind, serve};

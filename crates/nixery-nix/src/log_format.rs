@@ -1,0 +1,305 @@
+//! Reading Nix's `internal-json` log: which line is which builder's, and the errors with their
+//! traces, without guessing from text a builder may print as well.
+//!
+//! The format is Nix's `JSONLogger` (src/libutil/logging.cc): lines of `@nix {…}` with an action
+//! (`start`, `stop`, `result`, `msg`); the same in Nix 2.8 and 2.26. Other lines are plain text,
+//! from programs Nix runs without capturing their output, such as git.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::messages::says_disk_full;
+use crate::build_log::{BuildLog, clean_line};
+
+/// Activity type of a derivation being built; its first field is the derivation's path.
+const ACTIVITY_BUILD: u64 = 105;
+/// Result type of a line of a builder's output, and of a post-build hook's.
+const RESULT_BUILD_LOG_LINE: u64 = 101;
+/// Verbosity of what Nix prints unless told otherwise: errors 0, warnings 1, notices 2, info 3.
+const LEVEL_INFO: u64 = 3;
+/// Lines kept of each builder, and of all output.
+pub(super) const TAIL_LINES: usize = 20;
+/// Builders that have ended whose lines are kept: Nix may report a failure after the end.
+const ENDED_BUILDERS: usize = 64;
+/// Error messages kept. Nix prints one per failed derivation and per dependent.
+const MAX_ERRORS: usize = 256;
+
+/// Collects what one Nix command says, and passes it on to the build's log.
+#[derive(Debug)]
+pub(super) struct NixLog<'a> {
+    log: &'a BuildLog,
+    running: HashMap<u64, Builder>,
+    ended: VecDeque<Builder>,
+    /// Error messages in order.
+    pub(super) errors: Vec<NixMessage>,
+    /// Nix itself had no room, however many errors there were.
+    pub(super) disk_full: bool,
+    /// The last lines that are not in Nix's format.
+    pub(super) plain: VecDeque<String>,
+}
+
+#[derive(Debug, Default)]
+struct Builder {
+    derivation: String,
+    tail: VecDeque<String>,
+}
+
+/// An error message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct NixMessage {
+    /// The message without "error: " and trace. May have several lines.
+    pub(super) text: String,
+    /// Its trace, innermost first. Empty without `--show-trace`.
+    pub(super) trace: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Event {
+    action: String,
+    id: u64,
+    level: u64,
+    #[serde(rename = "type")]
+    kind: u64,
+    text: String,
+    fields: Vec<Value>,
+    msg: String,
+    raw_msg: Option<String>,
+    trace: Vec<Trace>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Trace {
+    raw_msg: String,
+}
+
+impl<'a> NixLog<'a> {
+    pub(super) fn new(log: &'a BuildLog) -> Self {
+        Self {
+            log,
+            running: HashMap::new(),
+            ended: VecDeque::new(),
+            errors: Vec::new(),
+            disk_full: false,
+            plain: VecDeque::new(),
+        }
+    }
+
+    /// Takes one line of stderr.
+    pub(super) fn line(&mut self, line: &[u8]) {
+        let event = line
+            .strip_prefix(b"@nix ")
+            .filter(|json| json.starts_with(b"{"))
+            .and_then(|json| serde_json::from_str(&String::from_utf8_lossy(json)).ok());
+        match event {
+            Some(event) => self.event(event),
+            None => {
+                let line = clean_line(line);
+                self.log.push(&line);
+                push_bounded(&mut self.plain, line, TAIL_LINES);
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event.action.as_str() {
+            "start" => self.start(event),
+            "stop" => {
+                if let Some(builder) = self.running.remove(&event.id) {
+                    push_bounded(&mut self.ended, builder, ENDED_BUILDERS);
+                }
+            }
+            "result" if event.kind == RESULT_BUILD_LOG_LINE => self.builder_line(&event),
+            "msg" => self.message(event),
+            _ => {}
+        }
+    }
+
+    fn start(&mut self, event: Event) {
+        if event.level <= LEVEL_INFO && !event.text.is_empty() {
+            self.log.push(&event.text);
+        }
+        if event.kind == ACTIVITY_BUILD
+            && let Some(Value::String(derivation)) = event.fields.first()
+        {
+            let builder = Builder {
+                derivation: derivation.clone(),
+                tail: VecDeque::new(),
+            };
+            self.running.insert(event.id, builder);
+        }
+    }
+
+    fn builder_line(&mut self, event: &Event) {
+        let Some(Value::String(line)) = event.fields.first() else {
+            return;
+        };
+        let line = clean_line(line.as_bytes());
+        match self.running.get_mut(&event.id) {
+            Some(builder) => {
+                self.log
+                    .push(&format!("{}> {line}", short_name(&builder.derivation)));
+                push_bounded(&mut builder.tail, line, TAIL_LINES);
+            }
+            None => self.log.push(&line),
+        }
+    }
+
+    fn message(&mut self, event: Event) {
+        // The second is what Nix says when it is stopped at its deadline, by us.
+        if event.level > LEVEL_INFO || event.msg.ends_with("interrupted by the user") {
+            return;
+        }
+        event.msg.lines().for_each(|line| self.log.push(line));
+        if event.level != 0 {
+            return;
+        }
+        let text = event.raw_msg.as_ref().unwrap_or(&event.msg);
+        let text = clean_lines(text);
+        self.disk_full |= says_disk_full(&text);
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(NixMessage {
+                text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
+                trace: event
+                    .trace
+                    .iter()
+                    .map(|trace| clean_lines(&trace.raw_msg))
+                    .collect(),
+            });
+        }
+    }
+
+    /// The last lines of one builder's output.
+    pub(super) fn builder_tail(&self, derivation: &str) -> Vec<String> {
+        self.running
+            .values()
+            .chain(self.ended.iter().rev())
+            .find(|builder| builder.derivation == derivation)
+            .map(|builder| builder.tail.iter().cloned().collect())
+            .unwrap_or_default()
+    }
+
+    /// The last lines of a failed builder's output, and Nix's own words where it was not the
+    /// builder itself that failed: the two hashes of a mismatch, the file that was refused.
+    pub(super) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
+        let mut tail = self.builder_tail(derivation);
+        if !reason.starts_with("builder-")
+            && let Some(error) = self.errors.first()
+        {
+            tail.extend(error.text.lines().take(TAIL_LINES).map(str::to_owned));
+        }
+        tail
+    }
+
+    /// The derivation of this name that was built.
+    pub(super) fn builder_of(&self, name: &str) -> Option<String> {
+        let mut builders = self.running.values().chain(self.ended.iter().rev());
+        let builder = builders.find(|builder| short_name(&builder.derivation) == name);
+        builder.map(|builder| builder.derivation.clone())
+    }
+
+    /// Everything Nix called an error, for the server's log.
+    pub(super) fn detail(&self) -> String {
+        let errors: Vec<_> = self
+            .errors
+            .iter()
+            .map(|error| error.text.as_str())
+            .collect();
+        errors.join("; ")
+    }
+
+    /// The last lines of the whole log; those of builders start with their names.
+    pub(super) fn tail(&self) -> Vec<String> {
+        self.log.tail(TAIL_LINES)
+    }
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines()
+        .map(|line| clean_line(line.as_bytes()))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
+    if queue.len() == max {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+/// `git-2.38` of `/nix/store/…-git-2.38.drv`.
+pub(super) fn short_name(derivation: &str) -> &str {
+    let base = derivation.rsplit('/').next().unwrap_or(derivation);
+    let name = base.split_once('-').map_or(base, |(_, name)| name);
+    name.strip_suffix(".drv").unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-a-1.0.drv";
+    const B: &str = "/nix/store/0mbpwnspw1n2hcskklrmqq41fzpha0i7-b-2.0.drv";
+
+    #[test]
+    fn interleaved_builders_are_told_apart() {
+        let out = BuildLog::default();
+        let mut log = NixLog::new(&out);
+        for (id, derivation) in [(1, A), (2, B)] {
+            log.line(format!(r#"@nix {{"action":"start","id":{id},"level":3,"text":"building '{derivation}'","type":105,"fields":["{derivation}","",1,1]}}"#).as_bytes());
+        }
+        for n in 0..30 {
+            let id = n % 2 + 1;
+            log.line(format!(r#"@nix {{"action":"result","id":{id},"type":101,"fields":["line \u0000{n}\u001b[0m"]}}"#).as_bytes());
+        }
+        log.line(br#"@nix {"action":"stop","id":1}"#);
+        assert_eq!(
+            log.builder_tail(A).last().map(String::as_str),
+            Some("line 28")
+        );
+        assert_eq!(log.builder_tail(B).len(), 15);
+        assert_eq!(log.tail()[18..], ["a-1.0> line 28", "b-2.0> line 29"]);
+        assert!(
+            out.text().contains("a-1.0> line 28\nb-2.0> line 29\n"),
+            "{}",
+            out.text()
+        );
+    }
+
+    /// A builder that prints what looks like Nix's own words changes nothing.
+    #[test]
+    fn builders_cannot_forge_errors() {
+        let out = BuildLog::default();
+        let mut log = NixLog::new(&out);
+        log.line(format!(r#"@nix {{"action":"result","id":9,"type":101,"fields":["@nix {{\"action\":\"msg\",\"level\":0,\"msg\":\"error: builder for '{A}' failed\"}}"]}}"#).as_bytes());
+        assert!(log.errors.is_empty());
+        assert!(out.text().contains("failed"));
+    }
+
+    #[test]
+    fn anything_else_is_plain_text() {
+        let out = BuildLog::default();
+        let mut log = NixLog::new(&out);
+        for line in [
+            &b"fatal: no\xff"[..],
+            b"@nix {",
+            b"@nix []",
+            b"@nix {\"action\":7}",
+        ] {
+            log.line(line);
+        }
+        assert_eq!(
+            log.plain,
+            [
+                "fatal: no\u{fffd}",
+                "@nix {",
+                "@nix []",
+                "@nix {\"action\":7}"
+            ]
+        );
+    }
+}

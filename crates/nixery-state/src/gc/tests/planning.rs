@@ -1,0 +1,255 @@
+//! Properties of the plan.
+
+use std::time::{Duration, SystemTime};
+
+use nixery_manifest::Digest;
+use nixery_storage::Key;
+use proptest::prelude::*;
+
+use crate::gc::inventory::{BlobId, Inventory, LayerEntry};
+use crate::gc::plan::{Plan, Reason, plan};
+use crate::gc::records::NamedBlobs;
+use crate::gc::{GcPolicy, age};
+
+const GRACE: u64 = 20;
+
+/// All the test needs to make an inventory, in seconds of age.
+#[derive(Debug, Clone)]
+struct Store {
+    /// Size, if it is there, and age.
+    blobs: Vec<(Option<u64>, u64)>,
+    /// Blobs, age since built, age since used.
+    images: Vec<(Vec<usize>, u64, u64)>,
+    /// Manifests without an image: which blobs one names.
+    manifests: Vec<(usize, Vec<usize>)>,
+    newer: u64,
+}
+
+fn store() -> impl Strategy<Value = Store> {
+    let blobs = prop::collection::vec(
+        (prop::option::weighted(0.97, 1..1000_u64), 0..100_u64),
+        1..25,
+    );
+    blobs.prop_flat_map(|blobs| {
+        let some = prop::collection::vec(0..blobs.len(), 1..6);
+        let image = (some.clone(), 0..100_u64, 0..100_u64);
+        let image = image.prop_map(|(blobs, built, used)| (blobs, built.max(used), used));
+        let images = prop::collection::vec(image, 0..15);
+        let manifests = prop::collection::vec((0..blobs.len(), some), 0..3);
+        let newer = prop::sample::select(vec![0, 0, 0, 0, 0, 0, 0, 1]);
+        (Just(blobs), images, manifests, newer).prop_map(|(blobs, images, manifests, newer)| {
+            Store {
+                blobs,
+                images,
+                manifests,
+                newer,
+            }
+        })
+    })
+}
+
+fn policies() -> impl Strategy<Value = GcPolicy> {
+    let seconds = || prop::option::of((0..120_u64).prop_map(Duration::from_secs));
+    (seconds(), seconds(), prop::option::of(0..8000_u64)).prop_map(
+        |(max_unused, max_age, max_size)| GcPolicy {
+            max_unused,
+            max_age,
+            max_size,
+            grace: Duration::from_secs(GRACE),
+        },
+    )
+}
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+}
+
+fn ago(seconds: u64) -> SystemTime {
+    now() - Duration::from_secs(seconds)
+}
+
+fn digest(blob: usize) -> Digest {
+    Digest::of(&blob.to_le_bytes())
+}
+
+impl Store {
+    fn inventory(&self) -> Inventory {
+        let mut inventory = Inventory::default();
+        for (at, (size, age)) in self.blobs.iter().enumerate() {
+            match size {
+                Some(size) => inventory.add_blob(digest(at), *size, ago(*age)),
+                None => drop(inventory.id(digest(at))),
+            }
+        }
+        for (at, (blobs, built, used)) in self.images.iter().enumerate() {
+            let named = NamedBlobs {
+                name: format!("image {at}"),
+                manifests: vec![digest(blobs[0])],
+                others: blobs[1..].iter().map(|blob| digest(*blob)).collect(),
+            };
+            let key = Key::Manifest(Digest::of(&at.to_be_bytes()));
+            inventory.add_image(key, named, ago(*built), |_| Some(ago(*used)));
+        }
+        for (at, (size, age)) in self.blobs.iter().enumerate() {
+            let blob = size.and_then(|_| inventory.find(&digest(at)));
+            let (key, written) = (Key::Build(digest(at)), ago(*age));
+            inventory.builds.push(LayerEntry { key, written, blob });
+        }
+        for (manifest, named) in &self.manifests {
+            let id = inventory.find(&digest(*manifest)).expect("there");
+            if inventory.blob(id).refs == 0 && inventory.blob(id).size.is_some() {
+                let named = named.iter().map(|blob| digest(*blob)).collect();
+                inventory.add_manifest(id, named);
+            }
+        }
+        inventory.settle_manifests();
+        inventory.newer = self.newer;
+        inventory
+    }
+}
+
+/// The inventory after the plan was carried out.
+fn carry_out(before: &Inventory, plan: &Plan) -> Inventory {
+    let mut after = Inventory::default();
+    after.newer = before.newer;
+    let dropped = |at: usize| plan.drops.iter().any(|drop| drop.image == at);
+    for (id, blob) in before.blobs() {
+        let touched = blob.refs > 0 && plan.refs_after[id as usize] == 0;
+        let needed = if touched { now() } else { blob.needed };
+        match blob.size {
+            Some(size) if !plan.deletions.contains(&id) => {
+                after.add_blob(blob.digest, size, needed)
+            }
+            _ => drop(after.id(blob.digest)),
+        }
+    }
+    for (at, image) in before.images.iter().enumerate() {
+        if dropped(at) {
+            continue;
+        }
+        let digests = |ids: &[BlobId]| ids.iter().map(|id| before.blob(*id).digest).collect();
+        let named = NamedBlobs {
+            name: image.name.clone(),
+            manifests: digests(&image.manifests),
+            others: digests(&image.blobs),
+        };
+        after.add_image(image.key, named, image.built, |_| Some(image.used));
+    }
+    after.builds = before.builds.clone();
+    after
+        .builds
+        .retain(|entry| !plan.builds.contains(&entry.key));
+    for entry in &mut after.builds {
+        let there = |id: &BlobId| !plan.deletions.contains(id);
+        entry.blob = entry.blob.filter(there);
+    }
+    after
+}
+
+fn needed(inventory: &Inventory, kept: impl Fn(usize) -> bool) -> u64 {
+    let mut ids: Vec<BlobId> = Vec::new();
+    for (at, image) in inventory.images.iter().enumerate() {
+        if kept(at) {
+            ids.extend(&image.blobs);
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids.iter().filter_map(|id| inventory.blob(*id).size).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn a_plan_keeps_its_promises(store in store(), policy in policies()) {
+        let inventory = store.inventory();
+        let plan = plan(&inventory, &policy, now());
+        let young = |then| age(now(), then) <= policy.grace;
+        let dropped = |at: usize| plan.drops.iter().find(|drop| drop.image == at);
+
+        // No image loses a blob now, whether it stays or goes.
+        for image in &inventory.images {
+            prop_assert!(image.blobs.iter().all(|id| !plan.deletions.contains(id)));
+        }
+        // Nothing within the grace goes.
+        for drop in &plan.drops {
+            prop_assert!(!young(inventory.images[drop.image].used));
+        }
+        for id in &plan.deletions {
+            prop_assert!(!young(inventory.blob(*id).needed));
+            // A manifest that somebody may still fetch keeps what it names.
+            for parent in &inventory.blob(*id).parents {
+                prop_assert!(!young(inventory.blob(*parent).needed));
+            }
+        }
+        prop_assert!(inventory.newer == 0 || plan.deletions.is_empty());
+        // What nothing needs goes.
+        for (id, blob) in inventory.blobs() {
+            if blob.refs == 0 && blob.size.is_some() && !young(blob.needed) && inventory.newer == 0 {
+                prop_assert!(plan.deletions.contains(&id));
+            }
+        }
+        // Each limit holds for whatever is not young.
+        for (at, image) in inventory.images.iter().enumerate() {
+            let over = |limit: Option<Duration>, then| limit.is_some_and(|most| age(now(), then) > most);
+            let missing = image.blobs.iter().any(|id| inventory.blob(*id).size.is_none());
+            let must = missing || over(policy.max_age, image.built) || over(policy.max_unused, image.used);
+            match dropped(at) {
+                Some(drop) => prop_assert_eq!(drop.reason == Reason::TooMuch, !must),
+                None => prop_assert!(!must || young(image.used)),
+            }
+        }
+        // The numbers are true.
+        prop_assert_eq!(plan.needed_before, needed(&inventory, |_| true));
+        prop_assert_eq!(plan.needed_after, needed(&inventory, |at| dropped(at).is_none()));
+        let freed: u64 = plan.drops.iter().map(|drop| drop.frees).sum();
+        prop_assert_eq!(plan.needed_before - plan.needed_after, freed);
+    }
+
+    #[test]
+    fn the_size_limit_takes_the_least_recently_used_and_no_more(store in store(), policy in policies()) {
+        let inventory = store.inventory();
+        let plan = plan(&inventory, &policy, now());
+        let for_size: Vec<_> = plan.drops.iter().filter(|drop| drop.reason == Reason::TooMuch).collect();
+        let Some(most) = policy.max_size else {
+            prop_assert!(for_size.is_empty());
+            return Ok(());
+        };
+        let kept = |at: usize| !plan.drops.iter().any(|drop| drop.image == at);
+        let droppable = (0..inventory.images.len())
+            .filter(|&at| kept(at) && age(now(), inventory.images[at].used) > policy.grace);
+        let oldest_kept = droppable.map(|at| inventory.images[at].used).min();
+        prop_assert!(plan.needed_after <= most || oldest_kept.is_none());
+        if let Some(last) = for_size.last() {
+            let used = inventory.images[last.image].used;
+            prop_assert!(oldest_kept.is_none_or(|kept| kept >= used));
+            let before_it = needed(&inventory, |at| kept(at) || at == last.image);
+            prop_assert!(before_it > most, "one fewer would have been enough");
+        }
+    }
+
+    #[test]
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(store in store(), policy in policies()) {
+        let before = store.inventory();
+        let first = plan(&before, &policy, now());
+        let after = carry_out(&before, &first);
+        let second = plan(&after, &policy, now());
+        prop_assert_eq!(second.drops, vec![]);
+        prop_assert_eq!(second.deletions, Vec::<BlobId>::new());
+        prop_assert_eq!(second.builds, vec![]);
+        prop_assert_eq!(second.needed_after, first.needed_after);
+    }
+
+    #[test]
+    fn the_order_of_the_listing_does_not_matter(store in store(), policy in policies()) {
+        let inventory = store.inventory();
+        let mut other = inventory.clone();
+        other.images.reverse();
+        let names = |inventory: &Inventory, plan: &Plan| -> Vec<_> {
+            plan.drops.iter().map(|drop| (inventory.images[drop.image].key, drop.reason)).collect()
+        };
+        let (first, second) = (plan(&inventory, &policy, now()), plan(&other, &policy, now()));
+        prop_assert_eq!(names(&inventory, &first), names(&other, &second));
+    }
+}

@@ -1,0 +1,128 @@
+//! How long graphs and pulls are remembered.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use nixery_manifest::Digest;
+use nixery_storage::{Key, KeyKind};
+use proptest::prelude::*;
+use tokio::time::advance;
+
+use crate::gc::remembered::Remembered;
+use crate::gc::{GcMode, GcPolicy, InUse, Retention, age, collect};
+use crate::testing::world::RETENTIONS;
+use crate::testing::world::{DAY, Made, census, is_there, memory, put, sweep, unused_for};
+
+/// As long as the store remembers what is not in use.
+const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+const GRAPH_OF_NOTHING: Key = Key::Graph(Digest::from_bytes([7; 32]));
+
+fn now() -> SystemTime {
+    SystemTime::UNIX_EPOCH + 1000 * DAY
+}
+
+proptest! {
+    #[test]
+    fn what_is_forgotten_is_old_or_too_much(
+        entries in prop::collection::btree_map(any::<u8>(), (1..120_u32, any::<bool>()), 0..60),
+        limit in 0..20_usize,
+    ) {
+        let mut needed = Vec::new();
+        let entries: Vec<(Key, SystemTime)> = entries
+            .into_iter()
+            .map(|(name, (days, is_needed))| {
+                let key = Key::Plan(Digest::of(&[name]));
+                if is_needed {
+                    needed.push(key);
+                }
+                (key, now() - days * DAY)
+            })
+            .collect();
+        let remembered = Remembered {
+            retention: Retention {
+                folder: KeyKind::Plan,
+                kept_for: KEPT_FOR,
+                limit,
+                in_use: InUse::Found(|_| Box::pin(async { unreachable!("it was found already") })),
+            },
+            found: Some(needed.clone()),
+            entries: entries.clone(),
+        };
+        let sorted = |remembered: &Remembered| {
+            let mut gone = remembered.forgotten(&HashSet::new(), Duration::ZERO, now());
+            gone.sort_unstable();
+            gone
+        };
+        let gone = sorted(&remembered);
+        let mut reversed = remembered.clone();
+        reversed.entries.reverse();
+        prop_assert_eq!(&gone, &sorted(&reversed), "in whatever order they are listed");
+
+        let is_needed = |key: &Key| needed.contains(key);
+        let stays = |(key, _): &&(Key, SystemTime)| !gone.contains(key);
+        let is_old = |(key, written): &&(Key, SystemTime)| age(now(), *written) > KEPT_FOR && !is_needed(key);
+        prop_assert!(!entries.iter().filter(stays).any(|entry| is_old(&entry)));
+        let kept = entries.iter().filter(stays).count();
+        prop_assert!(kept <= limit);
+        // None goes without need, and what goes for want of room is worth no more than what stays.
+        let spare: Vec<_> = entries.iter().filter(|entry| !stays(entry) && !is_old(entry)).collect();
+        prop_assert!(spare.is_empty() || kept == limit);
+        let worth = |(key, written): &(Key, SystemTime)| (is_needed(key), *written);
+        let least = entries.iter().filter(stays).map(worth).min();
+        for entry in spare {
+            prop_assert!(least.is_none_or(|least| worth(entry) <= least));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn graphs_outlive_their_images_for_ninety_days() {
+    let storage = memory();
+    let image = Made::new("a", &["layer"]);
+    let (graph, traffic) = (Key::Graph(image.key), Key::Traffic(Digest::of(b"pulls")));
+    image.store(&*storage).await;
+    put(&*storage, graph, "graph").await;
+    put(&*storage, GRAPH_OF_NOTHING, "graph").await;
+    put(&*storage, traffic, "pulls").await;
+
+    advance(80 * DAY).await;
+    // The image goes, and a later collection deletes its blobs.
+    for _ in 0..2 {
+        let report = sweep(&storage, &unused_for(DAY)).await.expect("works");
+        assert_eq!((report.forgotten, report.forgotten_deleted), (0, 0));
+        advance(DAY).await;
+    }
+    let left = census(&*storage).await;
+    assert_eq!((left["manifests"], left["layers"]), (0, 0));
+    assert_eq!((left["graphs"], left["traffic"]), (2, 1));
+
+    advance(Duration::from_secs(9 * 24 * 3600)).await;
+    let policy = unused_for(DAY);
+    let report = collect(
+        storage.clone(),
+        &policy,
+        &RETENTIONS,
+        GcMode::DryRun,
+        |_| (),
+    )
+    .await;
+    let report = report.expect("works");
+    assert_eq!((report.forgotten, report.forgotten_deleted), (3, 0));
+    let report = sweep(&storage, &policy).await.expect("works");
+    assert_eq!((report.forgotten, report.forgotten_deleted), (3, 3));
+    assert_eq!(census(&*storage).await.values().sum::<usize>(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_graph_of_a_cached_image_stays() {
+    let storage = memory();
+    let image = Made::new("a", &["layer"]);
+    image.store(&*storage).await;
+    put(&*storage, Key::Graph(image.key), "graph").await;
+    put(&*storage, GRAPH_OF_NOTHING, "graph").await;
+    advance(100 * DAY).await;
+    let report = sweep(&storage, &GcPolicy::default()).await.expect("works");
+    assert_eq!(report.forgotten_deleted, 1);
+    assert!(is_there(&*storage, Key::Graph(image.key)).await);
+    assert!(!is_there(&*storage, GRAPH_OF_NOTHING).await);
+}

@@ -1,0 +1,192 @@
+//! A store as one server sees it: slow, failing for a while, or gone because the server is dead.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use nixery_storage::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
+    StorageError,
+};
+use tokio::sync::{Semaphore, watch};
+
+/// Passes everything on to the store that the servers share, as far as its flags let it.
+#[derive(Debug)]
+pub struct FaultyStorage {
+    inner: Arc<dyn Storage>,
+    /// Longest delay before an operation, and again after it.
+    slowness: Duration,
+    random: AtomicU64,
+    /// Nothing is ever answered again, as after `kill -9`.
+    pub dead: AtomicBool,
+    /// Nothing can be written any more.
+    pub full: AtomicBool,
+    /// Everything about leases fails.
+    pub leases_fail: AtomicBool,
+    /// No graph can be written.
+    pub graphs_fail: AtomicBool,
+    /// Whoever writes a graph is never answered.
+    pub graphs_hang: AtomicBool,
+    /// What is created is reported as if it had been there before.
+    pub answers_get_lost: AtomicBool,
+    /// Creating replaces what is there, as in stores that do not know better.
+    pub not_exclusive: AtomicBool,
+    /// Files fail to be stored.
+    pub files_fail: AtomicBool,
+    /// Each file that is stored takes a permit for good.
+    pub file_gate: Semaphore,
+    /// Files that were given so far, stored or not.
+    pub files_given: watch::Sender<usize>,
+    /// What was stored, in the order in which it was there.
+    pub stored: watch::Sender<Vec<Key>>,
+}
+
+impl FaultyStorage {
+    pub fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
+        Self::slow(inner, Duration::ZERO, 0)
+    }
+
+    pub fn slow(inner: Arc<dyn Storage>, slowness: Duration, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            slowness,
+            random: AtomicU64::new(seed),
+            dead: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            leases_fail: AtomicBool::new(false),
+            graphs_fail: AtomicBool::new(false),
+            graphs_hang: AtomicBool::new(false),
+            answers_get_lost: AtomicBool::new(false),
+            not_exclusive: AtomicBool::new(false),
+            files_fail: AtomicBool::new(false),
+            file_gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            files_given: watch::Sender::new(0),
+            stored: watch::Sender::default(),
+        })
+    }
+
+    async fn pass(&self, kind: Option<KeyKind>) -> Result<(), StorageError> {
+        if !self.slowness.is_zero() {
+            // xorshift64: any numbers will do.
+            let mut x = self.random.load(Ordering::Relaxed) | 1;
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            self.random.store(x, Ordering::Relaxed);
+            let permille = u32::try_from(x % 1001).expect("small");
+            tokio::time::sleep(self.slowness * permille / 1000).await;
+        }
+        if self.dead.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if kind == Some(KeyKind::Lease) && self.leases_fail.load(Ordering::SeqCst) {
+            return Err(failure("a lease"));
+        }
+        Ok(())
+    }
+
+    async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
+        self.pass(Some(key.kind())).await?;
+        if key.kind() == KeyKind::Graph && self.graphs_hang.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if key.kind() == KeyKind::Graph && self.graphs_fail.load(Ordering::SeqCst) {
+            return Err(failure("a graph"));
+        }
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StorageError::NoSpace {
+                backend: "faulty",
+                operation: Operation::Write,
+                target: key.to_string(),
+                source: "as asked for".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn failure(target: &str) -> StorageError {
+    StorageError::Failed {
+        backend: "faulty",
+        operation: Operation::Write,
+        target: target.to_owned(),
+        retryable: true,
+        source: "as asked for".into(),
+    }
+}
+
+#[async_trait]
+impl Storage for FaultyStorage {
+    fn backend(&self) -> &'static str {
+        "faulty"
+    }
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.pass_write(key).await?;
+        self.files_given.send_modify(|given| *given += 1);
+        let permit = self.file_gate.acquire().await;
+        permit.expect("open").forget();
+        if self.files_fail.load(Ordering::SeqCst) {
+            return Err(failure("a file"));
+        }
+        self.inner.put_file(key, spool).await?;
+        self.stored.send_modify(|stored| stored.push(*key));
+        Ok(())
+    }
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.pass_write(key).await?;
+        let not_exclusive = self.not_exclusive.load(Ordering::SeqCst);
+        let real = if not_exclusive {
+            PutMode::Replace
+        } else {
+            mode
+        };
+        let outcome = self.inner.put(key, bytes, real).await?;
+        self.stored.send_modify(|stored| stored.push(*key));
+        self.pass(Some(key.kind())).await?;
+        let lost = self.answers_get_lost.load(Ordering::SeqCst);
+        Ok(match mode {
+            PutMode::CreateNew if lost => PutOutcome::AlreadyExists,
+            _ => outcome,
+        })
+    }
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        let reader = self.inner.get(key, range).await;
+        self.pass(Some(key.kind())).await?;
+        reader
+    }
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        self.inner.stat(key).await
+    }
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.pass(Some(kind)).await?;
+        self.inner.list(kind).await
+    }
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        self.pass(Some(key.kind())).await?;
+        let deleted = self.inner.delete(key).await;
+        self.pass(Some(key.kind())).await?;
+        deleted
+    }
+    async fn check(&self) -> Result<(), StorageError> {
+        self.pass(None).await?;
+        self.inner.check().await
+    }
+}

@@ -1,0 +1,145 @@
+//! A store whose every call is a step: it waits for a turn before and after, and may fail.
+
+use std::future::poll_fn;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use nixery_storage::{
+    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, Operation, PutMode, PutOutcome,
+    Stat, Storage, StorageError,
+};
+
+use super::world::spooled;
+
+/// See [`Stepped::new`] and [`Stepped::failing`].
+#[derive(Debug)]
+pub struct Stepped {
+    inner: Arc<MemoryStorage>,
+    steps: bool,
+    calls: AtomicUsize,
+    /// Calls from this one on fail, or only this one.
+    fails_at: usize,
+    recovers: bool,
+}
+
+impl Stepped {
+    /// Each call takes two turns.
+    pub fn new(inner: Arc<MemoryStorage>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            steps: true,
+            calls: AtomicUsize::new(0),
+            fails_at: usize::MAX,
+            recovers: false,
+        })
+    }
+
+    /// The `fails_at`th call fails, and all after it unless the store `recovers`.
+    pub fn failing(inner: Arc<MemoryStorage>, fails_at: usize, recovers: bool) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            steps: false,
+            calls: AtomicUsize::new(0),
+            fails_at,
+            recovers,
+        })
+    }
+
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    async fn turn(&self) {
+        let mut waited = !self.steps;
+        poll_fn(|context| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+    }
+
+    async fn before(&self, key: impl ToString) -> Result<(), StorageError> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst);
+        if call == self.fails_at || (call > self.fails_at && !self.recovers) {
+            return Err(StorageError::Failed {
+                backend: "stepped",
+                operation: Operation::Read,
+                target: key.to_string(),
+                retryable: true,
+                source: "as asked for".into(),
+            });
+        }
+        self.turn().await;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Storage for Stepped {
+    fn backend(&self) -> &'static str {
+        "stepped"
+    }
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.before(key).await?;
+        let bytes = spooled(spool);
+        let there = self.inner.stat(key).await?;
+        if there.is_none_or(|stat| stat.size != bytes.len() as u64) {
+            let _ = self.inner.put(key, bytes, PutMode::Replace).await?;
+        }
+        self.turn().await;
+        Ok(())
+    }
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        self.before(key).await?;
+        let outcome = self.inner.put(key, bytes, mode).await?;
+        self.turn().await;
+        Ok(outcome)
+    }
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.before(key).await?;
+        let reader = self.inner.get(key, range).await?;
+        self.turn().await;
+        Ok(reader)
+    }
+    async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
+        self.before(key).await?;
+        let stat = self.inner.stat(key).await?;
+        self.turn().await;
+        Ok(stat)
+    }
+    async fn list(
+        &self,
+        kind: KeyKind,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.before(kind).await?;
+        let entries = self.inner.list(kind).await?;
+        self.turn().await;
+        Ok(entries)
+    }
+    async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
+        self.before(key).await?;
+        let deleted = self.inner.delete(key).await?;
+        self.turn().await;
+        Ok(deleted)
+    }
+    async fn check(&self) -> Result<(), StorageError> {
+        Ok(())
+    }
+}
