@@ -16,6 +16,7 @@ use crate::image::{BuildStats, Image, ManifestBlob};
 use crate::keyed_lock::KeyedLocks;
 use crate::lease::Leases;
 use crate::nix::Nix;
+use crate::record::MANIFESTS;
 use crate::record::{self, ImageRecord};
 use crate::spool::InstanceDir;
 
@@ -110,7 +111,7 @@ impl Engine {
         key: Digest,
         request: &ImageRequest,
     ) -> Result<Option<Image>, BuildError> {
-        let entry = Key::Manifest(key);
+        let entry = Key::new(MANIFESTS, key);
         let Some(record) = record::load::<ImageRecord>(&*self.storage, &entry).await? else {
             return Ok(None);
         };
@@ -152,7 +153,7 @@ impl Engine {
         &self,
         digest: &Digest,
     ) -> Result<Option<ManifestBlob>, BuildError> {
-        let key = Key::Blob(*digest);
+        let key = Key::blob(*digest);
         let bytes = match self.storage.get_bytes(&key, MAX_MANIFEST).await {
             Ok(Some(bytes)) => bytes,
             // So large a blob is a layer.

@@ -18,6 +18,7 @@ use crate::layers::{self, Announce, KnownLayer};
 use crate::nix::{Evaluation, EvaluationRequest, RealisedPackage};
 use crate::progress::Phase;
 use crate::recipe::Recipe;
+use crate::record::MANIFESTS;
 use crate::record::{self, ImageRecord};
 use crate::turn::{self, Turn};
 
@@ -217,7 +218,7 @@ async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    record::save(&*engine.storage, &Key::Manifest(image.key), &record).await
+    record::save(&*engine.storage, &Key::new(MANIFESTS, image.key), &record).await
 }
 
 /// The build's phases as they are passed through, with their times.

@@ -29,7 +29,7 @@ pub(crate) async fn recheck(
     storage: &dyn Storage,
     digest: &Digest,
 ) -> Result<Recheck, StorageError> {
-    let key = Key::Blob(*digest);
+    let key = Key::blob(*digest);
     match verify::hash(storage, &key).await? {
         None => Ok(Recheck::Gone),
         Some((actual, size)) if actual == *digest => Ok(Recheck::Sound { size }),
@@ -60,7 +60,7 @@ mod tests {
     ) {
         let storage = MemoryStorage::new();
         let digest = Digest::of(b"blob");
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         if let Some(bytes) = stored {
             let _ = storage
                 .put(&key, bytes.into(), PutMode::Replace)

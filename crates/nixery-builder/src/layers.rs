@@ -20,6 +20,7 @@ use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::LayerSummary;
 use crate::nix::RealisedPackage;
+use crate::record::BUILDS;
 use crate::record::{self, LayerRecord};
 
 /// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
@@ -167,12 +168,12 @@ async fn ensure(
     let record = LayerRecord::from(packed.layer.clone());
     announce.known(facts(&record, false, paths));
     put(engine, packed).await?;
-    record::save(&*engine.storage, &Key::Build(key), &record).await
+    record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await
 }
 
 /// The layer built for a key, if its blob is still there, which then stays for this build.
 pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
-    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await?;
+    let record = record::load::<LayerRecord>(&*engine.storage, &Key::new(BUILDS, key)).await?;
     match record {
         Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),

@@ -86,6 +86,7 @@ pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use heal::Recheck;
 pub use image::{BuildStats, Image, LayerSummary, ManifestBlob};
+pub use lease::LEASES;
 pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use nix::{
     EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixCliConfig, NixError,
@@ -93,6 +94,8 @@ pub use nix::{
 };
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
+pub use record::{BUILDS, MANIFESTS};
+pub use uses::USES;
 
 #[cfg(test)]
 mod flow_tests;

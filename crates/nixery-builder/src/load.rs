@@ -99,6 +99,7 @@ async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
         location: url.to_owned(),
         source,
     };
+    nixery_storage::install_tls_provider();
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .build()

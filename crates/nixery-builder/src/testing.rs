@@ -17,7 +17,7 @@ use nixery_core::pack::StoreRoot;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
 use nixery_manifest::Digest;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
     StorageError,
 };
 use tempfile::TempDir;
@@ -254,9 +254,9 @@ impl Storage for CountingStorage {
     }
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
-        self.inner.list(kind).await
+        self.inner.list(folder).await
     }
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
         self.inner.delete(key).await

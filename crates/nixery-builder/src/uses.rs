@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::gc::note;
 use crate::generations::Generations;
+
+/// Marks whose age says when a blob was last needed, each named by the SHA-256 of the blob.
+pub const USES: Folder = Folder::new("uses", Contents::Json);
 
 /// Marks that are written at once on behalf of images being served; more are left for later.
 const WRITES: usize = 64;
@@ -107,7 +110,7 @@ impl Uses {
         if self.is_held(&digest) {
             return Ok(());
         }
-        if self.storage.stat(&Key::Blob(digest)).await?.is_some() {
+        if self.storage.stat(&Key::blob(digest)).await?.is_some() {
             return self.hold(digest).await.map(drop);
         }
         // It may have been deleted just now, by a call that is still repeated somewhere: that is
@@ -170,7 +173,7 @@ async fn put(
     digest: Digest,
     mark: &'static [u8],
 ) -> Result<(), StorageError> {
-    let (key, mark) = (Key::Use(digest), Bytes::from_static(mark));
+    let (key, mark) = (Key::new(USES, digest), Bytes::from_static(mark));
     storage.put(&key, mark, PutMode::Replace).await.map(drop)
 }
 
@@ -193,7 +196,7 @@ mod tests {
 
     async fn is_marked(storage: &MemoryStorage, digest: Digest) -> bool {
         storage
-            .stat(&Key::Use(digest))
+            .stat(&Key::new(USES, digest))
             .await
             .expect("works")
             .is_some()
@@ -215,7 +218,10 @@ mod tests {
             uses.mark_soon(digest, &runtime);
             settle().await;
             assert!(is_marked(&storage, digest).await);
-            storage.delete(&Key::Use(digest)).await.expect("deleted");
+            storage
+                .delete(&Key::new(USES, digest))
+                .await
+                .expect("deleted");
             for _ in 0..4 {
                 uses.mark_soon(digest, &runtime);
                 settle().await;

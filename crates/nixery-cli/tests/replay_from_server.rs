@@ -3,6 +3,7 @@
 mod common;
 
 use common::Place;
+use nixery_builder::graphs::GRAPHS;
 use nixery_builder::traffic::{Fingerprint, Pull, WEEK, store_pulls};
 use nixery_manifest::Digest;
 use nixery_storage::{FilesystemStorage, Key, PutMode, Storage};
@@ -60,7 +61,7 @@ fn store(pulls: &[Pull]) -> Place {
             store_pulls(&storage, pulls).await.expect("stored");
         }
         for (name, letter) in [("app-1", "b"), ("app-2", "c")] {
-            let (key, bytes) = (Key::Graph(image(name)), graph(name, letter));
+            let (key, bytes) = (Key::new(GRAPHS, image(name)), graph(name, letter));
             let put = storage.put(&key, bytes.into(), PutMode::Replace).await;
             let _ = put.expect("stored");
         }

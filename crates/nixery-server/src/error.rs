@@ -191,11 +191,6 @@ impl From<&StorageError> for ApiError {
                 Code::Unavailable,
                 "the server's blob store does not answer",
             ),
-            StorageError::Failed { .. } | StorageError::Spool { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server's blob store failed",
-            ),
             // The store may be in the middle of something; damage that lasts is found by its size or digest.
             StorageError::Truncated { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -211,6 +206,12 @@ impl From<&StorageError> for ApiError {
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::Unsupported,
                 "the range holds no byte of this blob",
+            ),
+            // `Failed` and `Spool`.
+            _ => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Unknown,
+                "the server's blob store failed",
             ),
         };
         let answer = Self::new(status, code, message);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What was being done to a store when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Operation {
     /// Writing an object.
     Write,
@@ -38,11 +39,34 @@ impl fmt::Display for Operation {
     }
 }
 
+/// The kinds of [`StorageError`], for telling errors apart without their fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// The store cannot be opened.
+    Open,
+    /// The store does not allow the operation.
+    Denied,
+    /// The store is full.
+    NoSpace,
+    /// The backend failed in another way.
+    Failed,
+    /// The caller's spool file cannot be read.
+    Spool,
+    /// The object ended early.
+    Truncated,
+    /// The requested range contains no byte of the object.
+    RangeNotSatisfiable,
+    /// The object is larger than the caller allows.
+    TooLarge,
+}
+
 /// A failed storage operation.
 ///
 /// Messages name the backend, the operation and the object (`layers/<hex>`), but no path of the
 /// machine except in [`StorageError::Open`], which no client ever sees.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorageError {
     /// The store cannot be opened.
     #[error("the {backend} store at {location} cannot be opened: {problem}")]
@@ -154,6 +178,21 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// The kind of the error.
+    #[must_use]
+    pub const fn kind(&self) -> StorageErrorKind {
+        match self {
+            Self::Open { .. } => StorageErrorKind::Open,
+            Self::Denied { .. } => StorageErrorKind::Denied,
+            Self::NoSpace { .. } => StorageErrorKind::NoSpace,
+            Self::Failed { .. } => StorageErrorKind::Failed,
+            Self::Spool { .. } => StorageErrorKind::Spool,
+            Self::Truncated { .. } => StorageErrorKind::Truncated,
+            Self::RangeNotSatisfiable { .. } => StorageErrorKind::RangeNotSatisfiable,
+            Self::TooLarge { .. } => StorageErrorKind::TooLarge,
+        }
+    }
+
     /// Whether the same call may succeed later without anybody changing anything.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
@@ -171,31 +210,17 @@ impl StorageError {
         }
     }
 
-    /// Sorts an operating system error into its variant.
+    /// Classifies an error of the operating system.
     pub(crate) fn io(
         backend: &'static str,
         operation: Operation,
         target: impl fmt::Display,
         source: io::Error,
     ) -> Self {
-        let target = target.to_string();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
-                backend,
-                operation,
-                target,
-                source: source.into(),
-            },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied {
-                backend,
-                operation,
-                target,
-                source: source.into(),
-            },
-            kind => Self::Failed {
-                backend,
-                operation,
-                target,
+        let class = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::Denied,
+            kind => Class::Failed {
                 retryable: matches!(
                     kind,
                     io::ErrorKind::Interrupted
@@ -204,9 +229,9 @@ impl StorageError {
                         | io::ErrorKind::ResourceBusy
                         | io::ErrorKind::StaleNetworkFileHandle
                 ),
-                source: source.into(),
             },
-        }
+        };
+        class.error(backend, operation, target, source.into())
     }
 
     pub(crate) fn spool(target: impl fmt::Display, path: &Path, source: io::Error) -> Self {
@@ -218,11 +243,87 @@ impl StorageError {
     }
 }
 
+/// The variant of [`StorageError`] for a backend's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Denied,
+    NoSpace,
+    Failed { retryable: bool },
+}
+
+impl Class {
+    pub(crate) fn error(
+        self,
+        backend: &'static str,
+        operation: Operation,
+        target: impl fmt::Display,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> StorageError {
+        let target = target.to_string();
+        match self {
+            Self::Denied => StorageError::Denied {
+                backend,
+                operation,
+                target,
+                source,
+            },
+            Self::NoSpace => StorageError::NoSpace {
+                backend,
+                operation,
+                target,
+                source,
+            },
+            Self::Failed { retryable } => StorageError::Failed {
+                backend,
+                operation,
+                target,
+                retryable,
+                source,
+            },
+        }
+    }
+}
+
+/// Formats an error with its causes as one line, `outer: cause: cause`. A cause that its parent's
+/// text already ends with is left out.
+#[must_use]
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(&'static str, #[source] Option<Box<Link>>);
+
+    #[rstest]
+    #[case::alone(&["outer"], "outer")]
+    #[case::causes(&["outer", "middle", "inner"], "outer: middle: inner")]
+    #[case::repeated(&["outer: middle", "middle", "inner"], "outer: middle: inner")]
+    #[case::transparent(&["outer", "outer", "inner"], "outer: inner")]
+    #[case::without_words(&["outer", ""], "outer")]
+    fn a_chain_names_each_cause_once(#[case] texts: &[&'static str], #[case] line: &str) {
+        let chain = texts
+            .iter()
+            .rev()
+            .fold(None, |source, text| Some(Box::new(Link(text, source))));
+        assert_eq!(error_chain(&*chain.expect("not empty")), line);
+    }
 
     #[rstest]
     #[case(io::ErrorKind::StorageFull, "no space left to write layers/x", true)]

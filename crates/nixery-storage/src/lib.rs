@@ -4,7 +4,7 @@
 //! ```
 //! use bytes::Bytes;
 //! use nixery_manifest::Digest;
-//! use nixery_storage::{ByteRange, FilesystemStorage, Key, PutMode, Storage};
+//! use nixery_storage::{BLOBS, ByteRange, FilesystemStorage, Key, PutMode, Storage};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,7 +14,7 @@
 //! // A blob is compressed into a spool file while it is hashed, then stored under its digest.
 //! let spool = directory.path().join("spool");
 //! std::fs::write(&spool, "a layer")?;
-//! let key = Key::Blob(Digest::of(b"a layer"));
+//! let key = Key::blob(Digest::of(b"a layer"));
 //! storage.put_file(&key, &spool).await?;
 //!
 //! let range = ByteRange::new(2, 1000);
@@ -23,7 +23,7 @@
 //! assert_eq!(reader.bytes().await?, "layer");
 //!
 //! // Later: is everything still what it says it is?
-//! let report = nixery_storage::verify::verify(&storage, &Default::default(), |_| ()).await?;
+//! let report = nixery_storage::verify::verify(&storage, &[BLOBS], &Default::default(), |_| ()).await?;
 //! assert!(report.is_sound());
 //! # Ok(())
 //! # }
@@ -38,22 +38,25 @@
 //! Layout, the same in every backend and compatible with the original's buckets: `layers/<sha256>`
 //! holds every blob, `manifests/<key>` and `builds/<key>` the caches. [`Key`] owns these names.
 
+mod backoff;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
-mod exclusive;
 mod filesystem;
 mod key;
 mod memory;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 mod remote;
-mod scratch;
 mod storage;
+#[cfg(feature = "tls")]
+mod tls;
+mod trial;
 pub mod verify;
 
-pub use error::{Operation, StorageError};
-pub use exclusive::can_create_exclusively;
+pub use backoff::Backoff;
+pub use error::{Operation, StorageError, StorageErrorKind, error_chain};
 pub use filesystem::FilesystemStorage;
-pub use key::{Key, KeyKind, NotAKey};
+pub use key::{BLOBS, Contents, Folder, Key};
 pub use memory::MemoryStorage;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 pub use remote::RemoteLimits;
@@ -62,3 +65,6 @@ pub use remote::{GcsConfig, GcsStorage};
 #[cfg(feature = "s3")]
 pub use remote::{S3Addressing, S3Config, S3Credentials, S3Storage};
 pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};
+#[cfg(feature = "tls")]
+pub use tls::install_tls_provider;
+pub use trial::can_create_exclusively;

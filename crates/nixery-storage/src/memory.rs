@@ -12,7 +12,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, PutMode, PutOutcome, Stat, Storage, StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, PutMode, PutOutcome, Stat, Storage, StorageError,
 };
 
 /// Bytes per chunk of a body: small enough that readers are tested with several chunks.
@@ -149,12 +149,12 @@ impl Storage for MemoryStorage {
 
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let entries: Vec<_> = self
             .read()
             .iter()
-            .filter(|(key, _)| key.kind() == kind)
+            .filter(|(key, _)| key.folder() == folder)
             .map(|(key, object)| {
                 Ok(Entry {
                     path: key.path(),

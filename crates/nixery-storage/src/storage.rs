@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 
-use crate::{Key, KeyKind, StorageError};
+use crate::{Folder, Key, StorageError};
 
 /// A place for blobs and cache entries, shared by any number of servers.
 ///
@@ -87,7 +87,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The backend's failure, at once or within the stream.
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError>;
 
     /// Deletes an object; `false` where there was none.

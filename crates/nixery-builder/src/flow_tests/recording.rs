@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use nixery_storage::{Key, KeyKind, MemoryStorage};
+use nixery_storage::{Key, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 
 use super::{build, fail};
+use crate::graphs::GRAPHS;
 use crate::graphs::{self, RecordedGraph};
+use crate::record::MANIFESTS;
 use crate::testing::faulty::FaultyStorage;
 use crate::testing::{Bench, CountingStorage, pinned, store_path};
 
@@ -76,15 +78,13 @@ async fn each_image_that_is_built_is_recorded_once() {
     build(&bench, "htop").await;
     assert_eq!(recorded(&bench).await.len(), 2);
     let stored = store.stored.borrow().clone();
-    let written = stored
-        .iter()
-        .filter(|key| key.kind() == KeyKind::Graph)
-        .count();
+    let written = stored.iter().filter(|key| key.folder() == GRAPHS).count();
     assert_eq!(written, 2, "{stored:?}");
     // Under the key of the image's record, after it.
     for (place, key) in stored.iter().enumerate() {
-        if let Key::Graph(key) = key {
-            assert!(stored[..place].contains(&Key::Manifest(*key)), "{stored:?}");
+        if key.folder() == GRAPHS {
+            let record = Key::new(MANIFESTS, key.digest().expect("a digest"));
+            assert!(stored[..place].contains(&record), "{stored:?}");
         }
     }
 }

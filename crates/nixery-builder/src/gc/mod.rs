@@ -53,6 +53,7 @@ pub use plan::Reason;
 pub use report::{DroppedImage, GcReport};
 
 use crate::config::DEFAULT_GC_GRACE;
+use crate::lease::LEASES;
 use sweep::Sweep;
 use turn::Turn;
 
@@ -274,7 +275,7 @@ async fn collect_as(
 
 /// The time by the clock that dates the store's objects.
 async fn store_time(storage: &dyn Storage, only_look: bool) -> Result<SystemTime, GcError> {
-    let key = Key::Lease(Digest::of(CLOCK));
+    let key = Key::new(LEASES, Digest::of(CLOCK));
     let write = async {
         for _ in 0..CLOCK_TRIES {
             let json = Bytes::from_static(b"{}\n");

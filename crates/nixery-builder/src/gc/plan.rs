@@ -10,6 +10,8 @@ use serde::Serialize;
 use super::GcPolicy;
 use super::inventory::{BlobId, Inventory, age};
 use super::remembered::{Limits, forgotten};
+use crate::graphs::GRAPHS;
+use crate::learned::PLANS;
 
 /// A lease that was not renewed for so long is nobody's.
 const OLD_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -153,11 +155,12 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     let leases = leases.filter(|(_, then)| age(now, *then) > OLD_LEASE);
     plan.leases = leases.map(|(key, _)| *key).collect();
     let images = inventory.images.iter().map(|image| image.key);
-    let cached = images.filter_map(|key| match key {
-        Key::Manifest(digest) => Some(Key::Graph(digest)),
-        _ => None,
-    });
-    let plans = inventory.plans_in_use.iter().copied().map(Key::Plan);
+    let cached = images.filter_map(|key| Some(Key::new(GRAPHS, key.digest()?)));
+    let plans = inventory
+        .plans_in_use
+        .iter()
+        .copied()
+        .map(|digest| Key::new(PLANS, digest));
     let needed = cached.chain(plans).collect();
     let remembered = inventory.remembered.iter();
     let remembered: Vec<_> = remembered

@@ -3,9 +3,12 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use nixery_storage::{Key, KeyKind};
+use nixery_storage::{Folder, Key};
 
 use super::inventory::age;
+use crate::graphs::GRAPHS;
+use crate::learned::PLANS;
+use crate::traffic::TRAFFIC;
 
 /// The graph of a dropped image, a batch of pulls, and a plan that is not used are kept for so long.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
@@ -28,17 +31,17 @@ impl Limits {
     };
 
     /// The limit of each of [`KINDS`].
-    pub(super) const fn of_kinds(self) -> [(KeyKind, usize); KINDS.len()] {
+    pub(super) const fn of_kinds(self) -> [(Folder, usize); KINDS.len()] {
         [
-            (KeyKind::Graph, self.graphs),
-            (KeyKind::Traffic, self.traffic),
-            (KeyKind::Plan, self.plans),
+            (GRAPHS, self.graphs),
+            (TRAFFIC, self.traffic),
+            (PLANS, self.plans),
         ]
     }
 }
 
 /// What is remembered.
-pub(super) const KINDS: [KeyKind; 3] = [KeyKind::Graph, KeyKind::Traffic, KeyKind::Plan];
+pub(super) const KINDS: [Folder; 3] = [GRAPHS, TRAFFIC, PLANS];
 
 /// An entry of `graphs/`, `traffic/` or `plans/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +61,7 @@ pub(super) fn forgotten(
     let is_needed = |entry: &Remembered| needed.contains(&entry.key);
     let mut forgotten = Vec::new();
     for (kind, most) in limits.of_kinds() {
-        let of_kind = remembered.iter().filter(|entry| entry.key.kind() == kind);
+        let of_kind = remembered.iter().filter(|entry| entry.key.folder() == kind);
         let (mut kept, old): (Vec<&Remembered>, Vec<&Remembered>) =
             of_kind.partition(|entry| is_needed(entry) || age(now, entry.written) <= KEPT_FOR);
         // The key makes the order certain.

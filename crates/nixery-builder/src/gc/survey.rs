@@ -5,15 +5,19 @@ use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind, Storage, StorageError};
+use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError};
 
 use super::inventory::{BlobId, Inventory, LayerEntry, age};
 use super::records::{self, ImageEntry};
 use super::remembered::{KINDS, Remembered};
 use super::{GcError, GcPhase, GcPolicy, Watch, doing};
 use crate::engine::MAX_MANIFEST;
+use crate::learned::PLANS;
 use crate::learned::plans_in_use;
+use crate::lease::LEASES;
 use crate::record::MAX_RECORD;
+use crate::record::{BUILDS, MANIFESTS};
+use crate::uses::USES;
 use crate::uses::is_use;
 
 /// Objects read at once: hides a remote store's latency.
@@ -34,14 +38,14 @@ pub(super) async fn survey(
     let mut inventory = Inventory::default();
     watch.enter(GcPhase::List, 0);
     let mut marks: HashMap<Digest, Mark> = HashMap::new();
-    list(storage, KeyKind::Use, now, watch, |key, size, modified| {
-        if let Key::Use(digest) = key {
+    list(storage, USES, now, watch, |key, size, modified| {
+        if let Some(digest) = key.digest() {
             let is_use = is_use(size);
             marks.insert(digest, Mark { modified, is_use });
         }
     })
     .await?;
-    list(storage, KeyKind::Lease, now, watch, |key, _, modified| {
+    list(storage, LEASES, now, watch, |key, _, modified| {
         inventory.leases.push((key, modified));
     })
     .await?;
@@ -54,36 +58,28 @@ pub(super) async fn survey(
     // After the listing: a plan that is put into use meanwhile is young.
     let in_use = plans_in_use(storage).await.map_err(doing("read"))?;
     inventory.plans_in_use = in_use.unwrap_or_else(|| {
-        let plan = |entry: &Remembered| match entry.key {
-            Key::Plan(digest) => Some(digest),
-            _ => None,
-        };
-        inventory.remembered.iter().filter_map(plan).collect()
+        let remembered = inventory.remembered.iter();
+        let plans = remembered.filter(|entry| entry.key.folder() == PLANS);
+        plans.filter_map(|entry| entry.key.digest()).collect()
     });
-    list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
-        if let Key::Blob(digest) = key {
+    list(storage, BLOBS, now, watch, |key, size, modified| {
+        if let Some(digest) = key.digest() {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);
             inventory.add_blob(digest, size, modified.max(marked));
         }
     })
     .await?;
     let mut layers = Vec::new();
-    list(storage, KeyKind::Build, now, watch, |key, _, modified| {
+    list(storage, BUILDS, now, watch, |key, _, modified| {
         if age(now, modified) > policy.grace {
             layers.push((key, modified));
         }
     })
     .await?;
     let mut images = Vec::new();
-    list(
-        storage,
-        KeyKind::Manifest,
-        now,
-        watch,
-        |key, _, modified| {
-            images.push((key, modified));
-        },
-    )
+    list(storage, MANIFESTS, now, watch, |key, _, modified| {
+        images.push((key, modified));
+    })
     .await?;
 
     watch.enter(GcPhase::Read, (images.len() + layers.len()) as u64);
@@ -166,7 +162,7 @@ async fn manifest(
     id: BlobId,
     digest: Digest,
 ) -> Result<(BlobId, Option<Vec<Digest>>), GcError> {
-    let key = Key::Blob(digest);
+    let key = Key::blob(digest);
     let read = async {
         let Some(mut reader) = storage.get(&key, None).await? else {
             return Ok(None);
@@ -219,12 +215,12 @@ async fn read(
 /// Calls `found` for each entry with a Nixery name; where the store knows no age it is new.
 async fn list(
     storage: &dyn Storage,
-    kind: KeyKind,
+    folder: Folder,
     now: SystemTime,
     watch: &mut Watch<'_>,
     mut found: impl FnMut(Key, u64, SystemTime),
 ) -> Result<(), GcError> {
-    let mut entries = storage.list(kind).await.map_err(doing("listed"))?;
+    let mut entries = storage.list(folder).await.map_err(doing("listed"))?;
     while let Some(entry) = entries.try_next().await.map_err(doing("listed"))? {
         watch.step();
         if let Some(key) = entry.key {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::graphs::GRAPHS;
 use crate::image::{BuildStats, LayerSummary, ManifestBlob};
 use crate::testing::store_path;
 
@@ -238,7 +239,7 @@ async fn what_is_missing_is_none_and_what_is_damaged_an_error() {
     let storage = MemoryStorage::new();
     let key = Digest::of(b"key");
     assert_eq!(read(&storage, key).await.expect("works"), None);
-    let object = Key::Graph(key);
+    let object = Key::new(GRAPHS, key);
     let put = storage.put(&object, "junk".into(), PutMode::Replace);
     let _ = put.await.expect("is stored");
     let error = read(&storage, key).await.expect_err("no graph");

@@ -31,7 +31,7 @@ use nixery_storage::StorageError;
 use crate::graphs::GraphsError;
 
 pub(crate) use pointer::plans_in_use;
-pub use pointer::{LearnedPlan, Pointer, load, pointed};
+pub use pointer::{LearnedPlan, PLANS, Pointer, load, pointed};
 pub use teach::{LEAST_IMAGES, Lesson, PERIOD, learn};
 
 /// Why no plan was learned, or the learned plan cannot be told.

@@ -6,10 +6,13 @@ use bytes::Bytes;
 use nixery_core::StorePath;
 use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+
+/// Cluster plans, each named by the SHA-256 of its file, and the pointer to the one in use.
+pub const PLANS: Folder = Folder::new("plans", Contents::Binary);
 
 /// What the pointer is named by.
 const POINTER: &[u8] = b"learned plan";
@@ -45,7 +48,7 @@ pub struct LearnedPlan {
 }
 
 fn pointer_key() -> Key {
-    Key::Plan(Digest::of(POINTER))
+    Key::new(PLANS, Digest::of(POINTER))
 }
 
 /// What the store has for a pointer.
@@ -105,7 +108,7 @@ pub async fn load(storage: &dyn Storage) -> Result<Option<LearnedPlan>, LearnErr
             return Ok(None);
         }
     };
-    let key = Key::Plan(pointer.plan);
+    let key = Key::new(PLANS, pointer.plan);
     let Some(bytes) = get(storage, &key, MAX_FILE_BYTES as u64).await? else {
         tracing::warn!(%key, "the learned plan is gone: it is not used");
         return Ok(None);
@@ -140,7 +143,7 @@ pub(super) async fn store(
         images,
     };
     // Replaced where it is there: it is as young as its use then.
-    put(storage, &Key::Plan(pointer.plan), bytes).await?;
+    put(storage, &Key::new(PLANS, pointer.plan), bytes).await?;
     let versioned = Versioned {
         version: VERSION,
         pointer: pointer.clone(),

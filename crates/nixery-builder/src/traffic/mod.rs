@@ -20,7 +20,10 @@ pub use read::{MOST_PULLS, RecordedPulls, read_pulls};
 pub use workload::{RecordedWorkload, WEEK, recorded_workload};
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
+
+/// Batches of recorded pulls, each named by the SHA-256 of its bytes.
+pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
 
 /// Most pulls of a batch. Written by one process in five minutes, they are more than 30 a second.
 pub const MOST_IN_BATCH: usize = 10_000;
@@ -44,7 +47,7 @@ pub struct Pull {
 /// The store failed.
 pub async fn store_pulls(storage: &dyn Storage, pulls: &[Pull]) -> Result<(), StorageError> {
     let bytes = batch::to_bytes(pulls);
-    let key = Key::Traffic(Digest::of(&bytes));
+    let key = Key::new(TRAFFIC, Digest::of(&bytes));
     storage
         .put(&key, bytes.into(), PutMode::Replace)
         .await

@@ -8,7 +8,9 @@ use serde_json::json;
 use super::read::read_at_most;
 use super::workload::History;
 use super::*;
+use crate::graphs::GRAPHS;
 use crate::graphs::RecordedGraph;
+use crate::traffic::TRAFFIC;
 
 /// 2023-11-14.
 const THEN: u64 = 1_700_000_000;
@@ -163,9 +165,9 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
         let put = storage.put(&key, bytes.into(), PutMode::Replace);
         let _ = put.await.unwrap();
     };
-    put(Key::Traffic(image("other")), "what was not written").await;
+    put(Key::new(TRAFFIC, image("other")), "what was not written").await;
     let newer = r#"{"version":2}"#;
-    put(Key::Traffic(Digest::of(newer.as_bytes())), newer).await;
+    put(Key::new(TRAFFIC, Digest::of(newer.as_bytes())), newer).await;
 
     let mut told = Vec::new();
     let read = read_pulls(&storage, |done, total| told.push((done, total)));
@@ -281,7 +283,7 @@ async fn what_was_recorded_is_replayed_from_the_store() {
             .unwrap();
     }
     // One that cannot be read counts as none.
-    let damaged = Key::Graph(image("app-3"));
+    let damaged = Key::new(GRAPHS, image("app-3"));
     let put = storage.put(&damaged, "garbage".into(), PutMode::Replace);
     let _ = put.await.unwrap();
     store_pulls(&storage, &pulls).await.unwrap();

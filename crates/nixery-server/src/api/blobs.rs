@@ -25,7 +25,7 @@ pub(crate) async fn blob(
     request: &Parts,
     digest: Digest,
 ) -> Result<Response, ApiError> {
-    let key = Key::Blob(digest);
+    let key = Key::blob(digest);
     let storage = state.builder().storage();
     let failed = |error: StorageError| unreadable(state, &digest, &error);
 

@@ -7,13 +7,15 @@ use axum::extract::ConnectInfo;
 use futures::TryStreamExt;
 use http::{Method, Request, StatusCode};
 use nixery_builder::BuilderConfig;
+use nixery_builder::MANIFESTS;
+use nixery_builder::traffic::TRAFFIC;
 use nixery_builder::traffic::{MOST_IN_BATCH, Pull, read_pulls};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::listen::{bind, serve};
 use nixery_server::router;
 use nixery_server::traffic::{Recorder, Salt, record_forever};
-use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
+use nixery_storage::{Key, MemoryStorage, Storage};
 use rstest::rstest;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -42,7 +44,7 @@ async fn pulls(registry: &Registry) -> Vec<Pull> {
 }
 
 async fn batches(registry: &Registry) -> usize {
-    let listing = registry.storage.list(KeyKind::Traffic).await.unwrap();
+    let listing = registry.storage.list(TRAFFIC).await.unwrap();
     listing.try_collect::<Vec<_>>().await.unwrap().len()
 }
 
@@ -93,7 +95,7 @@ async fn a_get_for_a_manifest_counts_and_nothing_else_does() {
     }
     let recorded = pulls(&registry).await;
     assert_eq!(recorded.len(), 1, "{recorded:?}");
-    let entry = Key::Manifest(recorded[0].image);
+    let entry = Key::new(MANIFESTS, recorded[0].image);
     assert!(registry.storage.stat(&entry).await.unwrap().is_some());
     assert_eq!(batches(&registry).await, 1);
     assert_eq!(pulls(&registry).await.len(), 1, "nothing is stored twice");
@@ -187,7 +189,7 @@ async fn what_is_stored_tells_no_address_no_agent_and_no_name() {
     let registry = recording().await;
     registry.ask(from("203.0.113.77", DOCKERS)).await;
     pulls(&registry).await;
-    let listing = registry.storage.list(KeyKind::Traffic).await.unwrap();
+    let listing = registry.storage.list(TRAFFIC).await.unwrap();
     let entries: Vec<_> = listing.try_collect().await.unwrap();
     let key = entries[0].key.unwrap();
     let bytes = registry

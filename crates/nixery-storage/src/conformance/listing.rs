@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
-use super::{blob, cache_key, delete, digest, list, put, read};
-use crate::{Key, KeyKind, Storage};
+use super::{ENTRIES, OTHER_ENTRIES, blob, cache_key, delete, digest, list, put, read};
+use crate::{Key, Storage};
 
 /// `stat` tells the size, and where it tells an age it is a sensible one.
 pub async fn stat_tells_size_and_age(storage: &dyn Storage) {
@@ -34,7 +34,7 @@ pub async fn list_is_complete(storage: &dyn Storage) {
     for chunk in keys.iter().collect::<Vec<_>>().chunks(16) {
         join_all(chunk.iter().map(|key| put(storage, key, "12345".into()))).await;
     }
-    let listed = list(storage, KeyKind::Build).await;
+    let listed = list(storage, ENTRIES).await;
     for key in &keys {
         let entries: Vec<_> = listed.iter().filter(|e| e.key == Some(*key)).collect();
         assert_eq!(entries.len(), 1, "{key} listed {} times", entries.len());
@@ -44,7 +44,7 @@ pub async fn list_is_complete(storage: &dyn Storage) {
     for key in &keys {
         delete(storage, key).await;
     }
-    let listed = list(storage, KeyKind::Build).await;
+    let listed = list(storage, ENTRIES).await;
     assert!(
         !listed
             .iter()
@@ -53,20 +53,24 @@ pub async fn list_is_complete(storage: &dyn Storage) {
 }
 
 /// One digest names three different objects in the three folders.
-pub async fn kinds_are_apart(storage: &dyn Storage) {
-    let digest = digest("kinds_are_apart");
-    let keys = [Key::Blob(digest), Key::Manifest(digest), Key::Build(digest)];
+pub async fn folders_are_apart(storage: &dyn Storage) {
+    let digest = digest("folders_are_apart");
+    let keys = [
+        Key::blob(digest),
+        Key::new(OTHER_ENTRIES, digest),
+        Key::new(ENTRIES, digest),
+    ];
     for key in &keys {
         put(storage, key, key.path().into()).await;
     }
     for key in &keys {
         assert_eq!(read(storage, key).await, key.path());
-        let listed = list(storage, key.kind()).await;
+        let listed = list(storage, key.folder()).await;
         assert!(listed.iter().any(|entry| entry.key == Some(*key)));
         assert!(
             listed
                 .iter()
-                .all(|entry| entry.key.is_none_or(|k| k.kind() == key.kind()))
+                .all(|entry| entry.key.is_none_or(|k| k.folder() == key.folder()))
         );
     }
     delete(storage, &keys[0]).await;

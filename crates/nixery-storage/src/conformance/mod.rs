@@ -17,7 +17,7 @@ use futures::TryStreamExt;
 use nixery_manifest::Digest;
 use tempfile::NamedTempFile;
 
-use crate::{ByteRange, Entry, Key, KeyKind, PutMode, PutOutcome, Storage};
+use crate::{ByteRange, Contents, Entry, Folder, Key, PutMode, PutOutcome, Storage};
 
 mod listing;
 mod reading;
@@ -29,7 +29,7 @@ mod writing;
 mod tests;
 
 pub use listing::{
-    check_passes, delete_deletes, kinds_are_apart, list_is_complete, public_urls_name_the_object,
+    check_passes, delete_deletes, folders_are_apart, list_is_complete, public_urls_name_the_object,
     signing_works_or_is_declined, stat_tells_size_and_age,
 };
 pub use reading::{
@@ -43,6 +43,10 @@ pub use writing::{
     put_file_replaces_another_size, put_file_roundtrip, put_file_without_spool_stores_nothing,
     put_replace_replaces, put_roundtrip,
 };
+
+/// Two folders with entries. The garbage collector deletes what a broken run leaves in them.
+const ENTRIES: Folder = Folder::new("builds", Contents::Json);
+const OTHER_ENTRIES: Folder = Folder::new("manifests", Contents::Json);
 
 /// Larger than any backend's chunk, and not a multiple of one.
 const LARGE: usize = 1_500_007;
@@ -65,11 +69,11 @@ fn blob(contract: &str, size: usize) -> (Key, Bytes) {
         block = Digest::of(block.as_bytes());
     }
     bytes.truncate(size);
-    (Key::Blob(Digest::of(&bytes)), bytes.into())
+    (Key::blob(Digest::of(&bytes)), bytes.into())
 }
 
 fn cache_key(contract: &str) -> Key {
-    Key::Build(digest(contract))
+    Key::new(ENTRIES, digest(contract))
 }
 
 fn digest(contract: &str) -> Digest {
@@ -96,8 +100,8 @@ async fn read(storage: &dyn Storage, key: &Key) -> Bytes {
     reader.bytes().await.expect("body")
 }
 
-async fn list(storage: &dyn Storage, kind: KeyKind) -> Vec<Entry> {
-    let listing = storage.list(kind).await.expect("list");
+async fn list(storage: &dyn Storage, folder: Folder) -> Vec<Entry> {
+    let listing = storage.list(folder).await.expect("list");
     listing.try_collect().await.expect("entries")
 }
 

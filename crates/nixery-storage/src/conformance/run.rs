@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 
 use super::{
     bodies_come_in_bounded_chunks, check_passes, concurrent_writers_agree, delete_deletes,
-    empty_objects, get_bytes_keeps_its_limit, kinds_are_apart, large_files_roundtrip,
+    empty_objects, folders_are_apart, get_bytes_keeps_its_limit, large_files_roundtrip,
     list_is_complete, missing_objects, one_creator_wins, public_urls_name_the_object,
     put_create_new_never_replaces, put_file_is_idempotent, put_file_replaces_another_size,
     put_file_roundtrip, put_file_without_spool_stores_nothing, put_replace_replaces, put_roundtrip,
@@ -50,7 +50,7 @@ contracts! {
     get_bytes_keeps_its_limit(one),
     stat_tells_size_and_age(one),
     list_is_complete(one),
-    kinds_are_apart(one),
+    folders_are_apart(one),
     delete_deletes(one),
     concurrent_writers_agree(one, other),
     one_creator_wins(one, other),

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError,
 };
 use scratch::Scratch;
 
@@ -42,12 +42,12 @@ struct Root {
 }
 
 impl Root {
-    fn folder(&self, kind: KeyKind) -> PathBuf {
-        self.path.join(kind.folder())
+    fn folder(&self, folder: Folder) -> PathBuf {
+        self.path.join(folder.name())
     }
 
     fn path(&self, key: &Key) -> PathBuf {
-        let mut path = self.folder(key.kind());
+        let mut path = self.folder(key.folder());
         path.push(key.name());
         path
     }
@@ -66,9 +66,7 @@ impl FilesystemStorage {
         let path = &storage.root.path;
         let prepare = || {
             fs::create_dir_all(path)?;
-            for kind in KeyKind::ALL {
-                fs::create_dir_all(storage.root.folder(kind))?;
-            }
+            fs::create_dir_all(storage.root.folder(BLOBS))?;
             storage.root.scratch.claim()?;
             File::open(path)?.sync_all()
         };
@@ -95,21 +93,16 @@ impl FilesystemStorage {
     /// that is mounted read-only.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when there is no directory at `root`, or none of a store's folders
-    /// in it.
+    /// [`StorageError::Open`] when there is no directory at `root`, or no store in it.
     pub fn open_existing(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let storage = Self::new(root.into());
         let path = &storage.root.path;
         fs::read_dir(path).map_err(|error| cannot_open(path, error))?;
-        let is_store = KeyKind::CONTENT
-            .into_iter()
-            .any(|kind| storage.root.folder(kind).is_dir());
-        if !is_store {
+        if !storage.root.folder(BLOBS).is_dir() {
             return Err(StorageError::Open {
                 backend: BACKEND,
                 location: path.display().to_string(),
-                problem: "no store is there: it holds none of the directories layers, manifests and builds"
-                    .into(),
+                problem: "it contains no store: it has no directory `layers`".into(),
                 source: None,
             });
         }
@@ -198,12 +191,12 @@ impl Storage for FilesystemStorage {
 
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let listing = self
-            .blocking(Operation::List, kind, move |root| root.list(kind))
+            .blocking(Operation::List, folder, move |root| root.list(folder))
             .await?;
-        Ok(read::entries(listing, kind))
+        Ok(read::entries(listing, folder))
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {

@@ -16,7 +16,7 @@ use futures::stream::{self, BoxStream};
 use tokio::task::JoinHandle;
 
 use super::{BACKEND, Root, failed, join};
-use crate::{BlobReader, ByteRange, Entry, Key, KeyKind, Operation, Stat, StorageError};
+use crate::{BlobReader, ByteRange, Entry, Folder, Key, Operation, Stat, StorageError};
 
 /// Bytes read at once. Larger reads were not faster; at most two of these per reader are in memory.
 const CHUNK_BYTES: u64 = 256 * 1024;
@@ -71,11 +71,11 @@ impl Root {
     }
 
     /// `None` where the folder is missing, as it may in a store of the original's.
-    pub(super) fn list(&self, kind: KeyKind) -> Result<Option<fs::ReadDir>, StorageError> {
-        match fs::read_dir(self.folder(kind)) {
+    pub(super) fn list(&self, folder: Folder) -> Result<Option<fs::ReadDir>, StorageError> {
+        match fs::read_dir(self.folder(folder)) {
             Ok(listing) => Ok(Some(listing)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(Operation::List, kind)(error)),
+            Err(error) => Err(failed(Operation::List, folder)(error)),
         }
     }
 }
@@ -221,7 +221,7 @@ fn read_by_thread(mut source: Source) -> Next {
 /// Turns an open folder into a stream, a batch of entries per hop to the blocking threads.
 pub(super) fn entries(
     listing: Option<fs::ReadDir>,
-    kind: KeyKind,
+    folder: Folder,
 ) -> BoxStream<'static, Result<Entry, StorageError>> {
     stream::unfold(listing, move |listing| async move {
         let mut listing = listing?;
@@ -230,12 +230,12 @@ pub(super) fn entries(
             let rest = (batch.len() == LIST_BATCH).then_some(listing);
             let entries: Vec<_> = batch
                 .into_iter()
-                .filter_map(|item| entry(item, kind).transpose())
+                .filter_map(|item| entry(item, folder).transpose())
                 .collect();
             (entries, rest)
         });
         Some(read.await.unwrap_or_else(|error| {
-            let error = failed(Operation::List, kind)(join(error));
+            let error = failed(Operation::List, folder)(join(error));
             (vec![Err(error)], None)
         }))
     })
@@ -244,8 +244,8 @@ pub(super) fn entries(
 }
 
 /// `None` for what vanished meanwhile and for our own probes.
-fn entry(item: io::Result<fs::DirEntry>, kind: KeyKind) -> Result<Option<Entry>, StorageError> {
-    let item = item.map_err(failed(Operation::List, kind))?;
+fn entry(item: io::Result<fs::DirEntry>, folder: Folder) -> Result<Option<Entry>, StorageError> {
+    let item = item.map_err(failed(Operation::List, folder))?;
     let name = item.file_name();
     if name.as_encoded_bytes().starts_with(b".") {
         return Ok(None);
@@ -253,15 +253,15 @@ fn entry(item: io::Result<fs::DirEntry>, kind: KeyKind) -> Result<Option<Entry>,
     let metadata = match item.metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(Operation::List, kind)(error)),
+        Err(error) => return Err(failed(Operation::List, folder)(error)),
     };
     // A folder or a link under an object's name is as foreign as a file under another.
     let key = Some(name.as_os_str())
         .filter(|_| metadata.is_file())
         .and_then(OsStr::to_str)
-        .and_then(|name| Key::from_name(kind, name));
+        .and_then(|name| Key::from_name(folder, name));
     Ok(Some(Entry {
-        path: format!("{}/{}", kind.folder(), name.to_string_lossy()),
+        path: format!("{}/{}", folder.name(), name.to_string_lossy()),
         key,
         stat: stat(&metadata),
     }))

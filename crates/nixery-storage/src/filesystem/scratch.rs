@@ -12,6 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
 
+/// Where the folders of all writers are.
+pub(super) const TMP: &str = "tmp";
 /// Held while a folder is made or stale ones are removed, so that a new one is not taken for stale.
 const GATE: &str = "gate.lock";
 /// Held by the owner of a folder.
@@ -38,7 +40,7 @@ struct Own {
 impl Scratch {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            tmp: root.join("tmp"),
+            tmp: root.join(TMP),
             own: Mutex::new(None),
         }
     }

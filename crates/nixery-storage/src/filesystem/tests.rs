@@ -10,7 +10,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::verify::{VerifyOptions, verify};
-use crate::{Entry, conformance};
+use crate::{Contents, Entry, conformance};
+
+const ENTRIES: Folder = Folder::new("builds", Contents::Json).with_sha1_names();
 
 /// A store, and the directory that goes when the test ends.
 struct Store {
@@ -55,7 +57,7 @@ fn leftovers(root: &Path) -> Vec<PathBuf> {
 }
 
 fn blob(bytes: &[u8]) -> Key {
-    Key::Blob(Digest::of(bytes))
+    Key::blob(Digest::of(bytes))
 }
 
 #[rstest]
@@ -187,7 +189,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
     // Whoever asks now gets the size there is, and `verify` tells that it is wrong.
     let stat = store.storage.stat(&key).await.unwrap().unwrap();
     assert_eq!(stat.size, left);
-    let report = verify(&store.storage, &VerifyOptions::default(), |_| ())
+    let report = verify(&store.storage, &[BLOBS], &VerifyOptions::default(), |_| ())
         .await
         .unwrap();
     assert_eq!(report.defects.len(), 1, "{report}");
@@ -211,11 +213,13 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
     fs::write(layers.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
     fs::write(layers.join(".probe-of-a-dead-process"), "").unwrap();
     let sha1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
-    fs::write(store.storage.root().join("builds").join(sha1), "{}").unwrap();
+    let builds = store.storage.root().join("builds");
+    fs::create_dir(&builds).unwrap();
+    fs::write(builds.join(sha1), "{}").unwrap();
 
     let entries: Vec<Entry> = store
         .storage
-        .list(KeyKind::Blob)
+        .list(BLOBS)
         .await
         .unwrap()
         .try_collect()
@@ -228,9 +232,12 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
         delete_corrupt: true,
         ..VerifyOptions::default()
     };
-    let report = verify(&store.storage, &options, |_| ()).await.unwrap();
+    let report = verify(&store.storage, &[BLOBS, ENTRIES], &options, |_| ())
+        .await
+        .unwrap();
     assert!(report.is_sound(), "{report}");
-    assert_eq!((report.blobs, report.builds, report.legacy), (1, 1, 1));
+    assert_eq!((report.count(BLOBS), report.count(ENTRIES)), (1, 1));
+    assert_eq!(report.legacy, 1);
     let folder = format!("layers/{hex}");
     let mut foreign = ["layers/README", "layers/\u{fffd}", folder.as_str()];
     foreign.sort_unstable();
@@ -240,7 +247,7 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
     // A folder under an object's name is no object, and no server error's cause is hidden.
     let error = store
         .storage
-        .get(&Key::from_name(KeyKind::Blob, &hex).unwrap(), None)
+        .get(&Key::from_name(BLOBS, &hex).unwrap(), None)
         .await
         .unwrap_err();
     assert!(matches!(error, StorageError::Failed { .. }), "{error:?}");
@@ -254,14 +261,14 @@ async fn a_root_that_is_cleared_under_a_running_server_is_made_again(store: Stor
         fs::remove_dir_all(entry.unwrap().path()).unwrap();
     }
     assert!(store.storage.get(&key, None).await.unwrap().is_none());
-    let listing = store.storage.list(KeyKind::Blob).await.unwrap();
+    let listing = store.storage.list(BLOBS).await.unwrap();
     assert_eq!(listing.count().await, 0);
     store
         .storage
         .put_file(&key, &store.spool(b"bytes"))
         .await
         .unwrap();
-    let cache = Key::Manifest(Digest::of(b"key"));
+    let cache = Key::new(ENTRIES, Digest::of(b"key"));
     let put = store
         .storage
         .put(&cache, "{}".into(), PutMode::CreateNew)
@@ -321,7 +328,7 @@ fn a_root_that_cannot_be_used_is_refused(#[case] root: &str, #[case] problem: &s
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("file"), "").unwrap();
     fs::create_dir(directory.path().join("half")).unwrap();
-    fs::write(directory.path().join("half/builds"), "").unwrap();
+    fs::write(directory.path().join("half/layers"), "").unwrap();
     let root = directory.path().join(root);
     let error = FilesystemStorage::open(&root).unwrap_err();
     let message = error.to_string();
@@ -338,7 +345,7 @@ fn an_existing_store_is_opened_without_a_trace() {
         assert!(error.to_string().contains(problem), "{error}");
     };
     refused(&directory.path().join("missing"), "no such directory");
-    refused(directory.path(), "no store is there");
+    refused(directory.path(), "contains no store");
     fs::create_dir(directory.path().join("layers")).unwrap();
     FilesystemStorage::open_existing(directory.path()).unwrap();
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);

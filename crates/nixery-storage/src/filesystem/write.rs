@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
+use super::scratch::TMP;
 use super::{Root, failed};
-use crate::{Key, KeyKind, Operation, PutMode, PutOutcome, StorageError};
+use crate::{BLOBS, Folder, Key, Operation, PutMode, PutOutcome, StorageError};
 
 /// Bytes written by [`Root::probe`]: a block, so that a full disk shows.
 const PROBE_BYTES: usize = 4096;
@@ -24,7 +25,7 @@ impl Root {
         }
         if self.has(key, metadata.len()) {
             return self
-                .sync_folder(key.kind())
+                .sync_folder(key.folder())
                 .map_err(failed(Operation::Write, key));
         }
         let write = || {
@@ -73,8 +74,9 @@ impl Root {
             if error.error.kind() != io::ErrorKind::NotFound {
                 return Err(error.error);
             }
-            // Somebody cleared the root under a running server. Nothing is lost: start again.
-            fs::create_dir_all(self.folder(key.kind()))?;
+            // The folder's first object, or the root was cleared under a running server.
+            fs::create_dir_all(self.folder(key.folder()))?;
+            File::open(&self.path)?.sync_all()?;
             rename(error.path).map_err(|error| error.error)
         });
         match renamed {
@@ -86,7 +88,7 @@ impl Root {
             }
             Err(error) => return Err(error),
         }
-        self.sync_folder(key.kind())?;
+        self.sync_folder(key.folder())?;
         Ok(PutOutcome::Stored)
     }
 
@@ -98,15 +100,28 @@ impl Root {
     }
 
     /// Makes renames within the folder survive a power failure.
-    pub(super) fn sync_folder(&self, kind: KeyKind) -> io::Result<()> {
-        File::open(self.folder(kind))?.sync_all()
+    pub(super) fn sync_folder(&self, folder: Folder) -> io::Result<()> {
+        File::open(self.folder(folder))?.sync_all()
+    }
+
+    /// The names of the folders that objects are in: `layers` and all others but `tmp`.
+    fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        let mut folders = vec![PathBuf::from(BLOBS.name())];
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = PathBuf::from(entry.file_name());
+            if entry.path().is_dir() && name != Path::new(TMP) && name != folders[0] {
+                folders.push(name);
+            }
+        }
+        Ok(folders)
     }
 
     /// Writes a block, moves it into each folder, and removes it: proves that objects can be stored.
     pub(super) fn probe(&self) -> Result<(), StorageError> {
-        for kind in KeyKind::ALL {
+        for folder in self.folders().map_err(failed(Operation::Check, BLOBS))? {
             let write = || {
-                let folder = self.folder(kind);
+                let folder = self.path.join(&folder);
                 fs::create_dir_all(&folder)?;
                 let mut file = self.scratch.file()?;
                 file.write_all(&[0; PROBE_BYTES])?;
@@ -118,7 +133,7 @@ impl Root {
                 temp.persist(&probe).map_err(|error| error.error)?;
                 fs::remove_file(&probe)
             };
-            write().map_err(failed(Operation::Check, kind))?;
+            write().map_err(failed(Operation::Check, folder.display()))?;
         }
         Ok(())
     }

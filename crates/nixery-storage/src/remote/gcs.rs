@@ -7,7 +7,7 @@ use opendal::Operator;
 use opendal::services::Gcs;
 
 use super::location::{Opening, folder};
-use super::{Parts, Remote, RemoteLimits, Upload};
+use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "gcs";
@@ -17,6 +17,7 @@ const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
 /// Where a GCS store is, and as whom to speak with it.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct GcsConfig {
     /// The bucket, which must exist.
     pub bucket: String,
@@ -31,6 +32,17 @@ pub struct GcsConfig {
     pub anonymous: bool,
     /// Retries, time-outs and upload sizes.
     pub limits: RemoteLimits,
+}
+
+impl GcsConfig {
+    /// The bucket `bucket` at Google, with everything else as [`Default`] says.
+    #[must_use]
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A store in a bucket of Google Cloud Storage. Cheap to clone.
@@ -79,7 +91,7 @@ impl GcsStorage {
             builder = builder.credential_path(path);
         }
         let operator = Operator::new(builder).map_err(|error| opening.error(error.message()))?;
-        let remote = Remote::new(Parts {
+        let remote = Remote::new(RemoteParts {
             backend: BACKEND,
             location: opening.location,
             signer: has_key.then(|| operator.clone()),
@@ -87,7 +99,7 @@ impl GcsStorage {
             public_base: format!("{endpoint}/{}/{}", config.bucket, folder(&config.prefix)),
             bucket: config.bucket,
             limits: config.limits,
-            upload: Upload::OneRequest,
+            upload: UploadMethod::OneRequest,
         })?;
         Ok(Self { remote })
     }

@@ -6,7 +6,7 @@ use opendal::Operator;
 use opendal::services::S3;
 
 use super::location::{Opening, folder};
-use super::{Parts, Remote, RemoteLimits, Upload};
+use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "s3";
@@ -15,6 +15,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 
 /// Where an S3 store is, and as whom to speak with it.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct S3Config {
     /// The bucket, which must exist.
     pub bucket: String,
@@ -38,8 +39,20 @@ pub struct S3Config {
     pub limits: RemoteLimits,
 }
 
+impl S3Config {
+    /// The bucket `bucket` at AWS, with everything else as [`Default`] says.
+    #[must_use]
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// How a bucket is named in URLs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum S3Addressing {
     /// `https://host/bucket/key`.
     #[default]
@@ -113,7 +126,7 @@ impl S3Storage {
             true => None,
             false => Some(self::operator(&config, &public, &region, &opening)?),
         };
-        let remote = Remote::new(Parts {
+        let remote = Remote::new(RemoteParts {
             backend: BACKEND,
             location: opening.location,
             operator,
@@ -121,7 +134,7 @@ impl S3Storage {
             public_base: public_base(&config, &public),
             bucket: config.bucket,
             limits: config.limits,
-            upload: Upload::Parts,
+            upload: UploadMethod::Parts,
         })?;
         Ok(Self { remote })
     }

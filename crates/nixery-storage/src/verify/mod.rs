@@ -3,7 +3,7 @@
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
 
-use crate::{Entry, Key, KeyKind, Storage, StorageError};
+use crate::{Contents, Entry, Folder, Key, Storage, StorageError, error_chain};
 
 mod report;
 
@@ -17,6 +17,7 @@ const MAX_CACHE_ENTRY: u64 = 64 << 20;
 
 /// How to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyOptions {
     /// Objects read at once; 0 counts as 1.
     pub concurrency: usize,
@@ -36,6 +37,7 @@ impl Default for VerifyOptions {
 
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyProgress {
     /// Objects listed at the start.
     pub objects_total: u64,
@@ -49,22 +51,25 @@ pub struct VerifyProgress {
     pub defects: u64,
 }
 
-/// Reads every object: hashes blobs, parses cache entries. `progress` is called after each object.
+/// Reads every object of `folders` and checks what their [`Contents`] allow: the digest of blobs,
+/// the syntax of JSON entries. Calls `progress` after each object.
 ///
-/// Objects written or deleted meanwhile are no defects.
+/// An object that is written or deleted meanwhile is not a defect.
 ///
 /// # Errors
 /// When the store cannot be listed, or a defective object not deleted. An object that cannot be
 /// read is a defect of the report and no error.
 pub async fn verify(
     storage: &dyn Storage,
+    folders: &[Folder],
     options: &VerifyOptions,
     mut progress: impl FnMut(VerifyProgress),
 ) -> Result<VerifyReport, StorageError> {
     let mut report = VerifyReport::default();
     let mut entries: Vec<(Key, u64)> = Vec::new();
-    for kind in KeyKind::CONTENT {
-        let mut listing = storage.list(kind).await?;
+    for &folder in folders {
+        report.objects.push((folder, 0));
+        let mut listing = storage.list(folder).await?;
         while let Some(Entry { path, key, stat }) = listing.try_next().await? {
             match key {
                 Some(key) => entries.push((key, stat.size)),
@@ -104,7 +109,10 @@ pub async fn verify(
         }
         progress(state);
     }
-    report.defects.sort_by_key(|defect| defect.key);
+    let place = |key: Key| folders.iter().position(|folder| *folder == key.folder());
+    report
+        .defects
+        .sort_by_key(|defect| (place(defect.key), defect.key));
     report.foreign.sort();
     Ok(report)
 }
@@ -112,12 +120,9 @@ pub async fn verify(
 fn count(report: &mut VerifyReport, key: &Key, bytes: u64) {
     report.bytes += bytes;
     report.legacy += u64::from(key.is_legacy());
-    match key.kind() {
-        KeyKind::Blob => report.blobs += 1,
-        KeyKind::Manifest => report.manifests += 1,
-        KeyKind::Build => report.builds += 1,
-        // Not listed: nothing is served from them, and a damaged plan is noticed when it is read.
-        KeyKind::Use | KeyKind::Lease | KeyKind::Graph | KeyKind::Traffic | KeyKind::Plan => {}
+    let objects = report.objects.iter_mut();
+    for (_, count) in objects.filter(|(folder, _)| *folder == key.folder()) {
+        *count += 1;
     }
 }
 
@@ -128,26 +133,26 @@ enum Outcome {
 }
 
 async fn examine(storage: &dyn Storage, key: &Key) -> Outcome {
-    let result = match key {
-        Key::Blob(digest) => examine_blob(storage, key, digest).await,
-        _ => examine_cache_entry(storage, key).await,
+    let result = match key.folder().contents() {
+        Contents::Json => examine_entry(storage, key).await,
+        Contents::Addressed | Contents::Binary => examine_bytes(storage, key).await,
     };
     result.unwrap_or_else(|error| {
         Outcome::Defective(Problem::Unreadable {
-            message: chain(&error),
+            message: error_chain(&error),
         })
     })
 }
 
-async fn examine_blob(
-    storage: &dyn Storage,
-    key: &Key,
-    expected: &Digest,
-) -> Result<Outcome, StorageError> {
+async fn examine_bytes(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+    let is_addressed = key.folder().contents() == Contents::Addressed;
+    let expected = key.digest().filter(|_| is_addressed);
     Ok(match hash(storage, key).await? {
         None => Outcome::Gone,
-        Some((actual, bytes)) if actual == *expected => Outcome::Sound { bytes },
-        Some((actual, _)) => Outcome::Defective(Problem::WrongDigest { actual }),
+        Some((actual, _)) if expected.is_some_and(|expected| expected != actual) => {
+            Outcome::Defective(Problem::WrongDigest { actual })
+        }
+        Some((_, bytes)) => Outcome::Sound { bytes },
     })
 }
 
@@ -179,7 +184,7 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
     Ok(Some((digester.finish(), bytes)))
 }
 
-async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+async fn examine_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
     let bytes = match storage.get_bytes(key, MAX_CACHE_ENTRY).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Outcome::Gone),
@@ -201,18 +206,6 @@ async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome
             }),
         },
     )
-}
-
-/// The error and its reasons, as one line.
-fn chain(error: &StorageError) -> String {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        source = error.source();
-    }
-    message
 }
 
 #[cfg(test)]

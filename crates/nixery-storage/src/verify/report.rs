@@ -5,11 +5,12 @@ use std::fmt;
 use nixery_manifest::Digest;
 use serde::{Serialize, Serializer};
 
-use crate::Key;
+use crate::{BLOBS, Folder, Key};
 
 /// What is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "problem", rename_all = "camelCase")]
+#[non_exhaustive]
 pub enum Problem {
     /// A blob whose bytes are not those its name stands for.
     WrongDigest {
@@ -52,6 +53,7 @@ impl fmt::Display for Problem {
 /// A defective object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Defect {
     /// The object.
     #[serde(serialize_with = "as_path")]
@@ -81,14 +83,12 @@ impl fmt::Display for Defect {
 /// What a verification found. Displayed as lines for people; serialised for machines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct VerifyReport {
-    /// Blobs rehashed.
-    pub blobs: u64,
-    /// Cached manifests read.
-    pub manifests: u64,
-    /// Cached builds read.
-    pub builds: u64,
-    /// Of those, cache entries that the original Nixery wrote.
+    /// Objects read in each folder. In JSON one member per folder, `blobs` for `layers`.
+    #[serde(flatten, serialize_with = "as_counts")]
+    pub objects: Vec<(Folder, u64)>,
+    /// Of those, entries that the original Nixery wrote.
     pub legacy: u64,
     /// Bytes read.
     pub bytes: u64,
@@ -104,6 +104,13 @@ impl VerifyReport {
     pub fn is_sound(&self) -> bool {
         self.defects.is_empty()
     }
+
+    /// The number of objects read in `folder`.
+    #[must_use]
+    pub fn count(&self, folder: Folder) -> u64 {
+        let count = self.objects.iter().find(|(read, _)| *read == folder);
+        count.map_or(0, |(_, count)| *count)
+    }
 }
 
 impl fmt::Display for VerifyReport {
@@ -117,11 +124,15 @@ impl fmt::Display for VerifyReport {
                 "foreign: {path}: not a name that Nixery gives, left alone"
             )?;
         }
-        write!(
-            f,
-            "{} blobs, {} manifests and {} builds verified, {} bytes",
-            self.blobs, self.manifests, self.builds, self.bytes,
-        )?;
+        for (at, (folder, count)) in self.objects.iter().enumerate() {
+            let separator = match at {
+                0 => "",
+                _ if at + 1 == self.objects.len() => " and ",
+                _ => ", ",
+            };
+            write!(f, "{separator}{count} {}", label(*folder))?;
+        }
+        write!(f, " verified, {} bytes", self.bytes)?;
         if self.legacy > 0 {
             write!(f, " ({} entries of the original's)", self.legacy)?;
         }
@@ -131,6 +142,23 @@ impl fmt::Display for VerifyReport {
             n => write!(f, ": {n} are corrupt"),
         }
     }
+}
+
+/// What the objects of a folder are called in reports.
+fn label(folder: Folder) -> &'static str {
+    if folder == BLOBS {
+        "blobs"
+    } else {
+        folder.name()
+    }
+}
+
+fn as_counts<S: Serializer>(objects: &[(Folder, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        objects
+            .iter()
+            .map(|(folder, count)| (label(*folder), count)),
+    )
 }
 
 fn as_path<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,6 +9,7 @@ use tokio::time::advance;
 use super::stepped::Stepped;
 use super::world::{DAY, GRACE, Made, census, is_there, memory, sweep, unused_for};
 use crate::gc::{GcMode, collect};
+use crate::record::MANIFESTS;
 
 struct Images {
     kept: Made,
@@ -26,7 +27,7 @@ async fn store() -> (Arc<MemoryStorage>, Images) {
     };
     images.gone.store(&*storage).await;
     storage
-        .delete(&Key::Manifest(images.gone.key))
+        .delete(&Key::new(MANIFESTS, images.gone.key))
         .await
         .expect("deleted");
     images.dropped.store(&*storage).await;
@@ -48,7 +49,7 @@ async fn a_failure_at_any_call_breaks_nothing(#[case] recovers: bool) {
         let result = collect(failing.clone(), &policy, GcMode::Sweep, |_| ()).await;
         assert!(images.kept.is_whole(&*storage).await, "call {fails_at}");
         assert!(images.dropped.is_whole(&*storage).await, "call {fails_at}");
-        assert!(is_there(&*storage, Key::Manifest(images.kept.key)).await);
+        assert!(is_there(&*storage, Key::new(MANIFESTS, images.kept.key)).await);
 
         // The next ones do what it did not.
         advance(2 * GRACE).await;

@@ -25,6 +25,7 @@ use crate::engine::Engine;
 use crate::gc::{GcError, GcMode, GcPolicy, collect};
 use crate::layers;
 use crate::record;
+use crate::record::{BUILDS, MANIFESTS};
 use crate::testing::{FakeNix, request};
 
 /// Servers on the store.
@@ -233,7 +234,7 @@ impl World {
     async fn check(&self) -> Result<(), String> {
         for at in 0..IMAGES.len() {
             let image = image(at);
-            if is_there(&*self.memory, Key::Manifest(image.key)).await
+            if is_there(&*self.memory, Key::new(MANIFESTS, image.key)).await
                 && !image.is_whole(&*self.memory).await
             {
                 return Err(format!("image {at} is kept and lacks a blob"));
@@ -270,7 +271,7 @@ async fn pull_by_digest(engine: Arc<Engine>, image: Made) -> Result<(), String> 
 
 async fn fetch(engine: &Engine, image: &Made, when: &str) -> Result<(), String> {
     for digest in image.blobs().into_iter().rev() {
-        let blob = engine.storage.stat(&Key::Blob(digest)).await;
+        let blob = engine.storage.stat(&Key::blob(digest)).await;
         if blob.map_err(|error| error.to_string())?.is_none() {
             return Err(format!(
                 "a blob of {:?} is missing after {when}",
@@ -284,9 +285,8 @@ async fn fetch(engine: &Engine, image: &Made, when: &str) -> Result<(), String> 
 /// The main flow's calls to the store.
 async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
     for layer in &image.layers {
-        let Key::Build(key) = layer_key(layer.as_bytes()) else {
-            unreachable!("it is one")
-        };
+        let key = layer_key(layer.as_bytes());
+        let key = key.digest().expect("it is one");
         if layers::find(engine, key).await?.is_none() {
             let record = layer_record(layer.as_bytes());
             let (digest, size) = (record.digest, record.size);
@@ -294,7 +294,7 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
                 .blobs
                 .put_file(digest, size, Path::new(layer))
                 .await?;
-            record::save(&*engine.storage, &Key::Build(key), &record).await?;
+            record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await?;
         }
     }
     for bytes in [&image.config, &image.manifest] {

@@ -10,6 +10,7 @@ use crate::gc::GcPolicy;
 use crate::gc::inventory::{BlobId, Inventory, LayerEntry, age};
 use crate::gc::plan::{Plan, Reason, plan};
 use crate::gc::records::NamedBlobs;
+use crate::record::{BUILDS, MANIFESTS};
 
 const GRACE: u64 = 20;
 
@@ -87,12 +88,12 @@ impl Store {
                 manifests: vec![digest(blobs[0])],
                 others: blobs[1..].iter().map(|blob| digest(*blob)).collect(),
             };
-            let key = Key::Manifest(Digest::of(&at.to_be_bytes()));
+            let key = Key::new(MANIFESTS, Digest::of(&at.to_be_bytes()));
             inventory.add_image(key, named, ago(*built), |_| Some(ago(*used)));
         }
         for (at, (size, age)) in self.blobs.iter().enumerate() {
             let blob = size.and_then(|_| inventory.find(&digest(at)));
-            let (key, written) = (Key::Build(digest(at)), ago(*age));
+            let (key, written) = (Key::new(BUILDS, digest(at)), ago(*age));
             inventory.builds.push(LayerEntry { key, written, blob });
         }
         for (manifest, named) in &self.manifests {

@@ -12,8 +12,11 @@ use super::world::{DAY, Made, census, is_there, memory, put, sweep, unused_for};
 use crate::gc::inventory::age;
 use crate::gc::remembered::{KEPT_FOR, Limits, Remembered, forgotten};
 use crate::gc::{GcMode, GcPolicy, collect};
+use crate::graphs::GRAPHS;
+use crate::learned::PLANS;
+use crate::traffic::TRAFFIC;
 
-const GRAPH_OF_NOTHING: Key = Key::Graph(Digest::from_bytes([7; 32]));
+const GRAPH_OF_NOTHING: Key = Key::new(GRAPHS, Digest::from_bytes([7; 32]));
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + 1000 * DAY
@@ -29,8 +32,8 @@ proptest! {
         let remembered: Vec<Remembered> = entries
             .into_iter()
             .map(|((kind, name), (days, is_needed))| {
-                let kind = [Key::Graph, Key::Traffic, Key::Plan][usize::from(kind)];
-                let key = kind(Digest::of(&[name]));
+                let folder = [GRAPHS, TRAFFIC, PLANS][usize::from(kind)];
+                let key = Key::new(folder, Digest::of(&[name]));
                 if is_needed {
                     needed.insert(key);
                 }
@@ -46,7 +49,7 @@ proptest! {
 
         let is_needed = |entry: &Remembered| needed.contains(&entry.key);
         for (kind, most) in limits.of_kinds() {
-            let of_kind = || remembered.iter().filter(|entry| entry.key.kind() == kind);
+            let of_kind = || remembered.iter().filter(|entry| entry.key.folder() == kind);
             let stays = |entry: &&Remembered| !gone.contains(&entry.key);
             let is_old = |entry: &&Remembered| age(now(), entry.written) > KEPT_FOR && !is_needed(entry);
             prop_assert!(!of_kind().filter(stays).any(|entry| is_old(&entry)));
@@ -68,7 +71,10 @@ proptest! {
 async fn graphs_outlive_their_images_for_ninety_days() {
     let storage = memory();
     let image = Made::new("a", &["layer"]);
-    let (graph, traffic) = (Key::Graph(image.key), Key::Traffic(Digest::of(b"pulls")));
+    let (graph, traffic) = (
+        Key::new(GRAPHS, image.key),
+        Key::new(TRAFFIC, Digest::of(b"pulls")),
+    );
     image.store(&*storage).await;
     put(&*storage, graph, "graph").await;
     put(&*storage, GRAPH_OF_NOTHING, "graph").await;
@@ -100,11 +106,11 @@ async fn the_graph_of_a_cached_image_stays() {
     let storage = memory();
     let image = Made::new("a", &["layer"]);
     image.store(&*storage).await;
-    put(&*storage, Key::Graph(image.key), "graph").await;
+    put(&*storage, Key::new(GRAPHS, image.key), "graph").await;
     put(&*storage, GRAPH_OF_NOTHING, "graph").await;
     advance(100 * DAY).await;
     let report = sweep(&storage, &GcPolicy::default()).await.expect("works");
     assert_eq!(report.forgotten_deleted, 1);
-    assert!(is_there(&*storage, Key::Graph(image.key)).await);
+    assert!(is_there(&*storage, Key::new(GRAPHS, image.key)).await);
     assert!(!is_there(&*storage, GRAPH_OF_NOTHING).await);
 }

@@ -9,13 +9,19 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::Architecture;
 use nixery_manifest::{Compression, Descriptor, Digest, MediaType};
-use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
+use nixery_storage::{BLOBS, Key, MemoryStorage, Storage};
 use tokio::time::Instant;
 
 use crate::error::BuildError;
 use crate::gc::{GcError, GcMode, GcPolicy, GcReport, collect};
+use crate::graphs::GRAPHS;
 use crate::image::LayerSummary;
+use crate::learned::PLANS;
+use crate::lease::LEASES;
 use crate::record::{self, ImageRecord, LayerRecord};
+use crate::record::{BUILDS, MANIFESTS};
+use crate::traffic::TRAFFIC;
+use crate::uses::USES;
 
 pub(super) const GRACE: Duration = Duration::from_secs(3600);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -113,7 +119,7 @@ impl Made {
             config: of(&self.config, "application/vnd.oci.image.config.v1+json"),
             layers: layers.collect(),
         };
-        record::save(storage, &Key::Manifest(self.key), &record).await
+        record::save(storage, &Key::new(MANIFESTS, self.key), &record).await
     }
 
     /// All of it, at once.
@@ -123,7 +129,7 @@ impl Made {
             .clone()
             .chain([self.config.clone(), self.manifest.clone()])
         {
-            put(storage, Key::Blob(Digest::of(&bytes)), bytes).await;
+            put(storage, Key::blob(Digest::of(&bytes)), bytes).await;
         }
         for bytes in layers {
             let record = layer_record(&bytes);
@@ -136,7 +142,7 @@ impl Made {
 
     pub(super) async fn is_whole(&self, storage: &dyn Storage) -> bool {
         for digest in self.blobs() {
-            if !is_there(storage, Key::Blob(digest)).await {
+            if !is_there(storage, Key::blob(digest)).await {
                 return false;
             }
         }
@@ -145,7 +151,7 @@ impl Made {
 }
 
 pub(super) fn layer_key(layer: &[u8]) -> Key {
-    Key::Build(Digest::of(&[b"key of ", layer].concat()))
+    Key::new(BUILDS, Digest::of(&[b"key of ", layer].concat()))
 }
 
 pub(super) fn layer_record(layer: &[u8]) -> LayerRecord {
@@ -170,15 +176,17 @@ pub(super) async fn is_there(storage: &dyn Storage, key: Key) -> bool {
 /// How many objects each folder has.
 pub(super) async fn census(storage: &dyn Storage) -> BTreeMap<&'static str, usize> {
     let mut census = BTreeMap::new();
-    for kind in KeyKind::ALL {
+    for folder in [
+        BLOBS, MANIFESTS, BUILDS, USES, LEASES, GRAPHS, TRAFFIC, PLANS,
+    ] {
         let entries: Vec<_> = storage
-            .list(kind)
+            .list(folder)
             .await
             .expect("lists")
             .try_collect()
             .await
             .expect("lists");
-        census.insert(kind.folder(), entries.len());
+        census.insert(folder.name(), entries.len());
     }
     census
 }

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use crate::Key;
 
 fn blob(bytes: &[u8]) -> Key {
-    Key::Blob(Digest::of(bytes))
+    Key::blob(Digest::of(bytes))
 }
 
 /// Where the fake store keeps it.
