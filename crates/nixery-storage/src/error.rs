@@ -1,11 +1,11 @@
-//! [`StorageError`]: what can go wrong in a store, with backend, operation and object named.
+//! [`StorageError`]: failures of a store, with backend, operation and object.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What was being done to a store when it failed.
+/// The operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
@@ -13,7 +13,7 @@ pub enum Operation {
     Write,
     /// Reading an object's bytes.
     Read,
-    /// Asking for an object's size.
+    /// Looking up an object's size.
     Stat,
     /// Listing a folder.
     List,
@@ -63,8 +63,8 @@ pub enum StorageErrorKind {
 
 /// A failed storage operation.
 ///
-/// Messages name the backend, the operation and the object (`layers/<hex>`), but no path of the
-/// machine except in [`StorageError::Open`], which no client ever sees.
+/// Messages name the backend, the operation and the object (`layers/<hex>`). Only
+/// [`StorageError::Open`], which is not for clients, names paths of the machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorageError {
@@ -75,9 +75,9 @@ pub enum StorageError {
         backend: &'static str,
         /// Where the store should be.
         location: String,
-        /// What is wrong and what to do about it.
+        /// What is wrong, and what to do about it.
         problem: String,
-        /// The operating system's reason, where there is one.
+        /// The operating system's error, if there is one.
         #[source]
         source: Option<io::Error>,
     },
@@ -88,83 +88,79 @@ pub enum StorageError {
     Denied {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The store is full. Nothing was stored under the object's name.
-    #[error(
-        "the {backend} store has no space left to {operation} {target}: free some and try again"
-    )]
+    #[error("the {backend} store has no space left to {operation} {target}. Fix: free some space")]
     NoSpace {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The backend failed in any other way.
+    /// The backend failed in another way.
     #[error("the {backend} store failed to {operation} {target}")]
     Failed {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
         /// Whether the same call may succeed later.
         retryable: bool,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The caller's spool file cannot be read.
     #[error("the spool file of {target} cannot be read")]
     Spool {
-        /// The object that was to be stored.
+        /// The object to be stored.
         target: String,
         /// The spool file, for logs.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// The object ended before the size that the store gave for it.
+    /// The object ended before the size that the store reported.
     #[error("{target} in the {backend} store is truncated: {actual} of {expected} bytes")]
     Truncated {
         /// Name of the backend.
         backend: &'static str,
         /// The object.
         target: String,
-        /// Bytes the reader promised.
+        /// Bytes promised.
         expected: u64,
-        /// Bytes that came.
+        /// Bytes read.
         actual: u64,
     },
-    /// The asked range holds no byte of the object.
+    /// The requested range contains no byte of the object.
     #[error("bytes {start}..{end} of {target} do not exist: it has {size} bytes")]
     RangeNotSatisfiable {
         /// The object.
         target: String,
-        /// First byte asked for.
+        /// First byte requested.
         start: u64,
         /// First byte after the range.
         end: u64,
         /// The object's size.
         size: u64,
     },
-    /// The object is larger than the caller was ready to hold in memory.
-    #[error(
-        "{target} in the {backend} store has {size} bytes, more than the {limit} expected at most"
-    )]
+    /// The object is larger than the caller allows.
+    #[error("{target} in the {backend} store has {size} bytes, but at most {limit} are allowed")]
     TooLarge {
         /// Name of the backend.
         backend: &'static str,
@@ -193,12 +189,12 @@ impl StorageError {
         }
     }
 
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// Whether the same call may succeed later without a change by an operator.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed { retryable, .. } => *retryable,
-            // Space comes back: garbage collection runs, logs rotate.
+            // Garbage collection and log rotation free space.
             Self::NoSpace { .. } => true,
             // Another writer may be replacing the truncated object.
             Self::Truncated { .. } => true,

@@ -1,5 +1,5 @@
-//! Blob storage for container images: the [`Storage`] trait, its backends, and the suite of
-//! contracts that every backend keeps.
+//! Blob storage for container images: the [`Storage`] trait, its backends, and a conformance suite
+//! for backends.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -11,7 +11,7 @@
 //! let directory = tempfile::tempdir()?;
 //! let storage = FilesystemStorage::open(directory.path())?;
 //!
-//! // A blob is compressed into a spool file while it is hashed, then stored under its digest.
+//! // A blob is written to a spool file and hashed, then stored under its digest.
 //! let spool = directory.path().join("spool");
 //! std::fs::write(&spool, "a layer")?;
 //! let key = Key::blob(Digest::of(b"a layer"));
@@ -22,21 +22,30 @@
 //! assert_eq!((reader.stat.size, reader.range), (7, ByteRange::new(2, 7)));
 //! assert_eq!(reader.bytes().await?, "layer");
 //!
-//! // Later: is everything still what it says it is?
+//! // Later: does every blob still have its digest?
 //! let report = nixery_storage::verify::verify(&storage, &[BLOBS], &Default::default(), |_| ()).await?;
 //! assert!(report.is_sound());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Backends: [`FilesystemStorage`], [`MemoryStorage`], and behind the features `s3` and `gcs`, both on
-//! by default, `S3Storage` and `GcsStorage`. The remote ones repeat what fails on the way, take up
-//! a broken read where it broke (never mixing two states of an object), upload a spool file
-//! without holding it in memory, and look at its size afterwards. Their `check` says in words what
-//! to mend. [`can_create_exclusively`] tells whether leases can stand on a store.
+//! # Backends and features
 //!
-//! Layout, the same in every backend and compatible with the original's buckets: `layers/<sha256>`
-//! holds every blob, `manifests/<key>` and `builds/<key>` the caches. [`Key`] owns these names.
+//! [`FilesystemStorage`] and [`MemoryStorage`] are always available. `S3Storage` and `GcsStorage`
+//! need the features `s3` and `gcs`, which are on by default. The remote backends repeat failed
+//! requests, resume a broken read in the same state of the object, and upload a spool file without
+//! holding it in memory. Their `check` describes what is wrong and how to fix it.
+//! [`can_create_exclusively`] tests whether a store supports leases.
+//!
+//! The feature `conformance` adds the module of that name, with which every backend is tested; the
+//! example `backend` shows a backend from outside of this crate. The feature `tls` adds
+//! `install_tls_provider`, for programs with HTTPS clients but without remote backends.
+//!
+//! # Layout
+//!
+//! All backends have the same layout, which is compatible with the original's buckets: an object
+//! is named by a [`Folder`] and a digest, and [`BLOBS`] is the folder of all blobs. Other folders
+//! are declared by the owners of their objects.
 
 mod backoff;
 #[cfg(any(test, feature = "conformance"))]

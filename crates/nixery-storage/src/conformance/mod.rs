@@ -1,7 +1,8 @@
-//! The contracts of [`Storage`], as functions that every backend's tests call.
+//! The contracts of [`Storage`], as tests for every backend.
 //!
-//! Each function tests one contract and panics, saying what was broken, where a backend does not
-//! keep it. They use keys of their own, so they run against a store in use, and clean up.
+//! Each function tests one contract, and panics where a backend breaks it. [`all`] runs all of
+//! them, [`Run`] all except some; both name the contract that is broken. The contracts use keys of
+//! their own and delete their objects, so they can run against a store in use.
 //!
 //! ```
 //! use nixery_storage::{MemoryStorage, conformance};
@@ -30,7 +31,7 @@ mod tests;
 
 pub use listing::{
     check_passes, delete_deletes, folders_are_apart, list_is_complete, public_urls_name_the_object,
-    signing_works_or_is_declined, stat_tells_size_and_age,
+    signing_works_or_is_declined, stat_reports_size_and_age,
 };
 pub use reading::{
     bodies_come_in_bounded_chunks, get_bytes_keeps_its_limit, missing_objects, ranges_are_exact,
@@ -51,10 +52,10 @@ const OTHER_ENTRIES: Folder = Folder::new("manifests", Contents::Json);
 /// Larger than any backend's chunk, and not a multiple of one.
 const LARGE: usize = 1_500_007;
 
-/// All contracts, one after another.
+/// Runs all contracts, one after another.
 ///
 /// # Panics
-/// When the store does not keep one, saying what was broken.
+/// The store breaks a contract. The message names it and describes the failure.
 pub async fn all(storage: &dyn Storage) {
     let _ = Run::new(storage).run().await;
 }

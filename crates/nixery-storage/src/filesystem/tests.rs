@@ -186,7 +186,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         }
         Err(other) => panic!("{other:?}"),
     }
-    // Whoever asks now gets the size there is, and `verify` tells that it is wrong.
+    // `stat` now reports the actual size, and `verify` reports the defect.
     let stat = store.storage.stat(&key).await.unwrap().unwrap();
     assert_eq!(stat.size, left);
     let report = verify(&store.storage, &[BLOBS], &VerifyOptions::default(), |_| ())

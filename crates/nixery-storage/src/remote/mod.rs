@@ -395,7 +395,7 @@ macro_rules! implement_storage {
 use implement_storage;
 
 #[cfg(test)]
-mod limit_tests {
+mod tests_of_limits {
     use super::*;
 
     #[test]

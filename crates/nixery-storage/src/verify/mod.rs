@@ -1,4 +1,4 @@
-//! [`verify()`]: reads a whole store and tells what is not what its name says.
+//! [`verify()`]: reads a whole store and reports corrupt objects.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
@@ -9,11 +9,11 @@ mod report;
 
 pub use report::{Defect, Problem, VerifyReport};
 
-/// Objects read at once by default: hides a remote store's latency, and fits small machines.
+/// Objects read at once by default: enough to hide the latency of a remote store.
 pub const DEFAULT_CONCURRENCY: usize = 4;
 
-/// Cache entries are a few kilobytes; the registries' limit for a manifest is 4 MiB.
-const MAX_CACHE_ENTRY: u64 = 64 << 20;
+/// Bytes of an entry. Entries have a few kilobytes; registries limit manifests to 4 MiB.
+const MAX_ENTRY: u64 = 64 << 20;
 
 /// How to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ const MAX_CACHE_ENTRY: u64 = 64 << 20;
 pub struct VerifyOptions {
     /// Objects read at once; 0 counts as 1.
     pub concurrency: usize,
-    /// Delete what is corrupt, so that the next build makes it anew. Unreadable and foreign
-    /// entries are never deleted.
+    /// Delete corrupt objects, so that the next build creates them again. Unreadable objects and
+    /// foreign entries are never deleted.
     pub delete_corrupt: bool,
 }
 
@@ -35,7 +35,7 @@ impl Default for VerifyOptions {
     }
 }
 
-/// How far a verification is.
+/// The progress of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyProgress {
@@ -57,8 +57,8 @@ pub struct VerifyProgress {
 /// An object that is written or deleted meanwhile is not a defect.
 ///
 /// # Errors
-/// When the store cannot be listed, or a defective object not deleted. An object that cannot be
-/// read is a defect of the report and no error.
+/// The store cannot be listed, or a corrupt object cannot be deleted. An object that cannot be
+/// read is a defect in the report, not an error.
 pub async fn verify(
     storage: &dyn Storage,
     folders: &[Folder],
@@ -96,9 +96,9 @@ pub async fn verify(
             Outcome::Defective(problem) => {
                 count(&mut report, &key, 0);
                 state.defects += 1;
-                // An object that cannot be read now may be sound.
-                let hopeless = !matches!(problem, Problem::Unreadable { .. });
-                let deleted = options.delete_corrupt && hopeless && storage.delete(&key).await?;
+                // An unreadable object may be sound.
+                let is_corrupt = !matches!(problem, Problem::Unreadable { .. });
+                let deleted = options.delete_corrupt && is_corrupt && storage.delete(&key).await?;
                 report.defects.push(Defect {
                     key,
                     size,
@@ -156,7 +156,7 @@ async fn examine_bytes(storage: &dyn Storage, key: &Key) -> Result<Outcome, Stor
     })
 }
 
-/// Reads a whole object: its digest and its size in bytes, or `None` where there is none.
+/// Reads a whole object and returns its digest and size in bytes; `None` when it does not exist.
 ///
 /// # Errors
 /// The object cannot be read to its end.
@@ -166,7 +166,7 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
     };
     let mut digester = Digester::new();
     while let Some(chunk) = reader.body.try_next().await? {
-        // Objects are hashed in parallel, and the runtime's threads stay free.
+        // Hashing on blocking threads runs in parallel and keeps the runtime responsive.
         digester = tokio::task::spawn_blocking(move || {
             digester.update(&chunk);
             digester
@@ -185,7 +185,7 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
 }
 
 async fn examine_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
-    let bytes = match storage.get_bytes(key, MAX_CACHE_ENTRY).await {
+    let bytes = match storage.get_bytes(key, MAX_ENTRY).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Outcome::Gone),
         Err(StorageError::TooLarge { limit, .. }) => {

@@ -1,4 +1,4 @@
-//! What a verification found, for people and for machines.
+//! The report of a verification, for people and for machines.
 
 use std::fmt;
 
@@ -12,26 +12,26 @@ use crate::{BLOBS, Folder, Key};
 #[serde(tag = "problem", rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Problem {
-    /// A blob whose bytes are not those its name stands for.
+    /// A blob that does not have the digest in its name.
     WrongDigest {
-        /// SHA-256 of what is stored.
+        /// SHA-256 of the stored bytes.
         actual: Digest,
     },
-    /// A cache entry without a byte.
+    /// An empty entry.
     Empty,
-    /// A cache entry that is not JSON.
+    /// An entry that is not JSON.
     NotJson {
-        /// Where and why.
+        /// The parser's error.
         message: String,
     },
-    /// A cache entry of an absurd size.
+    /// An entry that is too large.
     TooLarge {
         /// Bytes allowed.
         limit: u64,
     },
     /// The object could not be read to its end.
     Unreadable {
-        /// The chain of reasons.
+        /// The error with its causes.
         message: String,
     },
 }
@@ -43,7 +43,7 @@ impl fmt::Display for Problem {
             Self::Empty => f.write_str("it is empty"),
             Self::NotJson { message } => write!(f, "it is not JSON: {message}"),
             Self::TooLarge { limit } => {
-                write!(f, "it is larger than any cache entry ({limit} bytes)")
+                write!(f, "it is larger than an entry can be ({limit} bytes)")
             }
             Self::Unreadable { message } => write!(f, "it cannot be read: {message}"),
         }
@@ -80,7 +80,7 @@ impl fmt::Display for Defect {
     }
 }
 
-/// What a verification found. Displayed as lines for people; serialised for machines.
+/// The result of a verification. Displayed as lines for people, serialised for machines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
@@ -94,7 +94,7 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Defective objects, sorted by key.
     pub defects: Vec<Defect>,
-    /// Entries with names that no Nixery wrote, sorted. Not read, and no defects.
+    /// Entries with foreign names, sorted. They are not read and are not defects.
     pub foreign: Vec<String>,
 }
 
@@ -119,10 +119,7 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "corrupt: {defect}")?;
         }
         for path in &self.foreign {
-            writeln!(
-                f,
-                "foreign: {path}: not a name that Nixery gives, left alone"
-            )?;
+            writeln!(f, "foreign: {path}: not a name that Nixery uses; ignored")?;
         }
         for (at, (folder, count)) in self.objects.iter().enumerate() {
             let separator = match at {
@@ -134,7 +131,7 @@ impl fmt::Display for VerifyReport {
         }
         write!(f, " verified, {} bytes", self.bytes)?;
         if self.legacy > 0 {
-            write!(f, " ({} entries of the original's)", self.legacy)?;
+            write!(f, " ({} entries of the original Nixery)", self.legacy)?;
         }
         match self.defects.len() {
             0 => f.write_str(": all sound"),

@@ -84,7 +84,7 @@ async fn every_defect_is_found_and_only_those() {
         json["defects"][0]["actual"],
         Digest::of(b"not b").to_string()
     );
-    // Looking changes nothing.
+    // Verification without deletion changes nothing.
     let again = verify(&storage, &FOLDERS, &VerifyOptions::default(), |_| ())
         .await
         .expect("verify");

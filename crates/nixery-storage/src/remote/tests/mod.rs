@@ -1,5 +1,6 @@
 //! Faults on the wire, and what becomes of them.
 
+mod manners;
 mod opening;
 mod reading;
 mod server;

@@ -257,7 +257,10 @@ impl Server {
                     return Reply::new(412, "<Error><Code>PreconditionFailed</Code></Error>");
                 }
                 state.objects.insert(key, request.body.clone());
-                Reply::new(200, "")
+                Reply {
+                    headers: "etag: \"put\"\r\n".to_owned(),
+                    ..Reply::new(200, "")
+                }
             }
             ("DELETE", query) if query.contains("uploadId") => {
                 state.parts.clear();
