@@ -1,9 +1,10 @@
 //! [`Run`]: tests one store against the contracts, except those that its engine cannot keep.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
-use std::panic::{AssertUnwindSafe, panic_any};
+use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
@@ -122,21 +123,25 @@ impl<'a> Run<'a> {
                 let _ = writeln!(io::stderr(), "NOT RUN {name} ({backend}): {reason}");
                 report.not_run.push((name, reason.clone()));
             } else {
-                let run = AssertUnwindSafe(self.contract(name)).catch_unwind().await;
-                if let Err(panic) = run {
-                    let text = panic.downcast_ref::<String>().map(String::as_str);
-                    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-                    let backend = self.one.backend();
-                    let text = text.unwrap_or("it panicked");
-                    panic_any(format!(
-                        "the {backend} store breaks the contract {name}: {text}"
-                    ));
-                }
+                let run = AssertUnwindSafe(self.contract(name)).catch_unwind();
+                let broken = run.await.err().map(|panic| message(&*panic));
+                assert!(
+                    broken.is_none(),
+                    "the {} store breaks the contract {name}: {}",
+                    self.one.backend(),
+                    broken.unwrap_or_default()
+                );
                 report.kept.push(name);
             }
         }
         report
     }
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked".to_owned())
 }
 
 /// The result of a [`Run`].

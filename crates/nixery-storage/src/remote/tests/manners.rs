@@ -14,8 +14,8 @@ use crate::{BLOBS, PutMode, PutOutcome, S3Storage, Storage};
 
 /// An S3 store that receives bodies slowly but steadily: `pause` after each MiB.
 async fn slow_store(pause: Duration) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     let size = Arc::new(AtomicUsize::new(0));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
