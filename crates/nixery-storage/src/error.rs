@@ -39,7 +39,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// The kinds of [`StorageError`], for telling errors apart without their fields.
+/// The kind of a [`StorageError`], without its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StorageErrorKind {

@@ -1,7 +1,7 @@
-//! What needs a process of its own: being killed, and a full or read-only file system.
+//! Tests that need a process of their own: killed processes, full and read-only file systems.
 //!
-//! Each of these tests runs this very program again, with only the helper test of its name and an
-//! environment variable that tells the helper what to do.
+//! Each of these tests starts this program again with one helper test, and passes the helper a
+//! directory in an environment variable.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -18,7 +18,7 @@ use nixery_storage::{
 const ENTRIES: Folder = Folder::new("manifests", Contents::Json);
 const FOLDERS: [Folder; 2] = [BLOBS, ENTRIES];
 
-/// The directory a helper works in; unset in an ordinary run.
+/// The variable with the directory of a helper. It is unset in an ordinary run.
 const DIRECTORY: &str = "NIXERY_STORAGE_TEST_DIRECTORY";
 /// How often the writer is killed.
 const KILLS: u64 = 12;
@@ -37,7 +37,7 @@ fn content(i: u64) -> Vec<u8> {
     bytes
 }
 
-/// Stores blobs and cache entries until it is killed. Says a word after each.
+/// Stores blobs and cache entries until it is killed. Prints a line after each.
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_writes_until_killed() {
     let Some(directory) = std::env::var_os(DIRECTORY) else {

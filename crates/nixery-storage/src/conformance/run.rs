@@ -8,15 +8,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt;
 
-use super::{
-    bodies_come_in_bounded_chunks, check_passes, concurrent_writers_agree, delete_deletes,
-    empty_objects, folders_are_apart, get_bytes_keeps_its_limit, large_files_roundtrip,
-    list_is_complete, missing_objects, one_creator_wins, public_urls_name_the_object,
-    put_create_new_never_replaces, put_file_is_idempotent, put_file_replaces_another_size,
-    put_file_roundtrip, put_file_without_spool_stores_nothing, put_replace_replaces, put_roundtrip,
-    ranges_are_exact, readers_survive_replacement, signing_works_or_is_declined,
-    stat_reports_size_and_age, unsatisfiable_ranges_are_refused,
-};
+use super::{listing::*, reading::*, sharing::*, writing::*};
 use crate::Storage;
 
 /// Lists the contracts once, for their names and for running them by name.

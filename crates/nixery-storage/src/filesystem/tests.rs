@@ -1,4 +1,4 @@
-//! What only the filesystem can get wrong. Dead processes and full disks: `tests/processes.rs`.
+//! Tests of the filesystem backend alone. `tests/processes.rs` has dead processes and full disks.
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -14,7 +14,7 @@ use crate::{Contents, Entry, conformance};
 
 const ENTRIES: Folder = Folder::new("builds", Contents::Json).with_sha1_names();
 
-/// A store, and the directory that goes when the test ends.
+/// A store, and its directory, which is removed when the test ends.
 struct Store {
     storage: FilesystemStorage,
     directory: TempDir,
@@ -39,7 +39,7 @@ impl Store {
         self.storage.root().join(key.path())
     }
 
-    /// What lies in the temporary folders besides the locks.
+    /// The files in the temporary folders, without the locks.
     fn leftovers(&self) -> Vec<PathBuf> {
         leftovers(self.storage.root())
     }
@@ -96,7 +96,7 @@ async fn a_spool_on_the_same_file_system_is_not_copied(store: Store) {
     store.storage.put_file(&key, &spool).await.unwrap();
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     assert_eq!(inode(&store.path(&key)), inode(&spool));
-    // Storing the very same file again must not trip over rename(2), which does nothing then.
+    // Storing the same file again works, although rename(2) does nothing then.
     fs::remove_file(store.path(&key)).unwrap();
     for _ in 0..2 {
         store.storage.put_file(&key, &spool).await.unwrap();
@@ -166,7 +166,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         .await
         .unwrap();
     let reader = store.storage.get(&key, None).await.unwrap().unwrap();
-    // Objects are read-only; root may write all the same, the owner after a chmod.
+    // Objects are read-only, but root may write to them, and the owner after a chmod.
     fs::set_permissions(store.path(&key), fs::Permissions::from_mode(0o644)).unwrap();
     fs::OpenOptions::new()
         .write(true)
@@ -176,7 +176,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         .unwrap();
     let result: Result<Vec<Bytes>, _> = reader.body.try_collect().await;
     match result {
-        // One chunk was read before the file shrank, and it was all there was to it.
+        // The only chunk was read before the file shrank.
         Ok(chunks) => assert_eq!(chunks.concat(), bytes),
         Err(StorageError::Truncated {
             expected, actual, ..
@@ -244,7 +244,7 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
     assert_eq!(report.foreign, foreign);
     assert!(layers.join("README").exists());
 
-    // A folder under an object's name is no object, and no server error's cause is hidden.
+    // A folder with an object's name is not an object, and the error keeps its cause.
     let error = store
         .storage
         .get(&Key::from_name(BLOBS, &hex).unwrap(), None)
@@ -300,7 +300,7 @@ fn only_the_temporary_files_of_the_dead_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let alive = FilesystemStorage::open(directory.path()).unwrap();
     let writing = alive.root.scratch.file().unwrap();
-    // As kill -9 leaves it: with a lock that nobody holds, and without one.
+    // As after kill -9: with a lock file that is not locked, and without one.
     let tmp = directory.path().join("tmp");
     for (name, file) in [
         ("writer-dead", "owner.lock"),
@@ -354,7 +354,7 @@ fn an_existing_store_is_opened_without_a_trace() {
 #[rstest]
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_to_fails_the_check_and_the_writes(store: Store) {
-    // Permission bits do not stop root; a file in the folder's place stops everybody.
+    // Permission bits do not stop root, but a file in place of the folder does.
     let layers = store.storage.root().join("layers");
     fs::remove_dir(&layers).unwrap();
     fs::write(&layers, "").unwrap();

@@ -1,4 +1,4 @@
-//! What the own transport is for: slow stores and readers, and the manners of real engines.
+//! Tests of what a transport of our own is for: slow stores, slow readers and habits of real engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

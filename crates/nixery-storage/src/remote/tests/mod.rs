@@ -1,4 +1,4 @@
-//! Faults on the wire, and what becomes of them.
+//! Tests with faults on the wire.
 
 mod manners;
 mod opening;
@@ -15,7 +15,7 @@ fn blob(bytes: &[u8]) -> Key {
     Key::blob(Digest::of(bytes))
 }
 
-/// Where the fake store keeps it.
+/// The object's name in the test server.
 fn name(key: &Key) -> String {
     format!("a/b/{}", key.path())
 }
@@ -26,7 +26,7 @@ fn spool(bytes: &[u8]) -> NamedTempFile {
     file
 }
 
-/// Bytes that differ everywhere.
+/// Bytes without a repeated block.
 fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 7 + i / 251) as u8).collect()
 }

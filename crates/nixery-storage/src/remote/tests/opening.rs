@@ -1,4 +1,4 @@
-//! Opening, checking, signing.
+//! Tests of opening, checking and signing.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Reading from a store that fails.
+//! Tests of reading from a store that fails.
 
 use futures::{StreamExt, TryStreamExt};
 use rstest::rstest;
