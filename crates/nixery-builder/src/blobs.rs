@@ -103,7 +103,7 @@ impl Blobs {
         let at = Instant::now();
         let store = async {
             self.uses.hold_before_storing(digest).await?;
-            self.storage.put_file(&Key::Blob(digest), spool).await
+            self.storage.put_file(&Key::blob(digest), spool).await
         };
         store.await.map_err(BuildError::stored)?;
         self.stored(digest, size, at);
@@ -116,7 +116,7 @@ impl Blobs {
         let size = bytes.len() as u64;
         let store = async {
             self.uses.hold_before_storing(digest).await?;
-            let key = Key::Blob(digest);
+            let key = Key::blob(digest);
             self.storage.put(&key, bytes, PutMode::Replace).await
         };
         store.await.map(drop).map_err(BuildError::stored)?;
@@ -136,7 +136,7 @@ impl Blobs {
 
     async fn look(&self, digest: Digest, size: u64) -> Result<bool, BuildError> {
         let at = Instant::now();
-        let stat = self.storage.stat(&Key::Blob(digest)).await;
+        let stat = self.storage.stat(&Key::blob(digest)).await;
         let stat = stat.map_err(BuildError::looked_up)?;
         let there = match stat {
             Some(stat) if stat.size == size => true,
@@ -265,7 +265,7 @@ mod tests {
     async fn what_was_seen_is_asked_for_again_only_after_a_while() {
         let storage = Arc::new(MemoryStorage::new());
         let digest = Digest::of(b"blob");
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         let lasting = Blobs::new(storage.clone(), Duration::from_secs(3600), GRACE);
         let forgetful = Blobs::new(storage.clone(), Duration::ZERO, GRACE);
         assert!(!lasting.is_there(digest, 4).await.expect("works"));
@@ -296,7 +296,7 @@ mod tests {
         let slow = FaultyStorage::slow(storage.clone(), Duration::from_secs(1), 1);
         let blobs = Blobs::new(slow, Duration::from_secs(3600), GRACE);
         let digest = Digest::of(b"blob");
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         blobs.put(digest, "blob".into()).await.expect("put");
         blobs.missing(&digest);
         let (there, _) = tokio::join!(blobs.is_there(digest, 4), async {
@@ -315,7 +315,7 @@ mod tests {
         let blobs = Blobs::new(storage.clone(), Duration::ZERO, GRACE);
         let digest = Digest::of(b"blob");
         let _ = storage
-            .put(&Key::Blob(digest), "blob".into(), PutMode::Replace)
+            .put(&Key::blob(digest), "blob".into(), PutMode::Replace)
             .await
             .expect("put");
         blobs.stored(digest, 4, Instant::now());

@@ -1,5 +1,6 @@
 //! What all builds of one builder share.
 
+use nixery_state::record::MANIFESTS;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -106,7 +107,7 @@ impl Engine {
         key: Digest,
         request: &ImageRequest,
     ) -> Result<Option<Image>, BuildError> {
-        let entry = Key::Manifest(key);
+        let entry = Key::new(MANIFESTS, key);
         let record = record::load::<ImageRecord>(&*self.storage, &entry).await;
         let Some(record) = record.map_err(BuildError::looked_up)? else {
             return Ok(None);
@@ -149,7 +150,7 @@ impl Engine {
         &self,
         digest: &Digest,
     ) -> Result<Option<ManifestBlob>, BuildError> {
-        let key = Key::Blob(*digest);
+        let key = Key::blob(*digest);
         let bytes = match self.storage.get_bytes(&key, MAX_MANIFEST).await {
             Ok(Some(bytes)) => bytes,
             // So large a blob is a layer.

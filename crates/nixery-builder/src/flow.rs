@@ -1,5 +1,6 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
+use nixery_state::record::MANIFESTS;
 use std::sync::Arc;
 
 use futures::future::{try_join, try_join_all};
@@ -226,6 +227,6 @@ async fn remember(engine: &Engine, image: &Image) -> Result<(), BuildError> {
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    let saved = record::save(&*engine.storage, &Key::Manifest(image.key), &record).await;
+    let saved = record::save(&*engine.storage, &Key::new(MANIFESTS, image.key), &record).await;
     saved.map_err(BuildError::stored)
 }

@@ -1,5 +1,6 @@
 //! Making sure that every layer of an image is in the blob store.
 
+use nixery_state::record::BUILDS;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -166,13 +167,13 @@ async fn ensure(
     let record = LayerRecord::from(packed.layer.clone());
     announce.known(facts(&record, false, paths));
     put(engine, packed).await?;
-    let saved = record::save(&*engine.storage, &Key::Build(key), &record).await;
+    let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await;
     saved.map_err(BuildError::stored)
 }
 
 /// The layer built for a key, if its blob is still there, which then stays for this build.
 pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
-    let record = record::load::<LayerRecord>(&*engine.storage, &Key::Build(key)).await;
+    let record = record::load::<LayerRecord>(&*engine.storage, &Key::new(BUILDS, key)).await;
     match record.map_err(BuildError::looked_up)? {
         Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),

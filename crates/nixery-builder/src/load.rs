@@ -104,6 +104,7 @@ mod http {
             location: url.to_owned(),
             source: source.without_url().into(),
         };
+        nixery_storage::install_tls_provider();
         let client = reqwest::Client::builder()
             .timeout(TIMEOUT)
             .build()

@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
+use nixery_state::causes;
 use nixery_storage::{ByteRange, Key, Storage, StorageError, verify};
 
 use crate::builder::Builder;
@@ -95,7 +96,7 @@ impl Builder {
     /// # Errors
     /// The store failed, or its copy has the wrong size.
     pub async fn open_blob(&self, digest: Digest) -> Result<Option<OpenBlob>, OpenBlobError> {
-        let stat = self.storage().stat(&Key::Blob(digest)).await;
+        let stat = self.storage().stat(&Key::blob(digest)).await;
         let Some(stat) = stat.map_err(|error| self.unreadable(&digest, error))? else {
             let manifest = self.manifest_by_digest(&digest).await;
             let manifest = manifest.map_err(OpenBlobError::Manifest)?;
@@ -168,7 +169,7 @@ impl StoredBlob {
     pub async fn read(&self, range: Option<ByteRange>) -> Result<Option<BlobBody>, OpenBlobError> {
         let (builder, digest) = (&self.builder, self.digest);
         let failed = |error| builder.unreadable(&digest, error);
-        let reader = builder.storage().get(&Key::Blob(digest), range).await;
+        let reader = builder.storage().get(&Key::blob(digest), range).await;
         let Some(reader) = reader.map_err(failed)? else {
             builder.report_missing(&digest);
             return Ok(None);
@@ -241,7 +242,7 @@ async fn delete_if_damaged(
     storage: &dyn Storage,
     digest: &Digest,
 ) -> Result<Option<u64>, StorageError> {
-    let key = Key::Blob(*digest);
+    let key = Key::blob(*digest);
     match verify::hash(storage, &key).await? {
         None => Ok(None),
         Some((actual, size)) if actual == *digest => Ok(Some(size)),
@@ -438,7 +439,7 @@ mod tests {
     ) {
         let storage = MemoryStorage::new();
         let digest = Digest::of(b"blob");
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         if let Some(bytes) = stored {
             let _ = storage
                 .put(&key, bytes.into(), PutMode::Replace)

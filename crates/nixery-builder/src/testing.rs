@@ -16,7 +16,7 @@ use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
 use nixery_manifest::Digest;
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
     StorageError,
 };
 use tempfile::TempDir;
@@ -249,9 +249,9 @@ impl Storage for CountingStorage {
     }
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
-        self.inner.list(kind).await
+        self.inner.list(folder).await
     }
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
         self.inner.delete(key).await

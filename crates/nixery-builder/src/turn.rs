@@ -11,6 +11,7 @@ use crate::handle::BuildHandle;
 use crate::image::Image;
 use crate::phases::Phases;
 use crate::progress::Phase;
+use nixery_state::record::MANIFESTS;
 
 /// What came of waiting for one's turn.
 pub(crate) enum Turn<'a> {
@@ -72,7 +73,7 @@ pub(crate) async fn take<'a>(
 
 /// Waits until the image may be there, or may be made here.
 async fn wait(engine: &Engine, key: Digest, contender: &mut Contender) {
-    let record = Key::Manifest(key);
+    let record = Key::new(MANIFESTS, key);
     let before = engine.storage.stat(&record).await.ok().flatten();
     loop {
         contender.pause().await;

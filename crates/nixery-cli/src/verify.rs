@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;
+use nixery_state::record::{BUILDS, MANIFESTS};
+use nixery_storage::BLOBS;
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
 
 use crate::errors::FAILURE;
@@ -51,12 +53,11 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     let settings = args.storage.settings()?;
     output::ignored(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;
-    let options = VerifyOptions {
-        concurrency: args.concurrency,
-        delete_corrupt: args.delete_corrupt,
-    };
+    let mut options = VerifyOptions::default();
+    options.concurrency = args.concurrency;
+    options.delete_corrupt = args.delete_corrupt;
     let mut reporter = Reporter::new(args.quiet);
-    let report = verify(&*storage, &options, |at| {
+    let report = verify(&*storage, &[BLOBS, MANIFESTS, BUILDS], &options, |at| {
         let message = format!(
             "{} of {} objects, {} corrupt",
             at.objects_done, at.objects_total, at.defects

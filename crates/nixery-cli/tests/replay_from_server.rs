@@ -5,6 +5,7 @@ mod common;
 use common::Place;
 use nixery_lab::traffic::{Fingerprint, Pull, WEEK, store_pulls};
 use nixery_manifest::Digest;
+use nixery_state::graphs::GRAPHS;
 use nixery_storage::{FilesystemStorage, Key, PutMode, Storage};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -60,7 +61,7 @@ fn store(pulls: &[Pull]) -> Place {
             store_pulls(&storage, pulls).await.expect("stored");
         }
         for (name, letter) in [("app-1", "b"), ("app-2", "c")] {
-            let (key, bytes) = (Key::Graph(image(name)), graph(name, letter));
+            let (key, bytes) = (Key::new(GRAPHS, image(name)), graph(name, letter));
             let put = storage.put(&key, bytes.into(), PutMode::Replace).await;
             let _ = put.expect("stored");
         }

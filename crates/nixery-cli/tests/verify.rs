@@ -100,8 +100,8 @@ fn settings_of_another_store_are_warned_of() {
 #[case(&["verify", "--storage-backend", "s3", "--s3-region", "x"], 2, "NIXERY_S3_BUCKET (--s3-bucket) is not set; needed: the name of the bucket")]
 #[case(&["verify", "--storage-backend", "gcs"], 2, "GCS_BUCKET (--gcs-bucket) is not set")]
 #[case(&["verify", "--storage-path", "missing"], 1, "no such directory")]
-#[case(&["verify", "--storage-path", "."], 1, "no store is there")]
-#[case(&["verify", "--storage-path", "store/layers/x"], 1, "a file and not a directory")]
+#[case(&["verify", "--storage-path", "."], 1, "contains no store")]
+#[case(&["verify", "--storage-path", "store/layers/x"], 1, "a file, not a directory")]
 #[case(&["verify", "--concurrency", "0"], 2, "--concurrency")]
 #[case(&["verify", "--storage-backend", "tape"], 2, "NIXERY_STORAGE_BACKEND (--storage-backend)")]
 fn a_store_that_is_none_is_named(

@@ -5,8 +5,8 @@ use std::time::Duration;
 use nixery_e2e::engines::{Bucket, FakeGcs, SeaweedFs};
 use nixery_storage::conformance::{CONTRACTS, Run};
 use nixery_storage::{
-    GcsConfig, GcsStorage, Key, PutMode, S3Config, S3Credentials, S3Storage, Storage, StorageError,
-    can_create_exclusively,
+    BLOBS, GcsConfig, GcsStorage, Key, PutMode, S3Config, S3Credentials, S3Storage, Storage,
+    StorageError, can_create_exclusively,
 };
 
 /// What fake-gcs-server cannot do, and Google's own service can.
@@ -27,17 +27,15 @@ fn s3_config(bucket: &Bucket) -> S3Config {
         let found = environment.iter().find(|(key, _)| key == name);
         found.unwrap_or_else(|| panic!("no {name}")).1.clone()
     };
-    S3Config {
-        bucket: bucket.name().to_owned(),
-        prefix: "a/prefix".to_owned(),
-        endpoint: Some(format!("http://127.0.0.1:{}", bucket.port())),
-        credentials: Some(S3Credentials {
-            access_key_id: variable("AWS_ACCESS_KEY_ID"),
-            secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
-            session_token: None,
-        }),
-        ..S3Config::default()
-    }
+    let mut config = S3Config::new(bucket.name());
+    config.prefix = "a/prefix".to_owned();
+    config.endpoint = Some(format!("http://127.0.0.1:{}", bucket.port()));
+    config.credentials = Some(S3Credentials {
+        access_key_id: variable("AWS_ACCESS_KEY_ID"),
+        secret_access_key: variable("AWS_SECRET_ACCESS_KEY"),
+        session_token: None,
+    });
+    config
 }
 
 fn s3(bucket: &Bucket) -> S3Storage {
@@ -45,14 +43,11 @@ fn s3(bucket: &Bucket) -> S3Storage {
 }
 
 fn gcs(bucket: &Bucket) -> GcsStorage {
-    GcsStorage::open(GcsConfig {
-        bucket: bucket.name().to_owned(),
-        prefix: "a/prefix".to_owned(),
-        endpoint: Some(format!("http://127.0.0.1:{}", bucket.port())),
-        anonymous: true,
-        ..GcsConfig::default()
-    })
-    .expect("a good configuration")
+    let mut config = GcsConfig::new(bucket.name());
+    config.prefix = "a/prefix".to_owned();
+    config.endpoint = Some(format!("http://127.0.0.1:{}", bucket.port()));
+    config.anonymous = true;
+    GcsStorage::open(config).expect("a good configuration")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +91,7 @@ fn fetch(url: &str) -> (u16, Vec<u8>) {
 
 /// Stores `the bytes` under the name of another blob, which no store looks at.
 async fn put_some_bytes(storage: &dyn Storage) -> Key {
-    let key = Key::parse(&format!("layers/{}", "0".repeat(64))).expect("a key");
+    let key = Key::from_name(BLOBS, &"0".repeat(64)).expect("a key");
     let put = storage.put(&key, "the bytes".into(), PutMode::Replace);
     put.await.map(drop).expect("put");
     key
@@ -141,21 +136,15 @@ async fn wrong_buckets_and_keys_are_told_apart() {
     let bucket = engine.bucket();
     let good = s3_config(&bucket);
     let credentials = good.credentials.clone().expect("credentials");
-    let no_bucket = S3Config {
-        bucket: "no-such-bucket".to_owned(),
-        ..good.clone()
-    };
-    let wrong_key = S3Config {
-        credentials: Some(S3Credentials {
-            secret_access_key: "wrong".to_owned(),
-            ..credentials
-        }),
-        ..good.clone()
-    };
-    let unsigned = S3Config {
-        anonymous: true,
-        ..good
-    };
+    let mut no_bucket = good.clone();
+    no_bucket.bucket = "no-such-bucket".to_owned();
+    let mut wrong_key = good.clone();
+    wrong_key.credentials = Some(S3Credentials {
+        secret_access_key: "wrong".to_owned(),
+        ..credentials
+    });
+    let mut unsigned = good;
+    unsigned.anonymous = true;
     for (config, hint) in [
         (no_bucket, "there is no bucket `no-such-bucket`"),
         (wrong_key, "the credentials are wrong or expired"),

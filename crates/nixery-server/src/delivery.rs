@@ -80,7 +80,7 @@ pub async fn prepare(
     storage: &dyn Storage,
 ) -> Result<BlobDelivery, DeliveryError> {
     let backend = storage.backend();
-    let probe = Key::Blob(Digest::of(b""));
+    let probe = Key::blob(Digest::of(b""));
     let public = storage.public_url(&probe).is_some();
     match settings.delivery {
         BlobDelivery::Proxy => Ok(BlobDelivery::Proxy),

@@ -189,11 +189,6 @@ impl From<&StorageError> for ApiError {
                 Code::Unavailable,
                 "the server's blob store does not answer",
             ),
-            StorageError::Failed { .. } | StorageError::Spool { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server's blob store failed",
-            ),
             // It may pass; lasting damage is found by its size or digest.
             StorageError::Truncated { .. } => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -209,6 +204,12 @@ impl From<&StorageError> for ApiError {
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::Unsupported,
                 "the range is outside of this blob",
+            ),
+            // `Failed` and `Spool`.
+            _ => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                Code::Unknown,
+                "the server's blob store failed",
             ),
         };
         let answer = Self::new(status, code, message);

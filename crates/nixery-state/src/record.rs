@@ -8,11 +8,16 @@ use bytes::Bytes;
 use nixery_core::pack::PackedLayer;
 use nixery_core::{Architecture, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest};
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::versioned::{self, VersionedError};
+
+/// The records of built images, each named by the key of what it was built from.
+pub const MANIFESTS: Folder = Folder::new("manifests", Contents::Json).with_sha1_names();
+/// The records of packed layers, each named by the key of its contents.
+pub const BUILDS: Folder = Folder::new("builds", Contents::Json).with_sha1_names();
 
 /// Most bytes of a manifest, as the distribution spec recommends registries to take (4 MiB).
 pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
@@ -177,7 +182,7 @@ mod tests {
     #[tokio::test]
     async fn entries_round_trip() {
         let storage = MemoryStorage::new();
-        let key = Key::Build(Digest::of(b"key"));
+        let key = Key::new(BUILDS, Digest::of(b"key"));
         assert_eq!(
             load::<LayerRecord>(&storage, &key).await.expect("works"),
             None
@@ -210,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn unusable_entries_count_as_missing(#[case] text: &'static str) {
         let storage = MemoryStorage::new();
-        let key = Key::Build(Digest::of(b"key"));
+        let key = Key::new(BUILDS, Digest::of(b"key"));
         let _ = storage
             .put(&key, text.into(), PutMode::Replace)
             .await

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::causes::chain;
+pub use crate::marks::USES;
 use crate::marks::{note, put_mark};
 
 /// Marks that are written at once on behalf of images being served; more are left for later.
@@ -104,7 +105,7 @@ impl Uses {
         if self.is_held(&digest) {
             return Ok(());
         }
-        if self.storage.stat(&Key::Blob(digest)).await?.is_some() {
+        if self.storage.stat(&Key::blob(digest)).await?.is_some() {
             return self.hold(digest).await.map(drop);
         }
         // It may have been deleted just now, by a call that is still repeated somewhere: that is
@@ -151,7 +152,7 @@ mod tests {
 
     async fn is_marked(storage: &MemoryStorage, digest: Digest) -> bool {
         storage
-            .stat(&Key::Use(digest))
+            .stat(&Key::new(USES, digest))
             .await
             .expect("works")
             .is_some()
@@ -173,7 +174,10 @@ mod tests {
             uses.mark_soon(digest, &runtime);
             settle().await;
             assert!(is_marked(&storage, digest).await);
-            storage.delete(&Key::Use(digest)).await.expect("deleted");
+            storage
+                .delete(&Key::new(USES, digest))
+                .await
+                .expect("deleted");
             for _ in 0..4 {
                 uses.mark_soon(digest, &runtime);
                 settle().await;

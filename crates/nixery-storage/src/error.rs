@@ -1,18 +1,19 @@
-//! [`StorageError`]: what can go wrong in a store, with backend, operation and object named.
+//! [`StorageError`]: failures of a store, with backend, operation and object.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What was being done to a store when it failed.
+/// The operation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Operation {
     /// Writing an object.
     Write,
     /// Reading an object's bytes.
     Read,
-    /// Asking for an object's size.
+    /// Looking up an object's size.
     Stat,
     /// Listing a folder.
     List,
@@ -38,11 +39,34 @@ impl fmt::Display for Operation {
     }
 }
 
+/// The kind of a [`StorageError`], without its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StorageErrorKind {
+    /// The store cannot be opened.
+    Open,
+    /// The store does not allow the operation.
+    Denied,
+    /// The store is full.
+    NoSpace,
+    /// The backend failed in another way.
+    Failed,
+    /// The caller's spool file cannot be read.
+    Spool,
+    /// The object ended early.
+    Truncated,
+    /// The requested range contains no byte of the object.
+    RangeNotSatisfiable,
+    /// The object is larger than the caller allows.
+    TooLarge,
+}
+
 /// A failed storage operation.
 ///
-/// Messages name the backend, the operation and the object (`layers/<hex>`), but no path of the
-/// machine except in [`StorageError::Open`], which no client ever sees.
+/// Messages name the backend, the operation and the object (`layers/<hex>`). Only
+/// [`StorageError::Open`], which is not for clients, names paths of the machine.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorageError {
     /// The store cannot be opened.
     #[error("the {backend} store at {location} cannot be opened: {problem}")]
@@ -51,9 +75,9 @@ pub enum StorageError {
         backend: &'static str,
         /// Where the store should be.
         location: String,
-        /// What is wrong and what to do about it.
+        /// What is wrong, and what to do about it.
         problem: String,
-        /// The operating system's reason, where there is one.
+        /// The operating system's error, if there is one.
         #[source]
         source: Option<io::Error>,
     },
@@ -64,83 +88,79 @@ pub enum StorageError {
     Denied {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The store is full. Nothing was stored under the object's name.
-    #[error(
-        "the {backend} store has no space left to {operation} {target}: free some and try again"
-    )]
+    #[error("the {backend} store has no space left to {operation} {target}. Fix: free some space")]
     NoSpace {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The backend failed in any other way.
+    /// The backend failed in another way.
     #[error("the {backend} store failed to {operation} {target}")]
     Failed {
         /// Name of the backend.
         backend: &'static str,
-        /// What was tried.
+        /// The operation that failed.
         operation: Operation,
         /// The object or folder.
         target: String,
         /// Whether the same call may succeed later.
         retryable: bool,
-        /// The backend's reason.
+        /// The backend's error.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
     /// The caller's spool file cannot be read.
     #[error("the spool file of {target} cannot be read")]
     Spool {
-        /// The object that was to be stored.
+        /// The object to be stored.
         target: String,
         /// The spool file, for logs.
         path: PathBuf,
-        /// The operating system's reason.
+        /// The operating system's error.
         #[source]
         source: io::Error,
     },
-    /// The object ended before the size that the store gave for it.
+    /// The object ended before the size that the store reported.
     #[error("{target} in the {backend} store is truncated: {actual} of {expected} bytes")]
     Truncated {
         /// Name of the backend.
         backend: &'static str,
         /// The object.
         target: String,
-        /// Bytes the reader promised.
+        /// Bytes promised.
         expected: u64,
-        /// Bytes that came.
+        /// Bytes read.
         actual: u64,
     },
-    /// The asked range holds no byte of the object.
+    /// The requested range contains no byte of the object.
     #[error("bytes {start}..{end} of {target} do not exist: it has {size} bytes")]
     RangeNotSatisfiable {
         /// The object.
         target: String,
-        /// First byte asked for.
+        /// First byte requested.
         start: u64,
         /// First byte after the range.
         end: u64,
         /// The object's size.
         size: u64,
     },
-    /// The object is larger than the caller was ready to hold in memory.
-    #[error(
-        "{target} in the {backend} store has {size} bytes, more than the {limit} expected at most"
-    )]
+    /// The object is larger than the caller allows.
+    #[error("{target} in the {backend} store has {size} bytes, but at most {limit} are allowed")]
     TooLarge {
         /// Name of the backend.
         backend: &'static str,
@@ -154,12 +174,27 @@ pub enum StorageError {
 }
 
 impl StorageError {
-    /// Whether the same call may succeed later without anybody changing anything.
+    /// The kind of the error.
+    #[must_use]
+    pub const fn kind(&self) -> StorageErrorKind {
+        match self {
+            Self::Open { .. } => StorageErrorKind::Open,
+            Self::Denied { .. } => StorageErrorKind::Denied,
+            Self::NoSpace { .. } => StorageErrorKind::NoSpace,
+            Self::Failed { .. } => StorageErrorKind::Failed,
+            Self::Spool { .. } => StorageErrorKind::Spool,
+            Self::Truncated { .. } => StorageErrorKind::Truncated,
+            Self::RangeNotSatisfiable { .. } => StorageErrorKind::RangeNotSatisfiable,
+            Self::TooLarge { .. } => StorageErrorKind::TooLarge,
+        }
+    }
+
+    /// Whether the same call may succeed later without a change by an operator.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Failed { retryable, .. } => *retryable,
-            // Space comes back: garbage collection runs, logs rotate.
+            // Garbage collection and log rotation free space.
             Self::NoSpace { .. } => true,
             // Another writer may be replacing the truncated object.
             Self::Truncated { .. } => true,
@@ -171,31 +206,17 @@ impl StorageError {
         }
     }
 
-    /// Sorts an operating system error into its variant.
+    /// Classifies an error of the operating system.
     pub(crate) fn io(
         backend: &'static str,
         operation: Operation,
         target: impl fmt::Display,
         source: io::Error,
     ) -> Self {
-        let target = target.to_string();
-        match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
-                backend,
-                operation,
-                target,
-                source: source.into(),
-            },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Self::Denied {
-                backend,
-                operation,
-                target,
-                source: source.into(),
-            },
-            kind => Self::Failed {
-                backend,
-                operation,
-                target,
+        let class = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Class::NoSpace,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Class::Denied,
+            kind => Class::Failed {
                 retryable: matches!(
                     kind,
                     io::ErrorKind::Interrupted
@@ -204,9 +225,9 @@ impl StorageError {
                         | io::ErrorKind::ResourceBusy
                         | io::ErrorKind::StaleNetworkFileHandle
                 ),
-                source: source.into(),
             },
-        }
+        };
+        class.error(backend, operation, target, source.into())
     }
 
     pub(crate) fn spool(target: impl fmt::Display, path: &Path, source: io::Error) -> Self {
@@ -218,11 +239,87 @@ impl StorageError {
     }
 }
 
+/// The variant of [`StorageError`] for a backend's failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    Denied,
+    NoSpace,
+    Failed { retryable: bool },
+}
+
+impl Class {
+    pub(crate) fn error(
+        self,
+        backend: &'static str,
+        operation: Operation,
+        target: impl fmt::Display,
+        source: Box<dyn Error + Send + Sync>,
+    ) -> StorageError {
+        let target = target.to_string();
+        match self {
+            Self::Denied => StorageError::Denied {
+                backend,
+                operation,
+                target,
+                source,
+            },
+            Self::NoSpace => StorageError::NoSpace {
+                backend,
+                operation,
+                target,
+                source,
+            },
+            Self::Failed { retryable } => StorageError::Failed {
+                backend,
+                operation,
+                target,
+                retryable,
+                source,
+            },
+        }
+    }
+}
+
+/// Formats an error with its causes as one line, `outer: cause: cause`. A cause that its parent's
+/// text already ends with is left out.
+#[must_use]
+pub fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        source = error.source();
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Link(&'static str, #[source] Option<Box<Link>>);
+
+    #[rstest]
+    #[case::alone(&["outer"], "outer")]
+    #[case::causes(&["outer", "middle", "inner"], "outer: middle: inner")]
+    #[case::repeated(&["outer: middle", "middle", "inner"], "outer: middle: inner")]
+    #[case::transparent(&["outer", "outer", "inner"], "outer: inner")]
+    #[case::without_words(&["outer", ""], "outer")]
+    fn a_chain_names_each_cause_once(#[case] texts: &[&'static str], #[case] line: &str) {
+        let chain = texts
+            .iter()
+            .rev()
+            .fold(None, |source, text| Some(Box::new(Link(text, source))));
+        assert_eq!(error_chain(&*chain.expect("not empty")), line);
+    }
 
     #[rstest]
     #[case(io::ErrorKind::StorageFull, "no space left to write layers/x", true)]

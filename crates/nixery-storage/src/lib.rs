@@ -1,20 +1,20 @@
-//! Blob storage for container images: the [`Storage`] trait, its backends, and the suite of
-//! contracts that every backend keeps.
+//! Blob storage for container images: the [`Storage`] trait, its backends, and a conformance suite
+//! for backends.
 //!
 //! ```
 //! use bytes::Bytes;
 //! use nixery_manifest::Digest;
-//! use nixery_storage::{ByteRange, FilesystemStorage, Key, PutMode, Storage};
+//! use nixery_storage::{BLOBS, ByteRange, FilesystemStorage, Key, PutMode, Storage};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let directory = tempfile::tempdir()?;
 //! let storage = FilesystemStorage::open(directory.path())?;
 //!
-//! // A blob is compressed into a spool file while it is hashed, then stored under its digest.
+//! // A blob is written to a spool file and hashed, then stored under its digest.
 //! let spool = directory.path().join("spool");
 //! std::fs::write(&spool, "a layer")?;
-//! let key = Key::Blob(Digest::of(b"a layer"));
+//! let key = Key::blob(Digest::of(b"a layer"));
 //! storage.put_file(&key, &spool).await?;
 //!
 //! let range = ByteRange::new(2, 1000);
@@ -22,38 +22,50 @@
 //! assert_eq!((reader.stat.size, reader.range), (7, ByteRange::new(2, 7)));
 //! assert_eq!(reader.bytes().await?, "layer");
 //!
-//! // Later: is everything still what it says it is?
-//! let report = nixery_storage::verify::verify(&storage, &Default::default(), |_| ()).await?;
+//! // Later: does every blob still have its digest?
+//! let report = nixery_storage::verify::verify(&storage, &[BLOBS], &Default::default(), |_| ()).await?;
 //! assert!(report.is_sound());
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Backends: [`FilesystemStorage`], [`MemoryStorage`], and behind the features `s3` and `gcs`, both on
-//! by default, `S3Storage` and `GcsStorage`. The remote ones repeat what fails on the way, take up
-//! a broken read where it broke (never mixing two states of an object), upload a spool file
-//! without holding it in memory, and look at its size afterwards. Their `check` says in words what
-//! to mend. [`can_create_exclusively`] tells whether leases can stand on a store.
+//! # Backends and features
 //!
-//! Layout, the same in every backend and compatible with the original's buckets: `layers/<sha256>`
-//! holds every blob, `manifests/<key>` and `builds/<key>` the caches. [`Key`] owns these names.
+//! [`FilesystemStorage`] and [`MemoryStorage`] are always available. `S3Storage` and `GcsStorage`
+//! need the features `s3` and `gcs`, which are on by default. The remote backends repeat failed
+//! requests, resume a broken read in the same state of the object, and upload a spool file without
+//! holding it in memory. Their `check` describes what is wrong and how to fix it.
+//! [`can_create_exclusively`] tests whether a store supports leases.
+//!
+//! The feature `conformance` adds the module of that name, with which every backend is tested; the
+//! example `backend` shows a backend from outside of this crate. The feature `tls` adds
+//! `install_tls_provider`, for programs with HTTPS clients but without remote backends.
+//!
+//! # Layout
+//!
+//! All backends have the same layout, which is compatible with the original's buckets: an object
+//! is named by a [`Folder`] and a digest, and [`BLOBS`] is the folder of all blobs. Other folders
+//! are declared by the owners of their objects.
 
+mod backoff;
+#[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
-mod exclusive;
 mod filesystem;
 mod key;
 mod memory;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 mod remote;
-mod scratch;
 mod storage;
+#[cfg(feature = "tls")]
+mod tls;
+mod trial;
 pub mod verify;
 
-pub use error::{Operation, StorageError};
-pub use exclusive::can_create_exclusively;
+pub use backoff::Backoff;
+pub use error::{Operation, StorageError, StorageErrorKind, error_chain};
 pub use filesystem::FilesystemStorage;
-pub use key::{Key, KeyKind, NotAKey};
+pub use key::{BLOBS, Contents, Folder, Key};
 pub use memory::MemoryStorage;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 pub use remote::RemoteLimits;
@@ -62,6 +74,9 @@ pub use remote::{GcsConfig, GcsStorage};
 #[cfg(feature = "s3")]
 pub use remote::{S3Addressing, S3Config, S3Credentials, S3Storage};
 pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};
+#[cfg(feature = "tls")]
+pub use tls::install_tls_provider;
+pub use trial::can_create_exclusively;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

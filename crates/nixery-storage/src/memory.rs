@@ -1,4 +1,4 @@
-//! [`MemoryStorage`]: a store that dies with the process, for tests and trials.
+//! [`MemoryStorage`]: a store in memory, for tests and trials.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 
 use crate::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, PutMode, PutOutcome, Stat, Storage, StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, PutMode, PutOutcome, Stat, Storage, StorageError,
 };
 
-/// Bytes per chunk of a body: small enough that readers are tested with several chunks.
+/// Bytes per chunk of a body: few, so that tests read bodies of several chunks.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// A store in memory.
+/// A store in memory. Its objects are lost when it is dropped.
 pub struct MemoryStorage {
     objects: RwLock<BTreeMap<Key, Object>>,
     clock: Box<dyn Fn() -> SystemTime + Send + Sync>,
@@ -52,7 +52,7 @@ impl MemoryStorage {
         Self::default()
     }
 
-    /// An empty store whose objects are dated by `clock`: for tests of what depends on age.
+    /// An empty store whose objects get their age from `clock`, for tests that depend on it.
     #[must_use]
     pub fn with_clock(clock: impl Fn() -> SystemTime + Send + Sync + 'static) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl MemoryStorage {
         }
     }
 
-    // The map is whole at every moment, so a panic elsewhere while the lock was held does no harm.
+    // The map is consistent at every moment, so a panic while the lock was held does no harm.
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Key, Object>> {
         self.objects.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,12 +149,12 @@ impl Storage for MemoryStorage {
 
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let entries: Vec<_> = self
             .read()
             .iter()
-            .filter(|(key, _)| key.kind() == kind)
+            .filter(|(key, _)| key.folder() == folder)
             .map(|(key, object)| {
                 Ok(Entry {
                     path: key.path(),

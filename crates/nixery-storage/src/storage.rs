@@ -1,4 +1,4 @@
-//! The [`Storage`] trait and the values that go in and out of it.
+//! The [`Storage`] trait, its arguments and results.
 
 use std::fmt;
 use std::path::Path;
@@ -8,13 +8,14 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 
-use crate::{Key, KeyKind, StorageError};
+use crate::{Folder, Key, StorageError};
 
 /// A place for blobs and cache entries, shared by any number of servers.
 ///
-/// Every backend keeps the contracts that [`conformance`](crate::conformance) tests: an object is
-/// seen whole or not at all, writers of one object never harm each other, and a reader yields
-/// exactly the bytes it promised or ends in an error.
+/// Every backend keeps the contracts that the conformance suite tests (module `conformance`,
+/// behind the feature of that name). A reader sees a whole object or none. Simultaneous writers of
+/// one object do not disturb each other. A body yields exactly the promised bytes, or ends with an
+/// error.
 #[async_trait]
 pub trait Storage: Send + Sync + fmt::Debug {
     /// The backend's name, for messages and metrics: `filesystem`, `memory`.
@@ -22,38 +23,37 @@ pub trait Storage: Send + Sync + fmt::Debug {
 
     /// Stores the contents of `spool` under `key`: atomic, idempotent and durable.
     ///
-    /// The spool file stays the caller's to delete, but must not be written to any more, neither
-    /// during the call nor after it: a backend may share its disk blocks, and make it read-only
-    /// for that. An object of the same key and size is left as it is; one of another size
-    /// (truncated by an accident) is replaced.
+    /// The caller deletes the spool file, but must not write to it during or after the call: a
+    /// backend may share its disk blocks and make it read-only. An object of the same key and size
+    /// is kept; one of another size (truncated by an accident) is replaced.
     ///
     /// # Errors
-    /// [`StorageError::Spool`] when the spool cannot be read, else the backend's failure. Nothing
-    /// is left under the key's name that was not there before.
+    /// [`StorageError::Spool`] when the spool file cannot be read, else the backend's failure. The
+    /// object under the key is the same as before.
     async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError>;
 
     /// Stores `bytes` under `key`: atomic and durable.
     ///
-    /// [`PutMode::CreateNew`] never touches an existing object; of several callers that create one
-    /// key at once exactly one gets [`PutOutcome::Stored`].
+    /// [`PutMode::CreateNew`] never changes an existing object. When several callers create one
+    /// key at once, exactly one gets [`PutOutcome::Stored`].
     ///
     /// # Errors
-    /// The backend's failure. Nothing is left under the key's name that was not there before.
+    /// The backend's failure. The object under the key is the same as before.
     async fn put(&self, key: &Key, bytes: Bytes, mode: PutMode)
     -> Result<PutOutcome, StorageError>;
 
-    /// Opens an object, or `None` where there is none. The range's end is clamped to the size.
+    /// Opens an object; `None` when it does not exist. The range's end is clamped to the size.
     ///
     /// # Errors
-    /// [`StorageError::RangeNotSatisfiable`] when the range holds no byte of the object (an empty
-    /// range, or one that starts at or after the end), else the backend's failure.
+    /// [`StorageError::RangeNotSatisfiable`] when the range contains no byte of the object (an
+    /// empty range, or one that starts at or after the end), else the backend's failure.
     async fn get(
         &self,
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobReader>, StorageError>;
 
-    /// Reads a whole small object, or `None` where there is none.
+    /// Reads a whole small object; `None` when it does not exist.
     ///
     /// # Errors
     /// [`StorageError::TooLarge`] for an object of more than `limit` bytes, which is not read;
@@ -73,31 +73,32 @@ pub trait Storage: Send + Sync + fmt::Debug {
         reader.bytes().await.map(Some)
     }
 
-    /// Size and age of an object, or `None` where there is none.
+    /// Returns size and age of an object; `None` when it does not exist.
     ///
     /// # Errors
     /// The backend's failure.
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError>;
 
-    /// Every entry of a folder, in no particular order, foreign names included.
+    /// Lists every entry of a folder, in no particular order, including foreign names.
     ///
-    /// Entries written or deleted meanwhile may be listed or not. Half-written objects never are.
+    /// Entries that are written or deleted meanwhile may be missing. Partly written objects are
+    /// never listed.
     ///
     /// # Errors
     /// The backend's failure, at once or within the stream.
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError>;
 
-    /// Deletes an object; `false` where there was none.
+    /// Deletes an object; `false` when it did not exist.
     ///
     /// # Errors
     /// The backend's failure.
     async fn delete(&self, key: &Key) -> Result<bool, StorageError>;
 
-    /// A URL from which anybody can read the object for `ttl`, or `None` where the backend cannot
-    /// sign. Whether the object exists is not checked.
+    /// Returns a URL from which every client can read the object for `ttl`, or `None` when the backend
+    /// cannot sign URLs. Does not check that the object exists.
     ///
     /// # Errors
     /// The backend's failure.
@@ -109,8 +110,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
         Ok(None)
     }
 
-    /// The URL of the object for anybody who may read the store without a signature, or `None`
-    /// where the backend has no such URLs. Whether anybody may is not checked.
+    /// Returns the URL of the object for clients that may read the store without a signature, or
+    /// `None` when the backend has no such URLs. Does not check that they may.
     fn public_url(&self, _key: &Key) -> Option<String> {
         None
     }
@@ -118,30 +119,30 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Tests that the store can be reached and written to, for start-up and readiness probes.
     ///
     /// # Errors
-    /// What stands in the way.
+    /// The reason why the store cannot be used.
     async fn check(&self) -> Result<(), StorageError>;
 }
 
-/// What [`Storage::put`] does where the object exists.
+/// What [`Storage::put`] does when the object exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PutMode {
-    /// Replace it; readers of the old bytes keep them.
+    /// Replaces it. Open readers continue with the old bytes or fail.
     Replace,
-    /// Leave it as it is.
+    /// Keeps it.
     CreateNew,
 }
 
 /// What [`Storage::put`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[must_use = "with PutMode::CreateNew this tells whether the bytes were stored"]
+#[must_use = "with PutMode::CreateNew this says whether the bytes were stored"]
 pub enum PutOutcome {
     /// The bytes are stored under the key.
     Stored,
-    /// The key was taken: nothing was stored.
+    /// An object existed, and nothing was stored.
     AlreadyExists,
 }
 
-/// Bytes `start..end` of an object, counted from 0, `end` not included.
+/// Bytes `start..end` of an object, counted from 0, without `end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ByteRange {
     /// First byte.
@@ -163,17 +164,17 @@ impl ByteRange {
         self.end.saturating_sub(self.start)
     }
 
-    /// Whether the range holds no byte.
+    /// Whether the range contains no byte.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The part of an object of `size` bytes that a request means: all of it without a range,
-    /// else the range with its end clamped to the size.
+    /// The bytes of an object of `size` bytes that a request means: all without a range, else the
+    /// range with its end clamped to the size.
     ///
     /// # Errors
-    /// [`StorageError::RangeNotSatisfiable`] when that part is empty though a range was given.
+    /// [`StorageError::RangeNotSatisfiable`] when a range was given and no byte remains.
     pub fn resolve(range: Option<Self>, size: u64, key: &Key) -> Result<Self, StorageError> {
         let Some(range) = range else {
             return Ok(Self::new(0, size));
@@ -196,16 +197,16 @@ impl ByteRange {
 pub struct Stat {
     /// Bytes.
     pub size: u64,
-    /// When it was last written, where the backend knows.
+    /// When it was last written; `None` when the backend does not know.
     pub modified: Option<SystemTime>,
 }
 
 /// One entry of a listed folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Path relative to the store's root, `layers/<name>`; bytes that are not UTF-8 are replaced.
+    /// The path relative to the store's root, `layers/<name>`, with invalid UTF-8 replaced.
     pub path: String,
-    /// The key, or `None` for a name that no Nixery wrote.
+    /// The key; `None` for a name that Nixery does not use.
     pub key: Option<Key>,
     /// Size and age.
     pub stat: Stat,
@@ -217,12 +218,12 @@ pub struct BlobReader {
     pub stat: Stat,
     /// The bytes that `body` yields.
     pub range: ByteRange,
-    /// Exactly `range.len()` bytes, or an error at the end.
+    /// Exactly `range.len()` bytes, or fewer and an error at the end.
     pub body: BoxStream<'static, Result<Bytes, StorageError>>,
 }
 
 impl BlobReader {
-    /// Reads the body into memory: only for objects whose size the caller has checked.
+    /// Reads the body into memory. Check the size of the object first.
     ///
     /// # Errors
     /// The first error of the body.
@@ -231,7 +232,7 @@ impl BlobReader {
             return Ok(Bytes::new());
         };
         if first.len() as u64 == self.range.len() {
-            // The usual case, one chunk: no copy. An error may still follow.
+            // One chunk, the usual case, is not copied. An error may still follow.
             return match self.body.next().await.transpose()? {
                 None => Ok(first),
                 Some(more) => Ok([first, more].concat().into()),

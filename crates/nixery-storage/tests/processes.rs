@@ -1,7 +1,7 @@
-//! What needs a process of its own: being killed, and a full or read-only file system.
+//! Tests that need a process of their own: killed processes, full and read-only file systems.
 //!
-//! Each of these tests runs this very program again, with only the helper test of its name and an
-//! environment variable that tells the helper what to do.
+//! Each of these tests starts this program again with one helper test, and passes the helper a
+//! directory in an environment variable.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -11,9 +11,14 @@ use std::process::{Command, Stdio};
 
 use nixery_manifest::Digest;
 use nixery_storage::verify::{VerifyOptions, verify};
-use nixery_storage::{FilesystemStorage, Key, PutMode, Storage, StorageError};
+use nixery_storage::{
+    BLOBS, Contents, FilesystemStorage, Folder, Key, PutMode, Storage, StorageError,
+};
 
-/// The directory a helper works in; unset in an ordinary run.
+const ENTRIES: Folder = Folder::new("manifests", Contents::Json);
+const FOLDERS: [Folder; 2] = [BLOBS, ENTRIES];
+
+/// The variable with the directory of a helper. It is unset in an ordinary run.
 const DIRECTORY: &str = "NIXERY_STORAGE_TEST_DIRECTORY";
 /// How often the writer is killed.
 const KILLS: u64 = 12;
@@ -32,7 +37,7 @@ fn content(i: u64) -> Vec<u8> {
     bytes
 }
 
-/// Stores blobs and cache entries until it is killed. Says a word after each.
+/// Stores blobs and cache entries until it is killed. Prints a line after each.
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_writes_until_killed() {
     let Some(directory) = std::env::var_os(DIRECTORY) else {
@@ -42,12 +47,12 @@ async fn helper_writes_until_killed() {
     let storage = FilesystemStorage::open(directory.join("store")).unwrap();
     for i in 0.. {
         let bytes = content(i);
-        let key = Key::Blob(Digest::of(&bytes));
+        let key = Key::blob(Digest::of(&bytes));
         let spool = directory.join("spool");
         let _ = fs::remove_file(&spool);
         fs::write(&spool, &bytes).unwrap();
         storage.put_file(&key, &spool).await.unwrap();
-        let entry = Key::Manifest(Digest::of(&i.to_le_bytes()));
+        let entry = Key::new(ENTRIES, Digest::of(&i.to_le_bytes()));
         let json = format!("{{\"blob\": \"{key}\"}}");
         let _ = storage
             .put(&entry, json.into(), PutMode::Replace)
@@ -87,11 +92,14 @@ async fn kill_9_leaves_a_sound_store() {
         std::thread::sleep(std::time::Duration::from_micros(round * 700));
         writer.kill().unwrap();
         writer.wait().unwrap();
-        let report = verify(&alive, &VerifyOptions::default(), |_| ())
+        let report = verify(&alive, &FOLDERS, &VerifyOptions::default(), |_| ())
             .await
             .unwrap();
         assert!(report.is_sound(), "round {round}: {report}");
-        assert!(report.blobs > 0 && report.foreign.is_empty(), "{report}");
+        assert!(
+            report.count(BLOBS) > 0 && report.foreign.is_empty(),
+            "{report}"
+        );
     }
     let again = FilesystemStorage::open(&root).unwrap();
     let left: Vec<_> = fs::read_dir(&tmp)
@@ -162,14 +170,14 @@ async fn helper_fills_the_disk() {
     };
     let directory = Path::new(&directory);
     let storage = FilesystemStorage::open(directory.join("store")).unwrap();
-    let small = Key::Blob(Digest::of(b"small"));
+    let small = Key::blob(Digest::of(b"small"));
     let _ = storage
         .put(&small, "small".into(), PutMode::Replace)
         .await
         .unwrap();
 
     let bytes = vec![1; 2 << 20];
-    let key = Key::Blob(Digest::of(&bytes));
+    let key = Key::blob(Digest::of(&bytes));
     let spool = std::env::temp_dir().join(format!("nixery-full-disk-{}", std::process::id()));
     fs::write(&spool, &bytes).unwrap();
     let by_file = storage.put_file(&key, &spool).await;
@@ -189,15 +197,15 @@ async fn helper_fills_the_disk() {
 
     // The half-written files are gone: what fitted before fits again.
     let filler = vec![2; 600 << 10];
-    let key = Key::Blob(Digest::of(&filler));
+    let key = Key::blob(Digest::of(&filler));
     let _ = storage
         .put(&key, filler.into(), PutMode::Replace)
         .await
         .unwrap();
-    let report = verify(&storage, &VerifyOptions::default(), |_| ())
+    let report = verify(&storage, &FOLDERS, &VerifyOptions::default(), |_| ())
         .await
         .unwrap();
-    assert!(report.is_sound() && report.blobs == 2, "{report}");
+    assert!(report.is_sound() && report.count(BLOBS) == 2, "{report}");
 
     // Full to the last block: the check says so, reading goes on, a new server does not start.
     let rest = fs::write(directory.join("rest"), vec![3; 2 << 20]);
@@ -233,11 +241,11 @@ async fn helper_reads_a_read_only_store() {
     let error = FilesystemStorage::open(&root).unwrap_err();
     assert!(error.to_string().contains("read-only"), "{error}");
     let storage = FilesystemStorage::open_existing(&root).unwrap();
-    let report = verify(&storage, &VerifyOptions::default(), |_| ())
+    let report = verify(&storage, &FOLDERS, &VerifyOptions::default(), |_| ())
         .await
         .unwrap();
     assert!(report.is_sound(), "{report}");
-    let key = Key::Blob(Digest::of(b""));
+    let key = Key::blob(Digest::of(b""));
     let error = storage
         .put(&key, "".into(), PutMode::Replace)
         .await

@@ -29,7 +29,7 @@ impl Blobs {
         out: &mut dyn Write,
         path: &Path,
     ) -> Result<(), ExportError> {
-        let key = Key::Blob(*digest);
+        let key = Key::blob(*digest);
         let reader = self
             .runtime
             .block_on(self.storage.get(&key, None))

@@ -85,7 +85,7 @@ async fn fixture() -> Fixture {
         .iter()
         .chain([&Bytes::from(assembled.config.bytes.clone())])
     {
-        let key = Key::Blob(Digest::of(bytes));
+        let key = Key::blob(Digest::of(bytes));
         let _ = storage
             .put(&key, bytes.clone(), PutMode::Replace)
             .await
@@ -275,7 +275,7 @@ async fn a_damaged_store_makes_no_export(
     #[case] problem: &str,
 ) {
     let fixture = fixture().await;
-    let root = Key::Blob(Digest::of(b"root"));
+    let root = Key::blob(Digest::of(b"root"));
     match bytes {
         None => assert!(fixture.storage.delete(&root).await.unwrap()),
         Some(bytes) => {

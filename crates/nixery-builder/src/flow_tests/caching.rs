@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind, PutMode, Storage};
+use nixery_storage::{Key, PutMode, Storage};
 use rstest::rstest;
 
 use super::{build, bytes};
+use crate::record::{BUILDS, MANIFESTS};
 use crate::testing::{Bench, pinned, request};
 
 #[tokio::test]
@@ -61,7 +62,7 @@ async fn what_is_lost_is_made_again(#[case] truncated: bool) {
     blobs.extend([image.oci.digest, image.config.digest]);
     blobs.extend(image.docker.iter().map(|docker| docker.digest));
     for digest in blobs {
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         let whole = bytes(&bench, &digest).await.expect("stored");
         if truncated {
             let half = whole.slice(..whole.len() / 2);
@@ -90,7 +91,7 @@ async fn damaged_cache_entries_are_replaced() {
     use futures::StreamExt;
     let bench = Bench::new().await;
     let image = build(&bench, "git").await;
-    for kind in [KeyKind::Manifest, KeyKind::Build] {
+    for kind in [MANIFESTS, BUILDS] {
         let mut entries = bench.storage.list(kind).await.expect("lists");
         while let Some(entry) = entries.next().await {
             let key = entry.expect("lists").key;
@@ -134,7 +135,7 @@ async fn manifests_are_found_by_digest_and_nothing_else_is() {
     assert_eq!(get(image.layers[0].digest).await, None);
     assert_eq!(get(Digest::of(b"nothing")).await, None);
     // Of the same size, but not what its name says.
-    let key = Key::Blob(image.oci.digest);
+    let key = Key::blob(image.oci.digest);
     let forged = Bytes::from(image.oci.bytes.iter().map(|b| b ^ 1).collect::<Vec<_>>());
     let _ = bench
         .storage

@@ -2,6 +2,8 @@
 //! killed and processes that know only what they saw: no image that was answered, and none that is
 //! kept, lacks a blob.
 
+use nixery_state::record::BUILDS;
+use nixery_state::record::MANIFESTS;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -235,7 +237,7 @@ impl World {
     async fn check(&self) -> Result<(), String> {
         for at in 0..IMAGES.len() {
             let image = image(at);
-            if is_there(&*self.memory, Key::Manifest(image.key)).await
+            if is_there(&*self.memory, Key::new(MANIFESTS, image.key)).await
                 && !image.is_whole(&*self.memory).await
             {
                 return Err(format!("image {at} is kept and lacks a blob"));
@@ -272,7 +274,7 @@ async fn pull_by_digest(engine: Arc<Engine>, image: Made) -> Result<(), String> 
 
 async fn fetch(engine: &Engine, image: &Made, when: &str) -> Result<(), String> {
     for digest in image.blobs().into_iter().rev() {
-        let blob = engine.storage.stat(&Key::Blob(digest)).await;
+        let blob = engine.storage.stat(&Key::blob(digest)).await;
         if blob.map_err(|error| error.to_string())?.is_none() {
             return Err(format!(
                 "a blob of {:?} is missing after {when}",
@@ -286,9 +288,8 @@ async fn fetch(engine: &Engine, image: &Made, when: &str) -> Result<(), String> 
 /// The main flow's calls to the store.
 async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
     for layer in &image.layers {
-        let Key::Build(key) = layer_key(layer.as_bytes()) else {
-            unreachable!("it is one")
-        };
+        let key = layer_key(layer.as_bytes());
+        let key = key.digest().expect("it is one");
         if layers::find(engine, key).await?.is_none() {
             let record = layer_record(layer.as_bytes());
             let (digest, size) = (record.digest, record.size);
@@ -296,7 +297,7 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
                 .blobs
                 .put_file(digest, size, Path::new(layer))
                 .await?;
-            let saved = record::save(&*engine.storage, &Key::Build(key), &record).await;
+            let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await;
             saved.map_err(crate::BuildError::stored)?;
         }
     }

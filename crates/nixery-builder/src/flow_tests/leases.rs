@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::{build, fail};
 use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
+use crate::lease::LEASES;
 use crate::progress::Phase;
 use crate::testing::{Bench, CountingStorage, pinned, request};
 
@@ -222,7 +223,7 @@ async fn on_a_file_system_two_builders_share_the_work() {
     assert_eq!(here.realisations() + there.realisations(), names.len());
     here.builder.drain().await;
     there.builder.drain().await;
-    let leases = open().list(nixery_storage::KeyKind::Lease).await;
+    let leases = open().list(LEASES).await;
     let left = futures::StreamExt::count(leases.expect("lists")).await;
     assert_eq!(left, 0, "given back");
     fail(&here, "missing").await;

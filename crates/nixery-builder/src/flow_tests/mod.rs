@@ -31,7 +31,7 @@ async fn fail(bench: &Bench, name: &str) -> Arc<BuildError> {
 }
 
 async fn bytes(bench: &Bench, digest: &Digest) -> Option<Bytes> {
-    let key = Key::Blob(*digest);
+    let key = Key::blob(*digest);
     let blob = bench.storage.get_bytes(&key, u64::MAX).await;
     blob.expect("reads")
 }

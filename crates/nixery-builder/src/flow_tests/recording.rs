@@ -1,12 +1,14 @@
 //! The graphs of images, which are recorded behind the builds.
 
+use nixery_state::graphs::GRAPHS;
+use nixery_state::record::MANIFESTS;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_state::graphs::{self, RecordedGraph};
 use nixery_state::testing::faulty::FaultyStorage;
-use nixery_storage::{Key, KeyKind, MemoryStorage};
+use nixery_storage::{Folder, Key, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 
@@ -76,15 +78,13 @@ async fn each_image_that_is_built_is_recorded_once() {
     build(&bench, "htop").await;
     assert_eq!(recorded(&bench).await.len(), 2);
     let stored = store.stored.borrow().clone();
-    let written = stored
-        .iter()
-        .filter(|key| key.kind() == KeyKind::Graph)
-        .count();
+    let written = stored.iter().filter(|key| key.folder() == GRAPHS).count();
     assert_eq!(written, 2, "{stored:?}");
     // Under the key of the image's record, after it.
     for (place, key) in stored.iter().enumerate() {
-        if let Key::Graph(key) = key {
-            assert!(stored[..place].contains(&Key::Manifest(*key)), "{stored:?}");
+        if key.folder() == GRAPHS {
+            let record = Key::new(MANIFESTS, key.digest().expect("a digest"));
+            assert!(stored[..place].contains(&record), "{stored:?}");
         }
     }
 }

@@ -1,6 +1,9 @@
 //! How what is packed gets into the store: beside the packing, in bounds, and in an order that leaves nothing
 //! which names what is not there.
 
+use nixery_state::record::BUILDS;
+use nixery_state::record::MANIFESTS;
+use nixery_storage::BLOBS;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use nixery_manifest::ImageConfig;
 use nixery_state::testing::faulty::FaultyStorage;
-use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
+use nixery_storage::{Folder, Key, MemoryStorage, Storage};
 use tokio::time::timeout;
 
 use super::{build, bytes, fail};
@@ -60,8 +63,14 @@ async fn files_given(store: &FaultyStorage, files: usize) {
     drop(reached.expect("nothing holds it up").expect("lives"));
 }
 
-async fn entries(bench: &Bench, kind: KeyKind) -> usize {
-    bench.storage.list(kind).await.expect("lists").count().await
+async fn entries(bench: &Bench, folder: Folder) -> usize {
+    bench
+        .storage
+        .list(folder)
+        .await
+        .expect("lists")
+        .count()
+        .await
 }
 
 #[tokio::test]
@@ -125,7 +134,7 @@ async fn a_failing_store_stops_the_build_and_leaves_nothing_behind() {
         bench.packed()
     );
     nothing_is_spooled(&bench).await;
-    for kind in [KeyKind::Manifest, KeyKind::Build, KeyKind::Blob] {
+    for kind in [MANIFESTS, BUILDS, BLOBS] {
         assert_eq!(entries(&bench, kind).await, 0, "{kind:?}");
     }
     store.files_fail.store(false, Ordering::SeqCst);
@@ -143,21 +152,22 @@ async fn what_names_a_blob_is_stored_after_it() {
     drop(all.expect("lives"));
     // The config names none of them. It is the only blob meanwhile.
     let config = stored
-        .wait_for(|stored| stored.iter().any(|key| key.kind() == KeyKind::Blob))
+        .wait_for(|stored| stored.iter().any(|key| key.folder() == BLOBS))
         .await
         .expect("lives")
         .clone();
-    let is_blob = |key: &&Key| key.kind() == KeyKind::Blob;
+    let is_blob = |key: &&Key| key.folder() == BLOBS;
     let blobs: Vec<_> = config.iter().filter(is_blob).copied().collect();
-    let [Key::Blob(config)] = blobs[..] else {
+    let [config] = blobs[..] else {
         panic!("{blobs:?}");
     };
+    let config = config.digest().expect("a digest");
     let text = bytes(&bench, &config).await.expect("stored");
     ImageConfig::from_slice(&text).expect("a config");
     // Layer by layer, so that there is time for what should wait.
     for _ in 0..5 {
         tokio::task::yield_now().await;
-        assert_eq!(entries(&bench, KeyKind::Manifest).await, 0);
+        assert_eq!(entries(&bench, MANIFESTS).await, 0);
         store.file_gate.add_permits(1);
     }
     let image = handle.wait().await.expect("builds");
@@ -168,13 +178,13 @@ async fn what_names_a_blob_is_stored_after_it() {
         let place = stored.iter().position(|stored| *stored == key);
         place.unwrap_or_else(|| panic!("{key} is not stored"))
     };
-    let layers = image.layers.iter().map(|layer| Key::Blob(layer.digest));
+    let layers = image.layers.iter().map(|layer| Key::blob(layer.digest));
     let last_layer = layers.map(place).max().expect("has layers");
     let docker = image.docker.as_ref().expect("gzip");
-    let manifests = [&image.oci, docker].map(|manifest| place(Key::Blob(manifest.digest)));
+    let manifests = [&image.oci, docker].map(|manifest| place(Key::blob(manifest.digest)));
     let record = stored
         .iter()
-        .position(|key| key.kind() == KeyKind::Manifest)
+        .position(|key| key.folder() == MANIFESTS)
         .expect("is remembered");
     for manifest in manifests {
         assert!(last_layer < manifest && manifest < record, "{stored:?}");

@@ -14,6 +14,7 @@ use crate::builder::Ready;
 use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
 use crate::handle::BuildState;
 use crate::progress::Phase;
+use crate::record::MANIFESTS;
 use crate::testing::{Bench, pinned, request};
 use crate::warm::Warm;
 
@@ -288,7 +289,7 @@ async fn a_lost_blob_is_noticed_when_it_is_reported_or_after_a_while() {
         let image = build(&bench, "git").await;
         let layer = image.layers[0].digest;
         for reported in [true, false] {
-            let deleted = bench.storage.delete(&Key::Blob(layer)).await;
+            let deleted = bench.storage.delete(&Key::blob(layer)).await;
             assert!(deleted.expect("deletes"));
             assert!(ready(&bench, "git").await.is_some(), "seen lately");
             if reported {
@@ -311,7 +312,7 @@ async fn a_lost_blob_that_images_share_is_noticed_as_soon() {
     let bench = Bench::with(moving).await;
     let image = build(&bench, "git").await;
     let shared = image.layers[0].digest;
-    let deleted = bench.storage.delete(&Key::Blob(shared)).await;
+    let deleted = bench.storage.delete(&Key::blob(shared)).await;
     assert!(deleted.expect("deletes"));
     advance(RECHECK * 2 / 5).await;
     let other = build(&bench, "htop").await;
@@ -362,7 +363,7 @@ async fn an_image_that_was_dropped_from_the_cache_is_made_again() {
     .await;
     let handle = bench.builder.request(request("git"));
     handle.wait().await.expect("builds");
-    let key = Key::Manifest(handle.key().expect("known"));
+    let key = Key::new(MANIFESTS, handle.key().expect("known"));
     assert!(bench.storage.delete(&key).await.expect("deletes"));
     assert!(ready(&bench, "git").await.is_some(), "seen lately");
     advance(RECHECK).await;

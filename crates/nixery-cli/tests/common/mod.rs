@@ -60,6 +60,7 @@ impl Place {
 
     pub fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("has a parent")).expect("a folder");
         std::fs::write(&path, contents).expect("a file");
         path
     }

@@ -30,7 +30,7 @@ use nixery_storage::StorageError;
 
 use nixery_state::graphs::GraphsError;
 
-pub use pointer::{KEPT, LearnedPlan, Pointer, load, pointed};
+pub use pointer::{KEPT, LearnedPlan, PLANS, Pointer, load, pointed};
 pub use teach::{LEAST_IMAGES, Lesson, PERIOD, learn};
 
 /// Why no plan was learned, or the learned plan cannot be told.

@@ -10,10 +10,13 @@ use nixery_manifest::Digest;
 use nixery_state::chain;
 use nixery_state::gc::{InUse, Retention};
 use nixery_state::versioned::{self, VersionedError};
-use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
 use serde::{Deserialize, Serialize};
 
 use super::LearnError;
+
+/// Cluster plans, each named by the SHA-256 of its file, and the pointer to the one in use.
+pub const PLANS: Folder = Folder::new("plans", Contents::Binary);
 
 /// What the pointer is named by.
 const POINTER: &[u8] = b"learned plan";
@@ -42,7 +45,7 @@ pub struct LearnedPlan {
 }
 
 fn pointer_key() -> Key {
-    Key::Plan(Digest::of(POINTER))
+    Key::new(PLANS, Digest::of(POINTER))
 }
 
 /// What the store has for a pointer.
@@ -94,7 +97,7 @@ pub async fn load(storage: &dyn Storage) -> Result<Option<LearnedPlan>, LearnErr
             return Ok(None);
         }
     };
-    let key = Key::Plan(pointer.plan);
+    let key = Key::new(PLANS, pointer.plan);
     let Some(bytes) = get(storage, &key, MAX_FILE_BYTES as u64).await? else {
         tracing::warn!(%key, "the learned plan is gone: it is not used");
         return Ok(None);
@@ -129,7 +132,7 @@ pub(super) async fn store(
         images,
     };
     // Replaced where it is there: it is as young as its use then.
-    put(storage, &Key::Plan(pointer.plan), bytes).await?;
+    put(storage, &Key::new(PLANS, pointer.plan), bytes).await?;
     let json = versioned::to_bytes(VERSION, &pointer);
     put(storage, &pointer_key(), Bytes::from(json)).await?;
     Ok(pointer)
@@ -148,12 +151,12 @@ async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Key>>, Storage
         Ok(Found::Nothing) | Err(_) => None,
     };
     let in_use = [Digest::of(POINTER)].into_iter().chain(plan);
-    Ok(Some(in_use.map(Key::Plan).collect()))
+    Ok(Some(in_use.map(|plan| Key::new(PLANS, plan)).collect()))
 }
 
 /// How long plans are remembered: the one in use as long as it is, others for 90 days.
 pub const KEPT: Retention = Retention {
-    folder: KeyKind::Plan,
+    folder: PLANS,
     kept_for: Duration::from_secs(90 * 24 * 60 * 60),
     // There is at most one a night.
     limit: 1000,

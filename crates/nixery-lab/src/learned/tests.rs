@@ -1,5 +1,7 @@
 //! When a plan is learned, from what, and where it is found.
 
+use crate::learned::PLANS;
+use nixery_state::graphs::GRAPHS;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -186,7 +188,7 @@ async fn damaged_graphs_are_passed_over() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..9).await;
     for name in [b"a", b"b"] {
-        let key = Key::Graph(Digest::of(name));
+        let key = Key::new(GRAPHS, Digest::of(name));
         let _ = storage
             .put(&key, "junk".into(), PutMode::Replace)
             .await
@@ -212,11 +214,14 @@ async fn a_damaged_plan_is_not_used(#[case] instead: Option<&'static str>) {
             .expect("is there")
             .pointer
             .plan;
-        let key = Key::Plan(if of_pointer {
-            Digest::of(b"learned plan")
-        } else {
-            plan
-        });
+        let key = Key::new(
+            PLANS,
+            if of_pointer {
+                Digest::of(b"learned plan")
+            } else {
+                plan
+            },
+        );
         match instead {
             Some(text) => drop(
                 storage
@@ -267,8 +272,8 @@ async fn many_bases_do_not_take_turns() {
 async fn a_newer_versions_plan_stays() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..12).await;
-    let pointer = Key::Plan(Digest::of(b"learned plan"));
-    let plan = Key::Plan(Digest::of(b"a newer plan"));
+    let pointer = Key::new(PLANS, Digest::of(b"learned plan"));
+    let plan = Key::new(PLANS, Digest::of(b"a newer plan"));
     let newer = r#"{"version":2,"other":"fields"}"#;
     for (key, text) in [(pointer, newer), (plan, "its plan")] {
         let stored = storage.put(&key, text.into(), PutMode::Replace).await;
@@ -313,7 +318,7 @@ async fn the_plan_in_use_outlives_the_history() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..12).await;
     learned(&storage).await;
-    let old = Key::Plan(Digest::of(b"an older plan"));
+    let old = Key::new(PLANS, Digest::of(b"an older plan"));
     let _ = storage
         .put(&old, "plan".into(), PutMode::Replace)
         .await

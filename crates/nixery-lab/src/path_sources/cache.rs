@@ -1,10 +1,10 @@
 //! Reading a binary cache: `GET CACHE/<hash>.narinfo` for each wanted path.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use nixery_core::{ReferenceSink, StorePath};
+use nixery_storage::Backoff;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 
@@ -18,6 +18,8 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Never wait longer, whatever a server asks for.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// The waits between attempts.
+const BACKOFF: Backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
 /// Length of the hash that begins a store path's name.
 const HASH_LEN: usize = 32;
 
@@ -129,6 +131,7 @@ impl BinaryCache {
         {
             return Err(PathSourceError::BadUrl { url: url.into() });
         }
+        nixery_storage::install_tls_provider();
         let client = Client::builder()
             .timeout(ATTEMPT_TIMEOUT)
             .user_agent(concat!("nixery/", env!("CARGO_PKG_VERSION")))
@@ -240,7 +243,7 @@ impl BinaryCache {
             if attempt == attempts {
                 return Err(error);
             }
-            tokio::time::sleep(asked_wait.unwrap_or_else(|| backoff(attempt))).await;
+            tokio::time::sleep(asked_wait.unwrap_or_else(|| BACKOFF.wait(attempt))).await;
             attempt += 1;
         }
     }
@@ -285,16 +288,6 @@ enum Attempt {
 fn retry_after(response: &Response) -> Option<Duration> {
     let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(seconds.parse().ok()?).min(LONGEST_WAIT))
-}
-
-/// Doubles with each attempt; spread over its second half so that parallel requests that failed
-/// together do not come back together.
-fn backoff(attempt: u32) -> Duration {
-    let wait = FIRST_WAIT
-        .saturating_mul(1 << (attempt - 1).min(16))
-        .min(LONGEST_WAIT);
-    let jitter = RandomState::new().hash_one(attempt) as f64 / u64::MAX as f64;
-    wait.mul_f64(0.5 + 0.5 * jitter)
 }
 
 #[cfg(test)]

@@ -23,14 +23,17 @@ use std::time::Duration;
 
 use nixery_manifest::Digest;
 use nixery_state::gc::{InUse, Retention};
-use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
+
+/// Batches of recorded pulls, each named by the SHA-256 of its bytes.
+pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
 
 /// Most pulls of a batch. Written by one process in five minutes, they are more than 30 a second.
 pub const MOST_IN_BATCH: usize = 10_000;
 
 /// How long recorded pulls are remembered: 90 days.
 pub const KEPT: Retention = Retention {
-    folder: KeyKind::Traffic,
+    folder: TRAFFIC,
     kept_for: Duration::from_secs(90 * 24 * 60 * 60),
     // A server that never rests writes 26,000 batches in 90 days, one every five minutes: there is
     // room for seven of them.
@@ -57,7 +60,7 @@ pub struct Pull {
 /// The store failed.
 pub async fn store_pulls(storage: &dyn Storage, pulls: &[Pull]) -> Result<(), StorageError> {
     let bytes = batch::to_bytes(pulls);
-    let key = Key::Traffic(Digest::of(&bytes));
+    let key = Key::new(TRAFFIC, Digest::of(&bytes));
     storage
         .put(&key, bytes.into(), PutMode::Replace)
         .await

@@ -4,9 +4,10 @@ use std::cmp::Reverse;
 
 use futures::{StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind, Storage, StorageError};
+use nixery_storage::{Key, Storage, StorageError};
 
 use super::{Pull, batch};
+use crate::traffic::TRAFFIC;
 
 /// Most pulls that are read: the newest. With what a replay makes of them they take some hundred
 /// megabytes.
@@ -47,7 +48,7 @@ pub(super) async fn read_at_most(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<RecordedPulls, StorageError> {
     let mut batches: Vec<_> = storage
-        .list(KeyKind::Traffic)
+        .list(TRAFFIC)
         .await?
         .try_filter_map(|entry| async move { Ok(entry.key.map(|key| (entry.stat.modified, key))) })
         .try_collect()
@@ -103,7 +104,7 @@ async fn read_batch(storage: &dyn Storage, key: Key) -> Result<Contents, Storage
         }
         Err(error) => return Err(error),
     };
-    if Key::Traffic(Digest::of(&bytes)) != key {
+    if Key::new(TRAFFIC, Digest::of(&bytes)) != key {
         return unreadable(&"it is not what its digest says");
     }
     match batch::from_bytes(&bytes) {

@@ -1,5 +1,7 @@
+use crate::traffic::TRAFFIC;
 use nixery_core::replay::{Bound, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_state::graphs::GRAPHS;
 use nixery_state::graphs::RecordedGraph;
 use nixery_storage::MemoryStorage;
 use proptest::prelude::*;
@@ -163,9 +165,9 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
         let put = storage.put(&key, bytes.into(), PutMode::Replace);
         let _ = put.await.unwrap();
     };
-    put(Key::Traffic(image("other")), "what was not written").await;
+    put(Key::new(TRAFFIC, image("other")), "what was not written").await;
     let newer = r#"{"version":2}"#;
-    put(Key::Traffic(Digest::of(newer.as_bytes())), newer).await;
+    put(Key::new(TRAFFIC, Digest::of(newer.as_bytes())), newer).await;
 
     let mut told = Vec::new();
     let read = read_pulls(&storage, |done, total| told.push((done, total)));
@@ -281,7 +283,7 @@ async fn what_was_recorded_is_replayed_from_the_store() {
             .unwrap();
     }
     // One that cannot be read counts as none.
-    let damaged = Key::Graph(image("app-3"));
+    let damaged = Key::new(GRAPHS, image("app-3"));
     let put = storage.put(&damaged, "garbage".into(), PutMode::Replace);
     let _ = put.await.unwrap();
     store_pulls(&storage, &pulls).await.unwrap();

@@ -60,7 +60,7 @@ pub(crate) async fn blob(
     let storage = &**state.builder().storage();
     if blob.size() > MOST_PROXIED
         && let Some(url) =
-            delivery::redirect_location(state.settings(), storage, &Key::Blob(digest)).await
+            delivery::redirect_location(state.settings(), storage, &Key::blob(digest)).await
     {
         state.metrics().count_redirected();
         return Ok(redirect_to_store(&digest, url));

@@ -164,7 +164,7 @@ async fn a_blob_of_the_wrong_size_is_never_served() {
     let half = bytes.slice(..bytes.len() / 2);
     let _ = registry
         .storage
-        .put(&Key::Blob(digest), half, PutMode::Replace)
+        .put(&Key::blob(digest), half, PutMode::Replace)
         .await
         .unwrap();
     let path = format!("/v2/git/blobs/{digest}");
@@ -187,7 +187,7 @@ async fn an_empty_blob_is_served_whole() {
     let digest = Digest::of(b"");
     let _ = registry
         .storage
-        .put(&Key::Blob(digest), Bytes::new(), PutMode::Replace)
+        .put(&Key::blob(digest), Bytes::new(), PutMode::Replace)
         .await
         .unwrap();
     let path = format!("/v2/git/blobs/{digest}");

@@ -1,5 +1,6 @@
 //! The collection of garbage: use marks, the timer, its metrics.
 
+use nixery_state::uses::USES;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -20,7 +21,7 @@ async fn serving_an_image_marks_its_manifest_as_used() {
     let registry = Registry::with(|config| config.gc_grace = Duration::ZERO).await;
     let answer = registry.get(TAG).await;
     let digest: Digest = answer.header("docker-content-digest").parse().unwrap();
-    let mark = Key::Use(digest);
+    let mark = Key::new(USES, digest);
     // Written in the background.
     let written = async {
         while registry.storage.stat(&mark).await.unwrap().is_none() {
@@ -42,7 +43,11 @@ async fn serving_an_image_marks_its_manifest_as_used() {
         .get(&format!("/v2/shell/git/manifests/{nothing}"))
         .await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
-    let marked = registry.storage.stat(&Key::Use(nothing)).await.unwrap();
+    let marked = registry
+        .storage
+        .stat(&Key::new(USES, nothing))
+        .await
+        .unwrap();
     assert!(marked.is_none(), "asking for nothing writes nothing");
 }
 
@@ -50,7 +55,7 @@ async fn serving_an_image_marks_its_manifest_as_used() {
 async fn the_timer_collects_and_counts() {
     let registry = Registry::new().await;
     let storage = registry.storage.clone();
-    let orphan = Key::Blob(Digest::of(b"orphan"));
+    let orphan = Key::blob(Digest::of(b"orphan"));
     let put = storage.put(&orphan, "orphan".into(), nixery_storage::PutMode::Replace);
     let _ = put.await.unwrap();
     let settings = GcSettings {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use nixery_manifest::Digest;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, Operation, PutMode, PutOutcome,
-    Stat, Storage, StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError,
 };
 
 /// What a signature is good for, and no log may show.
@@ -76,13 +76,13 @@ impl FakeStore {
 
     /// Stores a blob, right or not.
     pub(crate) async fn blob(&self, digest: Digest, bytes: impl Into<Bytes>) {
-        let key = Key::Blob(digest);
+        let key = Key::blob(digest);
         let stored = self.objects.put(&key, bytes.into(), PutMode::Replace);
         let _ = stored.await.unwrap();
     }
 
     pub(crate) async fn has(&self, digest: Digest) -> bool {
-        let stat = self.objects.stat(&Key::Blob(digest)).await;
+        let stat = self.objects.stat(&Key::blob(digest)).await;
         stat.unwrap().is_some()
     }
 
@@ -147,10 +147,10 @@ impl Storage for FakeStore {
 
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         self.may(Operation::List).await?;
-        self.objects.list(kind).await
+        self.objects.list(folder).await
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {

@@ -10,7 +10,7 @@ use crate::registry::Registry;
 async fn a_missing_blob_is_not_an_empty_200() {
     let registry = Registry::new().await;
     let (digest, _) = registry.layer("git").await;
-    registry.storage.delete(&Key::Blob(digest)).await.unwrap();
+    registry.storage.delete(&Key::blob(digest)).await.unwrap();
     for digest in [digest, Digest::of(b"never there")] {
         let path = format!("/v2/git/blobs/{digest}");
         assert_eq!(registry.get(&path).await.error().1, "BLOB_UNKNOWN");

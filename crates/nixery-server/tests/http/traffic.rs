@@ -1,5 +1,7 @@
 //! Recording pulls.
 
+use nixery_lab::traffic::TRAFFIC;
+use nixery_state::record::MANIFESTS;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use nixery_server::config::HttpSettings;
 use nixery_server::listen::{bind, serve};
 use nixery_server::router;
 use nixery_server::traffic::{Recorder, Salt, record_forever};
-use nixery_storage::{Key, KeyKind, MemoryStorage, Storage};
+use nixery_storage::{Key, MemoryStorage, Storage};
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -44,7 +46,7 @@ async fn pulls(registry: &Registry) -> Vec<Pull> {
 }
 
 async fn batches(registry: &Registry) -> usize {
-    let listing = registry.storage.list(KeyKind::Traffic).await.unwrap();
+    let listing = registry.storage.list(TRAFFIC).await.unwrap();
     listing.try_collect::<Vec<_>>().await.unwrap().len()
 }
 
@@ -95,7 +97,7 @@ async fn a_get_for_a_manifest_counts_and_nothing_else_does() {
     }
     let recorded = pulls(&registry).await;
     assert_eq!(recorded.len(), 1, "{recorded:?}");
-    let entry = Key::Manifest(recorded[0].image);
+    let entry = Key::new(MANIFESTS, recorded[0].image);
     assert!(registry.storage.stat(&entry).await.unwrap().is_some());
     assert_eq!(batches(&registry).await, 1);
     assert_eq!(pulls(&registry).await.len(), 1, "nothing is stored twice");
@@ -189,7 +191,7 @@ async fn what_is_stored_reveals_no_address_no_agent_and_no_name() {
     let registry = recording().await;
     registry.ask(from("203.0.113.77", DOCKERS)).await;
     pulls(&registry).await;
-    let listing = registry.storage.list(KeyKind::Traffic).await.unwrap();
+    let listing = registry.storage.list(TRAFFIC).await.unwrap();
     let entries: Vec<_> = listing.try_collect().await.unwrap();
     let key = entries[0].key.unwrap();
     let bytes = registry

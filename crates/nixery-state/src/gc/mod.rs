@@ -42,6 +42,7 @@ mod sweep;
 mod tests;
 mod turn;
 
+use crate::lease::LEASES;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -283,7 +284,7 @@ async fn collect_as(
 
 /// The time by the clock that dates the store's objects.
 async fn store_time(storage: &dyn Storage, only_look: bool) -> Result<SystemTime, GcError> {
-    let key = Key::Lease(Digest::of(CLOCK));
+    let key = Key::new(LEASES, Digest::of(CLOCK));
     let write = async {
         for _ in 0..CLOCK_TRIES {
             let json = Bytes::from_static(b"{}\n");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use nixery_storage::{Key, KeyKind, Storage, StorageError};
+use nixery_storage::{Folder, Key, Storage, StorageError};
 
 use super::age;
 
@@ -13,7 +13,7 @@ use super::age;
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
     /// The folder.
-    pub folder: KeyKind,
+    pub folder: Folder,
     /// How long an object that is not in use is kept.
     pub kept_for: Duration,
     /// How many objects are kept. Beyond that the oldest go, and those in use last.

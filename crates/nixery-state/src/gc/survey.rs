@@ -1,11 +1,15 @@
 //! Takes the inventory of a store.
 
+use crate::lease::LEASES;
+use crate::marks::USES;
+use crate::record::BUILDS;
+use crate::record::MANIFESTS;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind, Storage, StorageError};
+use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError};
 
 use super::inventory::{BlobId, Inventory, LayerEntry};
 use super::records::{self, ImageEntry};
@@ -31,42 +35,36 @@ pub(super) async fn survey(
     let mut inventory = Inventory::default();
     watch.enter(GcPhase::List, 0);
     let mut marks: HashMap<Digest, Mark> = HashMap::new();
-    list(storage, KeyKind::Use, now, watch, |key, size, modified| {
-        if let Key::Use(digest) = key {
+    list(storage, USES, now, watch, |key, size, modified| {
+        if let Some(digest) = key.digest() {
             let is_use = is_use(size);
             marks.insert(digest, Mark { modified, is_use });
         }
     })
     .await?;
-    list(storage, KeyKind::Lease, now, watch, |key, _, modified| {
+    list(storage, LEASES, now, watch, |key, _, modified| {
         inventory.leases.push((key, modified));
     })
     .await?;
     inventory.remembered = remembered(storage, retentions, now, watch).await?;
-    list(storage, KeyKind::Blob, now, watch, |key, size, modified| {
-        if let Key::Blob(digest) = key {
+    list(storage, BLOBS, now, watch, |key, size, modified| {
+        if let Some(digest) = key.digest() {
             let marked = marks.get(&digest).map_or(modified, |mark| mark.modified);
             inventory.add_blob(digest, size, modified.max(marked));
         }
     })
     .await?;
     let mut layers = Vec::new();
-    list(storage, KeyKind::Build, now, watch, |key, _, modified| {
+    list(storage, BUILDS, now, watch, |key, _, modified| {
         if age(now, modified) > policy.grace {
             layers.push((key, modified));
         }
     })
     .await?;
     let mut images = Vec::new();
-    list(
-        storage,
-        KeyKind::Manifest,
-        now,
-        watch,
-        |key, _, modified| {
-            images.push((key, modified));
-        },
-    )
+    list(storage, MANIFESTS, now, watch, |key, _, modified| {
+        images.push((key, modified));
+    })
     .await?;
 
     watch.enter(GcPhase::Read, (images.len() + layers.len()) as u64);
@@ -194,7 +192,7 @@ async fn manifest(
     id: BlobId,
     digest: Digest,
 ) -> Result<(BlobId, Option<Vec<Digest>>), GcError> {
-    let key = Key::Blob(digest);
+    let key = Key::blob(digest);
     let read = async {
         let Some(mut reader) = storage.get(&key, None).await? else {
             return Ok(None);
@@ -247,12 +245,12 @@ async fn read(
 /// Calls `found` for each entry with a Nixery name; where the store knows no age it is new.
 async fn list(
     storage: &dyn Storage,
-    kind: KeyKind,
+    folder: Folder,
     now: SystemTime,
     watch: &mut Watch<'_>,
     mut found: impl FnMut(Key, u64, SystemTime),
 ) -> Result<(), GcError> {
-    let mut entries = storage.list(kind).await.map_err(doing("listed"))?;
+    let mut entries = storage.list(folder).await.map_err(doing("listed"))?;
     while let Some(entry) = entries.try_next().await.map_err(doing("listed"))? {
         watch.step();
         if let Some(key) = entry.key {

@@ -1,5 +1,6 @@
 //! Carries a plan out. Each step leaves a store that is whole, whatever happens then.
 
+use crate::marks::USES;
 use std::collections::HashSet;
 use std::time::SystemTime;
 
@@ -85,7 +86,7 @@ impl Sweep<'_> {
     /// Whether the image was used or built anew since the inventory.
     async fn in_use(&self, image: &Image) -> Result<bool, GcError> {
         for &id in &image.manifests {
-            let mark = Key::Use(self.inventory.blob(id).digest);
+            let mark = Key::new(USES, self.inventory.blob(id).digest);
             let stat = self.storage.stat(&mark).await.map_err(doing("looked up"))?;
             if stat.is_some_and(|stat| is_use(stat.size) && self.is_young(&stat)) {
                 return Ok(true);
@@ -174,7 +175,7 @@ impl Sweep<'_> {
             return Ok(Outcome::NoTime(id));
         }
         let blob = self.inventory.blob(id);
-        let key = Key::Blob(blob.digest);
+        let key = Key::blob(blob.digest);
         let deleted = timeout(note::SLOWEST_DELETION, self.delete(&key)).await;
         let size = blob.size.unwrap_or(0);
         Ok(match deleted.map_err(|_| GcError::Slow { key })?? {
@@ -214,7 +215,7 @@ impl Sweep<'_> {
     async fn is_needed(&self, id: BlobId) -> Result<Option<BlobId>, GcError> {
         let digest = self.inventory.blob(id).digest;
         let needed =
-            self.is_new(&Key::Use(digest)).await? || self.is_new(&Key::Blob(digest)).await?;
+            self.is_new(&Key::new(USES, digest)).await? || self.is_new(&Key::blob(digest)).await?;
         Ok(needed.then_some(id))
     }
 
@@ -231,7 +232,7 @@ impl Sweep<'_> {
                 .map(|&id| self.inventory.blob(id).digest),
         );
         let keys = plan.builds.iter().copied();
-        let keys = keys.chain(marks.into_iter().map(Key::Use));
+        let keys = keys.chain(marks.into_iter().map(|digest| Key::new(USES, digest)));
         let keys: Vec<_> = keys.chain(plan.leases.iter().copied()).collect();
         report.tidied = self.delete_old(&keys, watch).await?;
         report.forgotten_deleted = self.delete_old(&plan.forgotten, watch).await?;

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
 
 use crate::gc::{InUse, Retention};
 use crate::record::LayerSummary;
@@ -39,6 +39,9 @@ pub use remember::remember;
 
 pub use file::GraphFileError;
 use file::MAX_FILE_BYTES;
+
+/// The reference graphs of built images, each named as its record.
+pub const GRAPHS: Folder = Folder::new("graphs", Contents::Binary);
 
 /// What an image held when it was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +60,7 @@ pub struct RecordedGraph {
 
 /// How long graphs are remembered: those of cached images as long as these, others for 90 days.
 pub const KEPT: Retention = Retention {
-    folder: KeyKind::Graph,
+    folder: GRAPHS,
     kept_for: Duration::from_secs(90 * 24 * 60 * 60),
     // Each has some kilobytes.
     limit: 10_000,
@@ -116,10 +119,10 @@ pub async fn list(storage: &dyn Storage) -> Result<Vec<GraphEntry>, GraphsError>
         doing: "listed",
         source,
     };
-    let mut listing = storage.list(KeyKind::Graph).await.map_err(failed)?;
+    let mut listing = storage.list(GRAPHS).await.map_err(failed)?;
     let mut entries = Vec::new();
     while let Some(entry) = listing.try_next().await.map_err(failed)? {
-        if let Some(Key::Graph(key)) = entry.key {
+        if let Some(key) = entry.key.and_then(|key| key.digest()) {
             let (written, size) = (entry.stat.modified, entry.stat.size);
             entries.push(GraphEntry { key, written, size });
         }
@@ -137,7 +140,7 @@ pub async fn read(
     storage: &dyn Storage,
     key: Digest,
 ) -> Result<Option<RecordedGraph>, GraphsError> {
-    let key = Key::Graph(key);
+    let key = Key::new(GRAPHS, key);
     let bytes = match storage.get_bytes(&key, MAX_FILE_BYTES).await {
         Ok(None) => return Ok(None),
         Ok(Some(bytes)) => bytes,
@@ -224,7 +227,7 @@ pub async fn record(
     let bytes = tokio::task::spawn_blocking(move || graph.to_bytes()).await;
     let bytes = bytes.unwrap_or(Err(GraphFileError::Broken));
     let bytes = bytes.map_err(|source| GraphsError::Unwritable { image, source })?;
-    let (key, bytes) = (Key::Graph(key), Bytes::from(bytes));
+    let (key, bytes) = (Key::new(GRAPHS, key), Bytes::from(bytes));
     let stored = storage.put(&key, bytes, PutMode::Replace).await;
     stored.map(drop).map_err(|source| GraphsError::Storage {
         doing: "stored",

@@ -1,5 +1,6 @@
 //! The file of a graph, and what is done with files that are none.
 
+use crate::graphs::GRAPHS;
 use std::time::Duration;
 
 use nixery_storage::MemoryStorage;
@@ -229,7 +230,7 @@ async fn what_is_missing_is_none_and_what_is_damaged_an_error() {
     let storage = MemoryStorage::new();
     let key = Digest::of(b"key");
     assert_eq!(read(&storage, key).await.expect("works"), None);
-    let object = Key::Graph(key);
+    let object = Key::new(GRAPHS, key);
     let put = storage.put(&object, "junk".into(), PutMode::Replace);
     let _ = put.await.expect("is stored");
     let error = read(&storage, key).await.expect_err("no graph");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_storage::{Key, PutMode, PutOutcome, StorageError};
+use nixery_storage::{Backoff, Key, PutMode, PutOutcome, StorageError};
 use tokio::time::{Instant, sleep};
 
 use super::content::{self, Content};
@@ -29,7 +29,7 @@ pub struct Contender {
     task: String,
     key: Key,
     watch: Watch,
-    pause: Duration,
+    pauses: u32,
     /// Since when the store has been failing.
     blind: Option<Instant>,
 }
@@ -41,7 +41,7 @@ impl Contender {
             leases,
             task: task.to_owned(),
             key: key_of(task),
-            pause: FIRST_PAUSE,
+            pauses: 0,
             blind: None,
         }
     }
@@ -112,8 +112,9 @@ impl Contender {
     /// Waits between two looks: a little longer each time.
     pub async fn pause(&mut self) {
         let longest = LONGEST_PAUSE.min(self.leases.0.ttl / 5);
-        sleep(self.leases.0.dice.jitter(self.pause.min(longest))).await;
-        self.pause = (self.pause * 3 / 2).min(LONGEST_PAUSE);
+        self.pauses += 1;
+        let backoff = Backoff::new(FIRST_PAUSE, longest);
+        sleep(backoff.wait_with(self.pauses, self.leases.0.dice.fraction())).await;
     }
 
     /// Whether [`Contender::try_take`] may succeed now. So it may in a store that has failed for

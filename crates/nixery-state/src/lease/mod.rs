@@ -29,7 +29,7 @@ use std::time::Duration;
 use nixery_manifest::Digest;
 #[cfg(test)]
 use nixery_storage::StorageError;
-use nixery_storage::{Key, Storage, can_create_exclusively};
+use nixery_storage::{Contents, Folder, Key, Storage, can_create_exclusively};
 use tokio::sync::{mpsc, oneshot, watch as signal};
 
 pub use contender::Contender;
@@ -37,6 +37,9 @@ pub use keeper::Lease;
 pub use watch::Watch;
 
 use keeper::Order;
+
+/// Leases, each named by the SHA-256 of its task.
+pub const LEASES: Folder = Folder::new("leases", Contents::Json);
 
 /// How long a process that ends waits for a store to take its leases back. Whatever it does not take
 /// goes stale.
@@ -195,7 +198,7 @@ impl Leases {
 
 /// The object of a task's lease.
 fn key_of(task: &str) -> Key {
-    Key::Lease(Digest::of(task.as_bytes()))
+    Key::new(LEASES, Digest::of(task.as_bytes()))
 }
 
 /// Numbers nobody else draws: splitmix64, whose seed tests choose.
@@ -217,9 +220,8 @@ impl Dice {
         format!("{:016x}{:016x}", self.draw(), self.draw())
     }
 
-    /// Three quarters of a time to all of it.
-    fn jitter(&self, time: Duration) -> Duration {
-        let permille = u32::try_from(self.draw() % 251).unwrap_or(0);
-        time * (750 + permille) / 1000
+    /// A number from 0 to 1.
+    fn fraction(&self) -> f64 {
+        self.draw() as f64 / u64::MAX as f64
     }
 }

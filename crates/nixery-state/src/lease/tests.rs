@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nixery_storage::{FilesystemStorage, KeyKind, MemoryStorage, PutMode, Storage};
+use nixery_storage::{FilesystemStorage, MemoryStorage, PutMode, Storage};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::content::Content;
 use super::{Dice, FAREWELL, Leases, key_of};
+use crate::lease::LEASES;
 use crate::testing::faulty::FaultyStorage;
 
 const TTL: Duration = Duration::from_secs(15);
@@ -305,6 +306,6 @@ async fn on_a_file_system_one_of_many_gets_it() {
     for lease in leases.into_iter().flatten().flatten() {
         lease.release().await;
     }
-    let entries = open().list(KeyKind::Lease).await.expect("lists");
+    let entries = open().list(LEASES).await.expect("lists");
     assert_eq!(futures::StreamExt::count(entries).await, 0);
 }

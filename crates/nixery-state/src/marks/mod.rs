@@ -7,7 +7,10 @@ pub(crate) mod note;
 
 use bytes::Bytes;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
+
+/// Marks whose age says when a blob was last needed, each named by the SHA-256 of the blob.
+pub const USES: Folder = Folder::new("uses", Contents::Json);
 
 /// What a mark holds: its age is all that counts.
 const MARK: &[u8] = b"{}\n";
@@ -44,6 +47,6 @@ async fn put(
     digest: Digest,
     mark: &'static [u8],
 ) -> Result<(), StorageError> {
-    let (key, mark) = (Key::Use(digest), Bytes::from_static(mark));
+    let (key, mark) = (Key::new(USES, digest), Bytes::from_static(mark));
     storage.put(&key, mark, PutMode::Replace).await.map(drop)
 }

@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use crate::uses::USES;
 use bytes::Bytes;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode, PutOutcome, Storage, StorageError};
@@ -47,7 +48,7 @@ struct Note {
 }
 
 fn key() -> Key {
-    Key::Use(Digest::of(NOTE))
+    Key::new(USES, Digest::of(NOTE))
 }
 
 /// Announces deletions.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::graphs::GRAPHS;
+use crate::lease::LEASES;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
+    BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat, Storage,
     StorageError,
 };
 use tokio::sync::{Semaphore, watch};
@@ -69,7 +71,7 @@ impl FaultyStorage {
         })
     }
 
-    async fn pass(&self, kind: Option<KeyKind>) -> Result<(), StorageError> {
+    async fn pass(&self, folder: Option<Folder>) -> Result<(), StorageError> {
         if !self.slowness.is_zero() {
             // xorshift64: any numbers will do.
             let mut x = self.random.load(Ordering::Relaxed) | 1;
@@ -83,18 +85,18 @@ impl FaultyStorage {
         if self.dead.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        if kind == Some(KeyKind::Lease) && self.leases_fail.load(Ordering::SeqCst) {
+        if folder == Some(LEASES) && self.leases_fail.load(Ordering::SeqCst) {
             return Err(failure("a lease"));
         }
         Ok(())
     }
 
     async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
-        self.pass(Some(key.kind())).await?;
-        if key.kind() == KeyKind::Graph && self.graphs_hang.load(Ordering::SeqCst) {
+        self.pass(Some(key.folder())).await?;
+        if key.folder() == GRAPHS && self.graphs_hang.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        if key.kind() == KeyKind::Graph && self.graphs_fail.load(Ordering::SeqCst) {
+        if key.folder() == GRAPHS && self.graphs_fail.load(Ordering::SeqCst) {
             return Err(failure("a graph"));
         }
         if self.full.load(Ordering::SeqCst) {
@@ -151,7 +153,7 @@ impl Storage for FaultyStorage {
         };
         let outcome = self.inner.put(key, bytes, real).await?;
         self.stored.send_modify(|stored| stored.push(*key));
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         let lost = self.answers_get_lost.load(Ordering::SeqCst);
         Ok(match mode {
             PutMode::CreateNew if lost => PutOutcome::AlreadyExists,
@@ -163,26 +165,26 @@ impl Storage for FaultyStorage {
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobReader>, StorageError> {
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         let reader = self.inner.get(key, range).await;
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         reader
     }
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         self.inner.stat(key).await
     }
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
-        self.pass(Some(kind)).await?;
-        self.inner.list(kind).await
+        self.pass(Some(folder)).await?;
+        self.inner.list(folder).await
     }
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         let deleted = self.inner.delete(key).await;
-        self.pass(Some(key.kind())).await?;
+        self.pass(Some(key.folder())).await?;
         deleted
     }
     async fn check(&self) -> Result<(), StorageError> {

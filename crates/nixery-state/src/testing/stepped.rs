@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, MemoryStorage, Operation, PutMode, PutOutcome,
-    Stat, Storage, StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError,
 };
 
 use super::world::spooled;
@@ -126,10 +126,10 @@ impl Storage for Stepped {
     }
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
-        self.before(kind).await?;
-        let entries = self.inner.list(kind).await?;
+        self.before(folder).await?;
+        let entries = self.inner.list(folder).await?;
         self.turn().await;
         Ok(entries)
     }

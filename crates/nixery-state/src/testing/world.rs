@@ -1,5 +1,11 @@
 //! A store with images in it, dated by tokio's clock, which tests stop and set.
 
+use crate::graphs::GRAPHS;
+use crate::lease::LEASES;
+use crate::marks::USES;
+use crate::record::BUILDS;
+use crate::record::MANIFESTS;
+use nixery_storage::BLOBS;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,12 +15,16 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest, MediaType};
-use nixery_storage::{Key, KeyKind, MemoryStorage, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, MemoryStorage, Storage, StorageError};
 use tokio::time::Instant;
 
 use crate::gc::{GcError, GcMode, GcPolicy, GcReport, InUse, Retention, collect};
 use crate::graphs;
 use crate::record::{self, ImageRecord, LayerRecord, LayerSummary};
+
+/// Folders of features that this crate does not know.
+pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
+pub const PLANS: Folder = Folder::new("plans", Contents::Binary);
 
 pub const GRACE: Duration = Duration::from_secs(3600);
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -35,7 +45,7 @@ pub fn store_path(name: &str) -> StorePath {
 pub const RETENTIONS: [Retention; 2] = [
     graphs::KEPT,
     Retention {
-        folder: KeyKind::Traffic,
+        folder: TRAFFIC,
         kept_for: Duration::from_secs(90 * 24 * 3600),
         limit: 200_000,
         in_use: InUse::Nothing,
@@ -127,7 +137,7 @@ impl Made {
             config: of(&self.config, "application/vnd.oci.image.config.v1+json"),
             layers: layers.collect(),
         };
-        record::save(storage, &Key::Manifest(self.key), &record).await
+        record::save(storage, &Key::new(MANIFESTS, self.key), &record).await
     }
 
     /// All of it, at once.
@@ -137,7 +147,7 @@ impl Made {
             .clone()
             .chain([self.config.clone(), self.manifest.clone()])
         {
-            put(storage, Key::Blob(Digest::of(&bytes)), bytes).await;
+            put(storage, Key::blob(Digest::of(&bytes)), bytes).await;
         }
         for bytes in layers {
             let record = layer_record(&bytes);
@@ -150,7 +160,7 @@ impl Made {
 
     pub async fn is_whole(&self, storage: &dyn Storage) -> bool {
         for digest in self.blobs() {
-            if !is_there(storage, Key::Blob(digest)).await {
+            if !is_there(storage, Key::blob(digest)).await {
                 return false;
             }
         }
@@ -159,7 +169,7 @@ impl Made {
 }
 
 pub fn layer_key(layer: &[u8]) -> Key {
-    Key::Build(Digest::of(&[b"key of ", layer].concat()))
+    Key::new(BUILDS, Digest::of(&[b"key of ", layer].concat()))
 }
 
 pub fn layer_record(layer: &[u8]) -> LayerRecord {
@@ -184,15 +194,17 @@ pub async fn is_there(storage: &dyn Storage, key: Key) -> bool {
 /// How many objects each folder has.
 pub async fn census(storage: &dyn Storage) -> BTreeMap<&'static str, usize> {
     let mut census = BTreeMap::new();
-    for kind in KeyKind::ALL {
+    for folder in [
+        BLOBS, MANIFESTS, BUILDS, USES, LEASES, GRAPHS, TRAFFIC, PLANS,
+    ] {
         let entries: Vec<_> = storage
-            .list(kind)
+            .list(folder)
             .await
             .expect("lists")
             .try_collect()
             .await
             .expect("lists");
-        census.insert(kind.folder(), entries.len());
+        census.insert(folder.name(), entries.len());
     }
     census
 }

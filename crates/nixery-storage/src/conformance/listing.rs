@@ -1,16 +1,16 @@
-//! What is known about objects, and what is not their bytes.
+//! Contracts of everything but bytes: sizes, listings, deletion, URLs.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
-use super::{blob, cache_key, delete, digest, list, put, read};
-use crate::{Key, KeyKind, Storage};
+use super::{ENTRIES, OTHER_ENTRIES, blob, cache_key, delete, digest, list, put, read};
+use crate::{Key, Storage};
 
-/// `stat` tells the size, and where it tells an age it is a sensible one.
-pub async fn stat_tells_size_and_age(storage: &dyn Storage) {
-    let (key, bytes) = blob("stat_tells_size_and_age", 12_345);
+/// `stat` reports the size, and a plausible age or none.
+pub async fn stat_reports_size_and_age(storage: &dyn Storage) {
+    let (key, bytes) = blob("stat_reports_size_and_age", 12_345);
     put(storage, &key, bytes).await;
     let stat = storage.stat(&key).await.expect("stat").expect("exists");
     assert_eq!(stat.size, 12_345);
@@ -25,16 +25,16 @@ pub async fn stat_tells_size_and_age(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// `list` names every object of its kind once, with its size. More than a page of them.
+/// `list` reports every object of a folder once, with its size, also beyond one page.
 pub async fn list_is_complete(storage: &dyn Storage) {
-    // More than the 256 entries that the filesystem reads at once, and cheap enough for the rest.
+    // More than the 256 entries that the filesystem backend reads at once.
     let keys: BTreeSet<_> = (0..300)
         .map(|i| cache_key(&format!("list_is_complete {i}")))
         .collect();
     for chunk in keys.iter().collect::<Vec<_>>().chunks(16) {
         join_all(chunk.iter().map(|key| put(storage, key, "12345".into()))).await;
     }
-    let listed = list(storage, KeyKind::Build).await;
+    let listed = list(storage, ENTRIES).await;
     for key in &keys {
         let entries: Vec<_> = listed.iter().filter(|e| e.key == Some(*key)).collect();
         assert_eq!(entries.len(), 1, "{key} listed {} times", entries.len());
@@ -44,7 +44,7 @@ pub async fn list_is_complete(storage: &dyn Storage) {
     for key in &keys {
         delete(storage, key).await;
     }
-    let listed = list(storage, KeyKind::Build).await;
+    let listed = list(storage, ENTRIES).await;
     assert!(
         !listed
             .iter()
@@ -52,21 +52,25 @@ pub async fn list_is_complete(storage: &dyn Storage) {
     );
 }
 
-/// One digest names three different objects in the three folders.
-pub async fn kinds_are_apart(storage: &dyn Storage) {
-    let digest = digest("kinds_are_apart");
-    let keys = [Key::Blob(digest), Key::Manifest(digest), Key::Build(digest)];
+/// One digest names different objects in different folders.
+pub async fn folders_are_apart(storage: &dyn Storage) {
+    let digest = digest("folders_are_apart");
+    let keys = [
+        Key::blob(digest),
+        Key::new(OTHER_ENTRIES, digest),
+        Key::new(ENTRIES, digest),
+    ];
     for key in &keys {
         put(storage, key, key.path().into()).await;
     }
     for key in &keys {
         assert_eq!(read(storage, key).await, key.path());
-        let listed = list(storage, key.kind()).await;
+        let listed = list(storage, key.folder()).await;
         assert!(listed.iter().any(|entry| entry.key == Some(*key)));
         assert!(
             listed
                 .iter()
-                .all(|entry| entry.key.is_none_or(|k| k.kind() == key.kind()))
+                .all(|entry| entry.key.is_none_or(|k| k.folder() == key.folder()))
         );
     }
     delete(storage, &keys[0]).await;
@@ -75,7 +79,7 @@ pub async fn kinds_are_apart(storage: &dyn Storage) {
     delete(storage, &keys[2]).await;
 }
 
-/// `delete` deletes, and says whether there was something.
+/// `delete` deletes, and reports whether there was an object.
 pub async fn delete_deletes(storage: &dyn Storage) {
     let key = cache_key("delete_deletes");
     put(storage, &key, "x".into()).await;
@@ -84,7 +88,7 @@ pub async fn delete_deletes(storage: &dyn Storage) {
     assert_eq!(storage.stat(&key).await.expect("stat"), None);
 }
 
-/// `presign_get` gives an HTTP URL or declines.
+/// `presign_get` returns an HTTP URL of the object, or `None`.
 pub async fn signing_works_or_is_declined(storage: &dyn Storage) {
     let key = cache_key("signing_works_or_is_declined");
     let signed = storage.presign_get(&key, Duration::from_secs(60)).await;
@@ -94,7 +98,7 @@ pub async fn signing_works_or_is_declined(storage: &dyn Storage) {
     }
 }
 
-/// `public_url` gives an HTTP URL of the object or declines.
+/// `public_url` returns an HTTP URL of the object, or `None`.
 pub async fn public_urls_name_the_object(storage: &dyn Storage) {
     let key = cache_key("public_urls_name_the_object");
     if let Some(url) = storage.public_url(&key) {

@@ -1,11 +1,11 @@
-//! What is read is exactly what was asked for.
+//! Contracts of reading: exactly the requested bytes.
 
 use futures::StreamExt;
 
 use super::{LARGE, blob, cache_key, delete, put, spool};
 use crate::{ByteRange, Storage, StorageError};
 
-/// Asking for what is not there is no error.
+/// Reading, looking up or deleting a missing object is not an error.
 pub async fn missing_objects(storage: &dyn Storage) {
     for key in [blob("missing_objects", 1).0, cache_key("missing_objects")] {
         assert!(storage.get(&key, None).await.expect("get").is_none());
@@ -17,7 +17,7 @@ pub async fn missing_objects(storage: &dyn Storage) {
     }
 }
 
-/// A range yields its bytes and no other; its end is clamped to the object's.
+/// A range yields exactly its bytes. Its end is clamped to the object's size.
 pub async fn ranges_are_exact(storage: &dyn Storage) {
     let (key, bytes) = blob("ranges_are_exact", LARGE);
     storage
@@ -52,7 +52,7 @@ pub async fn ranges_are_exact(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// A range without a byte of the object is an error that tells the size.
+/// A range without a byte of the object is an error that states the object's size.
 pub async fn unsatisfiable_ranges_are_refused(storage: &dyn Storage) {
     let key = cache_key("unsatisfiable_ranges_are_refused");
     for (content, start, end) in [
@@ -91,17 +91,21 @@ pub async fn bodies_come_in_bounded_chunks(storage: &dyn Storage) {
         let chunk = chunk.expect("a chunk");
         assert!(
             !chunk.is_empty() && chunk.len() <= 1 << 20,
-            "{} bytes",
-            chunk.len()
+            "a chunk of {} bytes, where 1 to {} are allowed",
+            chunk.len(),
+            1 << 20
         );
-        assert!(bytes[at..].starts_with(&chunk), "wrong bytes at {at}");
+        assert!(
+            bytes[at..].starts_with(&chunk),
+            "the bytes from {at} on are wrong"
+        );
         at += chunk.len();
     }
-    assert_eq!(at, bytes.len());
+    assert_eq!(at, bytes.len(), "bytes in all chunks");
     delete(storage, &key).await;
 }
 
-/// `get_bytes` reads up to its limit and refuses what is larger.
+/// `get_bytes` reads objects up to its limit, and rejects larger ones.
 pub async fn get_bytes_keeps_its_limit(storage: &dyn Storage) {
     let (key, bytes) = blob("get_bytes_keeps_its_limit", LARGE);
     put(storage, &key, bytes.clone()).await;

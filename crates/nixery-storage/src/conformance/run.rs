@@ -1,21 +1,17 @@
-//! [`Run`]: the contracts against one store, without those that its engine cannot keep.
+//! [`Run`]: tests one store against the contracts, except those that its engine cannot keep.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write as _};
+use std::panic::AssertUnwindSafe;
 
-use super::{
-    bodies_come_in_bounded_chunks, check_passes, concurrent_writers_agree, delete_deletes,
-    empty_objects, get_bytes_keeps_its_limit, kinds_are_apart, large_files_roundtrip,
-    list_is_complete, missing_objects, one_creator_wins, public_urls_name_the_object,
-    put_create_new_never_replaces, put_file_is_idempotent, put_file_replaces_another_size,
-    put_file_roundtrip, put_file_without_spool_stores_nothing, put_replace_replaces, put_roundtrip,
-    ranges_are_exact, readers_survive_replacement, signing_works_or_is_declined,
-    stat_tells_size_and_age, unsatisfiable_ranges_are_refused,
-};
+use futures::FutureExt;
+
+use super::{listing::*, reading::*, sharing::*, writing::*};
 use crate::Storage;
 
-/// Lists the contracts once, for their names and for running them.
+/// Lists the contracts once, for their names and for running them by name.
 macro_rules! contracts {
     ($($contract:ident ( $($handle:ident),+ ),)+) => {
         /// The names of all contracts, in the order in which they run.
@@ -48,9 +44,9 @@ contracts! {
     bodies_come_in_bounded_chunks(one),
     readers_survive_replacement(one),
     get_bytes_keeps_its_limit(one),
-    stat_tells_size_and_age(one),
+    stat_reports_size_and_age(one),
     list_is_complete(one),
-    kinds_are_apart(one),
+    folders_are_apart(one),
     delete_deletes(one),
     concurrent_writers_agree(one, other),
     one_creator_wins(one, other),
@@ -59,7 +55,7 @@ contracts! {
     check_passes(one),
 }
 
-/// A run of all contracts but those that are excepted, each with a reason.
+/// A run of all contracts, except those that are left out for a reason.
 ///
 /// ```
 /// use nixery_storage::{MemoryStorage, conformance};
@@ -89,15 +85,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Runs the contracts about sharing over `other` as well, another handle on the same store.
+    /// Also uses `other`, another handle on the same store, for the contracts about sharing.
     pub fn with_other_handle(self, other: &'a dyn Storage) -> Self {
         Self { other, ..self }
     }
 
-    /// Leaves one contract out, because the store's engine cannot keep it.
+    /// Leaves out one contract, which the store's engine cannot keep.
     ///
     /// # Panics
-    /// When there is no contract of that name: an exception must not outlive a renaming.
+    /// There is no contract of that name. So an exception does not outlive a renaming.
     pub fn except(mut self, contract: &str, reason: impl Into<String>) -> Self {
         let known = CONTRACTS.iter().find(|name| **name == contract);
         assert!(known.is_some(), "there is no contract named {contract}");
@@ -106,21 +102,27 @@ impl<'a> Run<'a> {
         self
     }
 
-    /// Runs the contracts one after another, and prints each that is not run to standard error.
+    /// Runs the contracts one after another, and prints those left out to standard error.
     ///
     /// # Panics
-    /// When the store does not keep a contract, saying what was broken.
+    /// The store breaks a contract. The message names it and describes the failure.
     pub async fn run(self) -> Report {
         let mut report = Report::default();
         for name in CONTRACTS {
             if let Some(reason) = self.exceptions.get(name) {
                 let backend = self.one.backend();
-                // Not by `eprintln`, which the test harness shows of failing tests only.
-                let said = writeln!(io::stderr(), "NOT RUN {name} ({backend}): {reason}");
-                drop(said);
+                // Not with `eprintln`, whose output the test harness shows for failed tests only.
+                let _ = writeln!(io::stderr(), "NOT RUN {name} ({backend}): {reason}");
                 report.not_run.push((name, reason.clone()));
             } else {
-                self.contract(name).await;
+                let run = AssertUnwindSafe(self.contract(name)).catch_unwind();
+                let broken = run.await.err().map(|panic| message(&*panic));
+                assert!(
+                    broken.is_none(),
+                    "the {} store breaks the contract {name}: {}",
+                    self.one.backend(),
+                    broken.unwrap_or_default()
+                );
                 report.kept.push(name);
             }
         }
@@ -128,12 +130,19 @@ impl<'a> Run<'a> {
     }
 }
 
-/// What a [`Run`] came to.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it panicked".to_owned())
+}
+
+/// The result of a [`Run`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Report {
-    /// Contracts that were run, and so are kept.
+    /// The contracts that were run; the store keeps them.
     pub kept: Vec<&'static str>,
-    /// Contracts that were not run, and why.
+    /// The contracts that were left out, each with its reason.
     pub not_run: Vec<(&'static str, String)>,
 }
 

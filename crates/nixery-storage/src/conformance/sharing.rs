@@ -1,4 +1,4 @@
-//! Several writers and readers at once.
+//! Contracts of sharing: several writers and readers at once.
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -7,7 +7,8 @@ use futures::{StreamExt, TryStreamExt};
 use super::{LARGE, blob, cache_key, delete, put, read, spool};
 use crate::{PutMode, PutOutcome, Storage};
 
-/// A reader yields the bytes it was opened on or fails; never a mixture, never fewer.
+/// A reader of an object that is replaced yields the old bytes or fails. It never yields a mixture
+/// or fewer bytes without an error.
 pub async fn readers_survive_replacement(storage: &dyn Storage) {
     let key = cache_key("readers_survive_replacement");
     let (_, old) = blob("the old bytes", LARGE);
@@ -19,15 +20,15 @@ pub async fn readers_survive_replacement(storage: &dyn Storage) {
     if let Ok(rest) = rest {
         assert!(
             [&first[..], &rest.concat()[..]].concat() == old[..],
-            "a mixture"
+            "the reader yielded a mixture of two states"
         );
     }
     assert_eq!(read(storage, &key).await, "new");
     delete(storage, &key).await;
 }
 
-/// Writers of one blob at once, over two handles on one store, all succeed, and readers see
-/// nothing or the whole.
+/// Simultaneous writers of one blob, over two handles on one store, all succeed. Readers see no
+/// object or the whole one.
 pub async fn concurrent_writers_agree(one: &dyn Storage, other: &dyn Storage) {
     let (key, bytes) = blob("concurrent_writers_agree", LARGE);
     let spools: Vec<_> = (0..8).map(|_| spool(&bytes)).collect();
@@ -43,7 +44,7 @@ pub async fn concurrent_writers_agree(one: &dyn Storage, other: &dyn Storage) {
                 if let Some(reader) = storage.get(key, None).await.expect("get") {
                     assert!(
                         reader.bytes().await.expect("body") == bytes,
-                        "a part was seen"
+                        "a reader saw a part of the object"
                     );
                 }
             }
@@ -57,8 +58,8 @@ pub async fn concurrent_writers_agree(one: &dyn Storage, other: &dyn Storage) {
     delete(one, &key).await;
 }
 
-/// Of many that create one key at once, over two handles on one store, exactly one wins, and its
-/// bytes are there.
+/// Of simultaneous creators of one key, over two handles on one store, exactly one succeeds, and
+/// its bytes are stored.
 pub async fn one_creator_wins(one: &dyn Storage, other: &dyn Storage) {
     for round in 0..10 {
         let key = cache_key(&format!("one_creator_wins {round}"));

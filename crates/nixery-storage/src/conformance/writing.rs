@@ -1,11 +1,11 @@
-//! What is stored is stored whole.
+//! Contracts of writing: whole objects or none.
 
 use bytes::Bytes;
 
-use super::{LARGE, blob, cache_key, delete, put, read, spool};
+use super::{ENTRIES, LARGE, OTHER_ENTRIES, blob, cache_key, delete, digest, put, read, spool};
 use crate::{ByteRange, Key, PutMode, PutOutcome, Storage, StorageError};
 
-/// What `put_file` stores, `get` yields; the spool file is still there.
+/// `get` returns what `put_file` stored. The spool file is kept.
 pub async fn put_file_roundtrip(storage: &dyn Storage) {
     for size in [1, 4096, 256 * 1024, 256 * 1024 + 1, LARGE] {
         let (key, bytes) = blob("put_file_roundtrip", size);
@@ -29,7 +29,7 @@ pub async fn put_file_roundtrip(storage: &dyn Storage) {
     }
 }
 
-/// Files that a backend cuts into parts are put together again.
+/// Files that a backend uploads in parts are stored whole.
 pub async fn large_files_roundtrip(storage: &dyn Storage) {
     let (key, bytes) = blob("large_files_roundtrip", (20 << 20) + 7);
     let spool = spool(&bytes);
@@ -62,7 +62,7 @@ pub async fn put_file_is_idempotent(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// A truncated blob heals when it is stored again.
+/// Storing a blob again repairs a truncated one.
 pub async fn put_file_replaces_another_size(storage: &dyn Storage) {
     let (key, bytes) = blob("put_file_replaces_another_size", LARGE);
     put(storage, &key, bytes.slice(..1000)).await;
@@ -74,7 +74,7 @@ pub async fn put_file_replaces_another_size(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// A spool file that cannot be read is the caller's error, and leaves no object.
+/// A spool file that cannot be read is a [`StorageError::Spool`], and stores no object.
 pub async fn put_file_without_spool_stores_nothing(storage: &dyn Storage) {
     let (key, _) = blob("put_file_without_spool_stores_nothing", 1);
     let directory = tempfile::tempdir().expect("a directory");
@@ -88,19 +88,22 @@ pub async fn put_file_without_spool_stores_nothing(storage: &dyn Storage) {
     assert_eq!(storage.stat(&key).await.expect("stat"), None);
 }
 
-/// What `put` stores, `get` yields, for each kind of key.
+/// `get` returns what `put` stored, in every folder.
 pub async fn put_roundtrip(storage: &dyn Storage) {
-    let (Key::Blob(digest), bytes) = blob("put_roundtrip", 100_000) else {
-        return;
-    };
-    for key in [Key::Blob(digest), Key::Manifest(digest), Key::Build(digest)] {
+    let (blob, bytes) = blob("put_roundtrip", 100_000);
+    let digest = digest("put_roundtrip");
+    for key in [
+        blob,
+        Key::new(ENTRIES, digest),
+        Key::new(OTHER_ENTRIES, digest),
+    ] {
         put(storage, &key, bytes.clone()).await;
         assert_eq!(read(storage, &key).await, bytes, "{key}");
         delete(storage, &key).await;
     }
 }
 
-/// `put` with `Replace` replaces, also with an object of the same size.
+/// `put` with `Replace` replaces an object, also by one of the same size.
 pub async fn put_replace_replaces(storage: &dyn Storage) {
     let key = cache_key("put_replace_replaces");
     for bytes in ["first", "other", "a longer one", ""] {
@@ -110,7 +113,7 @@ pub async fn put_replace_replaces(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// `put` with `CreateNew` stores once, and then leaves the object alone until it is deleted.
+/// `put` with `CreateNew` stores an object once, and does not replace it until it is deleted.
 pub async fn put_create_new_never_replaces(storage: &dyn Storage) {
     let key = cache_key("put_create_new_never_replaces");
     let create = |bytes: &'static str| storage.put(&key, bytes.into(), PutMode::CreateNew);
@@ -126,7 +129,7 @@ pub async fn put_create_new_never_replaces(storage: &dyn Storage) {
     delete(storage, &key).await;
 }
 
-/// Objects of no bytes are objects.
+/// Empty objects are stored.
 pub async fn empty_objects(storage: &dyn Storage) {
     let key = cache_key("empty_objects");
     for from_file in [false, true] {

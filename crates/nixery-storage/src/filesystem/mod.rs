@@ -1,4 +1,4 @@
-//! [`FilesystemStorage`]: objects as files in a directory that servers may share.
+//! [`FilesystemStorage`]: objects as files in a directory, which several servers may share.
 
 mod read;
 mod scratch;
@@ -18,57 +18,56 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use crate::{
-    BlobReader, ByteRange, Entry, Key, KeyKind, Operation, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError,
 };
 use scratch::Scratch;
 
 const BACKEND: &str = "filesystem";
+const NO_SPACE: &str = "no space is left. Fix: free some, or choose another directory";
 
-/// A store in a directory: `layers/<hex>`, `manifests/<hex>`, `builds/<hex>`, and `tmp/` for what
-/// is being written.
+/// A store in a directory: `layers/<hex>` and other folders with objects, and `tmp/` with
+/// temporary files. A folder is created with its first object.
 ///
-/// All folders must be on one file system. Several processes may share the directory, over
-/// NFS as well. Cheap to clone; clones share the temporary folder, which goes with the last one.
+/// All folders must be on one file system. Several processes may share the directory, also over
+/// NFS. Cheap to clone; clones share their temporary folder, which the last one removes.
 #[derive(Clone)]
 pub struct FilesystemStorage {
     root: Arc<Root>,
 }
 
-/// What the blocking threads work on.
+/// What the blocking threads share.
 struct Root {
     path: PathBuf,
     scratch: Scratch,
 }
 
 impl Root {
-    fn folder(&self, kind: KeyKind) -> PathBuf {
-        self.path.join(kind.folder())
+    fn folder(&self, folder: Folder) -> PathBuf {
+        self.path.join(folder.name())
     }
 
     fn path(&self, key: &Key) -> PathBuf {
-        let mut path = self.folder(key.kind());
+        let mut path = self.folder(key.folder());
         path.push(key.name());
         path
     }
 }
 
 impl FilesystemStorage {
-    /// Opens the store at `root`, making what is missing, and proves that it can be written to.
+    /// Opens the store at `root`, creates it if necessary, and tests that it can be written to.
     ///
-    /// Temporary files that dead processes left are removed. Blocks shortly; call it at start.
+    /// Removes temporary files of processes that died. Blocks briefly; call it at start.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when `root` is not a directory, cannot be made, or cannot be written
-    /// to; the message says which and what to do.
+    /// [`StorageError::Open`] when `root` is not a directory, cannot be created, or cannot be
+    /// written to. The message says what is wrong and how to fix it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let storage = Self::new(root.into());
         let path = &storage.root.path;
         let prepare = || {
             fs::create_dir_all(path)?;
-            for kind in KeyKind::ALL {
-                fs::create_dir_all(storage.root.folder(kind))?;
-            }
+            fs::create_dir_all(storage.root.folder(BLOBS))?;
             storage.root.scratch.claim()?;
             File::open(path)?.sync_all()
         };
@@ -77,7 +76,7 @@ impl FilesystemStorage {
             StorageError::NoSpace { source, .. } => StorageError::Open {
                 backend: BACKEND,
                 location: path.display().to_string(),
-                problem: "no space is left there: free some, or choose another directory".into(),
+                problem: NO_SPACE.into(),
                 source: source.downcast().ok().map(|source| *source),
             },
             StorageError::Denied { source, .. } | StorageError::Failed { source, .. } => {
@@ -91,25 +90,19 @@ impl FilesystemStorage {
         Ok(storage)
     }
 
-    /// Opens a store that exists, writing nothing until something is stored: for looking at one
-    /// that is mounted read-only.
+    /// Opens an existing store without writing to it, for example one that is mounted read-only.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when there is no directory at `root`, or none of a store's folders
-    /// in it.
+    /// [`StorageError::Open`] when there is no directory at `root`, or no store in it.
     pub fn open_existing(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let storage = Self::new(root.into());
         let path = &storage.root.path;
         fs::read_dir(path).map_err(|error| cannot_open(path, error))?;
-        let is_store = KeyKind::CONTENT
-            .into_iter()
-            .any(|kind| storage.root.folder(kind).is_dir());
-        if !is_store {
+        if !storage.root.folder(BLOBS).is_dir() {
             return Err(StorageError::Open {
                 backend: BACKEND,
                 location: path.display().to_string(),
-                problem: "no store is there: it holds none of the directories layers, manifests and builds"
-                    .into(),
+                problem: "it contains no store: the directory `layers` is missing".into(),
                 source: None,
             });
         }
@@ -129,7 +122,7 @@ impl FilesystemStorage {
         &self.root.path
     }
 
-    /// Runs `work` where blocking is allowed. It goes on to its end when the caller goes away.
+    /// Runs `work` on a blocking thread. It is completed even when the caller is cancelled.
     async fn blocking<T: Send + 'static>(
         &self,
         operation: Operation,
@@ -198,12 +191,12 @@ impl Storage for FilesystemStorage {
 
     async fn list(
         &self,
-        kind: KeyKind,
+        folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let listing = self
-            .blocking(Operation::List, kind, move |root| root.list(kind))
+            .blocking(Operation::List, folder, move |root| root.list(folder))
             .await?;
-        Ok(read::entries(listing, kind))
+        Ok(read::entries(listing, folder))
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
@@ -224,7 +217,7 @@ impl Storage for FilesystemStorage {
     }
 }
 
-/// For `map_err`: the error with what was done to what.
+/// For `map_err`: adds operation and target to an error.
 fn failed(
     operation: Operation,
     target: impl fmt::Display,
@@ -240,24 +233,21 @@ fn join(error: tokio::task::JoinError) -> io::Error {
 fn cannot_open(path: &Path, error: io::Error) -> StorageError {
     let problem = match error.kind() {
         io::ErrorKind::NotFound => "there is no such directory".to_owned(),
-        // Making a directory where a file is says "already exists".
+        // Creating a directory where a file is fails with "already exists".
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            "it, or something it should be in or hold, is a file and not a directory".to_owned()
+            "it, one of its parents or one of its folders is a file, not a directory".to_owned()
         }
         io::ErrorKind::PermissionDenied => {
-            "this user may not write there: change its owner, or choose another directory"
+            "this user may not write to it. Fix: change its owner, or choose another directory"
                 .to_owned()
         }
         io::ErrorKind::ReadOnlyFilesystem => {
-            "the file system is read-only: mount it writable, or choose another directory"
+            "the file system is read-only. Fix: mount it writable, or choose another directory"
                 .to_owned()
         }
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "no space is left there: free some, or choose another directory".to_owned()
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => NO_SPACE.to_owned(),
         io::ErrorKind::CrossesDevices => {
-            "its directories are on different file systems: keep tmp, layers, manifests and builds on one"
-                .to_owned()
+            "its folders are on different file systems. Fix: move all of them to one".to_owned()
         }
         _ => "it cannot be used".to_owned(),
     };

@@ -1,10 +1,9 @@
 //! Reading objects and listing folders.
 //!
-//! `tokio::fs` hops to a blocking thread for every call it makes; here one hop opens, measures and
-//! reads the first chunk. Further chunks that the kernel has in memory are read where they are
-//! sent, when they are asked for: that is a copy, which a hop would only delay. Those that it has
-//! not are read by a blocking thread while the one before them is being sent. No thread waits for a
-//! slow reader.
+//! `tokio::fs` uses a blocking thread for every call. Here one blocking call opens the object and
+//! reads its size and first chunk. Further chunks that are in the page cache are read directly when
+//! the reader wants them, which is only a copy. Other chunks are read by a blocking thread while
+//! the chunk before is sent. No thread waits for a slow reader.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -16,11 +15,11 @@ use futures::stream::{self, BoxStream};
 use tokio::task::JoinHandle;
 
 use super::{BACKEND, Root, failed, join};
-use crate::{BlobReader, ByteRange, Entry, Key, KeyKind, Operation, Stat, StorageError};
+use crate::{BlobReader, ByteRange, Entry, Folder, Key, Operation, Stat, StorageError};
 
-/// Bytes read at once. Larger reads were not faster; at most two of these per reader are in memory.
+/// Bytes read at once. Larger reads are not faster. A reader has at most two chunks in memory.
 const CHUNK_BYTES: u64 = 256 * 1024;
-/// Entries looked up per hop to the blocking threads.
+/// Entries listed per call on a blocking thread.
 const LIST_BATCH: usize = 256;
 
 impl Root {
@@ -70,12 +69,12 @@ impl Root {
         }))
     }
 
-    /// `None` where the folder is missing, as it may in a store of the original's.
-    pub(super) fn list(&self, kind: KeyKind) -> Result<Option<fs::ReadDir>, StorageError> {
-        match fs::read_dir(self.folder(kind)) {
+    /// `None` when the folder does not exist: nothing was stored in it yet.
+    pub(super) fn list(&self, folder: Folder) -> Result<Option<fs::ReadDir>, StorageError> {
+        match fs::read_dir(self.folder(folder)) {
             Ok(listing) => Ok(Some(listing)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(Operation::List, kind)(error)),
+            Err(error) => Err(failed(Operation::List, folder)(error)),
         }
     }
 }
@@ -102,7 +101,7 @@ impl Opened {
 struct Source {
     file: File,
     key: Key,
-    /// Where in the object it begins.
+    /// The offset at which the range begins.
     start: u64,
     /// Bytes promised.
     total: u64,
@@ -115,7 +114,7 @@ impl Source {
     fn chunk(&mut self) -> Result<Bytes, StorageError> {
         let want = CHUNK_BYTES.min(self.total - self.done);
         let mut chunk = Vec::with_capacity(want as usize);
-        // Fills spare capacity: nothing is zeroed first.
+        // Fills spare capacity, without zeroing it first.
         (&mut self.file)
             .take(want)
             .read_to_end(&mut chunk)
@@ -134,8 +133,8 @@ impl Source {
 }
 
 impl Source {
-    /// Whether the next chunk can be read without waiting for a disk: the kernel has its first and
-    /// its last byte in memory. It may be wrong about those between, which costs one short wait.
+    /// Whether the page cache has the first and the last byte of the next chunk, so that it
+    /// probably can be read without waiting for a disk. A wrong guess costs one short wait.
     #[cfg(target_os = "linux")]
     fn is_in_memory(&self) -> bool {
         use rustix::io::{ReadWriteFlags, preadv2};
@@ -151,7 +150,7 @@ impl Source {
                     offset,
                     ReadWriteFlags::NOWAIT,
                 );
-                // Where the file system cannot tell, that is an error.
+                // File systems without support return an error.
                 read.is_ok_and(|bytes| bytes == 1)
             })
     }
@@ -165,7 +164,7 @@ impl Source {
 /// What the body yields next.
 enum Next {
     Chunk(Bytes, Source),
-    /// A chunk that was in memory when the one before it was read.
+    /// A chunk that was in memory when the chunk before it was read.
     Read(Source),
     Reading(JoinHandle<(Source, Result<Bytes, StorageError>)>),
     End,
@@ -177,7 +176,7 @@ fn body(first: Bytes, source: Source) -> BoxStream<'static, Result<Bytes, Storag
             let (chunk, source) = match next {
                 Next::Chunk(chunk, source) => (Ok(chunk), source),
                 Next::Read(mut source) if source.is_in_memory() => (source.chunk(), source),
-                // It was thrown out while the reader took its time.
+                // It was evicted while the reader was slow.
                 Next::Read(source) => {
                     next = read_by_thread(source);
                     continue;
@@ -218,10 +217,10 @@ fn read_by_thread(mut source: Source) -> Next {
     }))
 }
 
-/// Turns an open folder into a stream, a batch of entries per hop to the blocking threads.
+/// Turns an open folder into a stream. A blocking thread reads a batch of entries at a time.
 pub(super) fn entries(
     listing: Option<fs::ReadDir>,
-    kind: KeyKind,
+    folder: Folder,
 ) -> BoxStream<'static, Result<Entry, StorageError>> {
     stream::unfold(listing, move |listing| async move {
         let mut listing = listing?;
@@ -230,12 +229,12 @@ pub(super) fn entries(
             let rest = (batch.len() == LIST_BATCH).then_some(listing);
             let entries: Vec<_> = batch
                 .into_iter()
-                .filter_map(|item| entry(item, kind).transpose())
+                .filter_map(|item| entry(item, folder).transpose())
                 .collect();
             (entries, rest)
         });
         Some(read.await.unwrap_or_else(|error| {
-            let error = failed(Operation::List, kind)(join(error));
+            let error = failed(Operation::List, folder)(join(error));
             (vec![Err(error)], None)
         }))
     })
@@ -243,9 +242,9 @@ pub(super) fn entries(
     .boxed()
 }
 
-/// `None` for what vanished meanwhile and for our own probes.
-fn entry(item: io::Result<fs::DirEntry>, kind: KeyKind) -> Result<Option<Entry>, StorageError> {
-    let item = item.map_err(failed(Operation::List, kind))?;
+/// `None` for entries that were deleted meanwhile and for probes.
+fn entry(item: io::Result<fs::DirEntry>, folder: Folder) -> Result<Option<Entry>, StorageError> {
+    let item = item.map_err(failed(Operation::List, folder))?;
     let name = item.file_name();
     if name.as_encoded_bytes().starts_with(b".") {
         return Ok(None);
@@ -253,15 +252,15 @@ fn entry(item: io::Result<fs::DirEntry>, kind: KeyKind) -> Result<Option<Entry>,
     let metadata = match item.metadata() {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(Operation::List, kind)(error)),
+        Err(error) => return Err(failed(Operation::List, folder)(error)),
     };
-    // A folder or a link under an object's name is as foreign as a file under another.
+    // A folder or a link with an object's name is foreign too.
     let key = Some(name.as_os_str())
         .filter(|_| metadata.is_file())
         .and_then(OsStr::to_str)
-        .and_then(|name| Key::from_name(kind, name));
+        .and_then(|name| Key::from_name(folder, name));
     Ok(Some(Entry {
-        path: format!("{}/{}", kind.folder(), name.to_string_lossy()),
+        path: format!("{}/{}", folder.name(), name.to_string_lossy()),
         key,
         stat: stat(&metadata),
     }))

@@ -1,9 +1,9 @@
-//! Temporary files next to the objects, and getting rid of those of dead processes.
+//! Temporary files next to the objects, and the removal of those of dead processes.
 //!
-//! Every open store has a folder of its own under `ROOT/tmp`, with a lock file in it that it holds
-//! for as long as it lives. The kernel lets go of the lock when the process dies, however it dies,
-//! so a folder whose lock can be had belongs to nobody. Process numbers would not do: two
-//! containers that share a root see different ones.
+//! Every open store has its own folder under `ROOT/tmp`, and holds the lock on a file in it. The
+//! kernel releases the lock when the process ends in any way, so a folder whose lock is free has
+//! no owner. Process IDs do not identify the owner: containers that share a root have different
+//! ones.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
@@ -12,16 +12,18 @@ use std::sync::{Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
 
-/// Held while a folder is made or stale ones are removed, so that a new one is not taken for stale.
+/// Where the folders of all writers are.
+pub(super) const TMP: &str = "tmp";
+/// Locked while a folder is created or stale ones are removed: a new folder is not stale.
 const GATE: &str = "gate.lock";
-/// Held by the owner of a folder.
+/// Locked by the owner of a folder.
 const LOCK: &str = "owner.lock";
-/// How the folders' names begin.
+/// The prefix of the folders' names.
 const PREFIX: &str = "writer-";
-/// Objects never change once they have a name; readable for all, as web servers may share the root.
+/// Objects never change. All users may read them, because a web server may share the root.
 const FILE_MODE: u32 = 0o444;
 
-/// The temporary files of one open store. The folder is made when first needed.
+/// The temporary files of one open store. The folder is created when first needed.
 #[derive(Debug)]
 pub(super) struct Scratch {
     tmp: PathBuf,
@@ -31,24 +33,24 @@ pub(super) struct Scratch {
 #[derive(Debug)]
 struct Own {
     dir: PathBuf,
-    /// Locked for as long as it is open.
+    /// Locked while it is open.
     _lock: File,
 }
 
 impl Scratch {
     pub(super) fn new(root: &Path) -> Self {
         Self {
-            tmp: root.join("tmp"),
+            tmp: root.join(TMP),
             own: Mutex::new(None),
         }
     }
 
-    /// Makes this store's folder and removes those that dead processes left.
+    /// Creates this store's folder, and removes those of dead processes.
     pub(super) fn claim(&self) -> io::Result<()> {
         self.folder(false).map(drop)
     }
 
-    /// A new, empty, unnamed-to-readers file on the file system of the objects.
+    /// A new, empty file that readers do not see, on the file system of the objects.
     pub(super) fn file(&self) -> io::Result<NamedTempFile> {
         self.make(|path| {
             use std::os::unix::fs::OpenOptionsExt;
@@ -60,9 +62,9 @@ impl Scratch {
         })
     }
 
-    /// Another name for `spool`, made read-only as two names share the bytes.
+    /// A hard link to `spool`, which is made read-only because both names share the bytes.
     ///
-    /// Fails where the file system cannot link, or the spool is on another one.
+    /// Fails when the file system has no hard links, or `spool` is on another one.
     pub(super) fn link(&self, spool: &Path) -> io::Result<NamedTempFile> {
         self.make(|path| {
             use std::os::unix::fs::PermissionsExt;
@@ -76,11 +78,11 @@ impl Scratch {
         })
     }
 
-    /// Makes a file under an unused name, which is removed when the result is dropped.
+    /// Creates a file under an unused name. It is removed when the result is dropped.
     fn make(&self, mut create: impl FnMut(&Path) -> io::Result<File>) -> io::Result<NamedTempFile> {
         let mut attempt = |dir: &Path| tempfile::Builder::new().make_in(dir, &mut create);
         match attempt(&self.folder(false)?) {
-            // Somebody cleared the root under a running server. Nothing is lost: start again.
+            // The root was cleared under a running server.
             Err(error) if error.kind() == io::ErrorKind::NotFound => attempt(&self.folder(true)?),
             result => result,
         }
@@ -105,7 +107,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = own.take() {
-            // What stays is removed by the next process that opens the root.
+            // The next process that opens the root removes what remains.
             let _ = fs::remove_dir_all(&own.dir);
         }
     }
@@ -122,7 +124,7 @@ fn claim(tmp: &Path) -> io::Result<Own> {
         remove_stale(tmp)?;
     } else {
         tracing::warn!(
-            "the file system of {} has no file locks: temporary files of dead processes stay",
+            "the file system of {} has no file locks: temporary files of dead processes are not removed",
             tmp.display()
         );
     }
@@ -135,7 +137,7 @@ fn claim(tmp: &Path) -> io::Result<Own> {
     Ok(Own { dir, _lock: owner })
 }
 
-/// `false` where the file system has no locks.
+/// Returns `false` when the file system has no locks.
 fn lock(file: &File) -> io::Result<bool> {
     match file.lock() {
         Ok(()) => Ok(true),
@@ -156,16 +158,18 @@ fn remove_stale(tmp: &Path) -> io::Result<()> {
                 Ok(()) => true,
                 Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
             },
-            // Died between making the folder and the lock file: both happen behind the gate.
+            // The process died before it created the lock file. Both happen under the gate's lock.
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         if !stale {
             continue;
         }
         match fs::remove_dir_all(&dir) {
-            Ok(()) => tracing::info!("removed the temporary files of a dead process: {dir:?}"),
-            // Not worth refusing to start over.
-            Err(error) => tracing::warn!("cannot remove stale temporary files {dir:?}: {error}"),
+            Ok(()) => tracing::info!("removed temporary files of a dead process: {dir:?}"),
+            // This is no reason to refuse to start.
+            Err(error) => {
+                tracing::warn!("cannot remove temporary files of a dead process, {dir:?}: {error}")
+            }
         }
     }
     Ok(())

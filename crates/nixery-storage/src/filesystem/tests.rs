@@ -1,4 +1,4 @@
-//! What only the filesystem can get wrong. Dead processes and full disks: `tests/processes.rs`.
+//! Tests of the filesystem backend alone. `tests/processes.rs` has dead processes and full disks.
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -10,9 +10,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::verify::{VerifyOptions, verify};
-use crate::{Entry, conformance};
+use crate::{Contents, Entry, conformance};
 
-/// A store, and the directory that goes when the test ends.
+const ENTRIES: Folder = Folder::new("builds", Contents::Json).with_sha1_names();
+
+/// A store, and its directory, which is removed when the test ends.
 struct Store {
     storage: FilesystemStorage,
     directory: TempDir,
@@ -37,7 +39,7 @@ impl Store {
         self.storage.root().join(key.path())
     }
 
-    /// What lies in the temporary folders besides the locks.
+    /// The files in the temporary folders, without the locks.
     fn leftovers(&self) -> Vec<PathBuf> {
         leftovers(self.storage.root())
     }
@@ -55,7 +57,7 @@ fn leftovers(root: &Path) -> Vec<PathBuf> {
 }
 
 fn blob(bytes: &[u8]) -> Key {
-    Key::Blob(Digest::of(bytes))
+    Key::blob(Digest::of(bytes))
 }
 
 #[rstest]
@@ -94,7 +96,7 @@ async fn a_spool_on_the_same_file_system_is_not_copied(store: Store) {
     store.storage.put_file(&key, &spool).await.unwrap();
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     assert_eq!(inode(&store.path(&key)), inode(&spool));
-    // Storing the very same file again must not trip over rename(2), which does nothing then.
+    // Storing the same file again works, although rename(2) does nothing then.
     fs::remove_file(store.path(&key)).unwrap();
     for _ in 0..2 {
         store.storage.put_file(&key, &spool).await.unwrap();
@@ -164,7 +166,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         .await
         .unwrap();
     let reader = store.storage.get(&key, None).await.unwrap().unwrap();
-    // Objects are read-only; root may write all the same, the owner after a chmod.
+    // Objects are read-only, but root may write to them, and the owner after a chmod.
     fs::set_permissions(store.path(&key), fs::Permissions::from_mode(0o644)).unwrap();
     fs::OpenOptions::new()
         .write(true)
@@ -174,7 +176,7 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         .unwrap();
     let result: Result<Vec<Bytes>, _> = reader.body.try_collect().await;
     match result {
-        // One chunk was read before the file shrank, and it was all there was to it.
+        // The only chunk was read before the file shrank.
         Ok(chunks) => assert_eq!(chunks.concat(), bytes),
         Err(StorageError::Truncated {
             expected, actual, ..
@@ -184,10 +186,10 @@ async fn a_file_that_shrinks_under_a_reader_is_an_error(
         }
         Err(other) => panic!("{other:?}"),
     }
-    // Whoever asks now gets the size there is, and `verify` tells that it is wrong.
+    // `stat` now reports the actual size, and `verify` reports the defect.
     let stat = store.storage.stat(&key).await.unwrap().unwrap();
     assert_eq!(stat.size, left);
-    let report = verify(&store.storage, &VerifyOptions::default(), |_| ())
+    let report = verify(&store.storage, &[BLOBS], &VerifyOptions::default(), |_| ())
         .await
         .unwrap();
     assert_eq!(report.defects.len(), 1, "{report}");
@@ -211,11 +213,13 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
     fs::write(layers.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
     fs::write(layers.join(".probe-of-a-dead-process"), "").unwrap();
     let sha1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
-    fs::write(store.storage.root().join("builds").join(sha1), "{}").unwrap();
+    let builds = store.storage.root().join("builds");
+    fs::create_dir(&builds).unwrap();
+    fs::write(builds.join(sha1), "{}").unwrap();
 
     let entries: Vec<Entry> = store
         .storage
-        .list(KeyKind::Blob)
+        .list(BLOBS)
         .await
         .unwrap()
         .try_collect()
@@ -228,19 +232,22 @@ async fn foreign_names_are_listed_apart_and_never_touched(store: Store) {
         delete_corrupt: true,
         ..VerifyOptions::default()
     };
-    let report = verify(&store.storage, &options, |_| ()).await.unwrap();
+    let report = verify(&store.storage, &[BLOBS, ENTRIES], &options, |_| ())
+        .await
+        .unwrap();
     assert!(report.is_sound(), "{report}");
-    assert_eq!((report.blobs, report.builds, report.legacy), (1, 1, 1));
+    assert_eq!((report.count(BLOBS), report.count(ENTRIES)), (1, 1));
+    assert_eq!(report.legacy, 1);
     let folder = format!("layers/{hex}");
     let mut foreign = ["layers/README", "layers/\u{fffd}", folder.as_str()];
     foreign.sort_unstable();
     assert_eq!(report.foreign, foreign);
     assert!(layers.join("README").exists());
 
-    // A folder under an object's name is no object, and no server error's cause is hidden.
+    // A folder with an object's name is not an object, and the error keeps its cause.
     let error = store
         .storage
-        .get(&Key::from_name(KeyKind::Blob, &hex).unwrap(), None)
+        .get(&Key::from_name(BLOBS, &hex).unwrap(), None)
         .await
         .unwrap_err();
     assert!(matches!(error, StorageError::Failed { .. }), "{error:?}");
@@ -254,14 +261,14 @@ async fn a_root_that_is_cleared_under_a_running_server_is_made_again(store: Stor
         fs::remove_dir_all(entry.unwrap().path()).unwrap();
     }
     assert!(store.storage.get(&key, None).await.unwrap().is_none());
-    let listing = store.storage.list(KeyKind::Blob).await.unwrap();
+    let listing = store.storage.list(BLOBS).await.unwrap();
     assert_eq!(listing.count().await, 0);
     store
         .storage
         .put_file(&key, &store.spool(b"bytes"))
         .await
         .unwrap();
-    let cache = Key::Manifest(Digest::of(b"key"));
+    let cache = Key::new(ENTRIES, Digest::of(b"key"));
     let put = store
         .storage
         .put(&cache, "{}".into(), PutMode::CreateNew)
@@ -293,7 +300,7 @@ fn only_the_temporary_files_of_the_dead_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     let alive = FilesystemStorage::open(directory.path()).unwrap();
     let writing = alive.root.scratch.file().unwrap();
-    // As kill -9 leaves it: with a lock that nobody holds, and without one.
+    // As after kill -9: with a lock file that is not locked, and without one.
     let tmp = directory.path().join("tmp");
     for (name, file) in [
         ("writer-dead", "owner.lock"),
@@ -321,7 +328,7 @@ fn a_root_that_cannot_be_used_is_refused(#[case] root: &str, #[case] problem: &s
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("file"), "").unwrap();
     fs::create_dir(directory.path().join("half")).unwrap();
-    fs::write(directory.path().join("half/builds"), "").unwrap();
+    fs::write(directory.path().join("half/layers"), "").unwrap();
     let root = directory.path().join(root);
     let error = FilesystemStorage::open(&root).unwrap_err();
     let message = error.to_string();
@@ -338,7 +345,7 @@ fn an_existing_store_is_opened_without_a_trace() {
         assert!(error.to_string().contains(problem), "{error}");
     };
     refused(&directory.path().join("missing"), "no such directory");
-    refused(directory.path(), "no store is there");
+    refused(directory.path(), "contains no store");
     fs::create_dir(directory.path().join("layers")).unwrap();
     FilesystemStorage::open_existing(directory.path()).unwrap();
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
@@ -347,7 +354,7 @@ fn an_existing_store_is_opened_without_a_trace() {
 #[rstest]
 #[tokio::test]
 async fn a_folder_that_cannot_be_written_to_fails_the_check_and_the_writes(store: Store) {
-    // Permission bits do not stop root; a file in the folder's place stops everybody.
+    // Permission bits do not stop root, but a file in place of the folder does.
     let layers = store.storage.root().join("layers");
     fs::remove_dir(&layers).unwrap();
     fs::write(&layers, "").unwrap();

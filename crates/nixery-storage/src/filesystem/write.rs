@@ -1,15 +1,16 @@
-//! Writing objects: a temporary file, fsync, rename, fsync of the folder.
+//! Writing objects: temporary file, fsync, rename, fsync of the folder.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
+use super::scratch::TMP;
 use super::{Root, failed};
-use crate::{Key, KeyKind, Operation, PutMode, PutOutcome, StorageError};
+use crate::{BLOBS, Folder, Key, Operation, PutMode, PutOutcome, StorageError};
 
-/// Bytes written by [`Root::probe`]: a block, so that a full disk shows.
+/// Bytes written by [`Root::probe`]: a whole block, which fails on a full disk.
 const PROBE_BYTES: usize = 4096;
 
 impl Root {
@@ -24,11 +25,11 @@ impl Root {
         }
         if self.has(key, metadata.len()) {
             return self
-                .sync_folder(key.kind())
+                .sync_folder(key.folder())
                 .map_err(failed(Operation::Write, key));
         }
         let write = || {
-            // A second name costs nothing. Links to links would share a link, not the bytes.
+            // A hard link costs nothing. A link to a symbolic link would not share the bytes.
             if fs::symlink_metadata(spool).is_ok_and(|metadata| metadata.is_file())
                 && let Ok(linked) = self.scratch.link(spool)
             {
@@ -36,7 +37,7 @@ impl Root {
                 return self.publish(linked.into_temp_path(), key, PutMode::Replace);
             }
             let mut copy = self.scratch.file()?;
-            // Within the kernel, and without copying where the file system can share blocks.
+            // Copies within the kernel, or shares the blocks where the file system can.
             io::copy(&mut &file, copy.as_file_mut())?;
             copy.as_file().sync_all()?;
             self.publish(copy.into_temp_path(), key, PutMode::Replace)
@@ -62,7 +63,7 @@ impl Root {
         write().map_err(failed(Operation::Write, key))
     }
 
-    /// Gives a finished file its name, durably. The temporary name is gone afterwards.
+    /// Gives a complete file its final name, durably, and removes the temporary name.
     fn publish(&self, temp: TempPath, key: &Key, mode: PutMode) -> io::Result<PutOutcome> {
         let target = self.path(key);
         let rename = |temp: TempPath| match mode {
@@ -73,8 +74,9 @@ impl Root {
             if error.error.kind() != io::ErrorKind::NotFound {
                 return Err(error.error);
             }
-            // Somebody cleared the root under a running server. Nothing is lost: start again.
-            fs::create_dir_all(self.folder(key.kind()))?;
+            // The folder's first object, or the root was cleared under a running server.
+            fs::create_dir_all(self.folder(key.folder()))?;
+            File::open(&self.path)?.sync_all()?;
             rename(error.path).map_err(|error| error.error)
         });
         match renamed {
@@ -86,39 +88,52 @@ impl Root {
             }
             Err(error) => return Err(error),
         }
-        self.sync_folder(key.kind())?;
+        self.sync_folder(key.folder())?;
         Ok(PutOutcome::Stored)
     }
 
-    /// Whether the object exists with this size. Files get their names whole, so one of another
-    /// size was damaged later.
+    /// Whether the object exists with this size. An object of another size is damaged, because
+    /// only complete files get their final name.
     fn has(&self, key: &Key, size: u64) -> bool {
         fs::metadata(self.path(key))
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
     }
 
-    /// Makes renames within the folder survive a power failure.
-    pub(super) fn sync_folder(&self, kind: KeyKind) -> io::Result<()> {
-        File::open(self.folder(kind))?.sync_all()
+    /// Makes renames within the folder durable.
+    pub(super) fn sync_folder(&self, folder: Folder) -> io::Result<()> {
+        File::open(self.folder(folder))?.sync_all()
     }
 
-    /// Writes a block, moves it into each folder, and removes it: proves that objects can be stored.
+    /// The names of all folders with objects: `layers`, and all others except `tmp`.
+    fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        let mut folders = vec![PathBuf::from(BLOBS.name())];
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = PathBuf::from(entry.file_name());
+            if entry.path().is_dir() && name != Path::new(TMP) && name != folders[0] {
+                folders.push(name);
+            }
+        }
+        Ok(folders)
+    }
+
+    /// Writes a block, moves it into each folder and removes it, to test that objects can be stored.
     pub(super) fn probe(&self) -> Result<(), StorageError> {
-        for kind in KeyKind::ALL {
+        for folder in self.folders().map_err(failed(Operation::Check, BLOBS))? {
             let write = || {
-                let folder = self.folder(kind);
+                let folder = self.path.join(&folder);
                 fs::create_dir_all(&folder)?;
                 let mut file = self.scratch.file()?;
                 file.write_all(&[0; PROBE_BYTES])?;
                 let temp = file.into_temp_path();
-                // Listings leave out names that begin with a dot.
+                // Listings skip names that begin with a dot.
                 let mut name = std::ffi::OsString::from(".probe-");
                 name.push(temp.file_name().unwrap_or_default());
                 let probe = folder.join(name);
                 temp.persist(&probe).map_err(|error| error.error)?;
                 fs::remove_file(&probe)
             };
-            write().map_err(failed(Operation::Check, kind))?;
+            write().map_err(failed(Operation::Check, folder.display()))?;
         }
         Ok(())
     }

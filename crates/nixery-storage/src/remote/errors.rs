@@ -1,26 +1,224 @@
-//! What a failure means, in words for an operator.
+//! What happened to the requests of a call, what a failure means, and what to do about it.
 
-use http::StatusCode;
+use std::io;
+
+use http::{HeaderMap, StatusCode};
 use opendal::ErrorKind;
 
-use super::fault::{Answer, End, Fault, Met};
+use crate::error::Class;
 
-/// The variant of [`StorageError`](crate::StorageError) a failure belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    Denied,
-    NoSpace,
-    Failed { retryable: bool },
+/// Why a request got no answer.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// No byte moved for too long.
+    TimedOut(String),
+    /// No connection could be made, or it broke.
+    Disconnected(String),
+    /// The request is invalid and cannot be sent.
+    Invalid(String),
+    /// The file to upload cannot be read.
+    Spool(io::Error),
 }
 
-/// A failure's class, what it is, and what to do about it. No secrets, no signed URLs.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Diagnosis {
-    pub(super) class: Class,
-    pub(super) words: String,
+/// An answer without its body, but with what the body says of an error.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    /// The store's code of an error, `NoSuchKey` or `notFound`.
+    pub(super) code: Option<String>,
+    /// The store's description of an error.
+    pub(super) message: Option<String>,
 }
 
-/// Answers of S3 and GCS that say more than their status.
+/// The outcome of one request, after its last attempt.
+#[derive(Debug)]
+pub(super) struct RequestOutcome {
+    pub(super) attempts: u32,
+    /// No attempt succeeded, and further ones are pointless now.
+    pub(super) exhausted: bool,
+    pub(super) result: Result<Answer, Fault>,
+}
+
+/// What happened to the requests of one call. Several requests may run at once, such as the parts
+/// of an upload: the first failure counts, or else the last success.
+#[derive(Debug, Default)]
+pub(super) struct CallLog {
+    pub(super) outcome: Option<RequestOutcome>,
+    /// A request was sent more than once, so an earlier attempt may have had its effect.
+    pub(super) repeated: bool,
+    /// Why a service for credentials returned none.
+    pub(super) no_credentials: Option<String>,
+}
+
+impl CallLog {
+    pub(super) fn record(&mut self, outcome: RequestOutcome) {
+        self.repeated |= outcome.attempts > 1;
+        let has_failed = self.outcome.as_ref().is_some_and(|known| {
+            let answer = known.result.as_ref();
+            answer.map_or(true, |answer| !answer.status.is_success())
+        });
+        if !has_failed {
+            self.outcome = Some(outcome);
+        }
+    }
+
+    pub(super) fn answer(&self) -> Option<&Answer> {
+        self.outcome.as_ref()?.result.as_ref().ok()
+    }
+
+    pub(super) fn status(&self) -> Option<StatusCode> {
+        Some(self.answer()?.status)
+    }
+}
+
+impl Answer {
+    pub(super) fn success(status: StatusCode, headers: HeaderMap) -> Self {
+        Self {
+            status,
+            headers,
+            ..Self::default()
+        }
+    }
+
+    /// Parses the body of an error: S3 sends XML, GCS sends JSON, proxies send anything.
+    pub(super) fn failure(status: StatusCode, headers: HeaderMap, body: &[u8]) -> Self {
+        let (code, message) = match serde_json::from_slice::<serde_json::Value>(body) {
+            Ok(json) => {
+                let error = &json["error"];
+                let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+                let code = text(&error["errors"][0]["reason"]).or_else(|| text(error));
+                (code, text(&error["message"]))
+            }
+            Err(_) => {
+                let body = String::from_utf8_lossy(body);
+                (element(&body, "Code"), element(&body, "Message"))
+            }
+        };
+        let short = |text: String| text.chars().filter(|c| !c.is_control()).take(200).collect();
+        Self {
+            status,
+            headers,
+            code: code.map(short),
+            message: message.map(short),
+        }
+    }
+
+    pub(super) fn has_code(&self, codes: &[&str]) -> bool {
+        self.code
+            .as_deref()
+            .is_some_and(|code| codes.contains(&code))
+    }
+
+    /// Whether the same request may succeed a little later.
+    pub(super) fn is_temporary(&self) -> bool {
+        const CODES: &[&str] = &[
+            "ConditionalRequestConflict",
+            "InternalError",
+            "OperationAborted",
+            "RequestTimeout",
+            "ServiceUnavailable",
+            "SlowDown",
+        ];
+        matches!(
+            self.status.as_u16(),
+            408 | 429 | 499 | 500 | 502 | 503 | 504
+        ) || (!self.status.is_success() && self.has_code(CODES))
+    }
+
+    /// The store's code and description in parentheses, or nothing.
+    fn details(&self) -> String {
+        let details = [self.code.as_deref(), self.message.as_deref()];
+        let details: Vec<_> = details.into_iter().flatten().collect();
+        match details[..] {
+            [] => String::new(),
+            _ => format!(" ({})", details.join(", ")),
+        }
+    }
+}
+
+fn element(xml: &str, name: &str) -> Option<String> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    Some(text.to_owned())
+}
+
+const FAILED: Class = Class::Failed { retryable: false };
+const RETRYABLE: Class = Class::Failed { retryable: true };
+
+/// The class of a failed call and its description, which contains no secret and no signed URL.
+///
+/// What happened on the wire decides; opendal's own error is the last resort.
+pub(super) fn diagnose(
+    error: &opendal::Error,
+    outcome: Option<&RequestOutcome>,
+    no_credentials: Option<&str>,
+    bucket: &str,
+) -> (Class, String) {
+    let Some(RequestOutcome {
+        attempts, result, ..
+    }) = outcome
+    else {
+        return nothing_sent(error, no_credentials);
+    };
+    let times = match attempts {
+        0 | 1 => String::new(),
+        n => format!(" ({n} attempts)"),
+    };
+    match result {
+        Err(Fault::TimedOut(why)) => {
+            let text = format!("the store did not answer{times}: {why}");
+            (RETRYABLE, text)
+        }
+        Err(Fault::Disconnected(why)) => {
+            let text = format!("the store could not be reached{times}: {why}");
+            (RETRYABLE, text)
+        }
+        Err(Fault::Invalid(why)) => (FAILED, why.clone()),
+        Err(Fault::Spool(why)) => (FAILED, why.to_string()),
+        Ok(answer) if !answer.status.is_success() => {
+            let status = answer.status.as_u16();
+            let answered = format!("the store answered {status}{}{times}", answer.details());
+            match judge(answer, bucket) {
+                (class, Some((problem, remedy))) => {
+                    (class, format!("{problem}: {answered}. Fix: {remedy}"))
+                }
+                (class, None) => (class, answered),
+            }
+        }
+        // An error in the body of a success, or a body that cannot be parsed.
+        Ok(_) => {
+            let kind = error.kind();
+            let text = format!("the store's answer is invalid{times}: {kind}");
+            (RETRYABLE, text)
+        }
+    }
+}
+
+/// For a call that failed before its first request.
+fn nothing_sent(error: &opendal::Error, no_credentials: Option<&str>) -> (Class, String) {
+    if let ErrorKind::Unsupported | ErrorKind::ConfigInvalid = error.kind() {
+        return (FAILED, error.message().to_owned());
+    }
+    let remedy = "Fix: set an access key, a profile, a key file or a role, \
+                  or use the store anonymously";
+    match no_credentials {
+        // The service may recover.
+        Some(why) => (
+            RETRYABLE,
+            format!(
+                "no credentials were found, and this machine's credential service \
+                 returned none ({why}). {remedy}"
+            ),
+        ),
+        None => (
+            Class::Denied,
+            format!("no credentials were found, or they cannot be used. {remedy}"),
+        ),
+    }
+}
+
+/// Error codes of S3 and GCS that say more than the status.
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html>,
 /// <https://cloud.google.com/storage/docs/json_api/v1/status-codes>
 const CLOCK: &[&str] = &["RequestTimeTooSkewed", "RequestExpired"];
@@ -46,142 +244,54 @@ const FULL: &[&str] = &[
     "quotaExceeded",
 ];
 
-/// Judges by what was on the wire; opendal's words are only the last resort.
-pub(super) fn diagnose(
-    error: &opendal::Error,
-    met: Option<&Met>,
-    no_credentials: Option<String>,
-    bucket: &str,
-) -> Diagnosis {
-    let attempts = match met.map_or(0, |met| met.attempts) {
-        0 | 1 => String::new(),
-        n => format!(", {n} times"),
-    };
-    let failed = |retryable, words| Diagnosis {
-        class: Class::Failed { retryable },
-        words,
-    };
-    match met.map(|met| &met.end) {
-        Some(End::Unanswered(Fault::TimedOut(why))) => {
-            failed(true, format!("the store did not answer{attempts}: {why}"))
-        }
-        Some(End::Unanswered(Fault::Broken(why))) => failed(
-            true,
-            format!("the store could not be reached{attempts}: {why}"),
-        ),
-        Some(End::Unanswered(Fault::Impossible(why))) => failed(false, why.clone()),
-        Some(End::Unanswered(Fault::Spool(why))) => failed(false, why.to_string()),
-        Some(End::Answered(answer, _)) if !answer.status.is_success() => {
-            let (class, hint) = judge(answer, bucket);
-            let said = [&answer.code, &answer.message]
-                .into_iter()
-                .flatten()
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(", ");
-            let said = if said.is_empty() {
-                said
-            } else {
-                format!(" ({said})")
-            };
-            let status = answer.status.as_u16();
-            Diagnosis {
-                class,
-                words: format!("{hint}the store answered {status}{said}{attempts}"),
-            }
-        }
-        // An error within a success, or an answer that makes no sense.
-        Some(End::Answered(..)) => failed(
-            true,
-            format!(
-                "the store's answer makes no sense{attempts}: {}",
-                error.kind()
-            ),
-        ),
-        // Nothing was sent.
-        None => match error.kind() {
-            ErrorKind::Unsupported | ErrorKind::ConfigInvalid => {
-                failed(false, error.message().to_owned())
-            }
-            _ => {
-                let hint = "give an access key, a profile, a key file or a role, \
-                            or use the store anonymously";
-                match no_credentials {
-                    // The service may come back.
-                    Some(why) => failed(
-                        true,
-                        format!(
-                            "no credentials were found, and the machine's service for them \
-                             gave none ({why}): {hint}"
-                        ),
-                    ),
-                    None => Diagnosis {
-                        class: Class::Denied,
-                        words: format!("no credentials were found, or they cannot be used: {hint}"),
-                    },
-                }
-            }
-        },
-    }
-}
-
-/// The class, and a sentence about what to do, which ends so that the answer can follow.
-fn judge(answer: &Answer, bucket: &str) -> (Class, String) {
-    let permanent = Class::Failed { retryable: false };
-    let says_bucket = answer
+/// The class of an error answer, with problem and remedy where they are known.
+fn judge(answer: &Answer, bucket: &str) -> (Class, Option<(String, String)>) {
+    let hint = |problem: String, remedy: &str| Some((problem, remedy.to_owned()));
+    let names_bucket = answer
         .message
         .as_deref()
         .is_some_and(|message| message.contains("bucket does not exist"));
     if answer.has_code(CLOCK) {
-        return (
-            permanent,
-            "this machine's clock and the store's differ too much, set the clock: ".to_owned(),
-        );
+        let problem = "the clocks of this machine and the store differ too much".to_owned();
+        return (FAILED, hint(problem, "set the clock"));
     }
-    if answer.has_code(BUCKET) || says_bucket {
-        return (
-            permanent,
-            format!("there is no bucket `{bucket}`, create it or mend its name: "),
-        );
+    if answer.has_code(BUCKET) || names_bucket {
+        let problem = format!("there is no bucket `{bucket}`");
+        return (FAILED, hint(problem, "create it or correct its name"));
     }
     if answer.has_code(REGION) || answer.status == StatusCode::MOVED_PERMANENTLY {
-        return (
-            permanent,
-            format!("the bucket `{bucket}` is in another region, set the region: "),
-        );
+        let problem = format!("the bucket `{bucket}` is in another region");
+        return (FAILED, hint(problem, "set the region"));
     }
     if answer.has_code(KEYS) {
-        return (
-            Class::Denied,
-            "the credentials are wrong or expired, mend them: ".to_owned(),
-        );
+        let problem = "the credentials are wrong or expired".to_owned();
+        return (Class::Denied, hint(problem, "replace them"));
     }
     if answer.has_code(FULL) {
-        return (Class::NoSpace, String::new());
+        return (Class::NoSpace, None);
     }
     match answer.status {
-        StatusCode::UNAUTHORIZED => (
-            Class::Denied,
-            "the credentials are missing or wrong, mend them: ".to_owned(),
-        ),
+        StatusCode::UNAUTHORIZED => {
+            let problem = "the credentials are missing or wrong".to_owned();
+            (Class::Denied, hint(problem, "set or replace them"))
+        }
         StatusCode::FORBIDDEN => (
             Class::Denied,
-            format!(
-                "these credentials may not do that, grant them to list, read, write and delete objects of `{bucket}`: "
-            ),
+            Some((
+                "these credentials may not do that".to_owned(),
+                format!("grant them to list, read, write and delete objects of `{bucket}`"),
+            )),
         ),
-        StatusCode::INSUFFICIENT_STORAGE => (Class::NoSpace, String::new()),
-        // Objects that do not exist are no errors, so this is about the bucket.
-        StatusCode::NOT_FOUND => (
-            permanent,
-            format!("there is no bucket `{bucket}`, or no such store at this address: "),
-        ),
-        _ => (
-            Class::Failed {
-                retryable: answer.is_temporary() || answer.status == StatusCode::CONFLICT,
-            },
-            String::new(),
-        ),
+        StatusCode::INSUFFICIENT_STORAGE => (Class::NoSpace, None),
+        // A missing object is not an error, so this is about the bucket.
+        StatusCode::NOT_FOUND => {
+            let problem = format!("there is no bucket `{bucket}`, or no store at this address");
+            (FAILED, hint(problem, "correct the bucket or the endpoint"))
+        }
+        _ => {
+            let retryable = answer.is_temporary() || answer.status == StatusCode::CONFLICT;
+            (Class::Failed { retryable }, None)
+        }
     }
 }
 
@@ -195,7 +305,7 @@ mod tests {
         Answer {
             status: StatusCode::from_u16(status).expect("a status"),
             code: code.map(str::to_owned),
-            message: None,
+            ..Answer::default()
         }
     }
 
@@ -204,29 +314,36 @@ mod tests {
     #[case(403, Some("AccessDenied"), Class::Denied, "grant")]
     #[case(403, Some("InvalidAccessKeyId"), Class::Denied, "wrong or expired")]
     #[case(403, Some("SignatureDoesNotMatch"), Class::Denied, "wrong or expired")]
-    #[case(403, Some("RequestTimeTooSkewed"), Class::Failed { retryable: false }, "clock")]
+    #[case(403, Some("RequestTimeTooSkewed"), FAILED, "clock")]
     #[case(403, Some("quotaExceeded"), Class::NoSpace, "")]
     #[case(507, None, Class::NoSpace, "")]
-    #[case(404, Some("NoSuchBucket"), Class::Failed { retryable: false }, "no bucket `b`")]
-    #[case(404, None, Class::Failed { retryable: false }, "no bucket `b`")]
-    #[case(301, None, Class::Failed { retryable: false }, "another region")]
-    #[case(400, Some("AuthorizationHeaderMalformed"), Class::Failed { retryable: false }, "another region")]
-    #[case(400, None, Class::Failed { retryable: false }, "")]
-    #[case(400, Some("RequestTimeout"), Class::Failed { retryable: true }, "")]
-    #[case(409, Some("OperationAborted"), Class::Failed { retryable: true }, "")]
-    #[case(429, None, Class::Failed { retryable: true }, "")]
-    #[case(500, Some("InternalError"), Class::Failed { retryable: true }, "")]
-    #[case(501, Some("NotImplemented"), Class::Failed { retryable: false }, "")]
-    #[case(503, Some("SlowDown"), Class::Failed { retryable: true }, "")]
-    fn answers_are_told_apart(
+    #[case(404, Some("NoSuchBucket"), FAILED, "no bucket `b`")]
+    #[case(404, None, FAILED, "no bucket `b`")]
+    #[case(301, None, FAILED, "another region")]
+    #[case(400, Some("AuthorizationHeaderMalformed"), FAILED, "another region")]
+    #[case(400, None, FAILED, "")]
+    #[case(400, Some("RequestTimeout"), RETRYABLE, "")]
+    #[case(409, Some("OperationAborted"), RETRYABLE, "")]
+    #[case(429, None, RETRYABLE, "")]
+    #[case(500, Some("InternalError"), RETRYABLE, "")]
+    #[case(501, Some("NotImplemented"), FAILED, "")]
+    #[case(503, Some("SlowDown"), RETRYABLE, "")]
+    fn answers_are_classified(
         #[case] status: u16,
         #[case] code: Option<&str>,
         #[case] class: Class,
         #[case] hint: &str,
     ) {
-        let (actual, words) = judge(&answer(status, code), "b");
+        let outcome = RequestOutcome {
+            attempts: 1,
+            exhausted: false,
+            result: Ok(answer(status, code)),
+        };
+        let error = opendal::Error::new(ErrorKind::Unexpected, "");
+        let (actual, text) = diagnose(&error, Some(&outcome), None, "b");
         assert_eq!(actual, class);
-        assert!(words.contains(hint), "{words}");
+        assert!(text.contains(hint), "{text}");
+        assert!(text.contains(&format!("answered {status}")), "{text}");
     }
 
     #[rstest]
@@ -244,15 +361,41 @@ mod tests {
     #[case("<html>Bad gateway</html>", None, None)]
     #[case("", None, None)]
     #[case("<Code>cut", None, None)]
-    fn bodies_of_errors_are_read(
+    fn bodies_of_errors_are_parsed(
         #[case] body: &str,
         #[case] code: Option<&str>,
         #[case] message: Option<&str>,
     ) {
-        let answer = Answer::parse(StatusCode::NOT_FOUND, body.as_bytes());
+        let answer = Answer::failure(StatusCode::NOT_FOUND, HeaderMap::new(), body.as_bytes());
         assert_eq!(
             (answer.code.as_deref(), answer.message.as_deref()),
             (code, message)
         );
+    }
+
+    #[test]
+    fn a_failure_is_not_hidden_by_other_requests_of_the_call() {
+        let answered = |status| RequestOutcome {
+            attempts: 1,
+            exhausted: false,
+            result: Ok(answer(status, None)),
+        };
+        let mut log = CallLog::default();
+        log.record(answered(201));
+        log.record(answered(200));
+        assert_eq!(log.status(), Some(StatusCode::OK), "the last success");
+        log.record(RequestOutcome {
+            attempts: 3,
+            exhausted: true,
+            result: Err(Fault::TimedOut("why".to_owned())),
+        });
+        log.record(answered(200));
+        log.record(answered(403));
+        assert_eq!(log.status(), None, "the first failure");
+        assert!(log.repeated);
+        let first = log.outcome.take();
+        assert!(first.is_some_and(|outcome| outcome.exhausted && outcome.attempts == 3));
+        log.record(answered(403));
+        assert_eq!(log.status(), Some(StatusCode::FORBIDDEN), "unrelated");
     }
 }

@@ -7,20 +7,21 @@ use opendal::Operator;
 use opendal::services::Gcs;
 
 use super::location::{Opening, folder};
-use super::{Parts, Remote, RemoteLimits, Upload};
+use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "gcs";
 const ENDPOINT: &str = "https://storage.googleapis.com";
-/// Names the key file where the configuration does not.
+/// The variable that names the credential file, unless the configuration does.
 const CREDENTIALS: &str = "GOOGLE_APPLICATION_CREDENTIALS";
 
-/// Where a GCS store is, and as whom to speak with it.
+/// Location, credentials and limits of a GCS store.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct GcsConfig {
     /// The bucket, which must exist.
     pub bucket: String,
-    /// Where in the bucket the store is: nothing, or `a/b`.
+    /// The folder of the store in the bucket, such as `a/b`; empty for the whole bucket.
     pub prefix: String,
     /// `https://host:port` of the API; `None` means Google's. For emulators and private endpoints.
     pub endpoint: Option<String>,
@@ -33,21 +34,32 @@ pub struct GcsConfig {
     pub limits: RemoteLimits,
 }
 
+impl GcsConfig {
+    /// The bucket `bucket` at Google, with everything else as [`Default`] says.
+    #[must_use]
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// A store in a bucket of Google Cloud Storage. Cheap to clone.
 ///
-/// Signs URLs only with a service account's key file.
+/// It can sign URLs only with the key file of a service account.
 #[derive(Clone, Debug)]
 pub struct GcsStorage {
     remote: Remote,
 }
 
 impl GcsStorage {
-    /// Sets the store up, reading no more than the key file: [`check`](crate::Storage::check)
-    /// tells whether it works.
+    /// Creates the store and reads only the credential file. [`check`](crate::Storage::check)
+    /// tests whether it works.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when the configuration cannot be meant so, or the key file cannot
-    /// be read.
+    /// [`StorageError::Open`] when the configuration is invalid, or the credential file cannot be
+    /// read.
     pub fn open(config: GcsConfig) -> Result<Self, StorageError> {
         let mut opening = Opening::new(BACKEND, &config.bucket);
         opening.bucket(&config.bucket)?;
@@ -79,7 +91,7 @@ impl GcsStorage {
             builder = builder.credential_path(path);
         }
         let operator = Operator::new(builder).map_err(|error| opening.error(error.message()))?;
-        let remote = Remote::new(Parts {
+        let remote = Remote::new(RemoteParts {
             backend: BACKEND,
             location: opening.location,
             signer: has_key.then(|| operator.clone()),
@@ -87,26 +99,26 @@ impl GcsStorage {
             public_base: format!("{endpoint}/{}/{}", config.bucket, folder(&config.prefix)),
             bucket: config.bucket,
             limits: config.limits,
-            upload: Upload::OneRequest,
+            upload: UploadMethod::OneRequest,
         })?;
         Ok(Self { remote })
     }
 }
 
-/// Whether a credential file holds a private key. Others get tokens, which cannot sign URLs.
+/// Whether a credential file contains a private key. Other credentials cannot sign URLs.
 fn has_key(file: &Path, opening: &Opening) -> Result<bool, StorageError> {
     let unreadable = |source: io::Error| StorageError::Open {
         backend: BACKEND,
         location: opening.location.clone(),
         problem: format!(
-            "the credential file {} cannot be read: mend {CREDENTIALS}, or the file",
+            "the credential file {} cannot be read. Fix: correct {CREDENTIALS} or the file",
             file.display()
         ),
         source: Some(source),
     };
     let json = std::fs::read(file).map_err(unreadable)?;
     let value: serde_json::Value = serde_json::from_slice(&json)
-        // Not the parser's error, which may quote the file.
+        // Without the parser's error, which may quote the file.
         .map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "it is not JSON")))?;
     Ok(value["type"] == "service_account" && value["private_key"].is_string())
 }

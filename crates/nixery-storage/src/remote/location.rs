@@ -1,10 +1,10 @@
-//! Addresses of buckets: checked when a store is opened, spelled out for clients.
+//! Addresses of buckets, validated when a store is opened.
 
 use reqwest::Url;
 
 use crate::StorageError;
 
-/// Makes the errors of opening a store.
+/// Validates parts of a configuration, and creates the errors of opening a store.
 pub(super) struct Opening {
     pub(super) backend: &'static str,
     pub(super) location: String,
@@ -27,21 +27,22 @@ impl Opening {
         }
     }
 
-    /// Letters, digits, `.`, `-` and `_`: what S3, GCS and stores like them allow.
+    /// A bucket has letters, digits, `.`, `-` and `_`, as S3 and GCS require.
     pub(super) fn bucket(&self, bucket: &str) -> Result<(), StorageError> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if bucket.is_empty() {
-            return Err(self.error("name the bucket"));
+            return Err(self.error("the bucket is missing. Fix: set its name"));
         }
         // GCS allows 222, S3 63.
         if !bucket.chars().all(legal) || bucket.len() > 222 || bucket.starts_with('.') {
-            return Err(self
-                .error("this is no bucket's name: it may hold letters, digits, `.`, `-` and `_`"));
+            return Err(self.error(
+                "the bucket's name is invalid: it may contain letters, digits, `.`, `-` and `_`",
+            ));
         }
         Ok(())
     }
 
-    /// Components that need no escaping in any URL.
+    /// A prefix has components that need no escaping in URLs.
     pub(super) fn prefix(&self, prefix: &str) -> Result<(), StorageError> {
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let component =
@@ -50,33 +51,33 @@ impl Opening {
             return Ok(());
         }
         Err(self.error(format!(
-            "the prefix `{prefix}` must be like `a/b`: no slash at its ends, and only letters, digits, `.`, `-` and `_` between them"
+            "the prefix `{prefix}` is invalid: it must be like `a/b`, with letters, digits, `.`, `-` and `_` between single slashes"
         )))
     }
 
-    /// Scheme, host and port, without a slash at the end.
+    /// An endpoint has scheme, host and port. Returns it without a slash at the end.
     pub(super) fn endpoint(&self, endpoint: &str) -> Result<String, StorageError> {
         let wrong = |why: &str| {
-            // Not the URL: it may hold a password.
+            // Without the URL, which may contain a password.
             self.error(format!(
-                "the endpoint's URL {why}; it must be like `https://host:port`"
+                "the endpoint's URL {why}. Fix: use the form `https://host:port`"
             ))
         };
-        let url = Url::parse(endpoint).map_err(|_| wrong("cannot be understood"))?;
+        let url = Url::parse(endpoint).map_err(|_| wrong("cannot be parsed"))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(wrong("is not one of http or https"));
+            return Err(wrong("is not an HTTP or HTTPS URL"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("holds a user or a password"));
+            return Err(wrong("contains a user or a password"));
         }
         if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-            return Err(wrong("holds more than a host and a port"));
+            return Err(wrong("contains more than host and port"));
         }
         Ok(url.as_str().trim_end_matches('/').to_owned())
     }
 }
 
-/// `prefix/` or nothing.
+/// Returns `prefix/`, or nothing for an empty prefix.
 pub(super) fn folder(prefix: &str) -> String {
     if prefix.is_empty() {
         String::new()

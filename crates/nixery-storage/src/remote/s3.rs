@@ -1,4 +1,4 @@
-//! [`S3Storage`]: objects in an S3 bucket, at AWS or in anything that speaks its API.
+//! [`S3Storage`]: objects in an S3 bucket, at AWS or in a store with the same API.
 
 use std::fmt;
 
@@ -6,40 +6,53 @@ use opendal::Operator;
 use opendal::services::S3;
 
 use super::location::{Opening, folder};
-use super::{Parts, Remote, RemoteLimits, Upload};
+use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "s3";
-/// What stores that know no regions call theirs.
+/// The usual region of stores without regions.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Where an S3 store is, and as whom to speak with it.
+/// Location, credentials and limits of an S3 store.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct S3Config {
     /// The bucket, which must exist.
     pub bucket: String,
-    /// Where in the bucket the store is: nothing, or `a/b`.
+    /// The folder of the store in the bucket, such as `a/b`; empty for the whole bucket.
     pub prefix: String,
     /// `https://host:port` of the API; `None` means AWS.
     pub endpoint: Option<String>,
-    /// The endpoint under which clients reach the store: URLs are signed for it.
+    /// The endpoint at which clients reach the store, for which URLs are signed.
     pub public_endpoint: Option<String>,
-    /// The bucket's region; `None` means `AWS_REGION`, `AWS_DEFAULT_REGION`, and for an endpoint
-    /// of its own at last `us-east-1`.
+    /// The bucket's region; `None` means `AWS_REGION`, then `AWS_DEFAULT_REGION`, then with an
+    /// `endpoint` `us-east-1`.
     pub region: Option<String>,
     /// How the bucket is named in URLs.
     pub addressing: S3Addressing,
-    /// The access key; `None` means what AWS's own tools would find: environment, profile files,
-    /// web identity, container and machine roles.
+    /// The access key; `None` means the credentials that AWS's own tools would find: environment,
+    /// profile files, web identity, container and machine roles.
     pub credentials: Option<S3Credentials>,
-    /// Sign nothing, for stores that ask for no key. Then there are no signed URLs either.
+    /// Send unsigned requests, to stores without keys. There are no signed URLs then.
     pub anonymous: bool,
     /// Retries, time-outs and upload sizes.
     pub limits: RemoteLimits,
 }
 
+impl S3Config {
+    /// The bucket `bucket` at AWS, with everything else as [`Default`] says.
+    #[must_use]
+    pub fn new(bucket: impl Into<String>) -> Self {
+        Self {
+            bucket: bucket.into(),
+            ..Self::default()
+        }
+    }
+}
+
 /// How a bucket is named in URLs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum S3Addressing {
     /// `https://host/bucket/key`.
     #[default]
@@ -48,12 +61,12 @@ pub enum S3Addressing {
     Virtual,
 }
 
-/// An access key. Shows no secret.
+/// An access key. Its debug output contains no secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct S3Credentials {
-    /// The key's public half.
+    /// The public part of the key.
     pub access_key_id: String,
-    /// The key's secret half.
+    /// The secret part of the key.
     pub secret_access_key: String,
     /// For keys that expire.
     pub session_token: Option<String>,
@@ -69,19 +82,19 @@ impl fmt::Debug for S3Credentials {
 
 /// A store in an S3 bucket. Cheap to clone.
 ///
-/// Files above a part's size are uploaded in parts. An upload that fails is aborted, but one whose
-/// process dies leaves its parts: give the bucket a lifecycle rule that aborts incomplete
-/// multipart uploads.
+/// Files larger than a part are uploaded in parts. A failed upload is aborted, but when the process
+/// dies, the parts remain: give the bucket a lifecycle rule that aborts incomplete multipart
+/// uploads.
 #[derive(Clone, Debug)]
 pub struct S3Storage {
     remote: Remote,
 }
 
 impl S3Storage {
-    /// Sets the store up, doing no I/O: [`check`](crate::Storage::check) tells whether it works.
+    /// Creates the store without I/O. [`check`](crate::Storage::check) tests whether it works.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when the configuration cannot be meant so.
+    /// [`StorageError::Open`] when the configuration is invalid.
     pub fn open(config: S3Config) -> Result<Self, StorageError> {
         let mut opening = Opening::new(BACKEND, &config.bucket);
         opening.bucket(&config.bucket)?;
@@ -103,7 +116,7 @@ impl S3Storage {
             .or_else(|| variable("AWS_REGION"))
             .or_else(|| variable("AWS_DEFAULT_REGION"))
             .or_else(|| endpoint.as_ref().map(|_| DEFAULT_REGION.to_owned()))
-            .ok_or_else(|| opening.error("name the bucket's region"))?;
+            .ok_or_else(|| opening.error("the region is missing. Fix: set the bucket's region"))?;
         let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
         opening.location = format!("{} at {endpoint}", opening.location);
         let public = public.unwrap_or_else(|| endpoint.clone());
@@ -113,7 +126,7 @@ impl S3Storage {
             true => None,
             false => Some(self::operator(&config, &public, &region, &opening)?),
         };
-        let remote = Remote::new(Parts {
+        let remote = Remote::new(RemoteParts {
             backend: BACKEND,
             location: opening.location,
             operator,
@@ -121,7 +134,7 @@ impl S3Storage {
             public_base: public_base(&config, &public),
             bucket: config.bucket,
             limits: config.limits,
-            upload: Upload::Parts,
+            upload: UploadMethod::Parts,
         })?;
         Ok(Self { remote })
     }

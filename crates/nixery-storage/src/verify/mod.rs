@@ -1,27 +1,28 @@
-//! [`verify()`]: reads a whole store and tells what is not what its name says.
+//! [`verify()`]: reads a whole store and reports corrupt objects.
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
 
-use crate::{Entry, Key, KeyKind, Storage, StorageError};
+use crate::{Contents, Entry, Folder, Key, Storage, StorageError, error_chain};
 
 mod report;
 
 pub use report::{Defect, Problem, VerifyReport};
 
-/// Objects read at once by default: hides a remote store's latency, and fits small machines.
+/// Objects read at once by default: enough to hide the latency of a remote store.
 pub const DEFAULT_CONCURRENCY: usize = 4;
 
-/// Cache entries are a few kilobytes; the registries' limit for a manifest is 4 MiB.
-const MAX_CACHE_ENTRY: u64 = 64 << 20;
+/// Bytes of an entry. Entries have a few kilobytes; registries limit manifests to 4 MiB.
+const MAX_ENTRY: u64 = 64 << 20;
 
 /// How to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyOptions {
     /// Objects read at once; 0 counts as 1.
     pub concurrency: usize,
-    /// Delete what is corrupt, so that the next build makes it anew. Unreadable and foreign
-    /// entries are never deleted.
+    /// Delete corrupt objects, so that the next build creates them again. Unreadable objects and
+    /// foreign entries are never deleted.
     pub delete_corrupt: bool,
 }
 
@@ -34,8 +35,9 @@ impl Default for VerifyOptions {
     }
 }
 
-/// How far a verification is.
+/// The progress of a verification.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyProgress {
     /// Objects listed at the start.
     pub objects_total: u64,
@@ -49,22 +51,25 @@ pub struct VerifyProgress {
     pub defects: u64,
 }
 
-/// Reads every object: hashes blobs, parses cache entries. `progress` is called after each object.
+/// Reads every object of `folders` and checks what their [`Contents`] allow: the digest of blobs,
+/// the syntax of JSON entries. Calls `progress` after each object.
 ///
-/// Objects written or deleted meanwhile are no defects.
+/// An object that is written or deleted meanwhile is not a defect.
 ///
 /// # Errors
-/// When the store cannot be listed, or a defective object not deleted. An object that cannot be
-/// read is a defect of the report and no error.
+/// The store cannot be listed, or a corrupt object cannot be deleted. An object that cannot be
+/// read is a defect in the report, not an error.
 pub async fn verify(
     storage: &dyn Storage,
+    folders: &[Folder],
     options: &VerifyOptions,
     mut progress: impl FnMut(VerifyProgress),
 ) -> Result<VerifyReport, StorageError> {
     let mut report = VerifyReport::default();
     let mut entries: Vec<(Key, u64)> = Vec::new();
-    for kind in KeyKind::CONTENT {
-        let mut listing = storage.list(kind).await?;
+    for &folder in folders {
+        report.objects.push((folder, 0));
+        let mut listing = storage.list(folder).await?;
         while let Some(Entry { path, key, stat }) = listing.try_next().await? {
             match key {
                 Some(key) => entries.push((key, stat.size)),
@@ -91,9 +96,9 @@ pub async fn verify(
             Outcome::Defective(problem) => {
                 count(&mut report, &key, 0);
                 state.defects += 1;
-                // An object that cannot be read now may be sound.
-                let hopeless = !matches!(problem, Problem::Unreadable { .. });
-                let deleted = options.delete_corrupt && hopeless && storage.delete(&key).await?;
+                // An unreadable object may be sound.
+                let is_corrupt = !matches!(problem, Problem::Unreadable { .. });
+                let deleted = options.delete_corrupt && is_corrupt && storage.delete(&key).await?;
                 report.defects.push(Defect {
                     key,
                     size,
@@ -104,7 +109,10 @@ pub async fn verify(
         }
         progress(state);
     }
-    report.defects.sort_by_key(|defect| defect.key);
+    let place = |key: Key| folders.iter().position(|folder| *folder == key.folder());
+    report
+        .defects
+        .sort_by_key(|defect| (place(defect.key), defect.key));
     report.foreign.sort();
     Ok(report)
 }
@@ -112,12 +120,9 @@ pub async fn verify(
 fn count(report: &mut VerifyReport, key: &Key, bytes: u64) {
     report.bytes += bytes;
     report.legacy += u64::from(key.is_legacy());
-    match key.kind() {
-        KeyKind::Blob => report.blobs += 1,
-        KeyKind::Manifest => report.manifests += 1,
-        KeyKind::Build => report.builds += 1,
-        // Not listed: nothing is served from them, and a damaged plan is noticed when it is read.
-        KeyKind::Use | KeyKind::Lease | KeyKind::Graph | KeyKind::Traffic | KeyKind::Plan => {}
+    let objects = report.objects.iter_mut();
+    for (_, count) in objects.filter(|(folder, _)| *folder == key.folder()) {
+        *count += 1;
     }
 }
 
@@ -128,30 +133,30 @@ enum Outcome {
 }
 
 async fn examine(storage: &dyn Storage, key: &Key) -> Outcome {
-    let result = match key {
-        Key::Blob(digest) => examine_blob(storage, key, digest).await,
-        _ => examine_cache_entry(storage, key).await,
+    let result = match key.folder().contents() {
+        Contents::Json => examine_entry(storage, key).await,
+        Contents::Addressed | Contents::Binary => examine_bytes(storage, key).await,
     };
     result.unwrap_or_else(|error| {
         Outcome::Defective(Problem::Unreadable {
-            message: chain(&error),
+            message: error_chain(&error),
         })
     })
 }
 
-async fn examine_blob(
-    storage: &dyn Storage,
-    key: &Key,
-    expected: &Digest,
-) -> Result<Outcome, StorageError> {
+async fn examine_bytes(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+    let is_addressed = key.folder().contents() == Contents::Addressed;
+    let expected = key.digest().filter(|_| is_addressed);
     Ok(match hash(storage, key).await? {
         None => Outcome::Gone,
-        Some((actual, bytes)) if actual == *expected => Outcome::Sound { bytes },
-        Some((actual, _)) => Outcome::Defective(Problem::WrongDigest { actual }),
+        Some((actual, _)) if expected.is_some_and(|expected| expected != actual) => {
+            Outcome::Defective(Problem::WrongDigest { actual })
+        }
+        Some((_, bytes)) => Outcome::Sound { bytes },
     })
 }
 
-/// Reads a whole object: its digest and its size in bytes, or `None` where there is none.
+/// Reads a whole object and returns its digest and size in bytes; `None` when it does not exist.
 ///
 /// # Errors
 /// The object cannot be read to its end.
@@ -161,7 +166,7 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
     };
     let mut digester = Digester::new();
     while let Some(chunk) = reader.body.try_next().await? {
-        // Objects are hashed in parallel, and the runtime's threads stay free.
+        // Hashing on blocking threads runs in parallel and keeps the runtime responsive.
         digester = tokio::task::spawn_blocking(move || {
             digester.update(&chunk);
             digester
@@ -179,8 +184,8 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
     Ok(Some((digester.finish(), bytes)))
 }
 
-async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
-    let bytes = match storage.get_bytes(key, MAX_CACHE_ENTRY).await {
+async fn examine_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+    let bytes = match storage.get_bytes(key, MAX_ENTRY).await {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(Outcome::Gone),
         Err(StorageError::TooLarge { limit, .. }) => {
@@ -201,18 +206,6 @@ async fn examine_cache_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome
             }),
         },
     )
-}
-
-/// The error and its reasons, as one line.
-fn chain(error: &StorageError) -> String {
-    let mut message = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        message.push_str(": ");
-        message.push_str(&error.to_string());
-        source = error.source();
-    }
-    message
 }
 
 #[cfg(test)]

@@ -1,36 +1,37 @@
-//! What a verification found, for people and for machines.
+//! The report of a verification, for people and for machines.
 
 use std::fmt;
 
 use nixery_manifest::Digest;
 use serde::{Serialize, Serializer};
 
-use crate::Key;
+use crate::{BLOBS, Folder, Key};
 
 /// What is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "problem", rename_all = "camelCase")]
+#[non_exhaustive]
 pub enum Problem {
-    /// A blob whose bytes are not those its name stands for.
+    /// A blob that does not have the digest in its name.
     WrongDigest {
-        /// SHA-256 of what is stored.
+        /// SHA-256 of the stored bytes.
         actual: Digest,
     },
-    /// A cache entry without a byte.
+    /// An empty entry.
     Empty,
-    /// A cache entry that is not JSON.
+    /// An entry that is not JSON.
     NotJson {
-        /// Where and why.
+        /// The parser's error.
         message: String,
     },
-    /// A cache entry of an absurd size.
+    /// An entry that is too large.
     TooLarge {
         /// Bytes allowed.
         limit: u64,
     },
     /// The object could not be read to its end.
     Unreadable {
-        /// The chain of reasons.
+        /// The error with its causes.
         message: String,
     },
 }
@@ -42,7 +43,7 @@ impl fmt::Display for Problem {
             Self::Empty => f.write_str("it is empty"),
             Self::NotJson { message } => write!(f, "it is not JSON: {message}"),
             Self::TooLarge { limit } => {
-                write!(f, "it is larger than any cache entry ({limit} bytes)")
+                write!(f, "it is larger than an entry can be ({limit} bytes)")
             }
             Self::Unreadable { message } => write!(f, "it cannot be read: {message}"),
         }
@@ -52,6 +53,7 @@ impl fmt::Display for Problem {
 /// A defective object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Defect {
     /// The object.
     #[serde(serialize_with = "as_path")]
@@ -78,23 +80,21 @@ impl fmt::Display for Defect {
     }
 }
 
-/// What a verification found. Displayed as lines for people; serialised for machines.
+/// The result of a verification. Displayed as lines for people, serialised for machines.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct VerifyReport {
-    /// Blobs rehashed.
-    pub blobs: u64,
-    /// Cached manifests read.
-    pub manifests: u64,
-    /// Cached builds read.
-    pub builds: u64,
-    /// Of those, cache entries that the original Nixery wrote.
+    /// Objects read in each folder. In JSON one member per folder, `blobs` for `layers`.
+    #[serde(flatten, serialize_with = "as_counts")]
+    pub objects: Vec<(Folder, u64)>,
+    /// Of those, entries that the original Nixery wrote.
     pub legacy: u64,
     /// Bytes read.
     pub bytes: u64,
     /// Defective objects, sorted by key.
     pub defects: Vec<Defect>,
-    /// Entries with names that no Nixery wrote, sorted. Not read, and no defects.
+    /// Entries with foreign names, sorted. They are not read and are not defects.
     pub foreign: Vec<String>,
 }
 
@@ -104,6 +104,13 @@ impl VerifyReport {
     pub fn is_sound(&self) -> bool {
         self.defects.is_empty()
     }
+
+    /// The number of objects read in `folder`.
+    #[must_use]
+    pub fn count(&self, folder: Folder) -> u64 {
+        let count = self.objects.iter().find(|(read, _)| *read == folder);
+        count.map_or(0, |(_, count)| *count)
+    }
 }
 
 impl fmt::Display for VerifyReport {
@@ -112,18 +119,19 @@ impl fmt::Display for VerifyReport {
             writeln!(f, "corrupt: {defect}")?;
         }
         for path in &self.foreign {
-            writeln!(
-                f,
-                "foreign: {path}: not a name that Nixery gives, left alone"
-            )?;
+            writeln!(f, "foreign: {path}: not a name that Nixery uses; ignored")?;
         }
-        write!(
-            f,
-            "{} blobs, {} manifests and {} builds verified, {} bytes",
-            self.blobs, self.manifests, self.builds, self.bytes,
-        )?;
+        for (at, (folder, count)) in self.objects.iter().enumerate() {
+            let separator = match at {
+                0 => "",
+                _ if at + 1 == self.objects.len() => " and ",
+                _ => ", ",
+            };
+            write!(f, "{separator}{count} {}", label(*folder))?;
+        }
+        write!(f, " verified, {} bytes", self.bytes)?;
         if self.legacy > 0 {
-            write!(f, " ({} entries of the original's)", self.legacy)?;
+            write!(f, " ({} entries of the original Nixery)", self.legacy)?;
         }
         match self.defects.len() {
             0 => f.write_str(": all sound"),
@@ -131,6 +139,23 @@ impl fmt::Display for VerifyReport {
             n => write!(f, ": {n} are corrupt"),
         }
     }
+}
+
+/// What the objects of a folder are called in reports.
+fn label(folder: Folder) -> &'static str {
+    if folder == BLOBS {
+        "blobs"
+    } else {
+        folder.name()
+    }
+}
+
+fn as_counts<S: Serializer>(objects: &[(Folder, u64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        objects
+            .iter()
+            .map(|(folder, count)| (label(*folder), count)),
+    )
 }
 
 fn as_path<S: Serializer>(key: &Key, serializer: S) -> Result<S::Ok, S::Error> {

@@ -228,7 +228,7 @@ fn waits_grow_and_are_bounded() {
         let full = FIRST_WAIT
             .saturating_mul(1 << (attempt - 1).min(16))
             .min(LONGEST_WAIT);
-        let wait = backoff(attempt);
+        let wait = BACKOFF.wait(attempt);
         assert!(wait >= full / 2 && wait <= full, "{wait:?}");
     }
 }

@@ -77,14 +77,14 @@ impl GcsArgs {
             let allowed = "a file that exists, with the key of a service account or other credentials of Google's tools";
             errors.invalid(CREDENTIALS, &file.display().to_string(), allowed);
         }
-        GcsConfig {
-            bucket: checks::bucket(errors, BUCKET, self.gcs_bucket.as_deref()),
-            prefix: checks::prefix(errors, PREFIX, self.gcs_prefix.as_deref()),
-            endpoint,
-            credential_file,
-            anonymous,
-            limits,
-        }
+        let bucket = checks::bucket(errors, BUCKET, self.gcs_bucket.as_deref());
+        let mut config = GcsConfig::new(bucket);
+        config.prefix = checks::prefix(errors, PREFIX, self.gcs_prefix.as_deref());
+        config.endpoint = endpoint;
+        config.credential_file = credential_file;
+        config.anonymous = anonymous;
+        config.limits = limits;
+        config
     }
 
     /// Those that only this store reads; a machine may have Google credentials for other purposes.

@@ -142,17 +142,16 @@ impl StorageArgs {
         let timeout = given(self.storage_timeout.as_deref())
             .map(|text| errors.seconds(TIMEOUT, Some(text), 1, 1..=LONGEST_TIMEOUT));
         let or = |default: Duration| timeout.unwrap_or(default);
-        RemoteLimits {
-            attempts: errors.number(
-                ATTEMPTS,
-                self.storage_attempts.as_deref(),
-                default.attempts,
-                1..=MOST_ATTEMPTS,
-            ),
-            call_timeout: or(default.call_timeout),
-            stall_timeout: or(default.stall_timeout),
-            ..default
-        }
+        let mut limits = default.clone();
+        limits.attempts = errors.number(
+            ATTEMPTS,
+            self.storage_attempts.as_deref(),
+            default.attempts,
+            1..=MOST_ATTEMPTS,
+        );
+        limits.call_timeout = or(default.call_timeout);
+        limits.stall_timeout = or(default.stall_timeout);
+        limits
     }
 
     /// What was set for other stores than the chosen one.

@@ -85,25 +85,24 @@ impl S3Args {
             }
             _ => {}
         }
-        S3Config {
-            bucket: checks::bucket(errors, BUCKET, self.s3_bucket.as_deref()),
-            prefix: checks::prefix(errors, PREFIX, self.s3_prefix.as_deref()),
-            endpoint,
-            public_endpoint: public.map(|(setting, url)| checks::endpoint(errors, setting, &url)),
-            region: region.map(|(_, region)| region),
-            addressing: errors.choice(
-                ADDRESSING,
-                self.s3_addressing.as_deref(),
-                S3Addressing::Path,
-                &[
-                    ("path", S3Addressing::Path),
-                    ("virtual", S3Addressing::Virtual),
-                ],
-            ),
-            credentials: None,
-            anonymous: false,
-            limits,
-        }
+        let bucket = checks::bucket(errors, BUCKET, self.s3_bucket.as_deref());
+        let mut config = S3Config::new(bucket);
+        config.prefix = checks::prefix(errors, PREFIX, self.s3_prefix.as_deref());
+        config.endpoint = endpoint;
+        config.public_endpoint =
+            public.map(|(setting, url)| checks::endpoint(errors, setting, &url));
+        config.region = region.map(|(_, region)| region);
+        config.addressing = errors.choice(
+            ADDRESSING,
+            self.s3_addressing.as_deref(),
+            S3Addressing::Path,
+            &[
+                ("path", S3Addressing::Path),
+                ("virtual", S3Addressing::Virtual),
+            ],
+        );
+        config.limits = limits;
+        config
     }
 
     pub(super) fn given(&self) -> Vec<Setting> {

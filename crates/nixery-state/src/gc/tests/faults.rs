@@ -1,5 +1,6 @@
 //! A store that fails, or a collector that dies, at every single call.
 
+use crate::record::MANIFESTS;
 use std::sync::Arc;
 
 use nixery_storage::{Key, MemoryStorage, Storage};
@@ -28,7 +29,7 @@ async fn store() -> (Arc<MemoryStorage>, Images) {
     };
     images.gone.store(&*storage).await;
     storage
-        .delete(&Key::Manifest(images.gone.key))
+        .delete(&Key::new(MANIFESTS, images.gone.key))
         .await
         .expect("deleted");
     images.dropped.store(&*storage).await;
@@ -50,7 +51,7 @@ async fn a_failure_at_any_call_breaks_nothing(#[case] recovers: bool) {
         let result = collect(failing.clone(), &policy, &RETENTIONS, GcMode::Sweep, |_| ()).await;
         assert!(images.kept.is_whole(&*storage).await, "call {fails_at}");
         assert!(images.dropped.is_whole(&*storage).await, "call {fails_at}");
-        assert!(is_there(&*storage, Key::Manifest(images.kept.key)).await);
+        assert!(is_there(&*storage, Key::new(MANIFESTS, images.kept.key)).await);
 
         // The next ones do what it did not.
         advance(2 * GRACE).await;

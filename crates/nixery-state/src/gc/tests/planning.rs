@@ -1,5 +1,7 @@
 //! Properties of the plan.
 
+use crate::record::BUILDS;
+use crate::record::MANIFESTS;
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
@@ -87,12 +89,12 @@ impl Store {
                 manifests: vec![digest(blobs[0])],
                 others: blobs[1..].iter().map(|blob| digest(*blob)).collect(),
             };
-            let key = Key::Manifest(Digest::of(&at.to_be_bytes()));
+            let key = Key::new(MANIFESTS, Digest::of(&at.to_be_bytes()));
             inventory.add_image(key, named, ago(*built), |_| Some(ago(*used)));
         }
         for (at, (size, age)) in self.blobs.iter().enumerate() {
             let blob = size.and_then(|_| inventory.find(&digest(at)));
-            let (key, written) = (Key::Build(digest(at)), ago(*age));
+            let (key, written) = (Key::new(BUILDS, digest(at)), ago(*age));
             inventory.builds.push(LayerEntry { key, written, blob });
         }
         for (manifest, named) in &self.manifests {

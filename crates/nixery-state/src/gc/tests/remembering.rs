@@ -1,10 +1,13 @@
 //! How long graphs and pulls are remembered.
 
+use crate::graphs::GRAPHS;
+use crate::testing::world::PLANS;
+use crate::testing::world::TRAFFIC;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, KeyKind};
+use nixery_storage::Key;
 use proptest::prelude::*;
 use tokio::time::advance;
 
@@ -15,7 +18,7 @@ use crate::testing::world::{DAY, Made, census, is_there, memory, put, sweep, unu
 
 /// As long as the store remembers what is not in use.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-const GRAPH_OF_NOTHING: Key = Key::Graph(Digest::from_bytes([7; 32]));
+const GRAPH_OF_NOTHING: Key = Key::new(GRAPHS, Digest::from_bytes([7; 32]));
 
 fn now() -> SystemTime {
     SystemTime::UNIX_EPOCH + 1000 * DAY
@@ -31,7 +34,7 @@ proptest! {
         let entries: Vec<(Key, SystemTime)> = entries
             .into_iter()
             .map(|(name, (days, is_needed))| {
-                let key = Key::Plan(Digest::of(&[name]));
+                let key = Key::new(PLANS, Digest::of(&[name]));
                 if is_needed {
                     needed.push(key);
                 }
@@ -40,7 +43,7 @@ proptest! {
             .collect();
         let remembered = Remembered {
             retention: Retention {
-                folder: KeyKind::Plan,
+                folder: PLANS,
                 kept_for: KEPT_FOR,
                 limit,
                 in_use: InUse::Found(|_| Box::pin(async { unreachable!("it was found already") })),
@@ -79,7 +82,10 @@ proptest! {
 async fn graphs_outlive_their_images_for_ninety_days() {
     let storage = memory();
     let image = Made::new("a", &["layer"]);
-    let (graph, traffic) = (Key::Graph(image.key), Key::Traffic(Digest::of(b"pulls")));
+    let (graph, traffic) = (
+        Key::new(GRAPHS, image.key),
+        Key::new(TRAFFIC, Digest::of(b"pulls")),
+    );
     image.store(&*storage).await;
     put(&*storage, graph, "graph").await;
     put(&*storage, GRAPH_OF_NOTHING, "graph").await;
@@ -118,11 +124,11 @@ async fn the_graph_of_a_cached_image_stays() {
     let storage = memory();
     let image = Made::new("a", &["layer"]);
     image.store(&*storage).await;
-    put(&*storage, Key::Graph(image.key), "graph").await;
+    put(&*storage, Key::new(GRAPHS, image.key), "graph").await;
     put(&*storage, GRAPH_OF_NOTHING, "graph").await;
     advance(100 * DAY).await;
     let report = sweep(&storage, &GcPolicy::default()).await.expect("works");
     assert_eq!(report.forgotten_deleted, 1);
-    assert!(is_there(&*storage, Key::Graph(image.key)).await);
+    assert!(is_there(&*storage, Key::new(GRAPHS, image.key)).await);
     assert!(!is_there(&*storage, GRAPH_OF_NOTHING).await);
 }

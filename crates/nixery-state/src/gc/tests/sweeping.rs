@@ -1,5 +1,7 @@
 //! Whole collections of quiet stores.
 
+use crate::record::BUILDS;
+use crate::record::MANIFESTS;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use rstest::rstest;
 use tokio::time::{Instant, advance};
 
 use crate::gc::{GcError, GcMode, GcPolicy, Reason, collect, collect_until};
+use crate::lease::LEASES;
 use crate::lease::Leases;
 use crate::marks::put_mark;
 use crate::testing::faulty::FaultyStorage;
@@ -21,7 +24,7 @@ use crate::testing::world::{
 async fn one_that_is_stopped_leaves_the_store_to_others() {
     let storage = memory();
     Made::new("git", &["a", "b"]).store(&*storage).await;
-    let lease = Key::Lease(Digest::of(b"gc"));
+    let lease = Key::new(LEASES, Digest::of(b"gc"));
     let slow = FaultyStorage::slow(storage.clone(), Duration::from_millis(100), 1);
     let taken = async {
         while !is_there(&*storage, lease).await {
@@ -74,7 +77,7 @@ async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
     .expect("works");
     assert_eq!((dry.dropped_images(), dry.images), (1, 2));
     assert!(
-        is_there(&*storage, Key::Manifest(old.key)).await,
+        is_there(&*storage, Key::new(MANIFESTS, old.key)).await,
         "a dry run only looks"
     );
 
@@ -82,7 +85,7 @@ async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
     assert_eq!(first.dropped[0].reason, Reason::Unused);
     assert_eq!(first.dropped[0].name, "git");
     assert_eq!(first.dropped, dry.dropped);
-    assert!(!is_there(&*storage, Key::Manifest(old.key)).await);
+    assert!(!is_there(&*storage, Key::new(MANIFESTS, old.key)).await);
     assert!(
         old.is_whole(&*storage).await,
         "for those who are pulling it"
@@ -178,7 +181,7 @@ async fn a_manifest_that_is_still_served_by_digest_keeps_its_layers() {
     let image = Made::new("image", &["a", "b"]);
     image.store(&*storage).await;
     storage
-        .delete(&Key::Manifest(image.key))
+        .delete(&Key::new(MANIFESTS, image.key))
         .await
         .expect("deleted");
     for _ in 0..5 {
@@ -199,7 +202,7 @@ async fn an_incomplete_image_goes() {
     let image = Made::new("image", &["a", "b"]);
     image.store(&*storage).await;
     storage
-        .delete(&Key::Blob(Digest::of(b"a")))
+        .delete(&Key::blob(Digest::of(b"a")))
         .await
         .expect("deleted");
     assert_eq!(
@@ -233,20 +236,20 @@ async fn entries_of_other_programs(
     #[case] collects: bool,
 ) {
     let storage = memory();
-    let key = Key::Manifest(Digest::of(b"key"));
+    let key = Key::new(MANIFESTS, Digest::of(b"key"));
     put(&*storage, key, text).await;
-    put(&*storage, Key::Blob(Digest::of(b"a")), "a").await;
-    put(&*storage, Key::Blob(Digest::of(b"orphan")), "orphan").await;
+    put(&*storage, Key::blob(Digest::of(b"a")), "a").await;
+    put(&*storage, Key::blob(Digest::of(b"orphan")), "orphan").await;
     sweep(&storage, &unused_for(9 * DAY)).await.expect("works");
     assert!(is_there(&*storage, key).await, "it is young");
     advance(DAY).await;
     let report = sweep(&storage, &unused_for(9 * DAY)).await.expect("works");
     assert_eq!(is_there(&*storage, key).await, stays);
     assert_eq!(report.newer_entries, u64::from(!collects));
-    let orphan = is_there(&*storage, Key::Blob(Digest::of(b"orphan"))).await;
+    let orphan = is_there(&*storage, Key::blob(Digest::of(b"orphan"))).await;
     assert_eq!(orphan, !collects);
     assert_eq!(
-        is_there(&*storage, Key::Blob(Digest::of(b"a"))).await,
+        is_there(&*storage, Key::blob(Digest::of(b"a"))).await,
         stays
     );
 }
@@ -258,22 +261,22 @@ async fn the_originals_images_are_images() {
     let image = Made::new("image", &["a"]);
     image.store(&*storage).await;
     storage
-        .delete(&Key::Manifest(image.key))
+        .delete(&Key::new(MANIFESTS, image.key))
         .await
         .expect("deleted");
-    let legacy = Key::LegacyManifest([7; 20]);
+    let legacy = Key::legacy(MANIFESTS, [7; 20]);
     put(&*storage, legacy, image.manifest.clone()).await;
     let entry = format!(
         r#"{{"size":1,"digest":"{}","mediaType":"x"}}"#,
         Digest::of(b"gone")
     );
-    put(&*storage, Key::LegacyBuild([8; 20]), entry).await;
+    put(&*storage, Key::legacy(BUILDS, [8; 20]), entry).await;
     advance(2 * DAY).await;
     let report = sweep(&storage, &unused_for(9 * DAY)).await.expect("works");
     assert_eq!((report.images, report.dropped_images()), (1, 0));
     assert!(image.is_whole(&*storage).await);
     assert!(
-        !is_there(&*storage, Key::LegacyBuild([8; 20])).await,
+        !is_there(&*storage, Key::legacy(BUILDS, [8; 20])).await,
         "it leads nowhere"
     );
     let report = sweep(&storage, &unused_for(DAY)).await.expect("works");
@@ -289,8 +292,8 @@ async fn what_leads_nowhere_is_tidied_up() {
     put_mark(&*storage, Digest::of(b"gone"))
         .await
         .expect("marked");
-    put(&*storage, Key::Lease(Digest::of(b"some task")), "{}").await;
-    put(&*storage, Key::Build(Digest::of(b"key")), "no JSON").await;
+    put(&*storage, Key::new(LEASES, Digest::of(b"some task")), "{}").await;
+    put(&*storage, Key::new(BUILDS, Digest::of(b"key")), "no JSON").await;
     advance(GRACE / 2).await;
     sweep(&storage, &unused_for(DAY)).await.expect("works");
     assert_eq!(census(&*storage).await.values().sum::<usize>(), 3);
@@ -318,6 +321,6 @@ async fn a_store_that_is_too_large_loses_what_was_used_least_lately() {
     };
     let report = sweep(&storage, &policy).await.expect("works");
     assert_eq!(report.dropped.len(), 1, "{:?}", report.dropped);
-    assert!(!is_there(&*storage, Key::Manifest(Digest::of(b"b"))).await);
+    assert!(!is_there(&*storage, Key::new(MANIFESTS, Digest::of(b"b"))).await);
     assert!(report.needed_before > 3000 && report.needed_after <= 3000);
 }

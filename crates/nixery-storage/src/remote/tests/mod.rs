@@ -1,5 +1,6 @@
-//! Faults on the wire, and what becomes of them.
+//! Tests with faults on the wire.
 
+mod manners;
 mod opening;
 mod reading;
 mod server;
@@ -11,10 +12,10 @@ use tempfile::NamedTempFile;
 use crate::Key;
 
 fn blob(bytes: &[u8]) -> Key {
-    Key::Blob(Digest::of(bytes))
+    Key::blob(Digest::of(bytes))
 }
 
-/// Where the fake store keeps it.
+/// The object's name in the test server.
 fn name(key: &Key) -> String {
     format!("a/b/{}", key.path())
 }
@@ -25,7 +26,7 @@ fn spool(bytes: &[u8]) -> NamedTempFile {
     file
 }
 
-/// Bytes that differ everywhere.
+/// Bytes without a repeated block.
 fn bytes(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i * 7 + i / 251) as u8).collect()
 }

@@ -1,4 +1,4 @@
-//! Opening, checking, signing.
+//! Tests of opening, checking and signing.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use crate::{
 )]
 #[case(
     Fault::Answer(403, "<Error><Code>InvalidAccessKeyId</Code></Error>"),
-    "mend them"
+    "replace them"
 )]
 #[case(
     Fault::Answer(404, "<Error><Code>NoSuchBucket</Code></Error>"),

@@ -1,11 +1,11 @@
-//! Reading from a store that fails.
+//! Tests of reading from a store that fails.
 
 use futures::{StreamExt, TryStreamExt};
 use rstest::rstest;
 
 use super::server::{Fault, Server};
 use super::{blob, bytes, name};
-use crate::{ByteRange, Key, KeyKind, Storage, StorageError};
+use crate::{BLOBS, ByteRange, Key, Storage, StorageError};
 
 async fn stored(size: usize) -> (Server, Key, Vec<u8>) {
     let server = Server::start().await;
@@ -166,7 +166,7 @@ async fn a_missing_bucket_is_no_missing_object() {
         storage.get(&key, None).await.unwrap_err(),
         storage.delete(&key).await.unwrap_err(),
         storage
-            .list(KeyKind::Blob)
+            .list(BLOBS)
             .await
             .unwrap()
             .try_collect::<Vec<_>>()
@@ -211,7 +211,7 @@ async fn pages_that_break_are_asked_for_again(#[case] fault: Fault) {
         .objects
         .insert("a/b/layers-not/x".to_owned(), vec![]);
     server.fail("GET", [fault.clone(), fault]);
-    let listing = server.storage().list(KeyKind::Blob).await.unwrap();
+    let listing = server.storage().list(BLOBS).await.unwrap();
     let entries: Vec<_> = listing.try_collect().await.unwrap();
     let mut found: Vec<_> = entries.iter().filter_map(|entry| entry.key).collect();
     found.sort();

@@ -1,4 +1,4 @@
-//! A little S3 in this process, which fails as it is told.
+//! A small S3 server in this process, which fails on demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -16,11 +16,11 @@ pub(super) const SECRET: &str = "a-very-secret-key";
 /// What the server does with a request.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
-    /// Answers with this status and body, doing nothing.
+    /// Answers with this status and body, and does nothing.
     Answer(u16, &'static str),
-    /// Does what was asked and closes the connection without a word.
+    /// Handles the request and closes the connection without an answer.
     Lost,
-    /// Closes the connection, doing nothing.
+    /// Closes the connection and does nothing.
     Reset,
     /// Never answers.
     Silent,
@@ -28,7 +28,7 @@ pub(super) enum Fault {
     Cut(usize),
     /// Sends this many bytes of the answer's body, then nothing more.
     Stall(usize),
-    /// Stores or sends fewer bytes without saying so.
+    /// Stores or sends fewer bytes without an error.
     Shorten(usize),
 }
 
@@ -46,12 +46,12 @@ pub(super) struct State {
     pub(super) parts: BTreeMap<u32, Vec<u8>>,
     /// `METHOD path?query` of every request.
     pub(super) log: Vec<String>,
-    /// Taken by the next requests whose line in the log has this in it.
+    /// For the next requests whose line in the log contains the text.
     pub(super) faults: VecDeque<(&'static str, Fault)>,
-    /// Taken by all such requests.
+    /// For all such requests.
     pub(super) always: Option<(&'static str, Fault)>,
     pub(super) no_bucket: bool,
-    /// Takes `If-Match` for granted.
+    /// Ignores `If-Match`.
     pub(super) ignores_conditions: bool,
 }
 
@@ -101,7 +101,7 @@ impl Server {
         self.state.lock().expect("no panic in the server")
     }
 
-    /// The next requests of a method, or with another word in their line of the log, meet these.
+    /// Adds faults for the next requests with this method, or this text in their line of the log.
     pub(super) fn fail(&self, which: &'static str, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().map(|fault| (which, fault));
         self.state().faults.extend(faults);
@@ -257,7 +257,10 @@ impl Server {
                     return Reply::new(412, "<Error><Code>PreconditionFailed</Code></Error>");
                 }
                 state.objects.insert(key, request.body.clone());
-                Reply::new(200, "")
+                Reply {
+                    headers: "etag: \"put\"\r\n".to_owned(),
+                    ..Reply::new(200, "")
+                }
             }
             ("DELETE", query) if query.contains("uploadId") => {
                 state.parts.clear();
@@ -315,7 +318,7 @@ fn read(state: &State, key: &str, request: &Request) -> Reply {
     }
 }
 
-/// Pages of two.
+/// Lists in pages of two objects.
 fn list(state: &State, query: &str) -> Reply {
     let parameter = |name: &str| {
         let value = query

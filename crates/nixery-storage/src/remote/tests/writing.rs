@@ -1,4 +1,4 @@
-//! Writing to a store that fails.
+//! Tests of writing to a store that fails.
 
 use rstest::rstest;
 
@@ -55,13 +55,13 @@ async fn a_failed_upload_is_aborted() {
     assert!(server.state().objects.is_empty());
 }
 
-/// Parts are sent at once: what comes of another one later must not cover it up.
+/// Parts are sent at once: the later success of another part must not hide the failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_refused_is_not_forgotten_when_another_one_arrives() {
     let server = Server::start().await;
     let refused = Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
     server.state().always = Some(("partNumber=2", refused));
-    // So that it arrives after the refusal.
+    // So it arrives after the rejected part.
     server.fail("partNumber=1", [Fault::Answer(503, "")]);
     let error = store(&server, &bytes(LARGE)).await.unwrap_err();
     assert!(matches!(error, StorageError::Denied { .. }), "{error:?}");
