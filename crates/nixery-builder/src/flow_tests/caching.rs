@@ -6,8 +6,8 @@ use nixery_storage::{Key, PutMode, Storage};
 use rstest::rstest;
 
 use super::{build, bytes};
-use crate::record::{BUILDS, MANIFESTS};
 use crate::testing::{Bench, pinned, request};
+use nixery_state::record::{BUILDS, MANIFESTS};
 
 #[tokio::test]
 async fn a_second_build_packs_nothing() {

@@ -12,9 +12,9 @@ use tokio::time::{Instant, sleep};
 use super::{build, fail};
 use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
-use crate::lease::LEASES;
 use crate::progress::Phase;
 use crate::testing::{Bench, CountingStorage, pinned, request};
+use nixery_state::lease::LEASES;
 
 /// What a waiter may take longer than the server it waits for.
 const A_LITTLE: Duration = Duration::from_secs(2);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nixery_state::graphs::{self, RecordedGraph};
 use nixery_state::testing::faulty::FaultyStorage;
-use nixery_storage::{Folder, Key, MemoryStorage};
+use nixery_storage::{Key, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 

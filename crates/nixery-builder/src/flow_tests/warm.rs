@@ -14,9 +14,9 @@ use crate::builder::Ready;
 use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
 use crate::handle::BuildState;
 use crate::progress::Phase;
-use crate::record::MANIFESTS;
 use crate::testing::{Bench, pinned, request};
 use crate::warm::Warm;
+use nixery_state::record::MANIFESTS;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(10);
