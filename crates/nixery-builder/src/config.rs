@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::plan::{LayerStrategy, Size};
-use nixery_core::{Codec, ImageName, PackageSource, Tag};
+use nixery_core::{Codec, ImageName, LayerStrategy, PackageSource, Size, Tag};
 
 /// Layers per image unless configured: Docker's limit is 125, and people build `FROM` these
 /// images. The same number as the original's.

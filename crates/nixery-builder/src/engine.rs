@@ -3,8 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use nixery_core::pack::Packer;
-use nixery_core::plan::LayerStrategy;
+use nixery_core::{LayerStrategy, Packer};
 use nixery_manifest::{Blob, Digest};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLayer};
-use nixery_core::plan::{LayerPlan, LayerStrategy, PlannedLayer};
-use nixery_core::{ReferenceGraph, StorePath, layer_key};
+use nixery_core::{
+    LayerPlan, LayerStrategy, PACKER_VERSION, PackError, PackedLayer, Packer, PlannedLayer,
+    ReferenceGraph, RootLayer, StorePath, layer_key,
+};
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;

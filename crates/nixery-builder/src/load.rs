@@ -5,8 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
-use nixery_core::popularity::Popularity;
+use nixery_core::{ClusterPlan, MAX_FILE_BYTES, Popularity};
 
 /// How long fetching may take: it stands between the operator and the server's start.
 const TIMEOUT: Duration = Duration::from_secs(60);

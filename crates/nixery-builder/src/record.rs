@@ -5,8 +5,7 @@
 //! version, counts as missing and is replaced by the next build.
 
 use bytes::Bytes;
-use nixery_core::Architecture;
-use nixery_core::pack::PackedLayer;
+use nixery_core::{Architecture, PackedLayer};
 use nixery_manifest::{Compression, Descriptor, Digest};
 use nixery_storage::{Key, PutMode, Storage, StorageError};
 use serde::de::DeserializeOwned;

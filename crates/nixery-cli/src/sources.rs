@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nixery_builder::path_sources::{
     BinaryCache, CacheOptions, CacheProgress, StateFile, WantedPath, add_path,
 };
-use nixery_core::ReferenceSink;
+use nixery_lab::reference_sink::ReferenceSink;
 
 use crate::errors::{Interrupted, Usage};
 use crate::progress::{Reporter, Unit};

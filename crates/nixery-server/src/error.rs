@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use nixery_builder::BuildError;
-use nixery_core::pack::PackError;
+use nixery_core::PackError;
 use nixery_manifest::DigestError;
 use nixery_storage::StorageError;
 use serde_json::{Value, json};

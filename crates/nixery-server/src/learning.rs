@@ -4,7 +4,7 @@ use crate::metrics::Metrics;
 use crate::setup::log_plan;
 use crate::state::AppState;
 use nixery_builder::learned::{self, LearnError, Lesson, Pointer};
-use nixery_core::plan::{Clustered, LayerStrategy};
+use nixery_core::{Clustered, LayerStrategy};
 use nixery_manifest::Digest;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;

@@ -4,8 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::ReferenceGraph;
-use nixery_core::plan::{Dominator, LayerPlan, LayerStrategy, Size};
+use nixery_core::{Dominator, LayerPlan, LayerStrategy, ReferenceGraph, Size};
 
 use super::build;
 use crate::testing::{Bench, pinned, request};

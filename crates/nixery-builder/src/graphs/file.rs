@@ -11,8 +11,7 @@
 
 use std::io::{Read, Write};
 
-use nixery_core::graph::{GraphError, ListedPath};
-use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_core::{Architecture, GraphError, ListedPath, ReferenceGraph, StorePath};
 use serde::{Deserialize, Serialize};
 
 use super::RecordedGraph;

@@ -2,7 +2,7 @@
 
 use futures::StreamExt;
 use futures::stream;
-use nixery_core::cluster_plan::build::PathCollection;
+use nixery_lab::cluster_plan::PathCollection;
 use nixery_storage::Storage;
 
 use super::{GraphEntry, GraphsError, RecordedGraph, read};

@@ -25,7 +25,7 @@ mod teach;
 #[cfg(test)]
 mod tests;
 
-use nixery_core::cluster_plan::build::BuildPlanError;
+use nixery_lab::cluster_plan::BuildPlanError;
 use nixery_storage::StorageError;
 
 use crate::graphs::GraphsError;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use nixery_core::StorePath;
-use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
+use nixery_core::{ClusterPlan, MAX_FILE_BYTES, StorePath};
 use nixery_manifest::Digest;
 use nixery_storage::{Key, PutMode, Storage, StorageError};
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use futures::future::pending;
-use nixery_core::cluster_plan::ClusterPlan;
-use nixery_core::cluster_plan::build::{
+use nixery_core::ClusterPlan;
+use nixery_lab::cluster_plan::{
     BuildPlanError, DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build,
 };
 use nixery_storage::Storage;

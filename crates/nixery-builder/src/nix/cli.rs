@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_core::pack::StoreRoot;
-use nixery_core::{ReferenceGraph, StorePath};
+use nixery_core::{ReferenceGraph, StorePath, StoreRoot};
 
 use super::answer::parse_answer;
 use super::code::{ENTRY, write_embedded};

@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use nixery_core::{ReferenceSink, StorePath};
+use nixery_core::StorePath;
+use nixery_lab::reference_sink::ReferenceSink;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 

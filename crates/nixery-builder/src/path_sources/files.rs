@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use nixery_core::{ReferenceGraph, ReferenceSink};
+use nixery_core::ReferenceGraph;
+use nixery_lab::reference_sink::ReferenceSink;
 use serde::de::IgnoredAny;
 
 use super::PathSourceError;
@@ -170,7 +171,7 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-    use nixery_core::PopularityCounter;
+    use nixery_lab::popularity::PopularityCounter;
 
     const A: &str = "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-a-1";
     const B: &str = "/nix/store/4n58xw4373jp0ljirf06d8077j15pc4j-b-1";

@@ -11,14 +11,17 @@ mod state;
 use std::io;
 use std::path::PathBuf;
 
-use nixery_core::{GraphError, ReferenceError};
+use nixery_core::GraphError;
+use nixery_lab::reference_sink::ReferenceError;
 
 pub use cache::{BinaryCache, CacheOptions, CacheProgress, WantedPath};
 pub use files::{FoundFiles, JsonKind, add_path};
 pub use state::StateFile;
 
 #[cfg(doc)]
-use nixery_core::{PopularityCounter, ReferenceSink, cluster_plan::build::PathCollection};
+use nixery_lab::{
+    cluster_plan::PathCollection, popularity::PopularityCounter, reference_sink::ReferenceSink,
+};
 
 /// Why what was to be read cannot be.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
-use nixery_core::replay::{Bound, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_lab::replay::{Bound, Workload, replay};
 use nixery_storage::MemoryStorage;
 use proptest::prelude::*;
 use rstest::rstest;

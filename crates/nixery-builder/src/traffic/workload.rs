@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use futures::StreamExt;
-use nixery_core::replay::WorkloadParts;
+use nixery_lab::replay::WorkloadParts;
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
 

@@ -8,8 +8,7 @@ use nixery_builder::{
     BuildError, BuildLog, Builder, Evaluation, EvaluationRequest, Finding, ImageRequest, Nix,
     NixCli, NixError, RealisedPackage,
 };
-use nixery_core::pack::StoreRoot;
-use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
+use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
 use rstest::rstest;
 
 use crate::setup::{Setup, nix_config, paths};

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use nixery_builder::traffic::{
     MOST_PULLS, RecordedPulls, RecordedWorkload, read_pulls, recorded_workload,
 };
-use nixery_core::replay::Workload;
+use nixery_lab::replay::Workload;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;
 

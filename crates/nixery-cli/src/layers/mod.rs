@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
-use nixery_core::draw::{layer_rows, to_dot, to_table};
-use nixery_core::{LayerPlan, ReferenceGraph, StorePath};
+use nixery_core::{LayerPlan, ReferenceGraph, StorePath, layer_rows, to_dot, to_table};
 use serde::Serialize;
 
 use crate::output;
@@ -14,6 +13,7 @@ use graph::{GraphArgs, ImageSourceArgs};
 use strategies::{DataArgs, Strategy};
 
 mod compare;
+mod draw;
 mod explain;
 mod from_server;
 mod graph;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use nixery_builder::graphs;
-use nixery_core::cluster_plan::build::PathCollection;
+use nixery_lab::cluster_plan::PathCollection;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;
 

@@ -21,7 +21,7 @@ impl ReferenceGraph {
     /// left out, closure sizes computed.
     ///
     /// ```
-    /// use nixery_core::graph::{ListedPath, ReferenceGraph};
+    /// use nixery_core::{ListedPath, ReferenceGraph};
     /// use nixery_core::StorePath;
     /// let listed = |path: &str, references| ListedPath {
     ///     path: StorePath::parse(path).unwrap(),

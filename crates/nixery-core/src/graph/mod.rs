@@ -21,6 +21,7 @@
 
 use serde::Serialize;
 
+use crate::json_error::JsonError;
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
@@ -31,7 +32,8 @@ mod error;
 mod listed;
 mod part;
 mod path_index;
-pub(crate) mod raw;
+mod path_references;
+mod raw;
 mod raw_hash;
 mod raw_text;
 #[cfg(test)]
@@ -39,12 +41,13 @@ pub(crate) mod tests;
 
 pub use error::GraphError;
 pub use listed::ListedPath;
+pub use path_references::{PathInfoJson, PathReferences};
 use raw::RawGraph;
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
 /// ```
-/// use nixery_core::graph::ReferenceGraph;
+/// use nixery_core::ReferenceGraph;
 /// let json = br#"{
 ///   "exportReferencesGraph": { "graph": ["/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12"] },
 ///   "graph": [
@@ -80,15 +83,8 @@ pub struct PathInfo {
     pub closure_size: u64,
 }
 
-/// Reads what [`ReferenceGraph::parse`] reads and checks nothing; the number of entries. For benchmarks only: it
-/// tells how much of the parsing is JSON.
-///
-/// # Errors
-/// The JSON is not of the expected shape.
-#[doc(hidden)]
-pub fn read_only(json: &[u8]) -> Result<usize, GraphError> {
-    let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
-    Ok(raw.nodes.len())
+fn malformed(error: serde_json::Error) -> GraphError {
+    GraphError::Malformed(JsonError::new(error))
 }
 
 impl ReferenceGraph {
@@ -100,7 +96,7 @@ impl ReferenceGraph {
     /// What the module's table says; no error depends on the order of the input's entries but the choice
     /// among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
-        let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
+        let raw = RawGraph::export(json).map_err(malformed)?;
         check::check(&raw, raw.roots.iter().map(String::as_str))
     }
 
@@ -110,7 +106,7 @@ impl ReferenceGraph {
     /// # Errors
     /// What the module's table says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
-        let raw = RawGraph::path_info(json).map_err(GraphError::Malformed)?;
+        let raw = RawGraph::path_info(json).map_err(malformed)?;
         check::check(&raw, roots.iter().map(StorePath::as_str))
     }
 

@@ -5,7 +5,7 @@ use super::ReferenceGraph;
 impl ReferenceGraph {
     /// The closure of `roots` as a graph of its own, and for each of its paths the index in this graph, in
     /// order. Indices that this graph does not have are passed over.
-    pub(crate) fn part(&self, roots: &[usize]) -> (Self, Vec<usize>) {
+    pub fn part(&self, roots: &[usize]) -> (Self, Vec<usize>) {
         let mut reached = vec![false; self.len()];
         let mut paths = Vec::new();
         let mut todo: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();

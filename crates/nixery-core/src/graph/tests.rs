@@ -10,7 +10,7 @@ const HASH: &str = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"
 pub(crate) fn path(name: &str) -> String {
     let digit = |i: usize| {
         let byte = name.as_bytes()[i % name.len()] as usize + i / name.len();
-        crate::store_path::BASE32_ALPHABET[byte % 32] as char
+        crate::base32::ALPHABET[byte % 32] as char
     };
     format!(
         "/nix/store/{}-{name}",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// Why a layer could not be packed.
 ///
 /// Paths are *logical* (`/nix/store/…`, as the image has them), never the physical prefix of a
-/// [`StoreRoot`](crate::pack::StoreRoot), and are shown quoted, with bytes that are not UTF-8
+/// [`StoreRoot`](crate::StoreRoot), and are shown quoted, with bytes that are not UTF-8
 /// escaped.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {

@@ -32,7 +32,7 @@
 //! pipes and devices, files that change while they are read. Paths longer than the system's limit
 //! (4,096 bytes on Linux) cannot be read, by Nix neither.
 //!
-//! Any change to the bytes has to raise [`PACKER_VERSION`], which is part of every cache key.
+//! Any change to the bytes has to raise [`PACKER_VERSION`](crate::PACKER_VERSION), which is part of every cache key.
 //!
 //! # Example
 //!
@@ -58,7 +58,6 @@
 //! ```
 
 mod blocks;
-mod codec;
 mod conflict;
 mod encoder;
 mod error;
@@ -73,11 +72,9 @@ mod tar;
 mod walk;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use nixery_manifest::{Compression, Digest};
 
-pub use self::codec::Codec;
 pub use self::conflict::{Conflict, ConflictKind};
 pub use self::error::PackError;
 pub use self::packer::Packer;
@@ -86,46 +83,7 @@ pub use self::root::{RootEntry, RootEntryKind, RootLayer, pack_root_layer};
 use self::blocks::Block;
 use self::packer::Plain;
 use self::tar::TarWriter;
-use crate::StorePath;
-
-/// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
-/// with any change to the tar, to the compressors or to their settings (the tests that pin digests
-/// tell when).
-pub const PACKER_VERSION: u32 = 2;
-
-/// Where a Nix store physically is: the directory that stands for `/`.
-///
-/// Paths are logical (`/nix/store/…`) everywhere else. The prefix differs from `/` for a store in
-/// a chroot or at a mount point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreRoot(PathBuf);
-
-impl StoreRoot {
-    /// A store whose `/` is `prefix`.
-    pub fn new(prefix: impl Into<PathBuf>) -> Self {
-        Self(prefix.into())
-    }
-
-    /// The store of this host.
-    pub fn host() -> Self {
-        Self::new("/")
-    }
-
-    /// The directory that stands for `/`.
-    pub fn prefix(&self) -> &Path {
-        &self.0
-    }
-
-    /// Where on this host a store path is.
-    pub fn locate(&self, path: &StorePath) -> PathBuf {
-        self.physical(Path::new(path.as_str()))
-    }
-
-    /// Where on this host a logical path, absolute, is.
-    fn physical(&self, logical: &Path) -> PathBuf {
-        self.0.join(logical.strip_prefix("/").unwrap_or(logical))
-    }
-}
+use crate::{Codec, StorePath, StoreRoot};
 
 /// The facts about a packed layer, known to the pass that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use super::job::Encode;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
 use super::tar::TarWriter;
-use super::{Codec, PackError, PackedLayer, RootLayer, StoreRoot, root, walk};
+use super::{PackError, PackedLayer, RootLayer, root, walk};
 use crate::StorePath;
+use crate::{Codec, StoreRoot};
 
 /// Packs layers, with at most so many threads at work over all of them.
 ///

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::size::LARGE;
 use super::stability::{Draft, Reach, in_order, least_name, nar_size};
 use super::tails::{self, TAILS};
+use super::{ClusterId, ClusterPlan, package_key};
 use super::{LayerPlan, LayerStrategy, reason};
-use crate::cluster_plan::{ClusterId, ClusterPlan, package_key};
 use crate::graph::ReferenceGraph;
 
 /// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and 0.37 %.

@@ -4,20 +4,17 @@ use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::Popularity;
 use super::dominators::heads;
 use super::reason::{self, Cause};
 use super::{LayerPlan, LayerStrategy, PlannedLayer};
 use crate::graph::{PathInfo, ReferenceGraph};
-use crate::popularity::Popularity;
 
 /// Popularity from which a path gets a group of its own, as in the original since its `layers` package.
 pub const DEFAULT_THRESHOLD: u64 = 100;
 
-/// The threshold of the original's older, standalone `group-layers` tool.
-pub const OLD_THRESHOLD: u64 = 1000;
-
 /// Closure size in bytes over which a path gets a group of its own; 100 MB, decimal, as in the original.
-pub const BIG_CLOSURE: u64 = 100_000_000;
+const BIG_CLOSURE: u64 = 100_000_000;
 
 /// The size that a path weighs in a group's rating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -24,9 +24,12 @@ use std::num::NonZeroUsize;
 use crate::graph::ReferenceGraph;
 
 mod closure_count;
+mod cluster_plan;
 mod clustered;
 mod dominator;
 mod dominators;
+mod draw;
+mod popularity;
 mod reason;
 mod size;
 mod stability;
@@ -34,11 +37,18 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "pack")]
+pub use cluster_plan::MAX_FILE_BYTES;
+pub use cluster_plan::{
+    ClusterId, ClusterPlan, ClusterPlanError, LineRule, PlannedPackage, package_key,
+};
 pub use clustered::Clustered;
-pub(crate) use reason::human_bytes;
+pub use draw::{LayerRow, layer_rows, to_dot, to_table};
+pub use popularity::{Popularity, PopularityError};
+pub use reason::human_bytes;
 pub use size::Size;
 
-pub use dominator::{BIG_CLOSURE, DEFAULT_THRESHOLD, Dominator, OLD_THRESHOLD, Weight};
+pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
 
 /// Layers of an image by default. Docker's limit is 125, the root layer takes one, and people build `FROM`
 /// these images.

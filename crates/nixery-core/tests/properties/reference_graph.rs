@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
-use nixery_core::plan::{Clustered, Size};
 use nixery_core::{
-    DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, Popularity, ReferenceGraph, StorePath,
-    Weight, draw,
+    ClusterPlan, Clustered, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedPackage,
+    Popularity, ReferenceGraph, Size, StorePath, Weight, package_key, to_dot, to_table,
 };
 use serde_json::{Map, Value, json};
 
@@ -140,8 +138,8 @@ fn plans(graph: &ReferenceGraph) {
             let plan = strategy.plan(graph, budget);
             is_partition(graph, &plan, budget);
             assert_eq!(strategy.plan(graph, budget), plan, "the same again");
-            assert!(!draw::to_dot(graph, &plan).is_empty());
-            assert!(!draw::to_table(graph, &plan).is_empty());
+            assert!(!to_dot(graph, &plan).is_empty());
+            assert!(!to_table(graph, &plan).is_empty());
         }
     }
 }

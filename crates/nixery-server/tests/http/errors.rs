@@ -4,7 +4,7 @@ use crate::registry::Registry;
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, NixError, Phase};
-use nixery_core::pack::PackError;
+use nixery_core::PackError;
 use nixery_manifest::Digest;
 use nixery_server::error::{ApiError, BuildAnswer};
 use nixery_storage::{Operation, StorageError};

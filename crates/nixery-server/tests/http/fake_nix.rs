@@ -5,8 +5,7 @@ use nixery_builder::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
     RealisedPackage,
 };
-use nixery_core::pack::StoreRoot;
-use nixery_core::{ReferenceGraph, StorePath};
+use nixery_core::{ReferenceGraph, StorePath, StoreRoot};
 use nixery_manifest::Digest;
 use std::collections::HashMap;
 use std::fs;

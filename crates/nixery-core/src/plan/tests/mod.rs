@@ -7,8 +7,8 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Popularity;
 use crate::graph::tests::path;
-use crate::popularity::Popularity;
 
 fn budget(layers: usize) -> NonZeroUsize {
     NonZeroUsize::new(layers).unwrap()
@@ -211,7 +211,7 @@ fn the_threshold_is_a_parameter() {
     let graph = graph(&["a"], &[("a", 1, &["b"]), ("b", 1, &[])]);
     let mut strategy = dominator(r#"{"b":999}"#, Weight::ClosureSize);
     assert_eq!(strategy.plan(&graph, budget(9)).layers.len(), 2);
-    strategy.threshold = OLD_THRESHOLD;
+    strategy.threshold = 1000;
     assert_eq!(strategy.plan(&graph, budget(9)).layers.len(), 1);
 }
 

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::parts::{WorkloadEvent, WorkloadParts};
 
-use crate::graph::{GraphError, ListedPath, ReferenceGraph};
-use crate::store_path::{StorePath, StorePathError};
+use nixery_core::{GraphError, ListedPath, ReferenceGraph, StorePath, StorePathError};
 
 /// A history of pulls, checked. [`WorkloadParts`] says what one is made of, and its JSON.
 #[derive(Debug, Clone)]
@@ -42,7 +41,7 @@ pub(super) struct Pull {
 pub enum WorkloadError {
     /// It is not JSON of the shape that [`WorkloadParts`] describes.
     #[error(
-        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_core::replay::WorkloadParts"
+        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_lab::replay::WorkloadParts"
     )]
     Malformed(#[source] serde_json::Error),
     /// A path is not a store path.

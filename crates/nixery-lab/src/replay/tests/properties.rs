@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{path as store_path, *};
-use crate::plan::human_bytes;
+use nixery_core::human_bytes;
 
 /// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
 #[derive(Debug)]

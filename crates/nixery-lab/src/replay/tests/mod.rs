@@ -5,9 +5,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::graph::ReferenceGraph;
-use crate::plan::{Dominator, LayerPlan, PlannedLayer};
-use crate::popularity::Popularity;
+use nixery_core::{Dominator, LayerPlan, PlannedLayer, Popularity, ReferenceGraph};
 
 mod names;
 mod properties;

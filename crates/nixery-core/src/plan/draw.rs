@@ -4,16 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::{LayerPlan, human_bytes};
 use crate::graph::ReferenceGraph;
-use crate::plan::{LayerPlan, human_bytes};
 use crate::store_path::StorePath;
-
-mod layers;
-mod svg;
-mod weeks;
-
-pub use layers::{LayerBar, LayerPanel, layers_svg};
-pub use weeks::{WeekLine, weeks_svg};
 
 /// Fill colours of the layers, repeated in turn; light, so that black text reads well on them.
 const COLOURS: [&str; 8] = [
@@ -39,7 +32,7 @@ pub struct LayerRow<'a> {
 /// The layers of a plan for this graph, in the image's order. Indices that the graph does not have are
 /// passed over.
 pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<LayerRow<'a>> {
-    let row = |(index, layer): (usize, &'a crate::plan::PlannedLayer)| LayerRow {
+    let row = |(index, layer): (usize, &'a super::PlannedLayer)| LayerRow {
         number: index + 1,
         nar_size: layer.nar_size,
         rating: layer.rating,
@@ -193,8 +186,8 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PlannedLayer;
     use crate::graph::tests::path;
-    use crate::plan::PlannedLayer;
     use serde_json::json;
 
     fn example() -> (ReferenceGraph, LayerPlan) {
