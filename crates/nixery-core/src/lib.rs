@@ -67,6 +67,7 @@ mod json_error;
 mod key;
 mod meta;
 mod name;
+mod nar;
 mod nar_hash;
 #[cfg(feature = "pack")]
 mod pack;
@@ -82,24 +83,28 @@ pub use arch::{Architecture, UnknownArchitecture};
 pub use codec::Codec;
 #[cfg(feature = "original-keys")]
 pub use compat::{original_image_key, original_layer_key};
-pub use graph::{GraphError, ListedPath, PathInfo, PathInfoJson, PathReferences, ReferenceGraph};
+pub use graph::{
+    GraphError, JsonKind, ListedPath, NodeId, PathInfo, PathInfoJson, PathReferences,
+    ReferenceGraph,
+};
 pub use json_error::JsonError;
 pub use key::{ManifestKeyInputs, PACKER_VERSION, SourceIdentity, layer_key, manifest_key};
 pub use meta::{META_PACKAGES, MetaEffect, MetaPackage, REQUIRED_PACKAGES};
 pub use name::{ComponentRule, ImageName, MAX_NAME_LEN, NameError};
+pub use nar::NarError;
 pub use nar_hash::{NarHash, NarHashError};
 #[cfg(feature = "pack")]
 pub use pack::{
-    Conflict, ConflictKind, PackError, PackedLayer, Packer, RootEntry, RootEntryKind, RootLayer,
-    pack_layer, pack_root_layer, write_layer_tar,
+    Conflict, ConflictKind, PackError, PackErrorKind, PackedLayer, Packer, RootEntry,
+    RootEntryKind, RootLayer, pack_layer, pack_root_layer, write_layer_tar,
 };
 #[cfg(feature = "pack")]
 pub use plan::MAX_FILE_BYTES;
 pub use plan::{
     ClusterId, ClusterPlan, ClusterPlanError, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD,
-    Dominator, LayerPlan, LayerRow, LayerStrategy, LineRule, PlannedLayer, PlannedPackage,
-    Popularity, PopularityError, Size, Weight, human_bytes, layer_rows, package_key, to_dot,
-    to_table,
+    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, LineRule, PlannedLayer,
+    PlannedPackage, Popularity, PopularityError, Size, Weight, human_bytes, layer_rows,
+    package_key, to_dot, to_table,
 };
 pub use source::{PackageSource, ResolvedSource, SourceError};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};

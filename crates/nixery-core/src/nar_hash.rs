@@ -29,6 +29,7 @@ pub struct NarHash([u8; 32]);
 /// Why a text is not a NAR hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a NAR hash: {problem}")]
+#[non_exhaustive]
 pub struct NarHashError {
     /// The text as given, cut to 100 characters.
     pub text: String,

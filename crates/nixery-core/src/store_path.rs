@@ -55,6 +55,7 @@ pub struct StorePath {
 /// Why a text is not a store path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path:?} is not a store path: {rule}")]
+#[non_exhaustive]
 pub struct StorePathError {
     /// The text as given, cut to 300 characters.
     pub path: String,
@@ -73,6 +74,7 @@ impl StorePathError {
 
 /// The rules a store path keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorePathRule {
     /// It starts with `/`.
     #[error("it must be absolute, such as /nix/store/<hash>-<name>")]

@@ -68,7 +68,7 @@ fn computed_closure_sizes_are_those_of_the_data() {
     let roots: Vec<StorePath> = graph
         .roots()
         .iter()
-        .map(|&root| graph.nodes()[root].path.clone())
+        .map(|&root| graph.node(root).path.clone())
         .collect();
     let computed = ReferenceGraph::from_path_info(json["graph"].to_string().as_bytes(), &roots);
     assert_eq!(computed.expect("path-info"), graph);

@@ -15,7 +15,7 @@ use nixery_core::GraphError;
 use nixery_lab::reference_sink::ReferenceError;
 
 pub use cache::{BinaryCache, CacheOptions, CacheProgress, WantedPath};
-pub use files::{FoundFiles, JsonKind, add_path};
+pub use files::{FoundFiles, add_path};
 pub use state::StateFile;
 
 #[cfg(doc)]

@@ -12,6 +12,12 @@ pub enum GraphError {
     /// over 2^64 − 1 end here too.
     #[error("the reference graph is not the JSON that Nix writes")]
     Malformed(#[source] JsonError),
+    /// The JSON is neither of the two kinds that describe a closure.
+    #[error("expected the JSON of exportReferencesGraph or of nix path-info")]
+    UnknownJson,
+    /// Roots are given for a graph that names its own.
+    #[error("roots can be given for path information only: a reference graph names its roots")]
+    RootsNotAllowed,
     /// An entry or root is not a store path.
     #[error("the reference graph holds something else than store paths")]
     Path(#[source] StorePathError),

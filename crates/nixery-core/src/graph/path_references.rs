@@ -1,7 +1,7 @@
 //! What single store paths refer to, whether or not the whole closure is known.
 
-use super::ReferenceGraph;
 use super::raw::RawGraph;
+use super::{NodeId, ReferenceGraph};
 use crate::json_error::JsonError;
 use crate::store_path::{StorePathError, base_name_of, check_base_name};
 
@@ -38,13 +38,12 @@ impl<'a> PathReferences<'a> {
 
     /// Each path of a graph, in the order of its nodes.
     pub fn of_graph(graph: &'a ReferenceGraph) -> impl Iterator<Item = Self> {
-        let nodes = graph.nodes();
-        let name = |&index: &u32| nodes[index as usize].path.base_name();
-        (0..).zip(nodes).map(move |(index, node)| PathReferences {
+        let name = |&id: &NodeId| graph.node(id).path.base_name();
+        graph.iter().map(move |(id, node)| PathReferences {
             path: node.path.as_str(),
             base_name: node.path.base_name(),
             nar_size: Some(node.nar_size),
-            references: graph.references(index).iter().map(name).collect(),
+            references: graph.references(id).iter().map(name).collect(),
         })
     }
 

@@ -21,8 +21,9 @@
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
+mod check;
 mod closure_count;
 mod cluster_plan;
 mod clustered;
@@ -37,6 +38,7 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
+pub use check::LayerPlanError;
 #[cfg(feature = "pack")]
 pub use cluster_plan::MAX_FILE_BYTES;
 pub use cluster_plan::{
@@ -78,8 +80,8 @@ pub struct LayerPlan {
 /// The paths of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedLayer {
-    /// Indices of its paths in the graph, sorted, and so the paths are.
-    pub paths: Vec<usize>,
+    /// Its paths, sorted.
+    pub paths: Vec<NodeId>,
     /// Bytes of its paths' NARs; saturating.
     pub nar_size: u64,
     /// How widely the strategy expects the layer to be shared; never larger than that of the layer before.
@@ -95,7 +97,7 @@ impl LayerPlan {
         let mut layer_of = vec![usize::MAX; graph.len()];
         for (layer, planned) in self.layers.iter().enumerate() {
             for &path in &planned.paths {
-                let slot = layer_of.get_mut(path)?;
+                let slot = layer_of.get_mut(path.index())?;
                 if std::mem::replace(slot, layer) != usize::MAX {
                     return None;
                 }

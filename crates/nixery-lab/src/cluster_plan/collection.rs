@@ -90,8 +90,8 @@ impl ReferenceSink for PathCollection {
     /// Images are asked for with the roots of the graph, where it has some, not with everything in it.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
         let roots = graph.roots();
-        for (index, path) in PathReferences::of_graph(graph).enumerate() {
-            let package = roots.is_empty() || roots.binary_search(&index).is_ok();
+        for (id, path) in graph.ids().zip(PathReferences::of_graph(graph)) {
+            let package = roots.is_empty() || roots.binary_search(&id).is_ok();
             self.add(&path, package);
         }
     }
@@ -124,10 +124,9 @@ impl PathCollection {
     /// their own, see [`Self::to_sample`]. No state has it: it is added anew when the gathering goes on.
     pub fn add_image(&mut self, graph: &ReferenceGraph) {
         self.add_graph(graph);
-        let nodes = graph.nodes();
         let roots = graph.roots().iter();
         let roots: Vec<Box<str>> = roots
-            .map(|&root| nodes[root].path.base_name().into())
+            .map(|&root| graph.node(root).path.base_name().into())
             .collect();
         if !roots.is_empty() {
             self.images.push(roots);
