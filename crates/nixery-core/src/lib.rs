@@ -51,7 +51,7 @@
 //! let layers: Vec<Vec<_>> = plan
 //!     .layers
 //!     .iter()
-//!     .map(|layer| layer.paths.iter().map(|path| graph.nodes()[*path].path.name()).collect())
+//!     .map(|layer| layer.paths.iter().map(|path| graph.node(*path).path.name()).collect())
 //!     .collect();
 //! assert_eq!(layers, [["htop-3.4"], ["glibc-2.42"]]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
