@@ -83,14 +83,15 @@ pub fn group(
     let root = edges.add_node(());
     let nodes: Vec<NodeIndex> = graph.nodes().iter().map(|_| edges.add_node(())).collect();
     for &entry in graph.roots() {
-        edges.update_edge(root, nodes[entry], ());
+        edges.update_edge(root, nodes[entry.index()], ());
     }
-    for (index, node) in graph.nodes().iter().enumerate() {
+    for (id, node) in graph.iter() {
+        let index = id.index();
         if node.closure_size > 100_000_000 || popularity.get(&node.path) >= 100 {
             edges.update_edge(root, nodes[index], ());
         }
-        for &reference in graph.references(index) {
-            edges.add_edge(nodes[index], nodes[reference as usize], ());
+        for reference in graph.references(id) {
+            edges.add_edge(nodes[index], nodes[reference.index()], ());
         }
     }
     let dominators = simple_fast(&edges, root);

@@ -10,11 +10,9 @@ use std::time::Instant;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use nixery_benches::package_families;
-use nixery_core::ReferenceSink;
-use nixery_core::cluster_plan::ClusterPlan;
-use nixery_core::cluster_plan::build::{
-    DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, PlanSample, build,
-};
+use nixery_core::ClusterPlan;
+use nixery_lab::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, PlanSample, build};
+use nixery_lab::reference_sink::ReferenceSink;
 use quick::quick;
 
 /// A package set of so many names.

@@ -15,12 +15,11 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nixery_benches::{SIZES, baseline, cluster_plan, package_set};
-use nixery_core::graph::read_only;
-use nixery_core::plan::{Clustered, Size};
 use nixery_core::{
-    DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, PopularityCounter, ReferenceGraph,
-    ReferenceSink, StorePath, Weight, to_dot,
+    Clustered, DEFAULT_BUDGET, Dominator, LayerStrategy, PathInfoJson, Popularity, ReferenceGraph,
+    Size, StorePath, Weight, to_dot,
 };
+use nixery_lab::{popularity::PopularityCounter, reference_sink::ReferenceSink};
 use quick::quick;
 use ratios::Ratios;
 
@@ -34,7 +33,7 @@ fn read(criterion: &mut Criterion) {
             &mut group,
             "json",
             size,
-            || read_only(black_box(set.graph.as_bytes())).expect("a graph"),
+            || PathInfoJson::parse(black_box(set.path_info.as_bytes())).expect("path information"),
             || baseline::parse(black_box(set.graph.as_bytes())).expect("a graph"),
         );
     }

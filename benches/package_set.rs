@@ -1,7 +1,6 @@
 //! A synthetic package set.
 
-use nixery_core::ReferenceGraph;
-use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage};
+use nixery_core::{ClusterPlan, PlannedPackage, ReferenceGraph};
 
 /// A reference graph and popularity data for it, as JSON.
 pub struct PackageSet {

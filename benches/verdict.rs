@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use criterion::Criterion;
 use nixery_benches::{baseline, cluster_plan, dense_package_set};
-use nixery_core::graph::read_only;
-use nixery_core::plan::{Clustered, Size};
-use nixery_core::{DEFAULT_BUDGET, Dominator, LayerStrategy, Popularity, ReferenceGraph};
+use nixery_core::{
+    Clustered, DEFAULT_BUDGET, Dominator, LayerStrategy, PathInfoJson, Popularity, ReferenceGraph,
+    Size,
+};
 
 use crate::ratios::median;
 
@@ -138,6 +139,8 @@ impl Times {
 /// A graph of one size.
 struct Case {
     json: String,
+    /// The same paths as `nix path-info` prints them.
+    path_info: String,
     graph: ReferenceGraph,
     strategy: Dominator,
     clustered: Clustered,
@@ -153,6 +156,7 @@ impl Case {
                 plan: Arc::new(cluster_plan(&graph)),
             },
             graph,
+            path_info: set.path_info,
             json: set.graph,
             strategy: Dominator {
                 popularity: Arc::new(popularity),
@@ -165,13 +169,14 @@ impl Case {
     /// once, too.
     fn run(&self) -> Times {
         let json = black_box(self.json.as_bytes());
+        let path_info = black_box(self.path_info.as_bytes());
         Times {
             owned: time(|| baseline::parse(json).expect("a graph")),
             owned_numbered: time(|| {
                 let graph = baseline::parse(json).expect("a graph");
                 graph.numbered().expect("a closed graph")
             }),
-            read: time(|| read_only(json).expect("a graph")),
+            read: time(|| PathInfoJson::parse(path_info).expect("path information")),
             parse: time(|| ReferenceGraph::parse(json).expect("a graph")),
             group: time(|| self.strategy.plan(black_box(&self.graph), DEFAULT_BUDGET)),
             size: time(|| Size.plan(black_box(&self.graph), DEFAULT_BUDGET)),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nixery_core::plan::LayerStrategy;
+use nixery_core::LayerStrategy;
 use nixery_manifest::Digest;
 use nixery_nix::Nix;
 use nixery_state::causes;

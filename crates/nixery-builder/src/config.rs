@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::plan::{DEFAULT_BUDGET, LayerStrategy, Size};
 use nixery_core::{Codec, ImageName, PackageSource, Tag};
+use nixery_core::{DEFAULT_BUDGET, LayerStrategy, Size};
 use nixery_state::gc;
 
 /// Builds that may run or wait at once, unless configured: each holds some kilobytes and waits for

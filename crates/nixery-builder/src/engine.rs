@@ -4,8 +4,7 @@ use nixery_state::record::MANIFESTS;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use nixery_core::pack::Packer;
-use nixery_core::plan::LayerStrategy;
+use nixery_core::{LayerStrategy, Packer};
 use nixery_manifest::{Blob, Digest};
 use nixery_nix::{InstanceDir, Nix};
 use nixery_state::lease::Leases;

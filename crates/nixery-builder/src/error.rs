@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nixery_core::pack::PackError;
+use nixery_core::PackError;
 use nixery_nix::{NixError, StepError};
 use nixery_storage::StorageError;
 

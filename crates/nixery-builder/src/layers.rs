@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use nixery_core::pack::{PACKER_VERSION, PackError, PackedLayer, Packer, RootLayer};
-use nixery_core::plan::{LayerPlan, LayerStrategy, PlannedLayer};
-use nixery_core::{ReferenceGraph, StorePath, layer_key};
+use nixery_core::{
+    LayerPlan, LayerStrategy, PACKER_VERSION, PackError, PackedLayer, Packer, PlannedLayer,
+    ReferenceGraph, RootLayer, StorePath, layer_key,
+};
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_nix::{BuildLog, RealisedPackage};
 use nixery_state::record::LayerSummary;
@@ -63,7 +64,7 @@ struct Spooled {
     _room: OwnedSemaphorePermit,
 }
 
-/// Groups the graph's paths. Leaves room for the root layer in the budget.
+/// Groups the graph's paths, and checks the strategy's plan. Leaves room for the root layer in the budget.
 pub(crate) async fn plan(
     engine: &Engine,
     strategy: Arc<dyn LayerStrategy>,
@@ -72,11 +73,17 @@ pub(crate) async fn plan(
     let budget = budget_of_paths(engine.config.budget);
     let planning = tokio::task::spawn_blocking(move || {
         let plan = strategy.plan(&graph, budget);
-        (graph, plan)
+        plan.check(&graph, budget).map_err(|error| {
+            let id = strategy.id();
+            BuildError::internal(format!(
+                "the plan of the layer strategy `{id}` is invalid: {error}"
+            ))
+        })?;
+        Ok((graph, plan))
     });
     planning
         .await
-        .map_err(|panic| BuildError::internal(format!("layer planning: {panic}")))
+        .unwrap_or_else(|panic| Err(BuildError::internal(format!("layer planning: {panic}"))))
 }
 
 /// Puts every layer of the plan into the store: finds it there, or packs it.
@@ -131,7 +138,7 @@ async fn ensure(
     let nodes: Vec<_> = layer
         .paths
         .iter()
-        .filter_map(|&index| graph.nodes().get(index))
+        .filter_map(|&index| graph.get(index))
         .collect();
     if nodes.is_empty() || nodes.len() != layer.paths.len() {
         return Err(BuildError::internal(

@@ -4,8 +4,7 @@ use std::error::Error;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
-use nixery_core::popularity::Popularity;
+use nixery_core::{ClusterPlan, MAX_FILE_BYTES, Popularity};
 
 /// A kind of data.
 struct Kind {

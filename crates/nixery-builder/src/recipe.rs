@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use nixery_core::pack::PACKER_VERSION;
-use nixery_core::{LayerStrategy, ManifestKeyInputs, ResolvedSource, SourceIdentity, manifest_key};
+use nixery_core::{
+    LayerStrategy, ManifestKeyInputs, PACKER_VERSION, ResolvedSource, SourceIdentity, manifest_key,
+};
 use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
 use nixery_nix::{Evaluation, hide_credentials};
 use serde::Deserialize;

@@ -11,8 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use nixery_core::pack::StoreRoot;
-use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
+use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
 use nixery_manifest::Digest;
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{

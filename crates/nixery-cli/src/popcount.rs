@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_core::PopularityCounter;
+use nixery_lab::popularity::PopularityCounter;
 
 use crate::errors::Usage;
 use crate::output;

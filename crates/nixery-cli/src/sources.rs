@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use nixery_core::ReferenceSink;
 use nixery_lab::path_sources::{
     BinaryCache, CacheOptions, CacheProgress, StateFile, WantedPath, add_path,
 };
+use nixery_lab::reference_sink::ReferenceSink;
 
 use crate::errors::{Interrupted, Usage};
 use crate::progress::{Reporter, Unit};

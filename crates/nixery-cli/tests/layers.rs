@@ -127,6 +127,14 @@ fn the_older_tools_flags_work() {
         .filter_map(|layer| layer["narSize"].as_u64())
         .sum();
     assert_eq!(sizes, 153_400_000);
+    for layer in &layers {
+        let contents = layer["contents"].as_array().expect("contents");
+        let paths: Vec<&str> = contents.iter().filter_map(Value::as_str).collect();
+        assert_eq!(
+            layer["original_key"],
+            nixery_core::original_layer_key(&paths)
+        );
+    }
 }
 
 #[test]

@@ -67,6 +67,7 @@ impl fmt::Display for Architecture {
 /// A text that names no [`Architecture`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an architecture: use amd64 or arm64")]
+#[non_exhaustive]
 pub struct UnknownArchitecture(pub String);
 
 impl FromStr for Architecture {

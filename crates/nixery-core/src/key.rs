@@ -7,13 +7,18 @@ use nixery_manifest::Digest;
 use serde::Serialize;
 
 use crate::arch::Architecture;
+use crate::codec::Codec;
 use crate::nar_hash::NarHash;
-use crate::pack::Codec;
 use crate::store_path::StorePath;
+
+/// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
+/// with any change to the tar, to the compressors or to their settings (the tests that pin digests
+/// tell when).
+pub const PACKER_VERSION: u32 = 2;
 
 /// Version of the key documents and of what is built from them besides layers: raise it when
 /// the image config or the manifest changes for the same inputs.
-pub const IMAGE_VERSION: u32 = 1;
+const IMAGE_VERSION: u32 = 1;
 
 /// Everything that an image's manifest depends on.
 ///
@@ -36,7 +41,7 @@ pub struct ManifestKeyInputs<'a> {
     pub budget: usize,
     /// How layers are compressed.
     pub compression: Codec,
-    /// [`PACKER_VERSION`](crate::PACKER_VERSION).
+    /// [`PACKER_VERSION`].
     pub packer_version: u32,
 }
 

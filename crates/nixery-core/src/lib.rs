@@ -1,7 +1,8 @@
 //! Image names, Nix reference graphs, layer planning and deterministic layer packing.
 //!
 //! The engine of Nixery without the machinery around it: synchronous, no async runtime, no
-//! network. Everything here is a function of its input; only [`pack`] reads files.
+//! network. Everything here is a function of its input; only packing and [`NarHash::of_path`] read
+//! files.
 //!
 //! | from | to | with |
 //! |---|---|---|
@@ -9,10 +10,12 @@
 //! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
 //! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
 //! | a graph | layers | a [`LayerStrategy`]: [`Size`], [`Clustered`] with a [`ClusterPlan`], [`Dominator`] |
-//! | a history of pulls | what a strategy would have moved | [`replay()`] |
 //! | store paths | a layer's tar, compressed | a [`Packer`], or [`pack_layer`] |
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
+//!
+//! Packing and the compressed form of cluster plans need the feature `pack`, which is on by default.
+//! Without it no C is compiled. The original's cache keys need `original-keys`, also on by default.
 //!
 //! ```
 //! use nixery_core::{DEFAULT_BUDGET, Dominator, ImageName, LayerStrategy, ReferenceGraph};
@@ -48,52 +51,65 @@
 //! let layers: Vec<Vec<_>> = plan
 //!     .layers
 //!     .iter()
-//!     .map(|layer| layer.paths.iter().map(|path| graph.nodes()[*path].path.name()).collect())
+//!     .map(|layer| layer.paths.iter().map(|path| graph.node(*path).path.name()).collect())
 //!     .collect();
 //! assert_eq!(layers, [["htop-3.4"], ["glibc-2.42"]]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub mod arch;
-pub mod cluster_plan;
-pub mod compat;
-pub mod draw;
-pub mod graph;
-pub mod key;
-pub mod meta;
-pub mod name;
-pub mod nar_hash;
-pub mod pack;
-pub mod plan;
-pub mod popularity;
-pub mod reference_sink;
-pub mod replay;
-pub mod source;
-pub mod store_path;
-pub mod tag;
+mod arch;
+mod base32;
+mod codec;
+#[cfg(feature = "original-keys")]
+mod compat;
+mod graph;
+mod json_error;
+mod key;
+mod meta;
+mod name;
+mod nar;
+mod nar_hash;
+#[cfg(feature = "pack")]
+mod pack;
+mod plan;
+mod source;
+mod store_path;
+mod store_root;
+mod tag;
+
+pub use nixery_manifest as manifest;
 
 pub use arch::{Architecture, UnknownArchitecture};
-pub use cluster_plan::{ClusterPlan, ClusterPlanError, PlannedPackage, package_key};
-pub use draw::{LayerRow, layer_rows, to_dot, to_table};
-pub use graph::{GraphError, PathInfo, ReferenceGraph};
-pub use key::{ManifestKeyInputs, SourceIdentity, layer_key, manifest_key};
-pub use meta::{META_PACKAGES, MetaPackage, REQUIRED_PACKAGES};
-pub use name::{ComponentRule, ImageName, NameError};
+pub use codec::Codec;
+#[cfg(feature = "original-keys")]
+pub use compat::{original_image_key, original_layer_key};
+pub use graph::{
+    GraphError, JsonKind, ListedPath, NodeId, PathInfo, PathInfoJson, PathReferences,
+    ReferenceGraph,
+};
+pub use json_error::JsonError;
+pub use key::{ManifestKeyInputs, PACKER_VERSION, SourceIdentity, layer_key, manifest_key};
+pub use meta::{META_PACKAGES, MetaEffect, MetaPackage, REQUIRED_PACKAGES};
+pub use name::{ComponentRule, ImageName, MAX_NAME_LEN, NameError};
+pub use nar::NarError;
 pub use nar_hash::{NarHash, NarHashError};
+#[cfg(feature = "pack")]
 pub use pack::{
-    Codec, Conflict, ConflictKind, PACKER_VERSION, PackError, PackedLayer, Packer, RootEntry,
-    RootEntryKind, RootLayer, StoreRoot, pack_layer, pack_root_layer, write_layer_tar,
+    Conflict, ConflictKind, PackError, PackErrorKind, PackedLayer, Packer, RootEntry,
+    RootEntryKind, RootLayer, pack_layer, pack_root_layer, write_layer_tar,
 };
+#[cfg(feature = "pack")]
+pub use plan::MAX_FILE_BYTES;
 pub use plan::{
-    Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy,
-    PlannedLayer, Size, Weight,
+    ClusterId, ClusterPlan, ClusterPlanError, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD,
+    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, LineRule, PlannedLayer,
+    PlannedPackage, Popularity, PopularityError, Size, Weight, human_bytes, layer_rows,
+    package_key, to_dot, to_table,
 };
-pub use popularity::{Popularity, PopularityCounter, PopularityError};
-pub use reference_sink::{PathReferences, ReferenceError, ReferenceSink};
-pub use replay::{Outcome, Workload, replay};
 pub use source::{PackageSource, ResolvedSource, SourceError};
-pub use store_path::{StorePath, StorePathError, StorePathRule};
-pub use tag::{Tag, TagError};
+pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};
+pub use store_root::StoreRoot;
+pub use tag::{MAX_TAG_LEN, Tag, TagError};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

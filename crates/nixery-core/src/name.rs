@@ -165,6 +165,7 @@ impl FromStr for ImageName {
 
 /// Why a text is not an image name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum NameError {
     /// There is no name.
     #[error("the image name is empty: name at least one package")]
@@ -203,6 +204,7 @@ fn quoted(component: &str) -> String {
 
 /// The rule of the grammar that a component broke. Offsets are in bytes from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ComponentRule {
     /// Nothing between two slashes, before the first or after the last.
     #[error("is empty: remove the extra slash")]

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeSliceError, Engine};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::store_path::BASE32_VALUES;
+use crate::base32;
 
 /// Characters of a SHA-256 in Nix base 32: 256 bits, five each.
 const BASE32_LEN: usize = 52;
@@ -18,7 +18,7 @@ const BASE32_LEN: usize = 52;
 /// `sha256-<base64>` (`nix path-info`); prints SRI.
 ///
 /// ```
-/// use nixery_core::nar_hash::NarHash;
+/// use nixery_core::NarHash;
 /// let sri: NarHash = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=".parse().unwrap();
 /// let base32: NarHash = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s".parse().unwrap();
 /// assert_eq!(sri, base32);
@@ -29,6 +29,7 @@ pub struct NarHash([u8; 32]);
 /// Why a text is not a NAR hash.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a NAR hash: {problem}")]
+#[non_exhaustive]
 pub struct NarHashError {
     /// The text as given, cut to 100 characters.
     pub text: String,
@@ -102,7 +103,7 @@ fn decode_base32(digits: &[u8]) -> Result<[u8; 32], &'static str> {
     for (group, five) in digits.rchunks(8).zip(bytes.chunks_mut(5)) {
         let (mut value, mut all) = (0u64, 0);
         for &digit in group {
-            let digit = BASE32_VALUES[digit as usize];
+            let digit = base32::VALUES[digit as usize];
             value = value << 5 | u64::from(digit & 31);
             all |= digit;
         }

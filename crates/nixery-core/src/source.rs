@@ -237,6 +237,7 @@ fn is_scheme(text: &str) -> bool {
 
 /// Why something cannot be a package source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SourceError {
     /// There is nothing.
     #[error("the {what} is empty")]

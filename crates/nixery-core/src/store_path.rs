@@ -9,28 +9,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use crate::nar_hash::{NarHash, NarHashError};
+use crate::base32;
 
 /// Characters of the hash at the start of a store path's base name (160 bits in base 32).
 pub const HASH_LEN: usize = 32;
 
 /// The most bytes a store path's name (without hash) may have; Nix's `StorePath::MaxPathLen`.
-pub const MAX_NAME_LEN: usize = 211;
-
-/// Nix's base 32 alphabet: digits and lower-case letters without `e`, `o`, `t` and `u`.
-pub(crate) const BASE32_ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
-
-/// The value of each byte as a digit of Nix base 32; [`NO_DIGIT`] where it is none.
-pub(crate) const BASE32_VALUES: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < BASE32_ALPHABET.len() {
-        values[BASE32_ALPHABET[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
-const NO_DIGIT: u8 = u8::MAX;
+pub(crate) const MAX_NAME_LEN: usize = 211;
 
 /// Which bytes a name may hold.
 const NAME_CHARACTERS: [bool; 256] = {
@@ -52,7 +37,7 @@ const NAME_CHARACTERS: [bool; 256] = {
 /// bytewise. Cloning is cheap. The paths of a reference graph share one allocation.
 ///
 /// ```
-/// use nixery_core::store_path::StorePath;
+/// use nixery_core::StorePath;
 /// let path = StorePath::parse("/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-locales-2.38").unwrap();
 /// assert_eq!(path.name(), "glibc-locales-2.38");
 /// assert_eq!(path.package_name(), "glibc-locales");
@@ -70,6 +55,7 @@ pub struct StorePath {
 /// Why a text is not a store path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path:?} is not a store path: {rule}")]
+#[non_exhaustive]
 pub struct StorePathError {
     /// The text as given, cut to 300 characters.
     pub path: String,
@@ -88,6 +74,7 @@ impl StorePathError {
 
 /// The rules a store path keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorePathRule {
     /// It starts with `/`.
     #[error("it must be absolute, such as /nix/store/<hash>-<name>")]
@@ -263,7 +250,7 @@ pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     if bytes.get(HASH_LEN) != Some(&b'-')
         || !bytes[..HASH_LEN]
             .iter()
-            .all(|&b| BASE32_VALUES[b as usize] != NO_DIGIT)
+            .all(|&b| base32::VALUES[b as usize] != base32::NO_DIGIT)
     {
         return Err(StorePathRule::Hash);
     }

@@ -97,6 +97,7 @@ pub(crate) fn is_commit(text: &str) -> bool {
 
 /// Why a text is not a tag.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TagError {
     /// There is no tag.
     #[error("the tag is empty")]

@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use nixery_core::{
-    DEFAULT_BUDGET, Dominator, LayerPlan, LayerStrategy, Popularity, PopularityCounter,
-    ReferenceGraph, ReferenceSink, StorePath, Weight, layer_rows, to_dot, to_table,
+    DEFAULT_BUDGET, Dominator, LayerPlan, LayerStrategy, Popularity, ReferenceGraph, StorePath,
+    Weight, layer_rows, to_dot, to_table,
 };
 use nixery_manifest::Digest;
 use rstest::rstest;
@@ -68,7 +68,7 @@ fn computed_closure_sizes_are_those_of_the_data() {
     let roots: Vec<StorePath> = graph
         .roots()
         .iter()
-        .map(|&root| graph.nodes()[root].path.clone())
+        .map(|&root| graph.node(root).path.clone())
         .collect();
     let computed = ReferenceGraph::from_path_info(json["graph"].to_string().as_bytes(), &roots);
     assert_eq!(computed.expect("path-info"), graph);
@@ -198,24 +198,4 @@ fn graphviz_draws_the_picture() {
     let svg = String::from_utf8(output.stdout).expect("SVG is text");
     assert_eq!(svg.matches("class=\"cluster\"").count(), 12);
     assert_eq!(svg.matches("class=\"node\"").count(), graph.len() + 1);
-}
-
-#[test]
-fn popularity_counted_from_the_list() {
-    let mut counter = PopularityCounter::default();
-    counter.add_graph(&graph(BEFORE));
-    counter.add_graph(&graph(AFTER));
-    let before = counter.to_json();
-    counter.add_graph(&graph(BEFORE));
-    assert_eq!(counter.to_json(), before, "each path counts once");
-    assert_eq!(counter.paths(), 114, "102 and the 12 that changed");
-    let popularity = Popularity::from_json(&before).expect("own JSON");
-    let libc = graph(BEFORE)
-        .nodes()
-        .iter()
-        .find(|n| n.path.package_name() == "libc6")
-        .expect("libc")
-        .path
-        .clone();
-    assert!(popularity.get(&libc) > 60);
 }

@@ -7,7 +7,9 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use nixery_core::{ClusterPlan, Clustered, LayerStrategy, PlannedPackage, ReferenceGraph, Size};
+use nixery_core::{
+    ClusterPlan, Clustered, LayerStrategy, NodeId, PlannedPackage, ReferenceGraph, Size,
+};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -73,7 +75,7 @@ fn plan_groups_as_specified() {
     for grouping in &reference.groupings {
         let graph = reference.graph(grouping);
         let plan = strategy.plan(&graph, grouping.budget);
-        let path = |&path: &usize| graph.nodes()[path].path.to_string();
+        let path = |&path: &NodeId| graph.node(path).path.to_string();
         let layers: Vec<Vec<String>> = plan
             .layers
             .iter()
@@ -98,7 +100,7 @@ fn images_share_layers() {
         for grouping in reference.groupings.iter().filter(|g| g.budget.get() == 125) {
             let graph = reference.graph(grouping);
             let plan = strategy.plan(&graph, grouping.budget);
-            let path = |&path: &usize| graph.nodes()[path].path.to_string();
+            let path = |&path: &NodeId| graph.node(path).path.to_string();
             images.push(
                 plan.layers
                     .iter()

@@ -1,8 +1,8 @@
 //! From recorded graphs to what a plan is made of.
 
+use crate::cluster_plan::PathCollection;
 use futures::StreamExt;
 use futures::stream;
-use nixery_core::cluster_plan::build::PathCollection;
 use nixery_storage::Storage;
 
 use nixery_state::graphs::{GraphEntry, GraphsError, RecordedGraph, read};

@@ -1,10 +1,14 @@
-//! The laboratory for layer plans: what a plan is learned from, and what it is worth.
+//! Makes and evaluates layer plans: cluster plans, popularity data, recorded pulls and their replay.
 //!
-//! A registry works without any of it.
+//! The registry works without this crate.
 
+pub mod cluster_plan;
 mod gather;
 pub mod learned;
 pub mod path_sources;
+pub mod popularity;
+pub mod reference_sink;
+pub mod replay;
 pub mod traffic;
 
 use nixery_state::gc::Retention;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nixery_core::pack::StoreRoot;
+use nixery_core::StoreRoot;
 
 use super::code::{ENTRY, write_embedded};
 use super::command::{self, CommandSpec, Finished};

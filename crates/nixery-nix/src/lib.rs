@@ -27,9 +27,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_core::graph::GraphError;
-use nixery_core::pack::StoreRoot;
-use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
+use nixery_core::{Architecture, GraphError, ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
 
 pub use build_log::BuildLog;
 pub use cli::{

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use async_trait::async_trait;
-use nixery_core::pack::StoreRoot;
+use nixery_core::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 
 use super::answer::parse_answer;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nixery_core::pack::StoreRoot;
+use nixery_core::StoreRoot;
 
 /// A Nix store by its URI, as `--store` and `NIX_REMOTE` take it, whose files this machine can read.
 #[derive(Debug, Clone, PartialEq, Eq)]

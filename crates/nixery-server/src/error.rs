@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use nixery_builder::{BuildError, OpenBlobError};
-use nixery_core::pack::PackError;
+use nixery_core::{PackError, PackErrorKind};
 use nixery_storage::StorageError;
 use serde_json::{Value, json};
 
@@ -268,20 +268,10 @@ impl BuildAnswer {
             | BuildError::Failed { .. }
             | BuildError::TimedOut { .. }
             | BuildError::Source { .. } => failure(),
-            BuildError::Pack(error) => match error {
-                PackError::Unsupported { .. }
-                | PackError::Whiteout { .. }
-                | PackError::ForestTooLarge { .. } => failure(),
-                PackError::Missing { .. }
-                | PackError::Inspect { .. }
-                | PackError::List { .. }
-                | PackError::Read { .. }
-                | PackError::ReadLink { .. }
-                | PackError::Changed { .. }
-                | PackError::MixedStores { .. }
-                | PackError::Compress { .. } => own_fault(),
-                PackError::Write { source } if is_full(source) => unavailable(),
-                PackError::Write { .. } => own_fault(),
+            BuildError::Pack(error) => match (error.kind(), error) {
+                (PackErrorKind::Contents, _) => failure(),
+                (_, PackError::Write { source }) if is_full(source) => unavailable(),
+                _ => own_fault(),
             },
             BuildError::Unavailable { .. } => unavailable(),
             BuildError::Busy { .. } => later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),

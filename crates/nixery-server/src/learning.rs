@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nixery_builder::Builder;
-use nixery_core::plan::{Clustered, LayerStrategy};
+use nixery_core::{Clustered, LayerStrategy};
 use nixery_lab::learned::{self, LearnError, Lesson, Pointer};
 use nixery_manifest::Digest;
 use nixery_storage::Storage;

@@ -10,10 +10,10 @@ use nixery_builder::{
     Builder, BuilderConfig, BuilderError, LoadError, default_eval_interval, load_cluster_plan,
     load_popularity,
 };
+use nixery_core::ClusterPlan;
 use nixery_core::PackageSource;
-use nixery_core::cluster_plan::ClusterPlan;
-use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
-use nixery_core::popularity::Popularity;
+use nixery_core::Popularity;
+use nixery_core::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_lab::learned::{self, LearnError};
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
 use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
@@ -305,8 +305,8 @@ pub async fn state(settings: &Settings) -> Result<AppState, SetupError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nixery_core::cluster_plan::PlannedPackage;
-    use nixery_core::plan::{DEFAULT_THRESHOLD, Weight};
+    use nixery_core::PlannedPackage;
+    use nixery_core::{DEFAULT_THRESHOLD, Weight};
     use nixery_storage::MemoryStorage;
 
     fn plan(samples: u32) -> ClusterPlan {

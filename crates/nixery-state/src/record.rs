@@ -5,7 +5,7 @@
 //! version, counts as missing and is replaced by the next build.
 
 use bytes::Bytes;
-use nixery_core::pack::PackedLayer;
+use nixery_core::PackedLayer;
 use nixery_core::{Architecture, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest};
 use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};

@@ -149,10 +149,10 @@ impl LayerStrategy for AllAlike {
     }
 
     fn plan(&self, graph: &ReferenceGraph, _: NonZeroUsize) -> LayerPlan {
-        let nodes = graph.nodes().iter().enumerate();
+        let nodes = graph.iter();
         let mut layers: Vec<_> = nodes
-            .map(|(index, node)| PlannedLayer {
-                paths: vec![index],
+            .map(|(id, node)| PlannedLayer {
+                paths: vec![id],
                 nar_size: node.nar_size,
                 rating: 7,
                 reason: String::new(),

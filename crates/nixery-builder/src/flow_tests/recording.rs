@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_core::NodeId;
 use nixery_state::graphs::{self, RecordedGraph};
 use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{Key, MemoryStorage};
@@ -43,8 +44,8 @@ async fn each_image_that_is_built_is_recorded_once() {
     assert_eq!(recorded_git.packages, image.packages);
     assert_eq!(recorded_git.architecture, image.architecture);
     let graph = &recorded_git.graph;
-    let names = |places: &[usize]| -> Vec<String> {
-        let names = places.iter().map(|&place| graph.nodes()[place].path.name());
+    let names = |ids: &[NodeId]| -> Vec<String> {
+        let names = ids.iter().map(|&id| graph.node(id).path.name());
         names.map(str::to_owned).collect()
     };
     assert_eq!(graph.len(), 4, "three packages and libc");
@@ -58,12 +59,12 @@ async fn each_image_that_is_built_is_recorded_once() {
             "iana-etc-x86_64-linux"
         ]
     );
-    let libc = graph.index_of(&store_path("libc")).expect("is there");
+    let libc = graph.id_of(&store_path("libc")).expect("is there");
     assert!(
         graph
             .roots()
             .iter()
-            .all(|&root| graph.references(root) == [libc as u32])
+            .all(|&root| graph.references(root) == [libc])
     );
     let layers: u64 = image
         .layers

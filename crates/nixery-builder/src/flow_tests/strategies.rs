@@ -4,8 +4,10 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::ReferenceGraph;
-use nixery_core::plan::{Dominator, LayerPlan, LayerStrategy, Size};
+use nixery_core::{
+    Dominator, LayerPlan, LayerStrategy, NodeId, PlannedLayer, ReferenceGraph, Size,
+};
+use rstest::rstest;
 
 use super::build;
 use crate::testing::{Bench, pinned, request};
@@ -84,4 +86,67 @@ async fn a_build_that_runs_keeps_to_its_strategy_and_is_not_kept_warm() {
     assert!(again.stats.from_cache);
     bench.builder.set_strategy(Arc::new(Dominator::default()));
     assert!(!build(&bench, "git").await.stats.from_cache);
+}
+
+/// Strategies that break the contract of [`LayerStrategy`].
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    PathLeftOut,
+    PathTwice,
+    UnknownPath,
+    EmptyLayer,
+    TooManyLayers,
+}
+
+impl LayerStrategy for Broken {
+    fn id(&self) -> String {
+        format!("broken {self:?}")
+    }
+
+    fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
+        let layer = |paths: Vec<NodeId>| PlannedLayer {
+            paths,
+            nar_size: 1,
+            rating: 1,
+            reason: String::new(),
+        };
+        let all: Vec<NodeId> = graph.ids().collect();
+        let layers = match self {
+            Self::PathLeftOut => vec![layer(all[1..].to_vec())],
+            Self::PathTwice => vec![layer(all), layer(vec![NodeId::new(0)])],
+            Self::UnknownPath => {
+                let beyond = NodeId::new(graph.len() as u32 + 5);
+                vec![layer(all), layer(vec![beyond])]
+            }
+            Self::EmptyLayer => vec![layer(all), layer(vec![])],
+            Self::TooManyLayers => {
+                assert!(graph.len() > budget.get(), "one layer per path is too many");
+                all.into_iter().map(|path| layer(vec![path])).collect()
+            }
+        };
+        LayerPlan { layers }
+    }
+}
+
+#[rstest]
+#[case(Broken::PathLeftOut, "is in none of its layers")]
+#[case(Broken::PathTwice, "is in it twice, in layer 1 and in layer 2")]
+#[case(Broken::UnknownPath, "layer 2 has a path that is not in the graph")]
+#[case(Broken::EmptyLayer, "layer 2 has no paths")]
+#[case(Broken::TooManyLayers, "and at most 2 are allowed")]
+#[tokio::test]
+async fn a_broken_strategy_is_an_error_that_names_it(
+    #[case] strategy: Broken,
+    #[case] violation: &str,
+) {
+    let bench = Bench::with(|config| {
+        config.strategy = Arc::new(strategy);
+        config.budget = NonZeroUsize::new(3).expect("it is not 0");
+    })
+    .await;
+    let error = bench.builder.request(request("git")).wait().await;
+    let message = error.expect_err("the plan is refused").to_string();
+    let id = format!("the plan of the layer strategy `broken {strategy:?}` is invalid");
+    assert!(message.contains(&id), "{message}");
+    assert!(message.contains(violation), "{message}");
 }

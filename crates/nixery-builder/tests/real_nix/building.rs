@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use nixery_builder::{BuildError, Builder, ImageRequest};
-use nixery_core::pack::StoreRoot;
+use nixery_core::StoreRoot;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
 use nixery_nix::{
     BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError, RealisedPackage,

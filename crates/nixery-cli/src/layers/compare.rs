@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::draw::{LayerBar, LayerPanel, layers_svg};
 use anyhow::Result;
-use nixery_core::draw::{LayerBar, LayerPanel, layers_svg};
 use nixery_core::{LayerPlan, PlannedLayer, ReferenceGraph};
 use serde::Serialize;
 

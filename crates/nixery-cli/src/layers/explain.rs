@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_core::{LayerPlan, PlannedLayer, ReferenceGraph, StorePath};
+use nixery_core::{LayerPlan, NodeId, PlannedLayer, ReferenceGraph, StorePath};
 use serde::Serialize;
 
 use super::graph::{GraphArgs, ImageSourceArgs};
@@ -103,8 +103,8 @@ fn explain<'a>(
     strategy: String,
 ) -> Explanation<'a> {
     let layer = |(place, layer): (usize, &'a PlannedLayer)| {
-        let path = |&path: &usize| {
-            let node = &graph.nodes()[path];
+        let path = |&path: &NodeId| {
+            let node = graph.node(path);
             Path {
                 path: &node.path,
                 nar_size: node.nar_size,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use nixery_core::replay::Workload;
+use nixery_lab::replay::Workload;
 use nixery_lab::traffic::{
     MOST_PULLS, RecordedPulls, RecordedWorkload, read_pulls, recorded_workload,
 };

@@ -3,10 +3,9 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_core::{PackageSource, ReferenceGraph, StorePath};
-use nixery_lab::path_sources::JsonKind;
+use nixery_core::{GraphError, PackageSource, ReferenceGraph, StorePath};
 use nixery_nix::EvaluationRequest;
 use nixery_server::config::{NixArgs, SourceArgs};
 
@@ -113,33 +112,11 @@ fn read_graph(path: &Path, roots: &[String]) -> Result<ReferenceGraph> {
         .map(|root| StorePath::parse(root))
         .collect::<Result<_, _>>()
         .map_err(|error| Usage(format!("--root: {error}")))?;
-    let graph = match JsonKind::of(&bytes) {
-        Some(JsonKind::Graph) if roots.is_empty() => ReferenceGraph::parse(&bytes),
-        Some(JsonKind::Graph) => {
+    match ReferenceGraph::from_json(&bytes, &roots) {
+        Err(GraphError::RootsNotAllowed) => {
             let message = "--root is for path-info input: a reference graph names its roots";
-            return Err(Usage(message.into()).into());
+            Err(Usage(message.into()).into())
         }
-        Some(JsonKind::PathInfo) => with_roots(&bytes, &roots),
-        None => bail!(
-            "{name} is no reference graph: expected the JSON of exportReferencesGraph or of nix path-info"
-        ),
-    };
-    graph.with_context(|| format!("{name} is no reference graph"))
-}
-
-/// Without given roots, those are roots that no other path leads to.
-fn with_roots(
-    bytes: &[u8],
-    roots: &[StorePath],
-) -> Result<ReferenceGraph, nixery_core::GraphError> {
-    let graph = ReferenceGraph::from_path_info(bytes, roots)?;
-    if !roots.is_empty() {
-        return Ok(graph);
+        graph => graph.with_context(|| format!("{name} is no reference graph")),
     }
-    let entries: Vec<_> = graph
-        .entry_points()
-        .into_iter()
-        .filter_map(|index| Some(graph.nodes().get(index)?.path.clone()))
-        .collect();
-    ReferenceGraph::from_path_info(bytes, &entries)
 }

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
-use nixery_core::draw::{layer_rows, to_dot, to_table};
-use nixery_core::{LayerPlan, ReferenceGraph, StorePath};
+use nixery_core::{
+    LayerPlan, ReferenceGraph, StorePath, layer_rows, original_layer_key, to_dot, to_table,
+};
 use serde::Serialize;
 
 use crate::output;
@@ -14,6 +15,7 @@ use graph::{GraphArgs, ImageSourceArgs};
 use strategies::{DataArgs, Strategy};
 
 mod compare;
+mod draw;
 mod explain;
 mod from_server;
 mod graph;
@@ -103,6 +105,9 @@ struct JsonLayer<'a> {
     nar_size: u64,
     rating: u64,
     reason: &'a str,
+    /// The key under which the original Nixery has a layer of these paths in its bucket.
+    #[serde(rename = "original_key")]
+    original_key: String,
 }
 
 pub(crate) async fn run(args: LayersArgs) -> Result<ExitCode> {
@@ -145,6 +150,7 @@ fn to_json(graph: &ReferenceGraph, plan: &LayerPlan) -> Result<Vec<u8>> {
     let layers: Vec<_> = layer_rows(graph, plan)
         .into_iter()
         .map(|row| JsonLayer {
+            original_key: original_layer_key(&row.paths),
             contents: row.paths,
             nar_size: row.nar_size,
             rating: row.rating,

@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::draw::{WeekLine, weeks_svg};
 use anyhow::{Context, Result};
-use nixery_core::draw::{WeekLine, weeks_svg};
-use nixery_core::replay::{Bound, Grouping, Outcome, Workload, replay};
+use nixery_lab::replay::{Bound, Grouping, Outcome, Workload, replay};
 use serde::Serialize;
 
 use super::from_server::FromServerArgs;

@@ -1,6 +1,6 @@
 //! How widely the paths of a layer are shared, as far as the data tells.
 
-use nixery_core::{ClusterPlan, PlannedLayer, ReferenceGraph, package_key};
+use nixery_core::{ClusterPlan, NodeId, PlannedLayer, ReferenceGraph, package_key};
 use serde::Serialize;
 
 use super::strategies::Data;
@@ -45,15 +45,15 @@ impl<'a> Measure<'a> {
     }
 
     /// For one path: samples that have it, or packages that refer to it.
-    pub(super) fn of_path(&self, graph: &ReferenceGraph, index: usize) -> Option<u64> {
-        let path = &graph.nodes().get(index)?.path;
+    pub(super) fn of_path(&self, graph: &ReferenceGraph, id: NodeId) -> Option<u64> {
+        let path = &graph.get(id)?.path;
         match self {
             Self::Reach(plan) => {
                 let planned = plan.get(&package_key(path.name()));
                 Some(planned.map_or(0, |(_, samples)| samples.into()))
             }
             Self::Popularity(popularity) => Some(popularity.get(path)),
-            Self::Image(referrers) => referrers.get(index).copied(),
+            Self::Image(referrers) => referrers.get(id.index()).copied(),
         }
     }
 
@@ -125,9 +125,9 @@ impl<'a> Measure<'a> {
 /// For each path, how many others refer to it.
 fn referrers(graph: &ReferenceGraph) -> Vec<u64> {
     let mut counts = vec![0; graph.len()];
-    for path in 0..graph.len() {
-        for &reference in graph.references(path) {
-            counts[reference as usize] += 1;
+    for path in graph.ids() {
+        for reference in graph.references(path) {
+            counts[reference.index()] += 1;
         }
     }
     counts

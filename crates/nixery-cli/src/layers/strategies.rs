@@ -6,8 +6,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::ValueEnum;
 use nixery_builder::{budget_of_paths, load_cluster_plan, load_popularity};
-use nixery_core::plan::{DEFAULT_BUDGET, DEFAULT_THRESHOLD};
-use nixery_core::{ClusterPlan, Clustered, Dominator, LayerStrategy, Popularity, Size, Weight};
+use nixery_core::{
+    ClusterPlan, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD, Dominator, LayerStrategy,
+    Popularity, Size, Weight,
+};
 
 use super::graph::GraphArgs;
 use crate::errors::Usage;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_core::cluster_plan::build::PathCollection;
-use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
+use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, Tag};
+use nixery_lab::cluster_plan::PathCollection;
+use nixery_lab::reference_sink::ReferenceSink;
 use nixery_nix::{EvaluationRequest, PackageSetEvent, batches, every_package};
 use nixery_server::config::{NixArgs, SourceArgs};
 use nixery_server::setup;

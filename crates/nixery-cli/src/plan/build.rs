@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use nixery_core::cluster_plan::ClusterPlan;
-use nixery_core::cluster_plan::build::{
+use nixery_core::ClusterPlan;
+use nixery_lab::cluster_plan::{
     DEFAULT_SAMPLES, DEFAULT_SEED, MAX_SAMPLES, PathCollection, PlanSample, Progress, Stage, build,
 };
 

@@ -1,7 +1,7 @@
 //! The images that a store remembers, as a source of a plan.
 
 use anyhow::{Result, bail};
-use nixery_core::cluster_plan::build::PathCollection;
+use nixery_lab::cluster_plan::PathCollection;
 use nixery_lab::gather;
 use nixery_server::config::StorageArgs;
 use nixery_server::setup;

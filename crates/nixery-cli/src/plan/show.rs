@@ -4,8 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use nixery_builder::load_cluster_plan;
-use nixery_core::StorePath;
-use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
+use nixery_core::{ClusterPlan, PlannedPackage, StorePath, package_key};
 use serde::Serialize;
 
 use crate::output;

@@ -2,7 +2,7 @@
 
 use super::path_index::PathIndex;
 use super::raw::{RawGraph, RawNode};
-use super::{GraphError, PathInfo, ReferenceGraph};
+use super::{GraphError, NodeId, PathInfo, ReferenceGraph};
 use crate::nar_hash::NarHash;
 use crate::store_path::{StorePath, StorePaths};
 
@@ -41,14 +41,18 @@ pub(super) fn check<'r>(
         ends: Vec::with_capacity(order.len()),
         roots: Vec::new(),
     };
-    for (own, &entry) in order.iter().enumerate() {
-        add(&mut graph.references, &found[raw.place(entry)], own);
+    for (own, &entry) in (0..).zip(&order) {
+        add(
+            &mut graph.references,
+            &found[raw.place(entry)],
+            NodeId::new(own),
+        );
         graph.ends.push(graph.references.len());
     }
     for (entry, same) in repeated {
         let mut references = Vec::new();
         add(&mut references, &found[raw.place(entry)], same);
-        let first = order[same];
+        let first = order[same.index()];
         let agrees = infos[entry] == infos[first]
             && raw.nodes[entry].closure_size == raw.nodes[first].closure_size
             && references == graph.references(same);
@@ -61,7 +65,7 @@ pub(super) fn check<'r>(
         let Some(root) = index.find(root) else {
             return Err(GraphError::MissingRoot { root: shown(root) });
         };
-        graph.roots.push(root as usize);
+        graph.roots.push(root);
     }
     graph.roots.sort_unstable();
     graph.roots.dedup();
@@ -95,7 +99,7 @@ fn info(raw: &RawGraph<'_>, path: StorePath, node: &RawNode) -> Result<PathInfo,
 }
 
 /// The first entry of each path, sorted by path; and what repeats one, with the place of its path among them.
-fn order(infos: &[PathInfo]) -> (Vec<usize>, Vec<(usize, usize)>) {
+fn order(infos: &[PathInfo]) -> (Vec<usize>, Vec<(usize, NodeId)>) {
     let path = |&entry: &usize| &infos[entry].path;
     let mut order: Vec<usize> = (0..infos.len()).collect();
     // Nix writes them in order.
@@ -107,7 +111,9 @@ fn order(infos: &[PathInfo]) -> (Vec<usize>, Vec<(usize, usize)>) {
     let mut distinct: Vec<usize> = Vec::with_capacity(order.len());
     for entry in order {
         match distinct.last() {
-            Some(last) if path(last) == path(&entry) => repeated.push((entry, distinct.len() - 1)),
+            Some(last) if path(last) == path(&entry) => {
+                repeated.push((entry, NodeId::new(distinct.len() as u32 - 1)));
+            }
             _ => distinct.push(entry),
         }
     }
@@ -115,9 +121,9 @@ fn order(infos: &[PathInfo]) -> (Vec<usize>, Vec<(usize, usize)>) {
 }
 
 /// Adds one path's references to a list: sorted, each once, without its own.
-pub(super) fn add(references: &mut Vec<u32>, found: &[u32], own: usize) {
+pub(super) fn add(references: &mut Vec<NodeId>, found: &[NodeId], own: NodeId) {
     let start = references.len();
-    let others = found.iter().filter(|&&reference| reference as usize != own);
+    let others = found.iter().filter(|&&reference| reference != own);
     references.extend(others);
     let added = &mut references[start..];
     // Nix writes them in order.

@@ -1,5 +1,6 @@
 //! Closure sizes, for graphs that come without.
 
+use super::NodeId;
 use super::components::Components;
 
 /// Targets looked at in one pass: four words per node keep the pass in the cache and vectorise.
@@ -12,7 +13,7 @@ const BLOCK: usize = WORDS * 64;
 /// marks who reaches them, so time is O(nodes × references / 256), memory O(nodes + references).
 pub(super) fn closure_sums<'a>(
     weights: &[u64],
-    references: impl Fn(usize) -> &'a [u32],
+    references: impl Fn(NodeId) -> &'a [NodeId],
 ) -> Vec<u64> {
     let components = Components::of(weights.len(), &references);
     let condensed = Condensed::new(&components, weights, &references);
@@ -35,13 +36,14 @@ impl Condensed {
     fn new<'a>(
         components: &Components,
         weights: &[u64],
-        references: &impl Fn(usize) -> &'a [u32],
+        references: &impl Fn(NodeId) -> &'a [NodeId],
     ) -> Self {
         let mut condensed = vec![0u128; components.count];
         let mut pairs: Vec<(u32, u32)> = Vec::new();
-        for (node, &from) in components.of.iter().enumerate() {
-            condensed[from as usize] += u128::from(weights[node]);
-            let to = references(node).iter().map(|&r| components.of[r as usize]);
+        for ((node, &from), &weight) in (0..).zip(&components.of).zip(weights) {
+            condensed[from as usize] += u128::from(weight);
+            let to = references(NodeId::new(node)).iter();
+            let to = to.map(|r| components.of[r.index()]);
             pairs.extend(to.filter(|&to| to != from).map(|to| (from, to)));
         }
         pairs.sort_unstable();
@@ -146,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// A walk from every node: what the sums mean, quadratic.
-    fn naive(weights: &[u64], references: &[Vec<u32>]) -> Vec<u64> {
+    fn naive(weights: &[u64], references: &[Vec<NodeId>]) -> Vec<u64> {
         (0..weights.len())
             .map(|start| {
                 let mut seen = vec![false; weights.len()];
@@ -155,7 +157,7 @@ mod tests {
                 while let Some(node) = todo.pop() {
                     if !std::mem::replace(&mut seen[node], true) {
                         sum = sum.saturating_add(weights[node]);
-                        todo.extend(references[node].iter().map(|&r| r as usize));
+                        todo.extend(references[node].iter().map(|r| r.index()));
                     }
                 }
                 sum
@@ -172,9 +174,9 @@ mod tests {
             let n = weights.len() as u32;
             let mut references = vec![Vec::new(); weights.len()];
             for (from, to) in edges {
-                references[(from % n) as usize].push(to % n);
+                references[(from % n) as usize].push(NodeId::new(to % n));
             }
-            let sums = closure_sums(&weights, |node| &references[node]);
+            let sums = closure_sums(&weights, |node| &references[node.index()]);
             prop_assert_eq!(sums, naive(&weights, &references));
         }
     }
@@ -183,12 +185,15 @@ mod tests {
     fn spans_several_blocks() {
         // Node i refers to i-1 and i-7: everything below is reached, across blocks of 256.
         let n = 1000u32;
-        let references: Vec<Vec<u32>> = (0..n)
-            .map(|i| [1, 7].iter().filter_map(|d| i.checked_sub(*d)).collect())
+        let references: Vec<Vec<NodeId>> = (0..n)
+            .map(|i| {
+                let references = [1, 7].iter().filter_map(|d| i.checked_sub(*d));
+                references.map(NodeId::new).collect()
+            })
             .collect();
         let weights: Vec<u64> = (0..u64::from(n)).collect();
         assert_eq!(
-            closure_sums(&weights, |node| &references[node]),
+            closure_sums(&weights, |node| &references[node.index()]),
             naive(&weights, &references)
         );
     }
@@ -196,19 +201,24 @@ mod tests {
     #[test]
     fn a_long_chain_and_a_long_cycle() {
         let n = 100_000u32;
-        let chain: Vec<Vec<u32>> = (0..n)
-            .map(|i| (i + 1 < n).then_some(i + 1).into_iter().collect())
+        let chain: Vec<Vec<NodeId>> = (0..n)
+            .map(|i| {
+                (i + 1 < n)
+                    .then_some(NodeId::new(i + 1))
+                    .into_iter()
+                    .collect()
+            })
             .collect();
         let weights = vec![1; n as usize];
-        let sums = closure_sums(&weights, |node| &chain[node]);
+        let sums = closure_sums(&weights, |node| &chain[node.index()]);
         assert!(
             sums.iter()
                 .enumerate()
                 .all(|(i, &sum)| sum == u64::from(n) - i as u64)
         );
-        let cycle: Vec<Vec<u32>> = (0..n).map(|i| vec![(i + 1) % n]).collect();
+        let cycle: Vec<Vec<NodeId>> = (0..n).map(|i| vec![NodeId::new((i + 1) % n)]).collect();
         assert!(
-            closure_sums(&weights, |node| &cycle[node])
+            closure_sums(&weights, |node| &cycle[node.index()])
                 .iter()
                 .all(|&sum| sum == u64::from(n))
         );

@@ -1,15 +1,23 @@
 //! Why a reference graph was refused.
 
+use crate::json_error::JsonError;
 use crate::nar_hash::NarHashError;
 use crate::store_path::StorePathError;
 
 /// Why a reference graph was refused. The variants name the path concerned, where there is one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphError {
     /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative, fractional or
     /// over 2^64 − 1 end here too.
     #[error("the reference graph is not the JSON that Nix writes")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] JsonError),
+    /// The JSON is neither of the two kinds that describe a closure.
+    #[error("expected the JSON of exportReferencesGraph or of nix path-info")]
+    UnknownJson,
+    /// Roots are given for a graph that names its own.
+    #[error("roots can be given for path information only: a reference graph names its roots")]
+    RootsNotAllowed,
     /// An entry or root is not a store path.
     #[error("the reference graph holds something else than store paths")]
     Path(#[source] StorePathError),

@@ -2,7 +2,8 @@
 
 use super::check::add;
 use super::closure::closure_sums;
-use super::{GraphError, PathInfo, ReferenceGraph};
+use super::{GraphError, NodeId, PathInfo, ReferenceGraph};
+use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
 /// A path of a list.
@@ -12,20 +13,23 @@ pub struct ListedPath<'a> {
     pub path: StorePath,
     /// Bytes of its NAR.
     pub nar_size: u64,
+    /// SHA-256 of its NAR, where it is known.
+    pub nar_hash: Option<NarHash>,
     /// What it refers to, as places in the list, from 0; itself perhaps among them.
     pub references: &'a [u32],
 }
 
 impl ReferenceGraph {
-    /// Makes a graph of a list of paths, and tells the index of each place. Roots are places, too. NAR hashes are
-    /// left out, closure sizes computed.
+    /// Makes a graph of a list of paths, and returns the node of each place. Roots are places, too. Closure
+    /// sizes are computed.
     ///
     /// ```
-    /// use nixery_core::graph::{ListedPath, ReferenceGraph};
+    /// use nixery_core::{ListedPath, ReferenceGraph};
     /// use nixery_core::StorePath;
     /// let listed = |path: &str, references| ListedPath {
     ///     path: StorePath::parse(path).unwrap(),
     ///     nar_size: 40,
+    ///     nar_hash: None,
     ///     references,
     /// };
     /// let list = [
@@ -33,9 +37,9 @@ impl ReferenceGraph {
     ///     listed("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.38", &[]),
     /// ];
     /// let (graph, places) = ReferenceGraph::from_list(&list, &[0])?;
-    /// assert_eq!(places, [1, 0]);
-    /// assert_eq!(graph.references(1), [0]);
-    /// assert_eq!(graph.nodes()[1].closure_size, 80);
+    /// let [hello, glibc] = places[..] else { panic!("two places") };
+    /// assert_eq!(graph.references(hello), [glibc]);
+    /// assert_eq!(graph.node(hello).closure_size, 80);
     /// # Ok::<(), nixery_core::GraphError>(())
     /// ```
     ///
@@ -44,7 +48,7 @@ impl ReferenceGraph {
     pub fn from_list(
         list: &[ListedPath<'_>],
         roots: &[u32],
-    ) -> Result<(Self, Vec<usize>), GraphError> {
+    ) -> Result<(Self, Vec<NodeId>), GraphError> {
         let count = list.len();
         if u32::try_from(count).is_err() {
             return Err(GraphError::TooManyPaths { count });
@@ -58,13 +62,13 @@ impl ReferenceGraph {
             let path = list[pair[0]].path.to_string();
             return Err(GraphError::Twice { path });
         }
-        let mut index_of = vec![0u32; count];
-        for (index, &place) in (0u32..).zip(&order) {
-            index_of[place] = index;
+        let mut ids = vec![NodeId::new(0); count];
+        for (id, &place) in (0..).zip(&order) {
+            ids[place] = NodeId::new(id);
         }
-        let index = |&place: &u32| {
-            let index = index_of.get(place as usize).copied();
-            index.ok_or(GraphError::NoSuchPlace { place, count })
+        let id = |&place: &u32| {
+            let id = ids.get(place as usize).copied();
+            id.ok_or(GraphError::NoSuchPlace { place, count })
         };
         let mut graph = Self {
             nodes: Vec::with_capacity(count),
@@ -72,30 +76,25 @@ impl ReferenceGraph {
             ends: Vec::with_capacity(count),
             roots: Vec::new(),
         };
-        for (own, &place) in order.iter().enumerate() {
+        for &place in &order {
             let listed = &list[place];
-            let found: Vec<u32> = listed
-                .references
-                .iter()
-                .map(index)
-                .collect::<Result<_, _>>()?;
-            add(&mut graph.references, &found, own);
+            let found: Vec<NodeId> = listed.references.iter().map(id).collect::<Result<_, _>>()?;
+            add(&mut graph.references, &found, ids[place]);
             graph.ends.push(graph.references.len());
             graph.nodes.push(PathInfo {
                 path: listed.path.clone(),
-                nar_hash: None,
+                nar_hash: listed.nar_hash,
                 nar_size: listed.nar_size,
                 closure_size: 0,
             });
         }
         for root in roots {
-            graph.roots.push(index(root)? as usize);
+            graph.roots.push(id(root)?);
         }
         graph.roots.sort_unstable();
         graph.roots.dedup();
         graph.compute_closure_sizes();
-        let places = index_of.into_iter().map(|index| index as usize).collect();
-        Ok((graph, places))
+        Ok((graph, ids))
     }
 
     /// Sums up the NAR sizes of all closures.
@@ -121,6 +120,7 @@ mod tests {
         #[test]
         fn a_list_gives_what_its_path_info_gives(
             references in proptest::collection::vec(proptest::collection::vec(0u32..8, 0..6), 8),
+            hashes in proptest::collection::vec(proptest::option::of(any::<[u8; 32]>()), 8),
             sizes in proptest::collection::vec(0u64..1 << 40, 8),
             order in Just((0..8usize).collect::<Vec<_>>()).prop_shuffle(),
             roots in proptest::collection::vec(0u32..8, 0..4),
@@ -130,13 +130,19 @@ mod tests {
                 .map(|i| ListedPath {
                     path: names[i].parse().unwrap(),
                     nar_size: sizes[i],
+                    nar_hash: hashes[i].map(NarHash::from_bytes),
                     references: &references[i],
                 })
                 .collect();
             let infos: Vec<_> = (0..8)
                 .map(|i| {
                     let references: Vec<_> = references[i].iter().map(|&r| &names[r as usize]).collect();
-                    json!({ "path": names[i], "narSize": sizes[i], "references": references })
+                    json!({
+                        "path": names[i],
+                        "narSize": sizes[i],
+                        "narHash": hashes[i].map(NarHash::from_bytes),
+                        "references": references
+                    })
                 })
                 .collect();
             let root_paths: Vec<StorePath> =
@@ -146,7 +152,7 @@ mod tests {
             let (graph, places) = ReferenceGraph::from_list(&list, &roots).unwrap();
             prop_assert_eq!(&graph, &expected);
             for (listed, place) in list.iter().zip(places) {
-                prop_assert_eq!(&graph.nodes()[place].path, &listed.path);
+                prop_assert_eq!(&graph.node(place).path, &listed.path);
             }
         }
     }
@@ -165,6 +171,7 @@ mod tests {
         let listed = |name: &&str| ListedPath {
             path: path(name).parse().unwrap(),
             nar_size: 1,
+            nar_hash: None,
             references,
         };
         let list: Vec<_> = names.iter().map(listed).collect();

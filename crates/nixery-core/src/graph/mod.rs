@@ -1,26 +1,8 @@
 //! Reference graphs: what Nix says about a closure, checked and numbered.
-//!
-//! A [`ReferenceGraph`] comes from the structured attribute `exportReferencesGraph`
-//! ([`ReferenceGraph::parse`]), from `nix path-info` ([`ReferenceGraph::from_path_info`]), or from a list whose
-//! references are numbers already ([`ReferenceGraph::from_list`]). Its nodes are
-//! sorted by path whatever order the input had, and everything else refers to them by index. What happens
-//! to input that Nix would not write:
-//!
-//! | input | outcome |
-//! |---|---|
-//! | a reference to a path without entry | [`GraphError::MissingReference`] |
-//! | two entries for one path | one, if they agree; else [`GraphError::Conflict`] |
-//! | a root without entry | [`GraphError::MissingRoot`] |
-//! | a root or a reference named twice | counts once |
-//! | a self reference | dropped (Nix writes them for most paths) |
-//! | a cycle | accepted; its members have one closure |
-//! | no paths, or no roots | accepted; see [`ReferenceGraph::entry_points`] |
-//! | sizes up to 2^64 − 1 | accepted; sums saturate or are 128 bits wide |
-//! | a chain of any depth | accepted; nothing recurses |
-//! | a path-info entry that is not valid | [`GraphError::NotValid`] |
 
 use serde::Serialize;
 
+use crate::json_error::JsonError;
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
@@ -28,23 +10,48 @@ mod check;
 mod closure;
 mod components;
 mod error;
+mod kind;
 mod listed;
+mod node_id;
 mod part;
 mod path_index;
-pub(crate) mod raw;
+mod path_references;
+mod raw;
 mod raw_hash;
 mod raw_text;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use error::GraphError;
+pub use kind::JsonKind;
 pub use listed::ListedPath;
+pub use node_id::NodeId;
+pub use path_references::{PathInfoJson, PathReferences};
 use raw::RawGraph;
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
+/// It comes from the structured attribute `exportReferencesGraph`
+/// ([`Self::parse`]), from `nix path-info` ([`Self::from_path_info`]), from either ([`Self::from_json`]), or
+/// from a list whose references are numbers already ([`Self::from_list`]). Its nodes are
+/// sorted by path whatever order the input had, and everything else refers to them by [`NodeId`]. What happens
+/// to input that Nix would not write:
+///
+/// | input | outcome |
+/// |---|---|
+/// | a reference to a path without entry | [`GraphError::MissingReference`] |
+/// | two entries for one path | one, if they agree; else [`GraphError::Conflict`] |
+/// | a root without entry | [`GraphError::MissingRoot`] |
+/// | a root or a reference named twice | counts once |
+/// | a self reference | dropped (Nix writes them for most paths) |
+/// | a cycle | accepted; its members have one closure |
+/// | no paths, or no roots | accepted; see [`Self::entry_points`] |
+/// | sizes up to 2^64 − 1 | accepted; sums saturate or are 128 bits wide |
+/// | a chain of any depth | accepted; nothing recurses |
+/// | a path-info entry that is not valid | [`GraphError::NotValid`] |
+///
 /// ```
-/// use nixery_core::graph::ReferenceGraph;
+/// use nixery_core::ReferenceGraph;
 /// let json = br#"{
 ///   "exportReferencesGraph": { "graph": ["/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12"] },
 ///   "graph": [
@@ -53,18 +60,19 @@ use raw::RawGraph;
 ///     { "path": "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-glibc-2.38", "narSize": 60, "closureSize": 60,
 ///       "references": [] } ] }"#;
 /// let graph = ReferenceGraph::parse(json).unwrap();
-/// assert_eq!(graph.nodes()[0].path.name(), "glibc-2.38");
-/// assert_eq!(graph.references(1), [0]);
-/// assert_eq!(graph.roots(), [1]);
+/// let [root] = graph.roots() else { panic!("one root") };
+/// assert_eq!(graph.node(*root).path.name(), "hello-2.12");
+/// let [reference] = graph.references(*root) else { panic!("one reference") };
+/// assert_eq!(graph.node(*reference).path.name(), "glibc-2.38");
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraph {
     nodes: Vec<PathInfo>,
     /// Those of all paths, one after the other.
-    references: Vec<u32>,
+    references: Vec<NodeId>,
     /// Where each path's references end.
     ends: Vec<usize>,
-    roots: Vec<usize>,
+    roots: Vec<NodeId>,
 }
 
 /// What is known of one store path of a graph.
@@ -80,15 +88,8 @@ pub struct PathInfo {
     pub closure_size: u64,
 }
 
-/// Reads what [`ReferenceGraph::parse`] reads and checks nothing; the number of entries. For benchmarks only: it
-/// tells how much of the parsing is JSON.
-///
-/// # Errors
-/// The JSON is not of the expected shape.
-#[doc(hidden)]
-pub fn read_only(json: &[u8]) -> Result<usize, GraphError> {
-    let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
-    Ok(raw.nodes.len())
+fn malformed(error: serde_json::Error) -> GraphError {
+    GraphError::Malformed(JsonError::new(error))
 }
 
 impl ReferenceGraph {
@@ -97,10 +98,10 @@ impl ReferenceGraph {
     /// is computed.
     ///
     /// # Errors
-    /// What the module's table says; no error depends on the order of the input's entries but the choice
+    /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's entries but the choice
     /// among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
-        let raw = RawGraph::export(json).map_err(GraphError::Malformed)?;
+        let raw = RawGraph::export(json).map_err(malformed)?;
         check::check(&raw, raw.roots.iter().map(String::as_str))
     }
 
@@ -108,9 +109,9 @@ impl ReferenceGraph {
     /// (since 2.19), or base names under `info` (version 2). A missing `closureSize` is computed.
     ///
     /// # Errors
-    /// What the module's table says.
+    /// What the table of [`ReferenceGraph`] says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
-        let raw = RawGraph::path_info(json).map_err(GraphError::Malformed)?;
+        let raw = RawGraph::path_info(json).map_err(malformed)?;
         check::check(&raw, roots.iter().map(StorePath::as_str))
     }
 
@@ -129,23 +130,49 @@ impl ReferenceGraph {
         &self.nodes
     }
 
-    /// Indices of the paths that a path refers to: sorted, each once, never itself.
+    /// What is known of a path.
     ///
     /// # Panics
-    /// Where no path has this index.
-    pub fn references(&self, index: usize) -> &[u32] {
+    /// The node is not of this graph.
+    pub fn node(&self, id: NodeId) -> &PathInfo {
+        &self.nodes[id.index()]
+    }
+
+    /// What is known of a path; `None` where the graph does not have this node.
+    pub fn get(&self, id: NodeId) -> Option<&PathInfo> {
+        self.nodes.get(id.index())
+    }
+
+    /// The nodes of all paths, in the order of [`Self::nodes`].
+    pub fn ids(&self) -> impl DoubleEndedIterator<Item = NodeId> + ExactSizeIterator + use<> {
+        // `from_list` and the parser refuse more paths than this.
+        (0..self.nodes.len()).map(|place| NodeId::new(place as u32))
+    }
+
+    /// All paths with their nodes, sorted by path.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (NodeId, &PathInfo)> + ExactSizeIterator {
+        self.ids().zip(&self.nodes)
+    }
+
+    /// The paths that a path refers to: sorted, each once, never itself.
+    ///
+    /// # Panics
+    /// The node is not of this graph.
+    pub fn references(&self, id: NodeId) -> &[NodeId] {
+        let index = id.index();
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.references[start..self.ends[index]]
     }
 
-    /// Indices of the roots, sorted, each once.
-    pub fn roots(&self) -> &[usize] {
+    /// The roots, sorted, each once.
+    pub fn roots(&self) -> &[NodeId] {
         &self.roots
     }
 
-    /// The index of a path, if it is in the graph.
-    pub fn index_of(&self, path: &StorePath) -> Option<usize> {
-        self.nodes.binary_search_by(|node| node.path.cmp(path)).ok()
+    /// The node of a path, if it is in the graph.
+    pub fn id_of(&self, path: &StorePath) -> Option<NodeId> {
+        let place = self.nodes.binary_search_by(|node| node.path.cmp(path));
+        place.ok().map(|place| NodeId::new(place as u32))
     }
 
     /// Bytes of the NARs of all paths.
@@ -160,15 +187,15 @@ impl ReferenceGraph {
     ///
     /// Nix's graphs are reached from their roots whole, so there it equals [`Self::roots`]. Otherwise the
     /// paths that no unreached path refers to are added, and for cycles that are left the first by path.
-    pub fn entry_points(&self) -> Vec<usize> {
+    pub fn entry_points(&self) -> Vec<NodeId> {
         let mut reached = vec![false; self.len()];
         let mut entries = self.roots.clone();
         let mut todo = Vec::new();
-        let mut walk = |start: usize, reached: &mut [bool]| {
+        let mut walk = |start: NodeId, reached: &mut [bool]| {
             todo.push(start);
             while let Some(node) = todo.pop() {
-                if !std::mem::replace(&mut reached[node], true) {
-                    todo.extend(self.references(node).iter().map(|&r| r as usize));
+                if !std::mem::replace(&mut reached[node.index()], true) {
+                    todo.extend(self.references(node));
                 }
             }
         };
@@ -176,14 +203,14 @@ impl ReferenceGraph {
             walk(root, &mut reached);
         }
         let mut referred = vec![false; self.len()];
-        for node in (0..self.len()).filter(|&node| !reached[node]) {
+        for node in self.ids().filter(|node| !reached[node.index()]) {
             for &reference in self.references(node) {
-                referred[reference as usize] = true;
+                referred[reference.index()] = true;
             }
         }
-        let first = (0..self.len()).filter(|&node| !referred[node]);
-        for node in first.chain(0..self.len()) {
-            if !reached[node] {
+        let first = self.ids().filter(|node| !referred[node.index()]);
+        for node in first.chain(self.ids()) {
+            if !reached[node.index()] {
                 entries.push(node);
                 walk(node, &mut reached);
             }
@@ -194,24 +221,18 @@ impl ReferenceGraph {
 
     /// The graph as [`Self::parse`] reads it, in one fixed byte sequence.
     pub fn to_json(&self) -> Vec<u8> {
-        let path = |index: usize| &self.nodes[index].path;
+        let path = |&id: &NodeId| &self.node(id).path;
         let graph: Vec<Written<'_>> = self
-            .nodes
             .iter()
-            .enumerate()
-            .map(|(index, node)| Written {
+            .map(|(id, node)| Written {
                 path: &node.path,
                 nar_hash: node.nar_hash,
                 nar_size: node.nar_size,
                 closure_size: node.closure_size,
-                references: self
-                    .references(index)
-                    .iter()
-                    .map(|&r| path(r as usize))
-                    .collect(),
+                references: self.references(id).iter().map(path).collect(),
             })
             .collect();
-        let roots: Vec<&StorePath> = self.roots.iter().map(|&root| path(root)).collect();
+        let roots: Vec<&StorePath> = self.roots.iter().map(path).collect();
         let json = WrittenExport {
             roots: WrittenRoots { graph: roots },
             graph,

@@ -1,39 +1,40 @@
 //! Parts of a graph: what some of its paths need.
 
-use super::ReferenceGraph;
+use super::{NodeId, ReferenceGraph};
 
 impl ReferenceGraph {
-    /// The closure of `roots` as a graph of its own, and for each of its paths the index in this graph, in
-    /// order. Indices that this graph does not have are passed over.
-    pub(crate) fn part(&self, roots: &[usize]) -> (Self, Vec<usize>) {
+    /// The closure of `roots` as a graph of its own, and for each of its paths the node in this graph, in
+    /// order. Nodes that this graph does not have are ignored.
+    pub fn part(&self, roots: &[NodeId]) -> (Self, Vec<NodeId>) {
         let mut reached = vec![false; self.len()];
         let mut paths = Vec::new();
-        let mut todo: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
+        let known = |root: &NodeId| root.index() < self.len();
+        let mut roots: Vec<NodeId> = roots.iter().copied().filter(known).collect();
+        let mut todo = roots.clone();
         while let Some(path) = todo.pop() {
-            if !std::mem::replace(&mut reached[path], true) {
+            if !std::mem::replace(&mut reached[path.index()], true) {
                 paths.push(path);
-                todo.extend(self.references(path).iter().map(|&r| r as usize));
+                todo.extend(self.references(path));
             }
         }
         paths.sort_unstable();
-        let mut place = vec![0u32; self.len()];
-        for (new, &old) in (0u32..).zip(&paths) {
-            place[old] = new;
+        let mut new_ids = vec![NodeId::new(0); self.len()];
+        for (new, old) in (0..).zip(&paths) {
+            new_ids[old.index()] = NodeId::new(new);
         }
         let mut references = Vec::new();
         let mut ends = Vec::with_capacity(paths.len());
         let mut nodes = Vec::with_capacity(paths.len());
         for &old in &paths {
-            references.extend(self.references(old).iter().map(|&r| place[r as usize]));
+            references.extend(self.references(old).iter().map(|r| new_ids[r.index()]));
             ends.push(references.len());
             // With its closure size: all that it reaches is here as well.
-            nodes.push(self.nodes[old].clone());
+            nodes.push(self.node(old).clone());
         }
-        let mut roots: Vec<usize> = roots.iter().copied().filter(|&r| r < self.len()).collect();
         roots.sort_unstable();
         roots.dedup();
         for root in &mut roots {
-            *root = place[*root] as usize;
+            *root = new_ids[root.index()];
         }
         let part = Self {
             nodes,
@@ -69,11 +70,12 @@ mod tests {
             ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
         };
         let whole = parse(&[], &[&a, &b, &c, &d]);
-        let index = |name: &str| whole.index_of(&path(name).parse().unwrap()).unwrap();
+        let index = |name: &str| whole.id_of(&path(name).parse().unwrap()).unwrap();
 
-        let (part, places) = whole.part(&[index("cycle-1"), index("cycle-1"), usize::MAX]);
+        let (part, places) =
+            whole.part(&[index("cycle-1"), index("cycle-1"), NodeId::new(u32::MAX)]);
         assert_eq!(part, parse(&["cycle-1"], &[&b, &c, &d]));
-        let back: Vec<_> = places.iter().map(|&old| &whole.nodes()[old].path).collect();
+        let back: Vec<_> = places.iter().map(|&old| &whole.node(old).path).collect();
         let own: Vec<_> = part.nodes().iter().map(|node| &node.path).collect();
         assert_eq!(back, own);
 

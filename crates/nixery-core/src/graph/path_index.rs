@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 
+use super::NodeId;
+
 /// Paths looked up together.
 const TOGETHER: usize = 64;
 
@@ -24,7 +26,7 @@ pub(super) struct PathIndex<'a> {
 struct Slot {
     start: u32,
     end: u32,
-    index: u32,
+    id: NodeId,
 }
 
 impl<'a> PathIndex<'a> {
@@ -32,8 +34,9 @@ impl<'a> PathIndex<'a> {
     pub(super) fn new(text: &'a str, paths: impl ExactSizeIterator<Item = Range<u32>>) -> Self {
         let hasher = DefaultHashBuilder::default();
         let mut slots = HashTable::with_capacity(paths.len());
-        for (index, Range { start, end }) in (0u32..).zip(paths) {
-            let slot = Slot { start, end, index };
+        for (place, Range { start, end }) in (0u32..).zip(paths) {
+            let id = NodeId::new(place);
+            let slot = Slot { start, end, id };
             let hash_of = |slot: &Slot| hash(&hasher, part(text, slot));
             slots.insert_unique(hash_of(&slot), slot, hash_of);
         }
@@ -44,10 +47,10 @@ impl<'a> PathIndex<'a> {
         }
     }
 
-    pub(super) fn find(&self, path: &str) -> Option<u32> {
+    pub(super) fn find(&self, path: &str) -> Option<NodeId> {
         let same = |slot: &Slot| part(self.text, slot) == path;
         let found = self.slots.find(hash(&self.hasher, path), same);
-        found.map(|slot| slot.index)
+        found.map(|slot| slot.id)
     }
 
     /// The indices of the paths; the position of the first that is not there is the error.
@@ -55,7 +58,7 @@ impl<'a> PathIndex<'a> {
         &self,
         paths: &[P],
         text: impl Fn(P) -> &'p str,
-    ) -> Result<Vec<u32>, usize> {
+    ) -> Result<Vec<NodeId>, usize> {
         let mut found = Vec::with_capacity(paths.len());
         let mut likely = [None; TOGETHER];
         for paths in paths.chunks(TOGETHER) {
@@ -67,8 +70,8 @@ impl<'a> PathIndex<'a> {
             for (&path, likely) in paths.iter().zip(likely) {
                 let path = text(path);
                 let right = likely.filter(|slot| part(self.text, slot) == path);
-                let index = right.map(|slot| slot.index).or_else(|| self.find(path));
-                found.push(index.ok_or(found.len())?);
+                let id = right.map(|slot| slot.id).or_else(|| self.find(path));
+                found.push(id.ok_or(found.len())?);
             }
         }
         Ok(found)
@@ -104,9 +107,13 @@ mod tests {
         );
         let all: Vec<&str> = paths.iter().chain(&paths).map(String::as_str).collect();
         let found = index.find_all(&all, |path| path).unwrap();
-        assert!(found.into_iter().eq((0..1000).chain(0..1000)));
+        assert!(
+            found
+                .into_iter()
+                .eq((0..1000).chain(0..1000).map(NodeId::new))
+        );
         for (i, path) in (0..).zip(&paths) {
-            assert_eq!(index.find(path), Some(i));
+            assert_eq!(index.find(path), Some(NodeId::new(i)));
         }
         for other in ["", "/", "/1000", "/1/", "0"] {
             assert_eq!(index.find(other), None, "{other}");

@@ -10,7 +10,7 @@ const HASH: &str = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"
 pub(crate) fn path(name: &str) -> String {
     let digit = |i: usize| {
         let byte = name.as_bytes()[i % name.len()] as usize + i / name.len();
-        crate::store_path::BASE32_ALPHABET[byte % 32] as char
+        crate::base32::ALPHABET[byte % 32] as char
     };
     format!(
         "/nix/store/{}-{name}",
@@ -50,22 +50,23 @@ fn nodes_are_sorted_and_references_resolved() {
     ];
     let graph = ReferenceGraph::parse(&export(&["c", "c"], &entries)).unwrap();
     assert_eq!(names(&graph), ["a", "b", "c"]);
-    let references: Vec<&[u32]> = (0..3).map(|index| graph.references(index)).collect();
+    let places = |ids: &[NodeId]| -> Vec<u32> { ids.iter().map(|id| id.get()).collect() };
+    let references: Vec<Vec<u32>> = graph.ids().map(|id| places(graph.references(id))).collect();
     assert_eq!(
         references,
         [&[][..], &[0], &[0, 1]],
         "sorted, once each, without itself"
     );
-    assert_eq!(graph.roots(), [2], "hello/hello names one root");
+    assert_eq!(places(graph.roots()), [2], "hello/hello names one root");
     assert_eq!(
         graph.nodes()[0].nar_hash.unwrap(),
         NarHash::parse(HASH).unwrap()
     );
     assert_eq!(graph.total_nar_size(), 6);
-    for (index, node) in graph.nodes().iter().enumerate() {
-        assert_eq!(graph.index_of(&node.path), Some(index));
+    for (id, node) in graph.iter() {
+        assert_eq!(graph.id_of(&node.path), Some(id));
     }
-    assert_eq!(graph.index_of(&StorePath::parse(&path("d")).unwrap()), None);
+    assert_eq!(graph.id_of(&StorePath::parse(&path("d")).unwrap()), None);
 }
 
 #[test]
@@ -180,8 +181,8 @@ fn identical_entries_count_once() {
     ];
     let graph = ReferenceGraph::parse(&export(&["a"], &entries)).unwrap();
     assert_eq!(names(&graph), ["a", "b"]);
-    assert_eq!(graph.references(0), [1]);
-    assert_eq!(graph.roots(), [0]);
+    assert_eq!(graph.references(NodeId::new(0)), [NodeId::new(1)]);
+    assert_eq!(graph.roots(), [NodeId::new(0)]);
 }
 
 #[test]
@@ -247,7 +248,7 @@ fn what_no_root_reaches_gets_entry_points() {
     let entries: Vec<&str> = graph
         .entry_points()
         .iter()
-        .map(|&i| graph.nodes()[i].path.name())
+        .map(|&id| graph.node(id).path.name())
         .collect();
     assert_eq!(entries, ["a", "c", "e"]);
 }
@@ -267,7 +268,7 @@ fn a_chain_of_100_000() {
         })
         .collect();
     let graph = ReferenceGraph::parse(&export(&[&name(0)], &entries)).unwrap();
-    assert_eq!(graph.nodes()[graph.roots()[0]].closure_size, 200_000);
+    assert_eq!(graph.node(graph.roots()[0]).closure_size, 200_000);
     assert_eq!(graph.entry_points(), graph.roots());
 }
 

@@ -5,8 +5,8 @@ use std::io;
 use flate2::{Compress, Crc, FlushCompress, Status};
 use libdeflater::{CompressionLvl, Compressor};
 
-use super::Codec;
 use super::blocks::BLOCK;
+use crate::Codec;
 
 /// The fastest level of libdeflate whose output is no larger than zlib's at level 6.
 const GZIP_LEVEL: i32 = 4;

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 /// Why a layer could not be packed.
 ///
 /// Paths are *logical* (`/nix/store/…`, as the image has them), never the physical prefix of a
-/// [`StoreRoot`](crate::pack::StoreRoot), and are shown quoted, with bytes that are not UTF-8
+/// [`StoreRoot`](crate::StoreRoot), and are shown quoted, with bytes that are not UTF-8
 /// escaped.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// A store path of the layer is not in the store.
     #[error(
@@ -119,7 +120,37 @@ pub enum PackError {
     },
 }
 
+/// What a [`PackError`] is caused by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackErrorKind {
+    /// The packages hold something that no layer can have: others have to be requested.
+    Contents,
+    /// The Nix store lacks a path, or cannot be read.
+    Store,
+    /// The layer cannot be written to where it should go.
+    Output,
+    /// A defect of the caller, of this crate or of a library.
+    Defect,
+}
+
 impl PackError {
+    /// What the error is caused by.
+    pub fn kind(&self) -> PackErrorKind {
+        match self {
+            Self::Unsupported { .. } | Self::Whiteout { .. } | Self::ForestTooLarge { .. } => {
+                PackErrorKind::Contents
+            }
+            Self::Missing { .. }
+            | Self::Inspect { .. }
+            | Self::List { .. }
+            | Self::Read { .. }
+            | Self::ReadLink { .. }
+            | Self::Changed { .. } => PackErrorKind::Store,
+            Self::Write { .. } => PackErrorKind::Output,
+            Self::MixedStores { .. } | Self::Compress { .. } => PackErrorKind::Defect,
+        }
+    }
+
     /// Packing goes on after it has failed, which no caller does.
     pub(super) fn stopped() -> Self {
         Self::Compress {

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use nixery_manifest::{Digest, Digester};
 
-use super::Codec;
 use super::blocks::Block;
 use super::encoder::{Encoders, Piece};
 use super::pool::Pool;
+use crate::Codec;
 
 /// [`Encoders::encode`], or what a test puts in its place.
 pub(super) type Encode = fn(&mut Encoders, Codec, &[u8], &mut Vec<u8>) -> io::Result<Piece>;

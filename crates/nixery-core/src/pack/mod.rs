@@ -1,64 +1,6 @@
 //! Deterministic layer packing: store paths, or the root of an image, as a compressed tar.
-//!
-//! The bytes of a layer depend on what Nix's own archive format (NAR) keeps of a store path, and
-//! on nothing else of the host: the type of each file, its contents, whether its owner may execute
-//! it, the target of a link. Two stores that hold the same paths give the same layers, whoever
-//! owns the files, whenever they were made, and however many threads are at work.
-//!
-//! # The format
-//!
-//! | entry | mode |
-//! |---|---|
-//! | the directories above the store paths, `nix/` and `nix/store/` | 0755 |
-//! | directories, empty ones too | 0555 |
-//! | files the owner may execute | 0555 |
-//! | other files | 0444 |
-//! | symbolic links | 0777 |
-//!
-//! - Owner and group 0 without names, modification time 1 s, no extended attributes, no hard
-//!   links (a file that has several names is written as often).
-//! - Names are relative (`nix/store/…`), those of directories end in `/`, and the entries of a
-//!   layer are sorted bytewise by these names; none comes twice. So a directory comes before what
-//!   it holds, and `lib-x` before `lib/`.
-//! - GNU tar headers; names and targets over 100 bytes as GNU long names, which hold any bytes;
-//!   sizes over 8 GiB in base 256.
-//! - The tar is cut into blocks of exactly 1 MiB, the last one shorter, and each is compressed on
-//!   its own: the bytes do not tell how many threads did it. [`Codec`] says into what: gzip
-//!   members (libdeflate, level 4), one gzip member (zlib-rs, level 5, flushed after each block,
-//!   ended by an empty block), or zstd frames (level 3, which tell their size and have no
-//!   checksum). The heads of gzip members name no file, time or system.
-//!
-//! Refused, with the path: names that start with `.wh.` (an unpacker would delete files), sockets,
-//! pipes and devices, files that change while they are read. Paths longer than the system's limit
-//! (4,096 bytes on Linux) cannot be read, by Nix neither.
-//!
-//! Any change to the bytes has to raise [`PACKER_VERSION`], which is part of every cache key.
-//!
-//! # Example
-//!
-//! ```
-//! use std::os::unix::fs::symlink;
-//!
-//! use nixery_core::{StorePath, StoreRoot, pack_layer};
-//! use nixery_manifest::{Compression, Digest};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A store at another place than `/nix/store`: below the prefix `root`.
-//! let root = tempfile::tempdir()?;
-//! let store = StoreRoot::new(root.path());
-//! let path = StorePath::parse("/nix/store/0c5qsh4h6sjn5qlkjw2yzwiqpqc2sywc-hello-2.12")?;
-//! std::fs::create_dir_all(store.locate(&path).join("bin"))?;
-//! symlink("hello", store.locate(&path).join("bin/hi"))?;
-//!
-//! let (layer, bytes) = pack_layer(&[path], &store, Compression::Gzip, Vec::new())?;
-//! assert_eq!(layer.size, bytes.len() as u64);
-//! assert_eq!(layer.digest, Digest::of(&bytes));
-//! # Ok(())
-//! # }
-//! ```
 
 mod blocks;
-mod codec;
 mod conflict;
 mod encoder;
 mod error;
@@ -73,59 +15,18 @@ mod tar;
 mod walk;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use nixery_manifest::{Compression, Digest};
 
-pub use self::codec::Codec;
 pub use self::conflict::{Conflict, ConflictKind};
-pub use self::error::PackError;
+pub use self::error::{PackError, PackErrorKind};
 pub use self::packer::Packer;
 pub use self::root::{RootEntry, RootEntryKind, RootLayer, pack_root_layer};
 
 use self::blocks::Block;
 use self::packer::Plain;
 use self::tar::TarWriter;
-use crate::StorePath;
-
-/// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
-/// with any change to the tar, to the compressors or to their settings (the tests that pin digests
-/// tell when).
-pub const PACKER_VERSION: u32 = 2;
-
-/// Where a Nix store physically is: the directory that stands for `/`.
-///
-/// Paths are logical (`/nix/store/…`) everywhere else. The prefix differs from `/` for a store in
-/// a chroot or at a mount point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreRoot(PathBuf);
-
-impl StoreRoot {
-    /// A store whose `/` is `prefix`.
-    pub fn new(prefix: impl Into<PathBuf>) -> Self {
-        Self(prefix.into())
-    }
-
-    /// The store of this host.
-    pub fn host() -> Self {
-        Self::new("/")
-    }
-
-    /// The directory that stands for `/`.
-    pub fn prefix(&self) -> &Path {
-        &self.0
-    }
-
-    /// Where on this host a store path is.
-    pub fn locate(&self, path: &StorePath) -> PathBuf {
-        self.physical(Path::new(path.as_str()))
-    }
-
-    /// Where on this host a logical path, absolute, is.
-    fn physical(&self, logical: &Path) -> PathBuf {
-        self.0.join(logical.strip_prefix("/").unwrap_or(logical))
-    }
-}
+use crate::{Codec, StorePath, StoreRoot};
 
 /// The facts about a packed layer, known to the pass that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,8 +10,9 @@ use super::job::Encode;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
 use super::tar::TarWriter;
-use super::{Codec, PackError, PackedLayer, RootLayer, StoreRoot, root, walk};
+use super::{PackError, PackedLayer, RootLayer, root, walk};
 use crate::StorePath;
+use crate::{Codec, StoreRoot};
 
 /// Packs layers, with at most so many threads at work over all of them.
 ///
@@ -36,6 +37,63 @@ use crate::StorePath;
 /// let packer = Arc::new(Packer::new(4));
 /// let (layer, bytes) = packer.pack_layer(&[path], &store, Codec::Zstd, Vec::new())?;
 /// assert_eq!(layer.size, bytes.len() as u64);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The bytes of a layer depend on what Nix's own archive format (NAR) keeps of a store path, and
+/// on nothing else of the host: the type of each file, its contents, whether its owner may execute
+/// it, the target of a link. Two stores that hold the same paths give the same layers, whoever
+/// owns the files, whenever they were made, and however many threads are at work.
+///
+/// # The format
+///
+/// | entry | mode |
+/// |---|---|
+/// | the directories above the store paths, `nix/` and `nix/store/` | 0755 |
+/// | directories, empty ones too | 0555 |
+/// | files the owner may execute | 0555 |
+/// | other files | 0444 |
+/// | symbolic links | 0777 |
+///
+/// - Owner and group 0 without names, modification time 1 s, no extended attributes, no hard
+///   links (a file that has several names is written as often).
+/// - Names are relative (`nix/store/…`), those of directories end in `/`, and the entries of a
+///   layer are sorted bytewise by these names; none comes twice. So a directory comes before what
+///   it holds, and `lib-x` before `lib/`.
+/// - GNU tar headers; names and targets over 100 bytes as GNU long names, which hold any bytes;
+///   sizes over 8 GiB in base 256.
+/// - The tar is cut into blocks of exactly 1 MiB, the last one shorter, and each is compressed on
+///   its own: the bytes do not tell how many threads did it. [`Codec`] says into what: gzip
+///   members (libdeflate, level 4), one gzip member (zlib-rs, level 5, flushed after each block,
+///   ended by an empty block), or zstd frames (level 3, which tell their size and have no
+///   checksum). The heads of gzip members name no file, time or system.
+///
+/// Refused, with the path: names that start with `.wh.` (an unpacker would delete files), sockets,
+/// pipes and devices, files that change while they are read. Paths longer than the system's limit
+/// (4,096 bytes on Linux) cannot be read, by Nix neither.
+///
+/// Any change to the bytes has to raise [`PACKER_VERSION`](crate::PACKER_VERSION), which is part of every cache key.
+///
+/// # Example
+///
+/// ```
+/// use std::os::unix::fs::symlink;
+///
+/// use nixery_core::{StorePath, StoreRoot, pack_layer};
+/// use nixery_manifest::{Compression, Digest};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// // A store at another place than `/nix/store`: below the prefix `root`.
+/// let root = tempfile::tempdir()?;
+/// let store = StoreRoot::new(root.path());
+/// let path = StorePath::parse("/nix/store/0c5qsh4h6sjn5qlkjw2yzwiqpqc2sywc-hello-2.12")?;
+/// std::fs::create_dir_all(store.locate(&path).join("bin"))?;
+/// symlink("hello", store.locate(&path).join("bin/hi"))?;
+///
+/// let (layer, bytes) = pack_layer(&[path], &store, Compression::Gzip, Vec::new())?;
+/// assert_eq!(layer.size, bytes.len() as u64);
+/// assert_eq!(layer.digest, Digest::of(&bytes));
 /// # Ok(())
 /// # }
 /// ```

@@ -12,7 +12,8 @@ use super::blocks::{Block, BlockSink};
 use super::encoder::{GZIP_HEAD, Piece, gzip_tail};
 use super::job::{HashLane, Job, Reply, Task};
 use super::pool::{Pool, Seat};
-use super::{Codec, PackError, PackedLayer};
+use super::{PackError, PackedLayer};
+use crate::Codec;
 
 /// Takes the blocks of a layer's tar, has them hashed and compressed, writes what comes out to `W`
 /// in their order, and finishes into the facts about both.

@@ -6,8 +6,9 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+use super::PackError;
 use super::walk::{executable, read_link};
-use super::{PackError, StoreRoot};
+use crate::StoreRoot;
 
 /// Links followed before a path counts as a loop; Linux gives up after as many.
 const MAX_LINKS: usize = 40;

@@ -11,8 +11,9 @@ use super::forest::Forest;
 use super::resolve::{Resolver, Target};
 use super::tar::TarWriter;
 use super::walk::{self, PARENT_MODE, WHITEOUT, entry_name};
-use super::{Codec, PackError, PackedLayer, Packer, StoreRoot};
+use super::{PackError, PackedLayer, Packer};
 use crate::StorePath;
+use crate::{Codec, StoreRoot};
 
 /// Where the store is if there is no package to tell.
 const DEFAULT_STORE: &str = "/nix/store";

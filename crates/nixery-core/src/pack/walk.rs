@@ -8,10 +8,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::PackError;
 use super::blocks::BlockSink;
 use super::tar::{TarError, TarWriter};
-use super::{PackError, StoreRoot};
 use crate::StorePath;
+use crate::StoreRoot;
 
 /// The prefix of names that are commands to an unpacker (OCI image specification, `layer.md`).
 pub(super) const WHITEOUT: &[u8] = b".wh.";

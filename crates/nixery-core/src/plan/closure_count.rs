@@ -1,6 +1,6 @@
 //! How many paths a set of paths needs, counted only as far as it matters.
 
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
 /// Counts closures of one graph after another without clearing what it has seen.
 ///
@@ -11,7 +11,7 @@ pub(super) struct ClosureCount<'a> {
     /// The count in which each path was last seen.
     seen: Vec<u32>,
     count: u32,
-    todo: Vec<usize>,
+    todo: Vec<NodeId>,
 }
 
 impl<'a> ClosureCount<'a> {
@@ -26,7 +26,7 @@ impl<'a> ClosureCount<'a> {
 
     /// The number of paths that the given ones need, themselves included, or `most` where it is more: it
     /// does not depend on the order in which the references are walked.
-    pub(super) fn up_to(&mut self, most: usize, paths: &[usize]) -> usize {
+    pub(super) fn up_to(&mut self, most: usize, paths: &[NodeId]) -> usize {
         // A graph has fewer than 2^32 paths, and no path is counted more often than twice.
         self.count += 1;
         self.todo.clear();
@@ -34,8 +34,8 @@ impl<'a> ClosureCount<'a> {
         let Self {
             seen, count, todo, ..
         } = self;
-        let mut see = |path: usize, todo: &mut Vec<usize>| {
-            if std::mem::replace(&mut seen[path], *count) != *count {
+        let mut see = |path: NodeId, todo: &mut Vec<NodeId>| {
+            if std::mem::replace(&mut seen[path.index()], *count) != *count {
                 found += 1;
                 todo.push(path);
             }
@@ -48,7 +48,7 @@ impl<'a> ClosureCount<'a> {
         }
         while let Some(path) = todo.pop() {
             for &reference in self.graph.references(path) {
-                if see(reference as usize, todo) >= most {
+                if see(reference, todo) >= most {
                     return most;
                 }
             }

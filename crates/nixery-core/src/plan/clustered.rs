@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::size::LARGE;
 use super::stability::{Draft, Reach, in_order, least_name, nar_size};
 use super::tails::{self, TAILS};
+use super::{ClusterId, ClusterPlan, package_key};
 use super::{LayerPlan, LayerStrategy, reason};
-use crate::cluster_plan::{ClusterId, ClusterPlan, package_key};
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
 /// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and 0.37 %.
 const STEPS: [u64; TAILS - 1] = [300, 60, 15];
@@ -40,7 +40,7 @@ pub struct Clustered {
 enum Bond {
     Cluster(ClusterId),
     /// A large path that the plan does not know.
-    Unknown(usize),
+    Unknown(NodeId),
     /// All small paths that the plan does not know.
     SmallUnknown,
 }
@@ -48,7 +48,7 @@ enum Bond {
 struct Bucket {
     bond: Bond,
     /// Sorted.
-    paths: Vec<usize>,
+    paths: Vec<NodeId>,
     /// Least and most samples that have one of its packages.
     samples: (u32, u32),
 }
@@ -107,7 +107,7 @@ impl Clustered {
     /// What belongs together, whatever the budget.
     fn buckets(&self, graph: &ReferenceGraph) -> Vec<Bucket> {
         let mut buckets: BTreeMap<Bond, Bucket> = BTreeMap::new();
-        for (path, node) in graph.nodes().iter().enumerate() {
+        for (path, node) in graph.iter() {
             let (bond, samples) = match self.plan.get(&package_key(node.path.name())) {
                 Some((cluster, samples)) => (Bond::Cluster(cluster), samples),
                 None if node.nar_size < LARGE => (Bond::SmallUnknown, 0),
@@ -138,7 +138,7 @@ impl Clustered {
     }
 
     fn reason(&self, graph: &ReferenceGraph, bucket: &Bucket) -> String {
-        let name = |path: usize| graph.nodes()[path].path.name();
+        let name = |path: NodeId| graph.node(path).path.name();
         match bucket.bond {
             Bond::Cluster(cluster) => {
                 let names = bucket.paths.iter().map(|&path| name(path));
@@ -150,7 +150,7 @@ impl Clustered {
                     self.plan.samples(),
                 )
             }
-            Bond::Unknown(path) => reason::of_unknown(name(path), graph.nodes()[path].nar_size),
+            Bond::Unknown(path) => reason::of_unknown(name(path), graph.node(path).nar_size),
             Bond::SmallUnknown => reason::of_small_unknown(bucket.paths.len(), LARGE),
         }
     }

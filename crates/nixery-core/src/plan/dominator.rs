@@ -4,20 +4,17 @@ use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use super::Popularity;
 use super::dominators::heads;
 use super::reason::{self, Cause};
 use super::{LayerPlan, LayerStrategy, PlannedLayer};
-use crate::graph::{PathInfo, ReferenceGraph};
-use crate::popularity::Popularity;
+use crate::graph::{NodeId, PathInfo, ReferenceGraph};
 
 /// Popularity from which a path gets a group of its own, as in the original since its `layers` package.
 pub const DEFAULT_THRESHOLD: u64 = 100;
 
-/// The threshold of the original's older, standalone `group-layers` tool.
-pub const OLD_THRESHOLD: u64 = 1000;
-
 /// Closure size in bytes over which a path gets a group of its own; 100 MB, decimal, as in the original.
-pub const BIG_CLOSURE: u64 = 100_000_000;
+const BIG_CLOSURE: u64 = 100_000_000;
 
 /// The size that a path weighs in a group's rating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -83,7 +80,7 @@ impl Default for Dominator {
 /// A head and what it dominates.
 struct Group {
     rating: u128,
-    head: u32,
+    head: NodeId,
     /// Where its paths are in [`Groups::paths`].
     start: u32,
     end: u32,
@@ -93,11 +90,11 @@ struct Group {
 struct Groups {
     list: Vec<Group>,
     /// The paths of all groups, sorted within each.
-    paths: Vec<u32>,
+    paths: Vec<NodeId>,
     /// The head of each path.
-    heads: Vec<u32>,
+    heads: Vec<NodeId>,
     popularity: Vec<u64>,
-    entry_points: Vec<usize>,
+    entry_points: Vec<NodeId>,
 }
 
 impl LayerStrategy for Dominator {
@@ -124,10 +121,9 @@ impl LayerStrategy for Dominator {
         let mut layers: Vec<(u128, PlannedLayer)> = alone
             .iter()
             .map(|group| {
-                let paths = &groups.paths[group.start as usize..group.end as usize];
-                let paths: Vec<usize> = paths.iter().map(|&path| path as usize).collect();
-                let name = graph.nodes()[group.head as usize].path.name();
-                let cause = self.cause(graph, &groups, group.head as usize);
+                let paths = groups.paths[group.start as usize..group.end as usize].to_vec();
+                let name = graph.node(group.head).path.name();
+                let cause = self.cause(graph, &groups, group.head);
                 let reason = reason::of_group(name, cause, paths.len() - 1);
                 (group.rating, layer(graph, group.rating, paths, reason))
             })
@@ -140,14 +136,15 @@ impl LayerStrategy for Dominator {
             let names = merged
                 .iter()
                 .rev()
-                .map(|group| graph.nodes()[group.head as usize].path.name());
+                .map(|group| graph.node(group.head).path.name());
             let reason = reason::of_merged(names, budget.get());
             let mut in_merged = vec![false; graph.len()];
             for group in merged {
-                in_merged[group.head as usize] = true;
+                in_merged[group.head.index()] = true;
             }
-            let paths: Vec<usize> = (0..graph.len())
-                .filter(|&path| in_merged[groups.heads[path] as usize])
+            let paths: Vec<NodeId> = graph
+                .ids()
+                .filter(|path| in_merged[groups.heads[path.index()].index()])
                 .collect();
             layers.push((rating, layer(graph, rating, paths, reason)));
         }
@@ -175,11 +172,11 @@ impl Dominator {
 
         // The paths by head: as many places for each as it has paths, filled in order.
         let mut next = vec![0u32; nodes.len()];
-        for &head in &heads {
-            next[head as usize] += 1;
+        for head in &heads {
+            next[head.index()] += 1;
         }
         let (mut list, mut start) = (Vec::new(), 0);
-        for (head, next) in (0u32..).zip(&mut next) {
+        for (head, next) in graph.ids().zip(&mut next) {
             let end = start + *next;
             if start < end {
                 list.push(Group {
@@ -192,18 +189,18 @@ impl Dominator {
             *next = start;
             start = end;
         }
-        let mut paths = vec![0u32; nodes.len()];
-        for (path, &head) in (0u32..).zip(&heads) {
-            let place = &mut next[head as usize];
+        let mut paths = vec![NodeId::new(0); nodes.len()];
+        for (path, head) in graph.ids().zip(&heads) {
+            let place = &mut next[head.index()];
             paths[*place as usize] = path;
             *place += 1;
         }
         for group in &mut list {
             let weight: u128 = paths[group.start as usize..group.end as usize]
                 .iter()
-                .map(|&path| u128::from(self.weight.of(&nodes[path as usize])))
+                .map(|&path| u128::from(self.weight.of(graph.node(path))))
                 .sum();
-            let popularity = u128::from(popularity[group.head as usize]);
+            let popularity = u128::from(popularity[group.head.index()]);
             group.rating = weight.saturating_mul(popularity);
         }
         Groups {
@@ -216,26 +213,26 @@ impl Dominator {
     }
 
     /// The head of each path; and the graph's entry points.
-    fn heads(&self, graph: &ReferenceGraph, popularity: &[u64]) -> (Vec<u32>, Vec<usize>) {
-        let nodes = graph.nodes();
+    fn heads(&self, graph: &ReferenceGraph, popularity: &[u64]) -> (Vec<NodeId>, Vec<NodeId>) {
         let entry_points = graph.entry_points();
-        let apart = (0..nodes.len()).filter(|&node| {
-            nodes[node].closure_size > BIG_CLOSURE || popularity[node] >= self.threshold
+        let apart = graph.iter().zip(popularity);
+        let apart = apart.filter(|&((_, node), &popularity)| {
+            node.closure_size > BIG_CLOSURE || popularity >= self.threshold
         });
-        let entrance = entry_points.iter().copied().chain(apart);
-        let entrance: Vec<u32> = entrance.map(|node| node as u32).collect();
-        let heads = heads(nodes.len(), &entrance, |node| {
-            graph.references(node as usize)
-        });
+        let entrance = entry_points.iter().copied();
+        let entrance: Vec<NodeId> = entrance.chain(apart.map(|((id, _), _)| id)).collect();
+        let heads = heads(graph.len(), &entrance, |node| graph.references(node));
         // Entry points reach every path, so each has a head.
-        let own = (0u32..).zip(heads);
+        let own = graph.ids().zip(heads);
         let heads = own.map(|(node, head)| head.unwrap_or(node)).collect();
         (heads, entry_points)
     }
 
-    fn cause(&self, graph: &ReferenceGraph, groups: &Groups, head: usize) -> Cause {
-        let (closure_size, popularity) =
-            (graph.nodes()[head].closure_size, groups.popularity[head]);
+    fn cause(&self, graph: &ReferenceGraph, groups: &Groups, head: NodeId) -> Cause {
+        let (closure_size, popularity) = (
+            graph.node(head).closure_size,
+            groups.popularity[head.index()],
+        );
         if graph.roots().binary_search(&head).is_ok() {
             Cause::AskedFor
         } else if popularity >= self.threshold {
@@ -250,10 +247,10 @@ impl Dominator {
     }
 }
 
-fn layer(graph: &ReferenceGraph, rating: u128, paths: Vec<usize>, reason: String) -> PlannedLayer {
+fn layer(graph: &ReferenceGraph, rating: u128, paths: Vec<NodeId>, reason: String) -> PlannedLayer {
     let nar_size: u128 = paths
         .iter()
-        .map(|&path| u128::from(graph.nodes()[path].nar_size))
+        .map(|&path| u128::from(graph.node(path).nar_size))
         .sum();
     let saturate = |value: u128| u64::try_from(value).unwrap_or(u64::MAX);
     PlannedLayer {

@@ -10,6 +10,8 @@
 //! four times as much for twice the paths) and its hash sets take 170 ms at 50,000 paths and 500,000
 //! references. The tests hold the two against each other.
 
+use crate::graph::NodeId;
+
 /// No node; also the value of `parent` and `ancestor` for those that have none.
 const NONE: u32 = u32::MAX;
 
@@ -17,17 +19,17 @@ const NONE: u32 = u32::MAX;
 /// lists the nodes that can be entered directly; `None` for nodes that cannot be reached.
 pub(super) fn heads<'a>(
     nodes: usize,
-    entrance: &[u32],
-    references: impl Fn(u32) -> &'a [u32],
-) -> Vec<Option<u32>> {
+    entrance: &[NodeId],
+    references: impl Fn(NodeId) -> &'a [NodeId],
+) -> Vec<Option<NodeId>> {
     let search = Search::new(nodes, entrance, references);
     let idom = search.immediate_dominators();
     // A dominator has a lower number than what it dominates, so its own head is known already.
     let mut heads = vec![None; nodes];
     for (&node, &dominator) in search.vertex.iter().zip(&idom).skip(1) {
-        heads[node as usize] = match dominator {
+        heads[node.index()] = match dominator {
             0 => Some(node),
-            dominator => heads[search.vertex[dominator as usize] as usize],
+            dominator => heads[search.vertex[dominator as usize].index()],
         };
     }
     heads
@@ -36,7 +38,7 @@ pub(super) fn heads<'a>(
 /// A depth-first search from the entrance. Numbers are the order of discovery; the entrance is number 0.
 struct Search {
     /// The node with each number; for the entrance none.
-    vertex: Vec<u32>,
+    vertex: Vec<NodeId>,
     /// The number each number was discovered from.
     parent: Vec<u32>,
     /// Where each number's predecessors begin in `predecessors`.
@@ -45,11 +47,17 @@ struct Search {
 }
 
 impl Search {
-    fn new<'a>(nodes: usize, entrance: &[u32], references: impl Fn(u32) -> &'a [u32]) -> Self {
+    fn new<'a>(
+        nodes: usize,
+        entrance: &[NodeId],
+        references: impl Fn(NodeId) -> &'a [NodeId],
+    ) -> Self {
         let mut number = vec![NONE; nodes];
-        let (mut vertex, mut parent) = (vec![NONE], vec![NONE]);
-        let mut path: Vec<(u32, std::slice::Iter<'_, u32>)> = vec![(0, entrance.iter())];
-        let edge_count: usize = (0..nodes as u32).map(|node| references(node).len()).sum();
+        let (mut vertex, mut parent) = (vec![NodeId::new(NONE)], vec![NONE]);
+        let mut path: Vec<(u32, std::slice::Iter<'_, NodeId>)> = vec![(0, entrance.iter())];
+        let edge_count: usize = (0..nodes as u32)
+            .map(|node| references(NodeId::new(node)).len())
+            .sum();
         let mut edges: Vec<(u32, u32)> = Vec::with_capacity(entrance.len() + edge_count);
         while let Some((from, rest)) = path.last_mut() {
             let Some(&node) = rest.next() else {
@@ -57,13 +65,13 @@ impl Search {
                 continue;
             };
             let from = *from;
-            if number[node as usize] == NONE {
-                number[node as usize] = vertex.len() as u32;
+            if number[node.index()] == NONE {
+                number[node.index()] = vertex.len() as u32;
                 vertex.push(node);
                 parent.push(from);
-                path.push((number[node as usize], references(node).iter()));
+                path.push((number[node.index()], references(node).iter()));
             }
-            edges.push((number[node as usize], from));
+            edges.push((number[node.index()], from));
         }
         let mut starts = vec![0u32; vertex.len() + 1];
         for &(to, _) in &edges {
@@ -172,6 +180,20 @@ mod tests {
     use petgraph::graph::{DiGraph, NodeIndex};
     use proptest::prelude::*;
 
+    /// What [`heads`] gives, in plain numbers.
+    fn numbers_of_heads(entrance: &[u32], references: &[Vec<u32>]) -> Vec<Option<u32>> {
+        let ids = |numbers: &[u32]| numbers.iter().copied().map(NodeId::new).collect();
+        let entrance: Vec<NodeId> = ids(entrance);
+        let references: Vec<Vec<NodeId>> = references.iter().map(|to| ids(to)).collect();
+        let heads = heads(references.len(), &entrance, |node| {
+            &references[node.index()]
+        });
+        heads
+            .into_iter()
+            .map(|head| head.map(NodeId::get))
+            .collect()
+    }
+
     fn by_petgraph(entrance: &[u32], references: &[Vec<u32>]) -> Vec<Option<u32>> {
         let mut graph = DiGraph::<(), ()>::new();
         for _ in 0..=references.len() {
@@ -210,7 +232,7 @@ mod tests {
             for (from, to) in edges {
                 references[(from % nodes) as usize].push(to % nodes);
             }
-            let heads = heads(nodes as usize, &entrance, |node| &references[node as usize]);
+            let heads = numbers_of_heads(&entrance, &references);
             prop_assert_eq!(heads, by_petgraph(&entrance, &references));
         }
 
@@ -223,7 +245,7 @@ mod tests {
                 .zip(&jumps)
                 .map(|(i, &(a, b))| [i + a, i + b].into_iter().filter(|&to| to < nodes).collect())
                 .collect();
-            let heads = heads(nodes as usize, &[0], |node| &references[node as usize]);
+            let heads = numbers_of_heads(&[0], &references);
             prop_assert_eq!(heads, by_petgraph(&[0], &references));
         }
     }
@@ -234,9 +256,9 @@ mod tests {
         let references: Vec<Vec<u32>> = (0..n)
             .map(|i| if i + 1 < n { vec![i + 1] } else { vec![] })
             .collect();
-        let all = heads(n as usize, &[0], |node| &references[node as usize]);
+        let all = numbers_of_heads(&[0], &references);
         assert!(all.iter().all(|&head| head == Some(0)));
-        let split = heads(n as usize, &[0, 50_000], |node| &references[node as usize]);
+        let split = numbers_of_heads(&[0, 50_000], &references);
         assert!((0..n).all(|i| split[i as usize] == Some(if i < 50_000 { 0 } else { 50_000 })));
     }
 
@@ -252,7 +274,7 @@ mod tests {
             })
             .collect();
         let entrance: Vec<u32> = std::iter::once(0).chain(n..2 * n).collect();
-        let heads = heads(2 * n as usize, &entrance, |node| &references[node as usize]);
+        let heads = numbers_of_heads(&entrance, &references);
         assert!((0..2 * n).all(|i| heads[i as usize] == Some(if i < n { 0 } else { i })));
     }
 }

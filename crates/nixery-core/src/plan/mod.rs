@@ -21,12 +21,16 @@
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
+mod check;
 mod closure_count;
+mod cluster_plan;
 mod clustered;
 mod dominator;
 mod dominators;
+mod draw;
+mod popularity;
 mod reason;
 mod size;
 mod stability;
@@ -34,11 +38,19 @@ mod tails;
 #[cfg(test)]
 mod tests;
 
+pub use check::LayerPlanError;
+#[cfg(feature = "pack")]
+pub use cluster_plan::MAX_FILE_BYTES;
+pub use cluster_plan::{
+    ClusterId, ClusterPlan, ClusterPlanError, LineRule, PlannedPackage, package_key,
+};
 pub use clustered::Clustered;
-pub(crate) use reason::human_bytes;
+pub use draw::{LayerRow, layer_rows, to_dot, to_table};
+pub use popularity::{Popularity, PopularityError};
+pub use reason::human_bytes;
 pub use size::Size;
 
-pub use dominator::{BIG_CLOSURE, DEFAULT_THRESHOLD, Dominator, OLD_THRESHOLD, Weight};
+pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
 
 /// Most layers of an image by default, the root layer included. Docker's limit is 125, and people
 /// build `FROM` these images. The same number as the original's.
@@ -68,8 +80,8 @@ pub struct LayerPlan {
 /// The paths of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedLayer {
-    /// Indices of its paths in the graph, sorted, and so the paths are.
-    pub paths: Vec<usize>,
+    /// Its paths, sorted.
+    pub paths: Vec<NodeId>,
     /// Bytes of its paths' NARs; saturating.
     pub nar_size: u64,
     /// How widely the strategy expects the layer to be shared; never larger than that of the layer before.
@@ -85,7 +97,7 @@ impl LayerPlan {
         let mut layer_of = vec![usize::MAX; graph.len()];
         for (layer, planned) in self.layers.iter().enumerate() {
             for &path in &planned.paths {
-                let slot = layer_of.get_mut(path)?;
+                let slot = layer_of.get_mut(path.index())?;
                 if std::mem::replace(slot, layer) != usize::MAX {
                     return None;
                 }

@@ -169,7 +169,8 @@ fn share(part: u64, all: u64) -> String {
 }
 
 /// A number of bytes in decimal units, such as `167.3 MB`.
-pub(crate) fn human_bytes(bytes: u64) -> String {
+#[must_use]
+pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");

@@ -7,7 +7,7 @@ use super::closure_count::ClosureCount;
 use super::stability::{Draft, Reach, in_order};
 use super::tails::{self, TAILS};
 use super::{LayerPlan, LayerStrategy, reason};
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
 /// NAR bytes from which a path is worth a layer of its own.
 pub(super) const LARGE: u64 = 256 << 10;
@@ -37,16 +37,16 @@ impl LayerStrategy for Size {
     }
 
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
-        let nodes = graph.nodes();
-        let (mut large, small): (Vec<usize>, Vec<usize>) =
-            (0..nodes.len()).partition(|&path| nodes[path].nar_size >= LARGE);
+        let (mut large, small): (Vec<NodeId>, Vec<NodeId>) = graph
+            .ids()
+            .partition(|&path| graph.node(path).nar_size >= LARGE);
         large.sort_by_key(|&path| {
-            let node = &nodes[path];
+            let node = graph.node(path);
             (Reverse(node.nar_size), node.path.package_name(), path)
         });
         let mut closures = ClosureCount::new(graph);
-        let mut tails: [Vec<usize>; TAILS] = Default::default();
-        let mut into_tail = |path: usize, tails: &mut [Vec<usize>; TAILS]| {
+        let mut tails: [Vec<NodeId>; TAILS] = Default::default();
+        let mut into_tail = |path: NodeId, tails: &mut [Vec<NodeId>; TAILS]| {
             let needed = closures.up_to(STEPS[TAILS - 2] + 1, &[path]);
             let step = STEPS.iter().filter(|&&step| needed > step).count();
             tails[tails::tail(step, budget)].push(path);
@@ -63,7 +63,7 @@ impl LayerStrategy for Size {
         let alone = large.into_iter().map(|path| Draft {
             paths: vec![path],
             reach: Reach::NONE,
-            reason: reason::of_large(nodes[path].path.name(), nodes[path].nar_size),
+            reason: reason::of_large(graph.node(path).path.name(), graph.node(path).nar_size),
         });
         let last = tails::tail(TAILS - 1, budget);
         let together = tails.into_iter().enumerate().map(|(tail, mut paths)| {

@@ -17,7 +17,7 @@ use std::cmp::Reverse;
 
 use super::closure_count::ClosureCount;
 use super::{LayerPlan, PlannedLayer};
-use crate::graph::ReferenceGraph;
+use crate::graph::{NodeId, ReferenceGraph};
 
 /// A closure of more paths counts as this many. Here e^(−0.03 · n) is 4.6 · 10⁻¹⁴: such layers come last
 /// anyway, the largest of them first, and counting on would take a walk through the whole graph per layer.
@@ -55,7 +55,7 @@ impl Reach {
 #[derive(Debug)]
 pub(super) struct Draft {
     /// Sorted, not empty.
-    pub(super) paths: Vec<usize>,
+    pub(super) paths: Vec<NodeId>,
     /// The least of its packages'.
     pub(super) reach: Reach,
     /// As in [`PlannedLayer::reason`].
@@ -109,17 +109,17 @@ fn worth(size: u64, reach: Reach, closure: usize) -> u128 {
 }
 
 /// Bytes of the paths' NARs; saturating.
-pub(super) fn nar_size(graph: &ReferenceGraph, paths: &[usize]) -> u64 {
+pub(super) fn nar_size(graph: &ReferenceGraph, paths: &[NodeId]) -> u64 {
     paths.iter().fold(0, |sum: u64, &path| {
-        sum.saturating_add(graph.nodes()[path].nar_size)
+        sum.saturating_add(graph.node(path).nar_size)
     })
 }
 
 /// The least package name among the paths: unlike their hashes it outlives updates.
-pub(super) fn least_name<'a>(graph: &'a ReferenceGraph, paths: &[usize]) -> &'a str {
+pub(super) fn least_name<'a>(graph: &'a ReferenceGraph, paths: &[NodeId]) -> &'a str {
     let names = paths
         .iter()
-        .map(|&path| graph.nodes()[path].path.package_name());
+        .map(|&path| graph.node(path).path.package_name());
     names.min().unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! What holds of any bytes as a cluster plan's text or file.
 
-use nixery_core::cluster_plan::ClusterPlan;
+use nixery_core::ClusterPlan;
 
 /// Panics if a property does not hold.
 pub(crate) fn check(data: &[u8]) {

@@ -1,7 +1,6 @@
 //! What holds of any bytes as an image name.
 
-use nixery_core::name::MAX_NAME_LEN;
-use nixery_core::{ImageName, MetaPackage, NameError, REQUIRED_PACKAGES};
+use nixery_core::{ImageName, MAX_NAME_LEN, MetaPackage, NameError, REQUIRED_PACKAGES};
 
 /// Panics if a property does not hold.
 pub(crate) fn check(data: &[u8]) {

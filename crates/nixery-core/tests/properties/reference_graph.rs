@@ -4,11 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
-use nixery_core::plan::{Clustered, Size};
 use nixery_core::{
-    DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, Popularity, ReferenceGraph, StorePath,
-    Weight, draw,
+    ClusterPlan, Clustered, DEFAULT_THRESHOLD, Dominator, LayerPlan, LayerStrategy, PlannedPackage,
+    Popularity, ReferenceGraph, Size, StorePath, Weight, package_key, to_dot, to_table,
 };
 use serde_json::{Map, Value, json};
 
@@ -36,14 +34,14 @@ fn invariants(graph: &ReferenceGraph) {
     assert_eq!(graph.len(), nodes.len());
     assert_eq!(graph.is_empty(), nodes.is_empty());
     assert!(nodes.is_sorted_by(|a, b| a.path < b.path), "nodes");
-    for (index, node) in nodes.iter().enumerate() {
-        assert_eq!(graph.index_of(&node.path), Some(index));
-        let references = graph.references(index);
+    for (id, node) in graph.iter() {
+        assert_eq!(graph.id_of(&node.path), Some(id));
+        assert_eq!(graph.node(id), node);
+        let references = graph.references(id);
         assert!(references.is_sorted_by(|a, b| a < b), "{references:?}");
         for reference in references {
-            let reference = *reference as usize;
-            assert!(reference < nodes.len());
-            assert_ne!(reference, index, "no path refers to itself");
+            assert!(reference.index() < nodes.len());
+            assert_ne!(*reference, id, "no path refers to itself");
         }
         assert_eq!(
             StorePath::parse(node.path.as_str()).as_ref(),
@@ -52,7 +50,10 @@ fn invariants(graph: &ReferenceGraph) {
     }
     let roots = graph.roots();
     assert!(roots.is_sorted_by(|a, b| a < b), "{roots:?}");
-    assert!(roots.iter().all(|root| *root < nodes.len()), "{roots:?}");
+    assert!(
+        roots.iter().all(|root| root.index() < nodes.len()),
+        "{roots:?}"
+    );
     let total: u128 = nodes.iter().map(|node| u128::from(node.nar_size)).sum();
     assert_eq!(graph.total_nar_size(), total);
 }
@@ -61,14 +62,12 @@ fn invariants(graph: &ReferenceGraph) {
 fn reads_back(graph: &ReferenceGraph) {
     let paths = |backwards: bool| {
         let mut paths: Vec<_> = graph
-            .nodes()
             .iter()
-            .enumerate()
-            .map(|(index, node)| {
+            .map(|(id, node)| {
                 let mut references: Vec<_> = graph
-                    .references(index)
+                    .references(id)
                     .iter()
-                    .map(|reference| graph.nodes()[*reference as usize].path.as_str())
+                    .map(|reference| graph.node(*reference).path.as_str())
                     .collect();
                 if backwards {
                     // Nix lists a path among its own references, too.
@@ -94,7 +93,7 @@ fn reads_back(graph: &ReferenceGraph) {
     let roots: Vec<_> = graph
         .roots()
         .iter()
-        .map(|root| graph.nodes()[*root].path.clone())
+        .map(|root| graph.node(*root).path.clone())
         .collect();
     for backwards in [false, true] {
         let mut names: Vec<_> = roots.iter().map(StorePath::as_str).collect();
@@ -140,8 +139,8 @@ fn plans(graph: &ReferenceGraph) {
             let plan = strategy.plan(graph, budget);
             is_partition(graph, &plan, budget);
             assert_eq!(strategy.plan(graph, budget), plan, "the same again");
-            assert!(!draw::to_dot(graph, &plan).is_empty());
-            assert!(!draw::to_table(graph, &plan).is_empty());
+            assert!(!to_dot(graph, &plan).is_empty());
+            assert!(!to_table(graph, &plan).is_empty());
         }
     }
 }
@@ -171,13 +170,13 @@ fn is_partition(graph: &ReferenceGraph, plan: &LayerPlan, budget: NonZeroUsize) 
         assert!(!layer.paths.is_empty());
         assert!(layer.paths.is_sorted_by(|a, b| a < b), "{layer:?}");
         for path in &layer.paths {
-            assert!(!seen[*path], "path {path} is in two layers");
-            seen[*path] = true;
+            assert!(!seen[path.index()], "path {path} is in two layers");
+            seen[path.index()] = true;
         }
         let size = layer
             .paths
             .iter()
-            .map(|path| graph.nodes()[*path].nar_size)
+            .map(|path| graph.node(*path).nar_size)
             .fold(0, u64::saturating_add);
         assert_eq!(layer.nar_size, size);
     }

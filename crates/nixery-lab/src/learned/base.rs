@@ -24,9 +24,9 @@ pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> 
     let mut weights: HashMap<&StorePath, Weight> = HashMap::new();
     for image in images {
         let mut referred = vec![false; image.len()];
-        for path in 0..image.len() {
-            for &reference in image.references(path) {
-                referred[reference as usize] = true;
+        for path in image.ids() {
+            for reference in image.references(path) {
+                referred[reference.index()] = true;
             }
         }
         for (node, referred) in image.nodes().iter().zip(referred) {
@@ -47,10 +47,10 @@ pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> 
 /// newest images, of several architectures or of old commits that are still asked for, do not take turns.
 pub(super) fn is_due(known: &StorePath, base: &StorePath, images: &[&ReferenceGraph]) -> bool {
     let standing_on = |base: &StorePath| {
-        let stands = |image: &&&ReferenceGraph| match image.index_of(base) {
-            Some(base) => {
-                (0..image.len()).any(|path| image.references(path).contains(&(base as u32)))
-            }
+        let stands = |image: &&&ReferenceGraph| match image.id_of(base) {
+            Some(base) => image
+                .ids()
+                .any(|path| image.references(path).contains(&base)),
             None => false,
         };
         images.iter().filter(stands).count()

@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use std::sync::Arc;
-//! use nixery_lab::learned::{self, Lesson};
+//! use crate::learned::{self, Lesson};
 //! use nixery_storage::MemoryStorage;
 //!
 //! # #[tokio::main] async fn main() -> Result<(), learned::LearnError> {
@@ -25,7 +25,7 @@ mod teach;
 #[cfg(test)]
 mod tests;
 
-use nixery_core::cluster_plan::build::BuildPlanError;
+use crate::cluster_plan::BuildPlanError;
 use nixery_storage::StorageError;
 
 use nixery_state::graphs::GraphsError;

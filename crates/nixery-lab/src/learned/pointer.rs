@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use nixery_core::StorePath;
-use nixery_core::cluster_plan::{ClusterPlan, MAX_FILE_BYTES};
+use nixery_core::{ClusterPlan, MAX_FILE_BYTES, StorePath};
 use nixery_manifest::Digest;
 use nixery_state::chain;
 use nixery_state::gc::{InUse, Retention};

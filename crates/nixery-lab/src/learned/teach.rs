@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::cluster_plan::{BuildPlanError, DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
 use futures::TryStreamExt;
 use futures::future::pending;
-use nixery_core::cluster_plan::ClusterPlan;
-use nixery_core::cluster_plan::build::{
-    BuildPlanError, DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build,
-};
+use nixery_core::ClusterPlan;
 use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
 use nixery_state::lease::Leases;
 use nixery_storage::Storage;

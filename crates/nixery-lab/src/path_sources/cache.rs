@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use nixery_core::{ReferenceSink, StorePath};
+use nixery_core::StorePath;
 use nixery_storage::Backoff;
+
+use crate::reference_sink::ReferenceSink;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response, StatusCode};
 

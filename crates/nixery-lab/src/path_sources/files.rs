@@ -1,13 +1,11 @@
 //! Reading files: `.narinfo`, `nix path-info --json`, reference graphs.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::Path;
 
-use nixery_core::{ReferenceGraph, ReferenceSink};
-use serde::de::IgnoredAny;
+use crate::reference_sink::ReferenceSink;
+use nixery_core::{JsonKind, ReferenceGraph};
 
 use super::PathSourceError;
 
@@ -133,44 +131,12 @@ fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
     JsonKind::of(bytes).map(Kind::Json).or_else(narinfo)
 }
 
-/// The two kinds of JSON in which Nix describes closures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JsonKind {
-    /// The structured attributes of `exportReferencesGraph`, which
-    /// [`ReferenceGraph::parse`] reads.
-    Graph,
-    /// What `nix path-info --json` prints, which [`ReferenceGraph::from_path_info`] reads.
-    PathInfo,
-}
-
-impl JsonKind {
-    /// What the bytes look like from outside; they may still be damaged within. `None` for what is
-    /// no JSON array or object.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Option<Self> {
-        let path_info = |key: &str| key.starts_with('/') || key == "info";
-        let graph = |key: &str| matches!(key, "exportReferencesGraph" | "graph");
-        match bytes.trim_ascii_start().first()? {
-            b'[' => Some(Self::PathInfo),
-            b'{' => match serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(bytes) {
-                Ok(keys) if keys.keys().any(|key| graph(key)) => Some(Self::Graph),
-                // A map keyed by path, empty for no paths, or version 2 of it.
-                Ok(keys) => (keys.is_empty() || keys.keys().any(|key| path_info(key)))
-                    .then_some(Self::PathInfo),
-                // Damaged: whoever parses it says where.
-                Err(_) => Some(Self::Graph),
-            },
-            _ => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
-    use nixery_core::PopularityCounter;
+    use crate::popularity::PopularityCounter;
 
     const A: &str = "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-a-1";
     const B: &str = "/nix/store/4n58xw4373jp0ljirf06d8077j15pc4j-b-1";

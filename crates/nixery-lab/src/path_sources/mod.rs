@@ -11,14 +11,17 @@ mod state;
 use std::io;
 use std::path::PathBuf;
 
-use nixery_core::{GraphError, ReferenceError};
+use crate::reference_sink::ReferenceError;
+use nixery_core::GraphError;
 
 pub use cache::{BinaryCache, CacheOptions, CacheProgress, WantedPath};
-pub use files::{FoundFiles, JsonKind, add_path};
+pub use files::{FoundFiles, add_path};
 pub use state::StateFile;
 
 #[cfg(doc)]
-use nixery_core::{PopularityCounter, ReferenceSink, cluster_plan::build::PathCollection};
+use crate::{
+    cluster_plan::PathCollection, popularity::PopularityCounter, reference_sink::ReferenceSink,
+};
 
 /// Why what was to be read cannot be.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nixery_core::ReferenceSink;
+use crate::reference_sink::ReferenceSink;
 
 use super::PathSourceError;
 
@@ -86,7 +86,7 @@ impl StateFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nixery_core::PopularityCounter;
+    use crate::popularity::PopularityCounter;
 
     #[test]
     fn a_count_goes_on_where_it_stopped() {

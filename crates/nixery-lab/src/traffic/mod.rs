@@ -3,7 +3,7 @@
 //! A registry records each [`Pull`] where that is switched on, and stores them in batches under
 //! `traffic/` ([`store_pulls`]). Clients and image names are salted [`Fingerprint`]s: no record tells an
 //! address. [`read_pulls`] reads all batches, and [`recorded_workload`] makes them a history that
-//! [`replay`](nixery_core::replay()) takes, with the reference graphs that the store has of these images.
+//! [`replay`](crate::replay::replay()) takes, with the reference graphs that the store has of these images.
 //!
 //! All of it may be lost at any time: the worst is a replay of less.
 

@@ -1,5 +1,5 @@
+use crate::replay::{Bound, Workload, replay};
 use crate::traffic::TRAFFIC;
-use nixery_core::replay::{Bound, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_state::graphs::GRAPHS;
 use nixery_state::graphs::RecordedGraph;

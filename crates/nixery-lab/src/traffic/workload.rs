@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
+use crate::replay::WorkloadParts;
 use futures::StreamExt;
-use nixery_core::replay::WorkloadParts;
 use nixery_manifest::Digest;
 use nixery_state::graphs::{self, GraphsError, RecordedGraph};
 use nixery_storage::Storage;
@@ -95,14 +95,14 @@ impl History {
             };
             places.push(place);
         }
-        for (index, &place) in places.iter().enumerate() {
+        for (id, &place) in graph.ids().zip(&places) {
             if place as usize >= known {
-                let references = graph.references(index).iter();
-                let references = references.map(|&reference| places[reference as usize]);
+                let references = graph.references(id).iter();
+                let references = references.map(|reference| places[reference.index()]);
                 self.paths[place as usize].3 = references.collect();
             }
         }
-        let roots = graph.roots().iter().map(|&root| places[root]);
+        let roots = graph.roots().iter().map(|root| places[root.index()]);
         self.roots.insert(image, roots.collect());
     }
 

@@ -3,7 +3,7 @@
 use super::building::{MANY, cores};
 use super::value::{ConfigErrors, Setting, given};
 use nixery_core::Codec;
-use nixery_core::plan::{DEFAULT_BUDGET, DEFAULT_THRESHOLD, Weight};
+use nixery_core::{DEFAULT_BUDGET, DEFAULT_THRESHOLD, Weight};
 use std::num::NonZeroUsize;
 
 const BUDGET: Setting = Setting::new("NIXERY_LAYER_BUDGET", "--layer-budget");

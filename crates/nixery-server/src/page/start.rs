@@ -5,8 +5,7 @@ use http::StatusCode;
 use http::request::Parts;
 use maud::{Markup, html};
 use nixery_builder::{BuildState, BuildSummary, Phase};
-use nixery_core::PackageSource;
-use nixery_core::meta::META_PACKAGES;
+use nixery_core::{META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
 use crate::host::pull_host;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, Phase};
-use nixery_core::pack::PackError;
+use nixery_core::PackError;
 use nixery_manifest::Digest;
 use nixery_nix::NixError;
 use nixery_server::error::{ApiError, BuildAnswer};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_core::pack::StoreRoot;
+use nixery_core::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
 use nixery_nix::{

@@ -11,8 +11,7 @@
 
 use std::io::{Read, Write};
 
-use nixery_core::graph::{GraphError, ListedPath};
-use nixery_core::{Architecture, ReferenceGraph, StorePath};
+use nixery_core::{Architecture, GraphError, ListedPath, NodeId, ReferenceGraph, StorePath};
 use serde::{Deserialize, Serialize};
 
 use super::RecordedGraph;
@@ -73,17 +72,17 @@ struct File<T> {
 impl RecordedGraph {
     /// The graph as a file: equal graphs give equal bytes.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, GraphFileError> {
-        let sizes = self.graph.nodes().iter().zip(&self.compressed_sizes);
-        let paths = sizes.enumerate().map(|(place, (node, compressed))| {
-            let references = self.graph.references(place).to_vec();
+        let places = |ids: &[NodeId]| ids.iter().map(|id| id.get()).collect();
+        let sizes = self.graph.iter().zip(&self.compressed_sizes);
+        let paths = sizes.map(|((id, node), compressed)| {
+            let references = places(self.graph.references(id));
             (node.path.as_str(), node.nar_size, *compressed, references)
         });
         let file = File {
             name: self.name.clone(),
             packages: self.packages.clone(),
             architecture: self.architecture,
-            // A graph has fewer than 2³² paths.
-            roots: self.graph.roots().iter().map(|&root| root as u32).collect(),
+            roots: places(self.graph.roots()),
             paths: paths.collect(),
         };
         let text = versioned::to_bytes(VERSION, &file);
@@ -142,7 +141,7 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>, GraphFileError> {
 }
 
 /// The file's graph, and the index of each of its paths.
-fn graph(file: &File<String>) -> Result<(ReferenceGraph, Vec<usize>), GraphFileError> {
+fn graph(file: &File<String>) -> Result<(ReferenceGraph, Vec<NodeId>), GraphFileError> {
     let mut list = Vec::with_capacity(file.paths.len());
     for (path, nar_size, _, references) in &file.paths {
         let path = StorePath::parse(path)
@@ -151,6 +150,7 @@ fn graph(file: &File<String>) -> Result<(ReferenceGraph, Vec<usize>), GraphFileE
         list.push(ListedPath {
             path,
             nar_size: *nar_size,
+            nar_hash: None,
             references,
         });
     }

@@ -7,6 +7,8 @@ use nixery_storage::MemoryStorage;
 use proptest::prelude::*;
 use rstest::rstest;
 
+use nixery_core::NodeId;
+
 use super::*;
 use crate::testing::world::store_path;
 
@@ -72,11 +74,8 @@ fn recorded() -> RecordedGraph {
 fn a_graph_round_trips() {
     let recorded = recorded();
     let size = |name: &str| {
-        let place = recorded
-            .graph
-            .index_of(&store_path(name))
-            .expect("is there");
-        recorded.compressed_sizes[place]
+        let place = recorded.graph.id_of(&store_path(name)).expect("is there");
+        recorded.compressed_sizes[place.index()]
     };
     assert_eq!(size("libc-1"), 7);
     let (git, htop) = (size("git-2"), size("htop-3"));
@@ -149,8 +148,8 @@ fn strange_files_that_are_graphs_are_read() {
     );
     let read = RecordedGraph::from_bytes(&compress(&text)).expect("is read");
     assert_eq!(
-        (read.graph.roots(), read.graph.references(0)),
-        (&[0][..], &[][..])
+        (read.graph.roots(), read.graph.references(NodeId::new(0))),
+        (&[NodeId::new(0)][..], &[][..])
     );
     assert!(RecordedGraph::from_bytes(&compress(&file("[]", "[]"))).is_ok());
 }

@@ -7,8 +7,8 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::Popularity;
 use crate::graph::tests::path;
-use crate::popularity::Popularity;
 
 fn budget(layers: usize) -> NonZeroUsize {
     NonZeroUsize::new(layers).unwrap()
@@ -63,7 +63,7 @@ fn graph_in_order(
 
 /// The layers as sets of names, written `{A,B} {C}`, sorted.
 fn sets(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
-    let name = |&path: &usize| graph.nodes()[path].path.name();
+    let name = |&path: &NodeId| graph.node(path).path.name();
     let set = |layer: &PlannedLayer| {
         let mut names: Vec<&str> = layer.paths.iter().map(name).collect();
         names.sort_unstable();
@@ -86,9 +86,10 @@ fn check(graph: &ReferenceGraph, plan: &LayerPlan, budget: usize) {
     );
     for layer in &plan.layers {
         assert!(!layer.paths.is_empty() && layer.paths.is_sorted());
-        let size = layer.paths.iter().fold(0u64, |sum, &p| {
-            sum.saturating_add(graph.nodes()[p].nar_size)
-        });
+        let size = layer
+            .paths
+            .iter()
+            .fold(0u64, |sum, &p| sum.saturating_add(graph.node(p).nar_size));
         assert_eq!(layer.nar_size, size);
         assert!(!layer.reason.is_empty());
     }
@@ -187,8 +188,8 @@ fn equal_ratings_fall_by_path() {
     let graph = graph(&names, &paths);
     let plan = Dominator::default().plan(&graph, budget(3));
     assert_eq!(sets(&graph, &plan), "{a,b} {c} {d}");
-    let first: Vec<usize> = plan.layers.iter().map(|layer| layer.paths[0]).collect();
-    assert_eq!(first, [0, 2, 3]);
+    let first: Vec<NodeId> = plan.layers.iter().map(|layer| layer.paths[0]).collect();
+    assert_eq!(first, [0, 2, 3].map(NodeId::new));
 }
 
 #[rstest]
@@ -211,7 +212,7 @@ fn the_threshold_is_a_parameter() {
     let graph = graph(&["a"], &[("a", 1, &["b"]), ("b", 1, &[])]);
     let mut strategy = dominator(r#"{"b":999}"#, Weight::ClosureSize);
     assert_eq!(strategy.plan(&graph, budget(9)).layers.len(), 2);
-    strategy.threshold = OLD_THRESHOLD;
+    strategy.threshold = 1000;
     assert_eq!(strategy.plan(&graph, budget(9)).layers.len(), 1);
 }
 

@@ -47,20 +47,17 @@ fn step_by_step(strategy: &Dominator, graph: &ReferenceGraph, budget: usize) -> 
         edges.add_node(());
     }
     for entry in graph.entry_points() {
-        edges.add_edge(root, NodeIndex::new(entry), ());
+        edges.add_edge(root, NodeIndex::new(entry.index()), ());
     }
-    for (index, node) in graph.nodes().iter().enumerate() {
+    for (id, node) in graph.iter() {
+        let index = id.index();
         if node.closure_size > 100_000_000
             || strategy.popularity.get(&node.path) >= strategy.threshold
         {
             edges.add_edge(root, NodeIndex::new(index), ());
         }
-        for &reference in graph.references(index) {
-            edges.add_edge(
-                NodeIndex::new(index),
-                NodeIndex::new(reference as usize),
-                (),
-            );
+        for reference in graph.references(id) {
+            edges.add_edge(NodeIndex::new(index), NodeIndex::new(reference.index()), ());
         }
     }
     let tree = simple_fast(&edges, root);
@@ -106,7 +103,7 @@ fn contents(plan: &LayerPlan) -> Vec<Vec<usize>> {
     let mut layers: Vec<Vec<usize>> = plan
         .layers
         .iter()
-        .map(|layer| layer.paths.clone())
+        .map(|layer| layer.paths.iter().map(|path| path.index()).collect())
         .collect();
     layers.sort();
     layers

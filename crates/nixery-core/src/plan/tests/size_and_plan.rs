@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::properties::synthetic;
 use super::*;
-use crate::cluster_plan::{ClusterPlan, PlannedPackage};
+use crate::{ClusterPlan, PlannedPackage};
 
 /// A plan of (name, cluster, samples), made from 4,096 samples.
 fn clustered(packages: &[(&str, &str, u32)]) -> Clustered {

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use nixery_core::PopularityCounter;
+use crate::popularity::PopularityCounter;
 use rstest::rstest;
 
 use super::*;

@@ -6,10 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::draw;
 use super::sample::{PlanSample, SamplePackage};
-use crate::cluster_plan::package_key;
-use crate::graph::ReferenceGraph;
-use crate::reference_sink::{PathReferences, ReferenceError, ReferenceSink, paths_of};
-use crate::store_path::{HASH_LEN, StorePath};
+use crate::reference_sink::{ReferenceError, ReferenceSink};
+use nixery_core::{HASH_LEN, PathReferences, ReferenceGraph, StorePath, package_key};
 
 /// Keys of what every image has besides what was asked for.
 const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
@@ -17,8 +15,8 @@ const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
 /// Store paths with their sizes and references, from any mixture of sources: a package set to make a plan of.
 ///
 /// ```
-/// use nixery_core::ReferenceSink;
-/// use nixery_core::cluster_plan::build::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
+/// use crate::reference_sink::ReferenceSink;
+/// use crate::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
 /// let mut paths = PathCollection::default();
 /// for narinfo in [
 ///     "StorePath: /nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12\nNarSize: 226560\n\
@@ -92,8 +90,8 @@ impl ReferenceSink for PathCollection {
     /// Images are asked for with the roots of the graph, where it has some, not with everything in it.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
         let roots = graph.roots();
-        for (index, path) in paths_of(graph).enumerate() {
-            let package = roots.is_empty() || roots.binary_search(&index).is_ok();
+        for (id, path) in graph.ids().zip(PathReferences::of_graph(graph)) {
+            let package = roots.is_empty() || roots.binary_search(&id).is_ok();
             self.add(&path, package);
         }
     }
@@ -101,7 +99,7 @@ impl ReferenceSink for PathCollection {
 
 impl PathCollection {
     fn add(&mut self, path: &PathReferences<'_>, package: bool) {
-        let (own, references) = (path.base_name, &path.references);
+        let (own, references) = (path.base_name(), path.references());
         if let Some(known) = self.paths.get_mut(&own[..HASH_LEN]) {
             known.package |= package;
             return;
@@ -115,7 +113,7 @@ impl PathCollection {
         references.dedup();
         let collected = Collected {
             base_name: own.into(),
-            nar_size: path.nar_size.unwrap_or_default(),
+            nar_size: path.nar_size().unwrap_or_default(),
             package,
             references,
         };
@@ -126,10 +124,9 @@ impl PathCollection {
     /// their own, see [`Self::to_sample`]. No state has it: it is added anew when the gathering goes on.
     pub fn add_image(&mut self, graph: &ReferenceGraph) {
         self.add_graph(graph);
-        let nodes = graph.nodes();
         let roots = graph.roots().iter();
         let roots: Vec<Box<str>> = roots
-            .map(|&root| nodes[root].path.base_name().into())
+            .map(|&root| graph.node(root).path.base_name().into())
             .collect();
         if !roots.is_empty() {
             self.images.push(roots);

@@ -1,25 +1,22 @@
 //! Popularity: how many packages of a package set refer to each name.
 //!
 //! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the format of
-//! the original's `popcount`. [`PopularityCounter`] makes such data.
+//! the original's `popcount`.
 
 use std::collections::HashMap;
 
 use hashbrown::DefaultHashBuilder;
 use nixery_manifest::Digest;
 
+use crate::json_error::JsonError;
 use crate::store_path::{StorePath, package_name};
-
-pub use counter::PopularityCounter;
-
-mod counter;
 
 /// What `nss-cacert` and `iana-etc` count, which join every image: more than the most referenced package of
 /// nixpkgs, glibc with some 300,000 (a figure of the original).
-pub const ALWAYS_PRESENT: u64 = 500_000;
+const ALWAYS_PRESENT: u64 = 500_000;
 
 /// What a name counts that is not in the data.
-pub const UNKNOWN: u64 = 1;
+const UNKNOWN: u64 = 1;
 
 /// Starts of the names that count [`ALWAYS_PRESENT`], whatever the data says.
 const ALWAYS_PRESENT_NAMES: [&str; 2] = ["nss-cacert", "iana-etc"];
@@ -46,10 +43,11 @@ type Counts = HashMap<String, u64, DefaultHashBuilder>;
 
 /// Why popularity data was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PopularityError {
     /// Popularity data is not a JSON object of counts.
     #[error("popularity data must be a JSON object of names and whole, non-negative counts")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] JsonError),
 }
 
 impl Popularity {
@@ -60,11 +58,11 @@ impl Popularity {
     pub fn from_json(json: &[u8]) -> Result<Self, PopularityError> {
         serde_json::from_slice(json)
             .map(Self::from_counts)
-            .map_err(PopularityError::Malformed)
+            .map_err(|error| PopularityError::Malformed(JsonError::new(error)))
     }
 
     fn from_counts(counts: Counts) -> Self {
-        let digest = Digest::of(&sorted_json(&counts, 0));
+        let digest = Digest::of(&sorted_json(&counts));
         Self {
             counts,
             packages: None,
@@ -87,14 +85,14 @@ impl Popularity {
             *package = count.max(*package);
         }
         self.packages = Some(packages);
-        let mut text = sorted_json(&self.counts, 0);
+        let mut text = sorted_json(&self.counts);
         text.extend_from_slice(b" across versions");
         self.digest = Digest::of(&text);
         self
     }
 
-    /// How many packages refer to the path's name: at least 1 where the data does not say 0, and
-    /// [`ALWAYS_PRESENT`] for what is in every image.
+    /// How many packages refer to the path's name: 1 where the name is not in the data, and 500,000
+    /// for what is in every image.
     pub fn get(&self, path: &StorePath) -> u64 {
         let name = path.name();
         if ALWAYS_PRESENT_NAMES
@@ -134,11 +132,10 @@ impl Default for Popularity {
     }
 }
 
-/// The counts of at least `least` as a JSON object sorted by name.
-fn sorted_json<S>(counts: &HashMap<String, u64, S>, least: u64) -> Vec<u8> {
+/// The counts as a JSON object sorted by name.
+fn sorted_json(counts: &Counts) -> Vec<u8> {
     let sorted: std::collections::BTreeMap<&str, u64> = counts
         .iter()
-        .filter(|&(_, &count)| count >= least)
         .map(|(name, &count)| (&**name, count))
         .collect();
     serde_json::to_vec(&sorted).expect("a map of names and counts serialises to JSON")

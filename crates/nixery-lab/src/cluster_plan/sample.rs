@@ -23,7 +23,7 @@ pub struct PlanSample {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(String, u64, Vec<u32>)", into = "(String, u64, Vec<u32>)")]
 pub struct SamplePackage {
-    /// Its key: see [`package_key`](crate::cluster_plan::package_key).
+    /// Its key: see [`package_key`](nixery_core::package_key).
     pub name: String,
     /// Bytes of its NAR.
     pub nar_size: u64,

@@ -3,6 +3,8 @@ use std::io::Read;
 use proptest::prelude::*;
 use rstest::rstest;
 
+use super::file::MAX_TEXT_BYTES;
+use super::package_key::OUTPUT_SUFFIXES;
 use super::*;
 
 fn package(name: &str, cluster: &str, samples: u32) -> PlannedPackage {

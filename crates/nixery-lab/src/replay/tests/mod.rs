@@ -5,9 +5,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::graph::ReferenceGraph;
-use crate::plan::{Dominator, LayerPlan, PlannedLayer};
-use crate::popularity::Popularity;
+use nixery_core::{Dominator, LayerPlan, NodeId, PlannedLayer, Popularity, ReferenceGraph};
 
 mod names;
 mod properties;
@@ -167,7 +165,7 @@ fn an_image_of_nothing_and_sizes_out_of_bounds_are_counted() {
 
 /// Whatever it is told to answer.
 #[derive(Debug)]
-struct Broken(Vec<Vec<usize>>);
+struct Broken(Vec<Vec<u32>>);
 
 impl LayerStrategy for Broken {
     fn id(&self) -> String {
@@ -175,8 +173,8 @@ impl LayerStrategy for Broken {
     }
 
     fn plan(&self, _: &ReferenceGraph, _: NonZeroUsize) -> LayerPlan {
-        let layer = |paths: &Vec<usize>| PlannedLayer {
-            paths: paths.clone(),
+        let layer = |paths: &Vec<u32>| PlannedLayer {
+            paths: paths.iter().copied().map(NodeId::new).collect(),
             nar_size: 0,
             rating: 0,
             reason: String::new(),
@@ -192,7 +190,7 @@ impl LayerStrategy for Broken {
 #[case::twice(vec![vec![0, 1], vec![1]])]
 #[case::unknown(vec![vec![0, 1, 2]])]
 #[case::over_budget(vec![vec![0], vec![1], vec![]])]
-fn a_strategy_that_is_none_is_named(#[case] layers: Vec<Vec<usize>>) {
+fn a_strategy_that_is_none_is_named(#[case] layers: Vec<Vec<u32>>) {
     let error = replay(&workload(&example()), (&Broken(layers), budget(2)).into()).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -4,8 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::parts::{WorkloadEvent, WorkloadParts};
 
-use crate::graph::{GraphError, ListedPath, ReferenceGraph};
-use crate::store_path::{StorePath, StorePathError};
+use nixery_core::{GraphError, ListedPath, NodeId, ReferenceGraph, StorePath, StorePathError};
 
 /// A history of pulls, checked. [`WorkloadParts`] says what one is made of, and its JSON.
 #[derive(Debug, Clone)]
@@ -15,7 +14,7 @@ pub struct Workload {
     /// Compressed bytes of each path of the graph.
     pub(super) compressed: Vec<u64>,
     /// Distinct lists of roots, as indices of the graph: sorted, each once.
-    pub(super) images: Vec<Vec<usize>>,
+    pub(super) images: Vec<Vec<NodeId>>,
     pub(super) weeks: usize,
     pub(super) events: Vec<Event>,
 }
@@ -42,7 +41,7 @@ pub(super) struct Pull {
 pub enum WorkloadError {
     /// It is not JSON of the shape that [`WorkloadParts`] describes.
     #[error(
-        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_core::replay::WorkloadParts"
+        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of crate::replay::WorkloadParts"
     )]
     Malformed(#[source] serde_json::Error),
     /// A path is not a store path.
@@ -97,10 +96,10 @@ impl Workload {
         let (graph, places) = graph(parts)?;
         let mut compressed = vec![0; graph.len()];
         for (&place, path) in places.iter().zip(&parts.paths) {
-            compressed[place] = path.2;
+            compressed[place.index()] = path.2;
         }
         let mut images = Vec::new();
-        let mut known: HashMap<Vec<usize>, usize> = HashMap::new();
+        let mut known: HashMap<Vec<NodeId>, usize> = HashMap::new();
         let mut weeks = Vec::with_capacity(parts.weeks.len());
         for (week, lists) in parts.weeks.iter().enumerate() {
             let mut row = Vec::with_capacity(lists.len());
@@ -109,7 +108,7 @@ impl Workload {
                 let mut roots = roots
                     .iter()
                     .map(|&root| Ok(places[in_range(root, places.len(), "path", at)?]))
-                    .collect::<Result<Vec<usize>, WorkloadError>>()?;
+                    .collect::<Result<Vec<NodeId>, WorkloadError>>()?;
                 roots.sort_unstable();
                 roots.dedup();
                 let next = images.len();
@@ -206,7 +205,7 @@ impl Event {
 }
 
 /// The paths as a graph, and where each of the list is in it.
-fn graph(parts: &WorkloadParts) -> Result<(ReferenceGraph, Vec<usize>), WorkloadError> {
+fn graph(parts: &WorkloadParts) -> Result<(ReferenceGraph, Vec<NodeId>), WorkloadError> {
     let mut seen = HashSet::with_capacity(parts.paths.len());
     let mut paths = Vec::with_capacity(parts.paths.len());
     for (place, (path, ..)) in parts.paths.iter().enumerate() {
@@ -235,6 +234,7 @@ fn graph(parts: &WorkloadParts) -> Result<(ReferenceGraph, Vec<usize>), Workload
         .map(|((path, &(_, nar_size, ..)), references)| ListedPath {
             path,
             nar_size,
+            nar_hash: None,
             references,
         })
         .collect();

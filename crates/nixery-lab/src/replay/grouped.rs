@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nixery_core::NodeId;
+
 use super::{Bound, Grouping, ReplayError, Workload};
 
 /// The layers of all images that are pulled.
@@ -26,7 +28,7 @@ pub(super) struct Layer {
 }
 
 /// The layers of one image, each as indices of the workload's graph, sorted.
-type Paths = Vec<Vec<usize>>;
+type Paths = Vec<Vec<NodeId>>;
 
 impl Grouped {
     pub(super) fn of(
@@ -119,7 +121,8 @@ fn group(workload: &Workload, image: usize, grouping: Grouping<'_>) -> Result<Pa
                 });
             }
             let layers = plan.layers.into_iter().map(|layer| {
-                let mut layer: Vec<usize> = layer.paths.iter().map(|&path| paths[path]).collect();
+                let of_all = layer.paths.iter().map(|path| paths[path.index()]);
+                let mut layer: Vec<NodeId> = of_all.collect();
                 layer.sort_unstable();
                 layer
             });
@@ -130,7 +133,7 @@ fn group(workload: &Workload, image: usize, grouping: Grouping<'_>) -> Result<Pa
 
 #[derive(Default)]
 struct Numbers {
-    layers: HashMap<Vec<usize>, u32>,
+    layers: HashMap<Vec<NodeId>, u32>,
     bytes: Vec<u64>,
     /// By the chain below and the layer on top of it.
     chains: HashMap<(Option<u32>, u32), u32>,
@@ -142,7 +145,7 @@ impl Numbers {
         let mut numbered = Vec::with_capacity(layers.len());
         for paths in layers {
             let bytes = paths.iter().fold(0u64, |sum, &path| {
-                sum.saturating_add(workload.compressed[path])
+                sum.saturating_add(workload.compressed[path.index()])
             });
             let next = self.layers.len() as u32;
             let id = *self.layers.entry(paths).or_insert(next);

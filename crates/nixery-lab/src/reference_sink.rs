@@ -1,26 +1,15 @@
 //! Reading what Nix writes about many store paths, for whoever gathers something from it.
 
-use crate::graph::ReferenceGraph;
-use crate::graph::raw::RawGraph;
-use crate::store_path::{StorePath, StorePathError, base_name_of, check_base_name};
-
-/// What one store path refers to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathReferences<'a> {
-    /// Hash and name of the path.
-    pub base_name: &'a str,
-    /// Bytes of its NAR, where the source tells.
-    pub nar_size: Option<u64>,
-    /// Hash and name of each path that it refers to, itself perhaps among them.
-    pub references: Vec<&'a str>,
-}
+use nixery_core::{
+    JsonError, PathInfoJson, PathReferences, ReferenceGraph, StorePath, StorePathError,
+};
 
 /// Why what describes store paths was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
     /// What should be the output of `nix path-info --json` is not.
     #[error("this is not the output of 'nix path-info --json'")]
-    PathInfo(#[source] serde_json::Error),
+    PathInfo(#[source] JsonError),
     /// A path or reference is not one.
     #[error("a reference cannot be used")]
     Path(#[from] StorePathError),
@@ -70,7 +59,7 @@ pub trait ReferenceSink: Default {
 
     /// Takes every path of the graph.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
-        for path in paths_of(graph) {
+        for path in PathReferences::of_graph(graph) {
             self.add_references(&path);
         }
     }
@@ -81,22 +70,13 @@ pub trait ReferenceSink: Default {
     /// # Errors
     /// Where it is not that, or a path is not one, or a size is needed and missing; then nothing is taken.
     fn add_path_info(&mut self, json: &[u8]) -> Result<(), ReferenceError> {
-        let raw = RawGraph::path_info(json).map_err(ReferenceError::PathInfo)?;
-        let mut checked = Vec::with_capacity(raw.nodes.len());
-        let valid = raw.nodes.iter().enumerate().filter(|(_, node)| node.valid);
-        for (index, node) in valid {
-            let base_name = base_name_of(raw.path(node))?;
-            let references = raw.references(index).map(base_name_of);
-            let references = references.collect::<Result<_, _>>()?;
-            if Self::NEEDS_SIZE && node.nar_size.is_none() {
-                let path = StorePath::parse(raw.path(node))?;
-                return Err(ReferenceError::Size { path });
-            }
-            checked.push(PathReferences {
-                base_name,
-                nar_size: node.nar_size,
-                references,
-            });
+        let json = PathInfoJson::parse(json).map_err(ReferenceError::PathInfo)?;
+        let checked = json.paths().collect::<Result<Vec<_>, _>>()?;
+        if Self::NEEDS_SIZE
+            && let Some(path) = checked.iter().find(|path| path.nar_size().is_none())
+        {
+            let path = StorePath::parse(path.path())?;
+            return Err(ReferenceError::Size { path });
         }
         for path in &checked {
             self.add_references(path);
@@ -121,31 +101,13 @@ pub trait ReferenceSink: Default {
         };
         let path = StorePath::parse(field("StorePath")?)?;
         let references: Vec<&str> = field("References")?.split_whitespace().collect();
-        for &reference in &references {
-            check_base_name(reference).map_err(|rule| StorePathError::new(reference, rule))?;
-        }
         let nar_size = if Self::NEEDS_SIZE {
             let size = field("NarSize")?.parse();
             Some(size.map_err(|_| ReferenceError::Size { path: path.clone() })?)
         } else {
             None
         };
-        self.add_references(&PathReferences {
-            base_name: path.base_name(),
-            nar_size,
-            references,
-        });
+        self.add_references(&PathReferences::new(path.as_str(), nar_size, references)?);
         Ok(())
     }
-}
-
-/// Each path of a graph, in the order of its nodes.
-pub(crate) fn paths_of(graph: &ReferenceGraph) -> impl Iterator<Item = PathReferences<'_>> {
-    let nodes = graph.nodes();
-    let name = |&index: &u32| nodes[index as usize].path.base_name();
-    (0..).zip(nodes).map(move |(index, node)| PathReferences {
-        base_name: node.path.base_name(),
-        nar_size: Some(node.nar_size),
-        references: graph.references(index).iter().map(name).collect(),
-    })
 }

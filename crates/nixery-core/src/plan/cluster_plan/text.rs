@@ -1,4 +1,4 @@
-//! The plan's file: a line for each cluster, compressed with zstd.
+//! The text of a plan: a line for each cluster.
 //!
 //! ```text
 //! nixery cluster plan 1
@@ -9,40 +9,17 @@
 //! ```
 //!
 //! Each line after the third is a cluster: its names, sorted bytewise, each followed by the number of samples
-//! that have it. Clusters are sorted by their first name. So a plan has one text only, and `zstdcat` shows it.
-//! A plan of 9,300 names takes some 57 kB.
+//! that have it. Clusters are sorted by their first name. So a plan has one text only.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
 
 use super::{ClusterPlan, ClusterPlanError, LineRule, cut};
-
-/// Most bytes of a plan's file; that of a large package set has less than 2 MB.
-pub const MAX_FILE_BYTES: usize = 16 << 20;
-/// Most bytes of a plan's text.
-pub const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// The first line, up to the number of the format.
 const TITLE: &str = "nixery cluster plan ";
 const VERSION: &str = "1";
-/// A plan is written once and read often, and this level takes well under a second.
-const LEVEL: i32 = 19;
 
 impl ClusterPlan {
-    /// Reads a plan's file.
-    ///
-    /// # Errors
-    /// It is no such file, damaged, of another version, too large, or has something behind its end; or what
-    /// [`ClusterPlan::new`] refuses.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ClusterPlanError> {
-        if bytes.len() > MAX_FILE_BYTES {
-            return Err(ClusterPlanError::TooLarge);
-        }
-        let text = decompress(bytes)?;
-        let text = std::str::from_utf8(&text).map_err(|_| ClusterPlanError::NotAPlan)?;
-        Self::from_text(text)
-    }
-
     /// Reads a plan's text, as [`Self::to_text`] writes it: a plan has one text only.
     ///
     /// # Errors
@@ -51,21 +28,7 @@ impl ClusterPlan {
         parse(text)
     }
 
-    /// The plan as a file: equal plans give equal bytes.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let text = self.to_text();
-        let compress = || {
-            let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
-            // A known size keeps zstd's tables small.
-            encoder.set_pledged_src_size(Some(text.len() as u64))?;
-            encoder.include_checksum(true)?;
-            encoder.write_all(text.as_bytes())?;
-            encoder.finish()
-        };
-        compress().expect("zstd compresses from memory to memory")
-    }
-
-    /// The text of the file.
+    /// The plan as text, which `zstdcat` shows of a plan's file.
     pub fn to_text(&self) -> String {
         let mut clusters: Vec<Vec<usize>> = vec![Vec::new(); self.clusters()];
         for (position, package) in self.packages.iter().enumerate() {
@@ -85,25 +48,6 @@ impl ClusterPlan {
             text.push('\n');
         }
         text
-    }
-}
-
-/// The one frame that a file is.
-fn decompress(bytes: &[u8]) -> Result<Vec<u8>, ClusterPlanError> {
-    let mut decoder = zstd::Decoder::with_buffer(bytes)
-        .map_err(ClusterPlanError::Damaged)?
-        .single_frame();
-    let mut text = Vec::new();
-    (&mut decoder)
-        .take(MAX_TEXT_BYTES as u64 + 1)
-        .read_to_end(&mut text)
-        .map_err(ClusterPlanError::Damaged)?;
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(ClusterPlanError::TooLarge);
-    }
-    match decoder.finish().len() {
-        0 => Ok(text),
-        bytes => Err(ClusterPlanError::Trailing { bytes }),
     }
 }
 

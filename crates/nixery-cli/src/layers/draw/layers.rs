@@ -1,26 +1,26 @@
 //! One image's layers under several strategies, as bars.
 
 use super::svg::{Anchor, FAINT, GRID, INK, Svg};
-use crate::plan::human_bytes;
+use nixery_core::human_bytes;
 
 /// What one strategy makes of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerPanel {
+pub(crate) struct LayerPanel {
     /// The strategy and what there is to say of it, in a line.
-    pub title: String,
+    pub(crate) title: String,
     /// The layers in the image's order.
-    pub bars: Vec<LayerBar>,
+    pub(crate) bars: Vec<LayerBar>,
 }
 
 /// A layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerBar {
+pub(crate) struct LayerBar {
     /// Bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// How widely it is shared, in thousandths of the most; more counts as 1000.
-    pub shade: u16,
+    pub(crate) shade: u16,
     /// What shows when the pointer rests on it.
-    pub tip: String,
+    pub(crate) tip: String,
 }
 
 /// From seldom to widely shared.
@@ -36,7 +36,7 @@ const LEAST: u64 = 1000;
 /// The layers of an image as bars, a row for each strategy; heights on a logarithmic scale from 1 kB, since
 /// layers differ by orders of magnitude. `shade_means` says in a few words what a dark bar is. An SVG
 /// document; the same for equal input.
-pub fn layers_svg(heading: &str, shade_means: &str, panels: &[LayerPanel]) -> String {
+pub(crate) fn layers_svg(heading: &str, shade_means: &str, panels: &[LayerPanel]) -> String {
     let most_layers = panels.iter().map(|panel| panel.bars.len()).max();
     let most_layers = most_layers.unwrap_or_default().max(1) as f64;
     let step = (900.0 / most_layers).clamp(7.0, 40.0);

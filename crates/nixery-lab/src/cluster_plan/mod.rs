@@ -26,7 +26,7 @@ mod sample;
 mod tests;
 mod worth;
 
-use super::{ClusterPlan, ClusterPlanError, PlannedPackage};
+use nixery_core::{ClusterPlan, ClusterPlanError, PlannedPackage};
 use sample::CheckedSample;
 use worth::Worth;
 
@@ -121,7 +121,7 @@ struct Step<'a>(&'a mut dyn FnMut(Progress));
 /// Makes a plan; `revision` says in the plan what it was made from.
 ///
 /// ```
-/// use nixery_core::cluster_plan::build::{PlanSample, build};
+/// use crate::cluster_plan::{PlanSample, build};
 /// let sample = PlanSample::from_json(br#"{
 ///     "packages": [["editor", 9000000, [1, 2]], ["libtext", 30000, [2]], ["libc", 8000000, []]],
 ///     "samples": [[0], [0], [2], [2]]

@@ -9,7 +9,7 @@
 //! grouping.
 //!
 //! ```
-//! use nixery_core::replay::{Bound, Workload, replay};
+//! use crate::replay::{Bound, Workload, replay};
 //! use nixery_core::{DEFAULT_BUDGET, Dominator};
 //!
 //! // One client pulls both images; the second shares glibc with the first.
@@ -34,7 +34,7 @@
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 
-use crate::plan::LayerStrategy;
+use nixery_core::LayerStrategy;
 
 mod grouped;
 mod parts;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{path as store_path, *};
-use crate::plan::human_bytes;
+use nixery_core::human_bytes;
 
 /// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
 #[derive(Debug)]
@@ -17,8 +17,9 @@ impl LayerStrategy for BySize {
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
         let mut layers: Vec<PlannedLayer> = Vec::new();
         for remainder in 0..budget.get() as u64 {
-            let paths: Vec<usize> = (0..graph.len())
-                .filter(|&path| graph.nodes()[path].nar_size % budget.get() as u64 == remainder)
+            let paths: Vec<_> = graph
+                .ids()
+                .filter(|&path| graph.node(path).nar_size % budget.get() as u64 == remainder)
                 .collect();
             if !paths.is_empty() {
                 layers.push(PlannedLayer {

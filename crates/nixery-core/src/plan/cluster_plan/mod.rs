@@ -2,11 +2,11 @@
 //!
 //! A [`ClusterPlan`] is made once for a whole package set. It says for every package *name*, without hash and
 //! version ([`package_key`]), which cluster it belongs to, and in how many of the images it was made from the
-//! name occurs, its *reach*. The strategy [`Clustered`](crate::plan::Clustered) puts what one image has of a
+//! name occurs, its *reach*. The strategy [`Clustered`](crate::Clustered) puts what one image has of a
 //! cluster into one layer, so that the same packages are together in every image.
 //!
 //! ```
-//! use nixery_core::cluster_plan::{ClusterPlan, PlannedPackage, package_key};
+//! use nixery_core::{ClusterPlan, PlannedPackage, package_key};
 //! let package = |name: &str, cluster: &str, samples| PlannedPackage {
 //!     name: name.to_owned(),
 //!     cluster: cluster.to_owned(),
@@ -26,22 +26,24 @@ use nixery_manifest::Digest;
 
 use crate::store_path::is_name;
 
-pub mod build;
 mod error;
+#[cfg(feature = "pack")]
 mod file;
 mod package_key;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use error::{ClusterPlanError, LineRule};
-pub use file::{MAX_FILE_BYTES, MAX_TEXT_BYTES};
-pub use package_key::{OUTPUT_SUFFIXES, package_key};
+#[cfg(feature = "pack")]
+pub use file::MAX_FILE_BYTES;
+pub use package_key::package_key;
 
 /// Number of a cluster in its plan: its position by least name, from 0.
 pub type ClusterId = u32;
 
 /// Most bytes of a plan's revision.
-pub const MAX_REVISION_BYTES: usize = 1000;
+const MAX_REVISION_BYTES: usize = 1000;
 
 /// Which names share a layer, and how widely each is used. Immutable; cloning costs as much as loading.
 #[derive(Clone)]

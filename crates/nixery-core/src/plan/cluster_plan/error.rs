@@ -2,6 +2,7 @@
 
 /// Why a cluster plan was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClusterPlanError {
     /// The bytes are not zstd, or damaged.
     #[error("this is not a cluster plan, or it is damaged: make one with 'nixery plan build'")]
@@ -78,6 +79,7 @@ pub enum ClusterPlanError {
 
 /// What a line of a plan must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LineRule {
     /// The second line.
     #[error("it must be 'revision ' and a text")]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nixery_core::cluster_plan::build::{PlanSample, build};
+use nixery_lab::cluster_plan::{PlanSample, build};
 use serde::Deserialize;
 
 const REFERENCE: &str = include_str!("data/reference-plan.json");

@@ -1,12 +1,11 @@
 //! Counting references, to make popularity data.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::sorted_json;
-use crate::reference_sink::{PathReferences, ReferenceError, ReferenceSink};
-use crate::store_path::{HASH_LEN, StorePath};
+use crate::reference_sink::{ReferenceError, ReferenceSink};
+use nixery_core::{HASH_LEN, PathReferences, StorePath};
 
 /// Counts how many paths refer to each name, from any mixture of sources.
 ///
@@ -14,7 +13,7 @@ use crate::store_path::{HASH_LEN, StorePath};
 /// (The original's `popcount` counts these too, then drops counts of one to be rid of them.)
 ///
 /// ```
-/// use nixery_core::{PopularityCounter, ReferenceSink};
+/// use crate::{popularity::PopularityCounter, reference_sink::ReferenceSink};
 /// let mut counter = PopularityCounter::default();
 /// for hash in ["3n58xw4373jp0ljirf06d8077j15pc4j", "4n58xw4373jp0ljirf06d8077j15pc4j"] {
 ///     let narinfo = format!(
@@ -37,18 +36,18 @@ pub struct PopularityCounter {
 struct State {
     /// Hashes of the paths counted, sorted.
     seen: Vec<Box<str>>,
-    counts: std::collections::BTreeMap<String, u64>,
+    counts: BTreeMap<String, u64>,
 }
 
 impl ReferenceSink for PopularityCounter {
     const NEEDS_SIZE: bool = false;
 
     fn add_references(&mut self, path: &PathReferences<'_>) {
-        let own = path.base_name;
+        let own = path.base_name();
         if !self.seen.insert(own[..HASH_LEN].into()) {
             return;
         }
-        let mut references = path.references.clone();
+        let mut references = path.references().to_vec();
         references.retain(|&reference| reference != own);
         references.sort_unstable();
         references.dedup();
@@ -92,17 +91,22 @@ impl ReferenceSink for PopularityCounter {
 }
 
 impl PopularityCounter {
-    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](super::Popularity::from_json)
+    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](nixery_core::Popularity::from_json)
     /// reads it. Counts of one are left out: that is what unknown names count.
     pub fn to_json(&self) -> Vec<u8> {
-        sorted_json(&self.counts, 2)
+        let counts = self.counts.iter();
+        let counted: BTreeMap<&str, u64> = counts
+            .filter(|&(_, &count)| count > 1)
+            .map(|(name, &count)| (&**name, count))
+            .collect();
+        serde_json::to_vec(&counted).expect("a map of names and counts serialises to JSON")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::graph::ReferenceGraph;
+    use nixery_core::ReferenceGraph;
     use rstest::rstest;
 
     fn base(letter: char, name: &str) -> String {

@@ -1,17 +1,17 @@
 //! Bytes over weeks, a line for each way of grouping.
 
 use super::svg::{Anchor, FAINT, GRID, INK, Svg};
-use crate::plan::human_bytes;
+use nixery_core::human_bytes;
 
 /// A line of the picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WeekLine {
+pub(crate) struct WeekLine {
     /// What stands at its end.
-    pub label: String,
+    pub(crate) label: String,
     /// Bytes by week.
-    pub bytes: Vec<u64>,
+    pub(crate) bytes: Vec<u64>,
     /// Whether it is a bound, drawn in grey dashes, rather than one of those compared.
-    pub bound: bool,
+    pub(crate) bound: bool,
 }
 
 /// Colours of the lines, in turn; told apart by most colour-blind people too (Okabe and Ito's).
@@ -29,7 +29,7 @@ const BOTTOM: f64 = 56.0;
 const LABEL_STEP: f64 = 17.0;
 
 /// Bytes over weeks as lines with their labels at the right. An SVG document; the same for equal input.
-pub fn weeks_svg(heading: &str, lines: &[WeekLine]) -> String {
+pub(crate) fn weeks_svg(heading: &str, lines: &[WeekLine]) -> String {
     let most = lines.iter().flat_map(|line| &line.bytes).copied().max();
     let step = nice_step(most.unwrap_or_default());
     let steps = most.unwrap_or_default().div_ceil(step).max(1);

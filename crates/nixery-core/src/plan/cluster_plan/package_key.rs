@@ -9,7 +9,7 @@ use crate::store_path::package_name;
 ///
 /// Nix names the paths of a package with several outputs `<name>-<version>-<output>`; these are the outputs
 /// that nixpkgs' multiple-outputs hook and its most used packages have.
-pub const OUTPUT_SUFFIXES: [&str; 25] = [
+pub(super) const OUTPUT_SUFFIXES: [&str; 25] = [
     "bin", "checksum", "cli", "data", "debug", "dev", "devdoc", "devman", "dist", "dnsutils",
     "doc", "getent", "host", "info", "lib", "libgcc", "login", "man", "mount", "py", "python",
     "static", "swap", "terminfo", "tools",
@@ -21,7 +21,7 @@ pub const OUTPUT_SUFFIXES: [&str; 25] = [
 /// that starts with what Nix takes for a version has no other name than the whole.
 ///
 /// ```
-/// use nixery_core::cluster_plan::package_key;
+/// use nixery_core::package_key;
 /// assert_eq!(package_key("glibc-2.38"), "glibc");
 /// assert_eq!(package_key("glibc-2.38-bin"), "glibc-bin");
 /// assert_eq!(package_key("apache2-bin-2.4.62-1"), "apache2-bin");

@@ -4,16 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::{LayerPlan, human_bytes};
 use crate::graph::ReferenceGraph;
-use crate::plan::{LayerPlan, human_bytes};
 use crate::store_path::StorePath;
-
-mod layers;
-mod svg;
-mod weeks;
-
-pub use layers::{LayerBar, LayerPanel, layers_svg};
-pub use weeks::{WeekLine, weeks_svg};
 
 /// Fill colours of the layers, repeated in turn; light, so that black text reads well on them.
 const COLOURS: [&str; 8] = [
@@ -36,10 +29,10 @@ pub struct LayerRow<'a> {
     pub paths: Vec<&'a StorePath>,
 }
 
-/// The layers of a plan for this graph, in the image's order. Indices that the graph does not have are
+/// The layers of a plan for this graph, in the image's order. Nodes that the graph does not have are
 /// passed over.
 pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<LayerRow<'a>> {
-    let row = |(index, layer): (usize, &'a crate::plan::PlannedLayer)| LayerRow {
+    let row = |(index, layer): (usize, &'a super::PlannedLayer)| LayerRow {
         number: index + 1,
         nar_size: layer.nar_size,
         rating: layer.rating,
@@ -47,7 +40,7 @@ pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<Lay
         paths: layer
             .paths
             .iter()
-            .filter_map(|&path| Some(&graph.nodes().get(path)?.path))
+            .filter_map(|&path| Some(&graph.get(path)?.path))
             .collect(),
     };
     plan.layers.iter().enumerate().map(row).collect()
@@ -120,9 +113,9 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
         for &path in plan.layers[index]
             .paths
             .iter()
-            .filter(|&&path| path < graph.len())
+            .filter(|&&path| path.index() < graph.len())
         {
-            let node = &graph.nodes()[path];
+            let node = graph.node(path);
             let label = quoted(&format!(
                 "{}\n{}",
                 node.path.name(),
@@ -140,14 +133,14 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     for root in graph.roots() {
         let _ = writeln!(dot, "  image -> n{root} [style=bold];");
     }
-    for index in 0..graph.len() {
-        for &reference in graph.references(index) {
+    for id in graph.ids() {
+        for reference in graph.references(id) {
             // What stays inside a layer explains it; the rest is kept in the background.
             let inside = layer_of
                 .as_ref()
-                .is_none_or(|of| of[index] == of[reference as usize]);
+                .is_none_or(|of| of[id.index()] == of[reference.index()]);
             let style = if inside { "" } else { " [color=\"#cfd8dc\"]" };
-            let _ = writeln!(dot, "  n{index} -> n{reference}{style};");
+            let _ = writeln!(dot, "  n{id} -> n{reference}{style};");
         }
     }
     dot.push_str("}\n");
@@ -194,7 +187,7 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::graph::tests::path;
-    use crate::plan::PlannedLayer;
+    use crate::{NodeId, PlannedLayer};
     use serde_json::json;
 
     fn example() -> (ReferenceGraph, LayerPlan) {
@@ -207,7 +200,7 @@ mod tests {
             ]
         });
         let graph = ReferenceGraph::parse(json.to_string().as_bytes()).unwrap();
-        let layer = |paths: &[usize], nar_size, reason: &str| PlannedLayer {
+        let layer = |paths: &[NodeId], nar_size, reason: &str| PlannedLayer {
             paths: paths.to_vec(),
             nar_size,
             rating: 7,
@@ -215,7 +208,7 @@ mod tests {
         };
         let index = |name: &str| {
             graph
-                .index_of(&StorePath::parse(&path(name)).unwrap())
+                .id_of(&StorePath::parse(&path(name)).unwrap())
                 .unwrap()
         };
         let mut first = [index("git-2"), index("zlib-1")];
