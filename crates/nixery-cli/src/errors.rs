@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use nixery_builder::{BuildError, Nix};
-use nixery_server::config::ConfigErrors;
-use nixery_server::setup;
+use nixery_config::ConfigErrors;
+use nixery_config::setup;
 
 use crate::output;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use nixery_builder::gc::{GcMode, GcPhase, GcReport, collect};
-use nixery_server::config::{ConfigErrors, GcPolicyArgs, StorageArgs};
-use nixery_server::setup;
+use nixery_config::setup;
+use nixery_config::{ConfigErrors, GcPolicyArgs, StorageArgs};
 use nixery_storage::can_create_exclusively;
 
 use crate::errors::Usage;

@@ -4,9 +4,9 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use nixery_builder::{BuildLog, EvaluationRequest, ImageRequest, Phase, reference_graph};
+use nixery_config::setup;
+use nixery_config::{ConfigErrors, NixArgs, NixSettings, SourceArgs};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
-use nixery_server::config::{ConfigErrors, NixArgs, NixSettings, SourceArgs};
-use nixery_server::setup;
 
 use crate::errors::{Usage, build_failure};
 use crate::progress::{Reporter, Unit};

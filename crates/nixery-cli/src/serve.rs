@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_server::{Config, RunError};
+use nixery_config::Config;
+use nixery_server::RunError;
 
 use crate::errors::Interrupted;
 

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
+use nixery_config::StorageArgs;
+use nixery_config::setup;
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
 
 use crate::errors::FAILURE;

@@ -1,12 +1,12 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
-//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and variables,
-//! [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole
+//! The crate is HTTP over [`nixery_builder`]: [`config`] holds the settings and turns them
+//! into a store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole
 //! program. [`route`] says which request names what, [`error`] which error gets which status.
 //!
 //! ```
 //! use http::Method;
-//! use nixery_server::Config;
+//! use nixery_server::config::Config;
 //! use nixery_server::route::Route;
 //!
 //! let mut config = Config::default();
@@ -25,7 +25,6 @@ mod access_log;
 mod api;
 mod app;
 pub mod collection;
-pub mod config;
 pub mod delivery;
 pub mod error;
 mod health;
@@ -45,18 +44,21 @@ mod redact;
 mod response;
 pub mod route;
 mod run;
-pub mod setup;
+mod setup;
 mod shutdown;
 mod stall;
 mod state;
 mod text;
 pub mod traffic;
 
+/// The settings, of which [`config::HttpSettings`] are those of request handlers.
+pub use nixery_config as config;
+
 pub use app::router;
-pub use config::Config;
 pub use health::Readiness;
 pub use hold::MOST_HOLDS;
 pub use run::{RunError, run};
+pub use setup::StateError;
 pub use state::AppState;
 
 /// An error with its sources, as one text: what to print when the program ends because of it.

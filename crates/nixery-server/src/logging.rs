@@ -1,63 +1,39 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
+use crate::config::{LogFormat, env_filter, start_text_log};
 use crate::json_lines::JsonLines;
 use crate::log_queue::LogQueue;
-use crate::text::timestamp;
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
-use std::time::SystemTime;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{LevelFilter, ParseError};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 
 /// What JSON lines go through.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Beginnings of the names of crates that log what they sign for a store, and with what, at `debug`. They do so only
-/// where a filter names them.
-const TELLTALES: [&str; 2] = ["opendal", "reqsign"];
-
-/// Layout of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text if standard error is a terminal, else JSON.
-    Auto,
-    /// One readable line for each event.
-    Text,
-    /// One JSON object for each event, with the fields at its top level.
-    Json,
-}
-
 /// Starts logging to standard error; a second call in one process changes nothing.
 ///
-/// A `filter` that cannot be read counts as `info`; [`crate::config::ServerArgs::settings`] refuses such filters.
+/// A `filter` that cannot be read counts as `info`; the settings refuse such filters.
 pub fn start(format: LogFormat, filter: &str) {
-    let filter = env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false);
     let text = match format {
-        LogFormat::Auto => terminal,
+        LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    if text {
+        return start_text_log(filter);
+    }
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_target(false)
+        .event_format(JsonLines);
     // Failing means that the program around us has a subscriber already: its choice stands.
-    let _ = if text {
-        let builder = builder.with_writer(io::stderr).with_ansi(terminal);
-        builder.with_timer(Seconds).try_init()
-    } else {
-        let builder = builder.event_format(JsonLines);
-        match LogQueue::start(io::stderr()) {
-            Ok(queue) => {
-                let queue = QUEUE.get_or_init(|| queue);
-                builder.with_writer(|| queue.clone()).try_init()
-            }
-            // It is slower, no worse.
-            Err(_) => builder.with_writer(io::stderr).try_init(),
+    let _ = match LogQueue::start(io::stderr()) {
+        Ok(queue) => {
+            let queue = QUEUE.get_or_init(|| queue);
+            builder.with_writer(|| queue.clone()).try_init()
         }
+        // Logging is slower then, and otherwise the same.
+        Err(_) => builder.with_writer(io::stderr).try_init(),
     };
 }
 
@@ -69,62 +45,11 @@ pub fn drain() {
     }
 }
 
-/// The time for people: in UTC, to the second.
-struct Seconds;
-
-impl FormatTime for Seconds {
-    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        writer.write_str(&timestamp(SystemTime::now()))
-    }
-}
-
-/// What the text tells, with [`TELLTALES`] held back.
-///
-/// # Errors
-/// The text is no filter.
-fn env_filter(text: &str) -> Result<EnvFilter, ParseError> {
-    let levels = text.split(',').filter(|directive| !directive.is_empty());
-    let mut general = levels.filter_map(|directive| directive.parse::<LevelFilter>().ok());
-    let mut filter = String::new();
-    // The more verbose level is the greater one.
-    if general.next_back() > Some(LevelFilter::WARN) {
-        filter.extend(TELLTALES.map(|target| format!("{target}={},", LevelFilter::WARN)));
-    }
-    // Later ones count, and longer targets.
-    filter.push_str(text);
-    EnvFilter::try_new(filter)
-}
-
-/// Whether the text is a level, or a list of levels and `crate=level`.
-///
-/// [`EnvFilter`] takes any other word for the name of a crate, and silences all the rest.
-#[must_use]
-pub(crate) fn is_filter(text: &str) -> bool {
-    EnvFilter::try_new(text).is_ok()
-        && text
-            .split(',')
-            .all(|directive| directive.contains('=') || directive.parse::<LevelFilter>().is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use rstest::rstest;
     use std::sync::{Arc, Mutex};
-
-    #[rstest]
-    #[case("info", true)]
-    #[case("OFF", true)]
-    #[case("nixery_builder=debug,warn", true)]
-    #[case("warn,nixery_server::listen=trace", true)]
-    #[case("verbose", false)]
-    #[case("wran", false)]
-    #[case("info,", true)]
-    #[case("nixery_builder=loud", false)]
-    #[case("a=b=c", false)]
-    fn a_filter_is_made_of_levels(#[case] text: &str, #[case] expected: bool) {
-        assert_eq!(is_filter(text), expected);
-    }
 
     /// Letters of what is logged: (o)pendal, (r)eqsign, (n)ixery; capitals are warnings.
     #[rstest]

@@ -1,7 +1,7 @@
 //! The registry as a program of its own. Everything is in the library.
 
 use clap::Parser;
-use nixery_server::Config;
+use nixery_server::config::Config;
 use std::process::ExitCode;
 
 /// A container registry that builds images from the packages their names list.

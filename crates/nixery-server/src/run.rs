@@ -8,7 +8,7 @@ use crate::learning::learn_forever;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
-use crate::setup::{self, SetupError};
+use crate::setup::{self, StateError};
 use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
 use crate::traffic::record_forever;
@@ -27,7 +27,7 @@ pub enum RunError {
     Config(#[from] crate::config::ConfigErrors),
     /// Something the server needs does not work.
     #[error(transparent)]
-    Setup(#[from] SetupError),
+    State(#[from] StateError),
     /// The port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -47,7 +47,7 @@ impl RunError {
         match self {
             Self::Config(_) => 2,
             Self::Interrupted => INTERRUPTED,
-            Self::Setup(_) | Self::Listen(_) | Self::Signals(_) => 1,
+            Self::State(_) | Self::Listen(_) | Self::Signals(_) => 1,
         }
     }
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
 use nixery_builder::{Builder, DEFAULT_GC_GRACE, Image, ImageRequest};
-use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
-use nixery_server::logging::{self, LogFormat};
-use nixery_server::setup;
+use nixery_config::{
+    ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs, setup, start_text_log,
+};
 use nixery_storage::Storage;
 
 use crate::errors::build_failure;
@@ -116,7 +116,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     };
 
     let filter = if args.verbose { "info" } else { "error" };
-    logging::start(LogFormat::Text, filter);
+    start_text_log(filter);
     output::ignored(&store.ignored);
     output::ignored(&layering.ignored);
     let storage = setup::working_storage(&store).await?;

@@ -6,9 +6,9 @@ use anyhow::{Context, Result, bail};
 use nixery_builder::traffic::{
     MOST_PULLS, RecordedPulls, RecordedWorkload, read_pulls, recorded_workload,
 };
+use nixery_config::StorageArgs;
+use nixery_config::setup;
 use nixery_core::replay::Workload;
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
 
 use crate::output;
 use crate::progress::{Reporter, Unit};

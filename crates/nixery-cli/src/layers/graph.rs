@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nixery_builder::path_sources::JsonKind;
 use nixery_builder::{BuildError, EvaluationRequest};
+use nixery_config::{NixArgs, SourceArgs};
 use nixery_core::{PackageSource, ReferenceGraph, StorePath};
-use nixery_server::config::{NixArgs, SourceArgs};
 
 use crate::errors::{BuildFailure, Usage};
 use crate::image;

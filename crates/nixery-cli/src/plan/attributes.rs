@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::{EvaluationRequest, PackageSetEvent, batches, every_package};
+use nixery_config::setup;
+use nixery_config::{NixArgs, SourceArgs};
 use nixery_core::cluster_plan::build::PathCollection;
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
-use nixery_server::config::{NixArgs, SourceArgs};
-use nixery_server::setup;
 
 use crate::errors::{Usage, build_failure};
 use crate::image;

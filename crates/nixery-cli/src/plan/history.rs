@@ -2,9 +2,9 @@
 
 use anyhow::{Result, bail};
 use nixery_builder::graphs;
+use nixery_config::StorageArgs;
+use nixery_config::setup;
 use nixery_core::cluster_plan::build::PathCollection;
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
 
 use crate::output;
 use crate::progress::{Reporter, Unit};

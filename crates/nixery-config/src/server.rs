@@ -2,7 +2,7 @@
 
 use super::value::{ConfigErrors, Setting, given, origin};
 use crate::delivery::BlobDelivery;
-use crate::logging::{LogFormat, is_filter};
+use crate::log::{LogFormat, is_filter};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 

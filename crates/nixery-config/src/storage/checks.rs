@@ -1,6 +1,6 @@
 //! What buckets, prefixes and endpoints may be.
 
-use crate::config::value::{ConfigErrors, Setting, given, origin};
+use crate::value::{ConfigErrors, Setting, given, origin};
 
 const NAME: &str = "letters, digits, '.', '-' and '_'";
 

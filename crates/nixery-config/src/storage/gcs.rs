@@ -1,7 +1,7 @@
 //! Settings of a store in a bucket of Google Cloud Storage.
 
 use super::{Environment, checks, first, set};
-use crate::config::value::{ConfigErrors, Setting, given, given_path};
+use crate::value::{ConfigErrors, Setting, given, given_path};
 use nixery_storage::{GcsConfig, RemoteLimits};
 use std::ffi::OsString;
 

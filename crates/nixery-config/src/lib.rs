@@ -3,31 +3,38 @@
 //! The groups of flags are public, so that other commands over the same crates take the same ones:
 //! `#[command(flatten)] source: SourceArgs`.
 
+mod authority;
 mod building;
+mod delivery;
 mod gc;
 mod layering;
+mod log;
 mod server;
+pub mod setup;
 mod source;
 mod storage;
 mod traffic;
 mod units;
 mod value;
 
+pub use authority::is_authority;
 pub use building::{NixArgs, NixSettings};
+pub use delivery::BlobDelivery;
 pub use gc::{GcArgs, GcPolicyArgs, GcSettings};
 pub use layering::{LayeringArgs, LayeringSettings, StrategySettings};
+pub use log::{LogFormat, env_filter, start_text_log};
 pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
 pub use source::{DEFAULT_CHANNEL, SourceArgs};
 pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};
 pub use traffic::{TrafficArgs, TrafficSettings};
-pub use value::{ConfigError, ConfigErrors, Setting};
+pub use value::{ConfigError, ConfigErrors, Secret, Setting};
 
 use nixery_core::PackageSource;
 
 /// All flags of the registry, unchecked. Flatten it into a command, or fill it in code.
 ///
 /// ```
-/// use nixery_server::Config;
+/// use nixery_config::Config;
 ///
 /// let mut config = Config::default();
 /// config.server.port = Some("80800".into());

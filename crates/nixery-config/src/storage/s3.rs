@@ -1,7 +1,7 @@
 //! Settings of a store in an S3 bucket.
 
 use super::{Environment, checks, first, set};
-use crate::config::value::{ConfigErrors, Setting};
+use crate::value::{ConfigErrors, Setting};
 use nixery_storage::{RemoteLimits, S3Addressing, S3Config};
 
 const BUCKET: Setting = Setting::new("NIXERY_S3_BUCKET", "--s3-bucket");

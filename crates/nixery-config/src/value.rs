@@ -174,6 +174,31 @@ impl ConfigErrors {
     }
 }
 
+/// A value that no log and no message may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Hides a value.
+    #[must_use]
+    pub fn new(value: &str) -> Self {
+        Self(value.to_owned())
+    }
+
+    /// Returns the value, for use and not for display.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Hides the value.
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Secret(…)")
+    }
+}
+
 /// A value that is set: empty text counts as absent, space around it as a slip.
 #[must_use]
 pub(super) fn given(value: Option<&str>) -> Option<&str> {
@@ -193,5 +218,5 @@ pub(super) fn origin(text: &str) -> Option<String> {
     let host = url
         .strip_prefix("https://")
         .or_else(|| url.strip_prefix("http://"))?;
-    crate::host::is_authority(host).then(|| url.to_owned())
+    crate::authority::is_authority(host).then(|| url.to_owned())
 }

@@ -1,7 +1,6 @@
 //! Whether the server records its own pulls.
 
-use super::value::{ConfigErrors, Setting, given};
-use crate::traffic::Salt;
+use super::value::{ConfigErrors, Secret, Setting, given};
 
 const RECORD: Setting = Setting::new("NIXERY_TRAFFIC_RECORD", "--traffic-record");
 const SALT: Setting = Setting::new("NIXERY_TRAFFIC_SALT", "--traffic-salt");
@@ -35,7 +34,7 @@ pub struct TrafficSettings {
     /// Whether pulls are recorded.
     pub record: bool,
     /// The salt; `None` for a random one.
-    pub salt: Option<Salt>,
+    pub salt: Option<Secret>,
     /// Settings that were given and do nothing, each with the reason.
     pub ignored: Vec<String>,
 }
@@ -62,7 +61,7 @@ impl TrafficArgs {
             .then(|| format!("{SALT} is set but not used: {RECORD} does not say true"));
         errors.finish(TrafficSettings {
             record,
-            salt: salt.map(|salt| Salt::new(salt.as_bytes())),
+            salt: salt.map(|salt| Secret::new(salt)),
             ignored: ignored.into_iter().collect(),
         })
     }
