@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_config::StorageArgs;
-use nixery_config::setup;
+use nixery_config::{Arguments, StorageSettings, setup};
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
 
 use crate::errors::FAILURE;
@@ -44,12 +43,12 @@ pub(crate) struct VerifyArgs {
 
     // Last: the flags after it would stand under its heading.
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     let settings = args.storage.settings()?;
-    output::ignored(&settings.ignored);
+    output::warn(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;
     let options = VerifyOptions {
         concurrency: args.concurrency,

@@ -1,75 +1,44 @@
-//! Configuration by flags and environment variables, checked before anything starts.
+//! The settings of Nixery: one table, from which arguments, environment variables, messages and the
+//! reference page are made, and the store, Nix and builder that they describe.
 //!
-//! The groups of flags are public, so that other commands over the same crates take the same ones:
-//! `#[command(flatten)] source: SourceArgs`.
+//! [`table`] lists the settings. Commands take the groups they need as [`Arguments`]:
+//! `#[command(flatten)] nix: Arguments<NixSettings>`. [`setup`] opens what the settings describe.
 
+mod arguments;
 mod authority;
 mod building;
+mod check;
 mod delivery;
+mod environment;
 mod gc;
 mod layering;
 mod log;
+pub mod reference;
 mod server;
 pub mod setup;
 mod source;
 mod storage;
+pub mod table;
 mod traffic;
-mod units;
-mod value;
 
+pub use arguments::{Arguments, Section};
 pub use authority::is_authority;
-pub use building::{NixArgs, NixSettings};
+pub use building::NixSettings;
+pub use check::{Checker, ConfigError, ConfigErrors, Secret};
 pub use delivery::BlobDelivery;
-pub use gc::{GcArgs, GcPolicyArgs, GcSettings};
-pub use layering::{LayeringArgs, LayeringSettings, StrategySettings};
+pub use environment::unknown_variables;
+pub use gc::GcSettings;
+pub use layering::{LayeringSettings, StrategySettings};
 pub use log::{LogFormat, env_filter, start_text_log};
-pub use server::{DEFAULT_HOLD_SECONDS, DEFAULT_PORT, HttpSettings, ServerArgs, ServerSettings};
-pub use source::{DEFAULT_CHANNEL, SourceArgs};
-pub use storage::{GcsArgs, S3Args, StorageArgs, StorageBackend, StorageSettings};
-pub use traffic::{TrafficArgs, TrafficSettings};
-pub use value::{ConfigError, ConfigErrors, Secret, Setting};
+pub use server::{DEFAULT_HOLD, HttpSettings, ServerSettings};
+pub use source::DEFAULT_CHANNEL;
+pub use storage::{StorageBackend, StorageSettings};
+pub use traffic::TrafficSettings;
 
 use nixery_core::PackageSource;
+use table::Group;
 
-/// All flags of the registry, unchecked. Flatten it into a command, or fill it in code.
-///
-/// ```
-/// use nixery_config::Config;
-///
-/// let mut config = Config::default();
-/// config.server.port = Some("80800".into());
-/// let errors = config.settings().unwrap_err();
-/// assert_eq!(
-///     errors.to_string(),
-///     "PORT (--port) is \"80800\"; allowed: a whole number from 0 to 65535"
-/// );
-/// ```
-#[derive(Debug, Clone, Default, clap::Args)]
-pub struct Config {
-    /// Where packages come from.
-    #[command(flatten)]
-    pub source: SourceArgs,
-    /// Where blobs are kept.
-    #[command(flatten)]
-    pub storage: StorageArgs,
-    /// How the server listens and answers.
-    #[command(flatten)]
-    pub server: ServerArgs,
-    /// How Nix is run.
-    #[command(flatten)]
-    pub nix: NixArgs,
-    /// How layers are made.
-    #[command(flatten)]
-    pub layering: LayeringArgs,
-    /// When garbage is collected.
-    #[command(flatten)]
-    pub gc: GcArgs,
-    /// Whether pulls are recorded.
-    #[command(flatten)]
-    pub traffic: TrafficArgs,
-}
-
-/// A checked configuration.
+/// All settings of the registry, checked.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Where packages come from.
@@ -88,79 +57,100 @@ pub struct Settings {
     pub traffic: TrafficSettings,
 }
 
-impl Config {
-    /// Checks everything.
-    ///
-    /// # Errors
-    /// Every value that is not allowed, each with its variable, its flag and what is allowed.
-    pub fn settings(&self) -> Result<Settings, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let source = errors.part(self.source.source());
-        let storage = errors.part(self.storage.settings());
-        let server = errors.part(self.server.settings());
-        let nix = errors.part(self.nix.settings());
-        let layering = errors.part(self.layering.settings());
-        let gc = errors.part(self.gc.settings());
-        let traffic = errors.part(self.traffic.settings());
-        let all = || {
-            Some(Settings {
-                source: source?,
-                storage: storage?,
-                server: server?,
-                nix: nix?,
-                layering: layering?,
-                gc: gc?,
-                traffic: traffic?,
-            })
-        };
-        match all() {
-            Some(settings) => errors.finish(settings),
-            None => Err(errors),
-        }
+impl Section for Settings {
+    const GROUPS: &'static [Group] = &[
+        Group::Source,
+        Group::Storage,
+        Group::S3,
+        Group::Gcs,
+        Group::Server,
+        Group::Nix,
+        Group::Layers,
+        Group::GcTimer,
+        Group::GcPolicy,
+        Group::Traffic,
+    ];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        // All of them before the first `?`, so that every problem is noted.
+        let source = PackageSource::read(checker);
+        let storage = StorageSettings::read(checker);
+        let server = ServerSettings::read(checker);
+        let nix = NixSettings::read(checker);
+        let layering = LayeringSettings::read(checker);
+        let gc = GcSettings::read(checker);
+        let traffic = TrafficSettings::read(checker);
+        Some(Self {
+            source: source?,
+            storage: storage?,
+            server: server?,
+            nix: nix?,
+            layering: layering?,
+            gc: gc?,
+            traffic: traffic?,
+        })
+    }
+}
+
+impl Settings {
+    /// What an operator should know of settings that are allowed, a sentence each: those that do
+    /// nothing, and those that do not fit together.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let ignored = [
+            &self.server.ignored,
+            &self.storage.ignored,
+            &self.layering.ignored,
+            &self.traffic.ignored,
+        ];
+        let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();
+        let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
+        warnings.extend(self.gc.oddity(longest_build));
+        warnings
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Level;
     use clap::{CommandFactory, Parser};
 
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
-        config: Config,
+        config: Arguments<Settings>,
     }
 
     #[test]
-    fn every_flag_has_a_variable_and_the_originals_keep_their_names() {
-        let command = Command::command();
-        let variables: Vec<_> = command
-            .get_arguments()
-            .filter(|argument| argument.get_id() != "help")
-            .map(|argument| {
-                argument
-                    .get_env()
-                    .expect("a variable")
-                    .to_str()
-                    .unwrap()
-                    .to_owned()
-            })
-            .collect();
-        for original in [
-            "PORT",
-            "WEB_DIR",
-            "NIXERY_CHANNEL",
-            "NIXERY_PKGS_REPO",
-            "NIXERY_PKGS_PATH",
-            "NIXERY_STORAGE_BACKEND",
-            "STORAGE_PATH",
-            "GCS_BUCKET",
-            "NIX_TIMEOUT",
-            "NIX_POPULARITY_URL",
-        ] {
-            assert!(variables.contains(&original.to_owned()), "{original}");
+    fn the_help_shows_settings_that_are_not_advanced() {
+        let mut command = Command::command();
+        command.clone().debug_assert();
+        let help = command.render_long_help().to_string();
+        for setting in table::SETTINGS {
+            let shown = help.contains(&format!("[env: {}", setting.variable));
+            assert_eq!(shown, setting.level == Level::Shown, "{}", setting.variable);
         }
-        command.debug_assert();
+    }
+
+    #[test]
+    fn a_summary_shows_what_is_set_and_no_secret() {
+        let arguments = Arguments::<Settings>::default()
+            .with(table::PKGS_REPO, "https://u:hunter2@example.org/pkgs.git")
+            .with(table::HISTORY, "7");
+        let summary = arguments.summary();
+        let line = |variable: &str| {
+            let line = summary.lines().find(|line| line.starts_with(variable));
+            line.map(|line| line.trim_start_matches(variable).trim_start().to_owned())
+        };
+        assert_eq!(
+            line("NIXERY_PKGS_REPO").as_deref(),
+            Some("(set, not shown)")
+        );
+        assert_eq!(line("NIXERY_HISTORY").as_deref(), Some("7"));
+        assert_eq!(line("PORT").as_deref(), Some("(default) 8080"));
+        assert_eq!(line("NIXERY_SPOOL_DIR"), None);
+        assert!(!summary.contains("hunter2"), "{summary}");
     }
 
     #[test]

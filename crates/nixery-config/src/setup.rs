@@ -1,5 +1,6 @@
 //! From checked settings to a blob store, Nix and a builder.
 
+use crate::table::{LAYER_PLAN, POPULARITY_URL};
 use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
 use nixery_builder::learned::{self, LearnError};
 use nixery_builder::{
@@ -10,7 +11,11 @@ use nixery_core::PackageSource;
 use nixery_core::cluster_plan::ClusterPlan;
 use nixery_core::plan::{Clustered, Dominator, LayerStrategy, Size};
 use nixery_core::popularity::Popularity;
-use nixery_storage::{FilesystemStorage, GcsStorage, S3Storage, Storage, StorageError};
+#[cfg(feature = "gcs")]
+use nixery_storage::GcsStorage;
+#[cfg(feature = "s3")]
+use nixery_storage::S3Storage;
+use nixery_storage::{FilesystemStorage, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,31 +24,31 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The blob store cannot be used.
-    #[error("the blob store cannot be used; {hint}")]
+    #[error("the blob store cannot be used. Fix: {hint}")]
     Storage {
-        /// What to look at.
+        /// What to do.
         hint: &'static str,
         /// What is wrong.
         #[source]
         source: Box<StorageError>,
     },
-    /// Popularity data is not to be had.
+    /// Popularity data cannot be loaded.
     #[error(
-        "the popularity data of NIX_POPULARITY_URL (--popularity-url) cannot be loaded; unset it to do without"
+        "the popularity data of {POPULARITY_URL} cannot be loaded. Fix: correct the setting, or unset it to do without"
     )]
     Popularity(#[source] Box<LoadError>),
-    /// The cluster plan is not to be had.
+    /// The cluster plan cannot be loaded.
     #[error(
-        "the cluster plan of NIXERY_LAYER_PLAN (--layer-plan) cannot be loaded; unset it to do without"
+        "the cluster plan of {LAYER_PLAN} cannot be loaded. Fix: correct the setting, or unset it to do without"
     )]
     Plan(#[source] Box<LoadError>),
-    /// The store does not tell the plan that was learned.
-    #[error("the layer plan that was learned cannot be read")]
+    /// The learned plan cannot be read from the store.
+    #[error("the learned layer plan cannot be read")]
     Learned(#[source] Box<LearnError>),
     /// The builder cannot work.
     #[error(transparent)]
     Builder(#[from] BuilderError),
-    /// Nix cannot work here. The findings say why, and how to mend it.
+    /// Nix cannot work here. The findings say why, and how to fix it.
     #[error("Nix cannot build images here:\n{}", .0.iter().map(line).collect::<Vec<_>>().join("\n"))]
     Nix(Vec<Finding>),
 }
@@ -52,7 +57,7 @@ pub enum SetupError {
 #[must_use]
 pub fn line(finding: &Finding) -> String {
     let problem = finding.problem.trim_end_matches('.');
-    format!("{problem}; to mend it: {}", finding.remedy)
+    format!("{problem}. Fix: {}", finding.remedy)
 }
 
 /// Opens the blob store; on the filesystem it is created where there is none.
@@ -62,7 +67,9 @@ pub fn line(finding: &Finding) -> String {
 pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
     let storage = match &settings.backend {
         StorageBackend::Filesystem(path) => FilesystemStorage::open(path).map(shared),
+        #[cfg(feature = "s3")]
         StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        #[cfg(feature = "gcs")]
         StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
     };
     storage.map_err(unusable(&settings.backend))
@@ -75,7 +82,9 @@ pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupErro
 pub fn existing_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {
     match &settings.backend {
         StorageBackend::Filesystem(path) => FilesystemStorage::open_existing(path).map(shared),
+        #[cfg(feature = "s3")]
         StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        #[cfg(feature = "gcs")]
         StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
     }
 }
@@ -92,7 +101,7 @@ fn unusable(backend: &StorageBackend) -> impl Fn(StorageError) -> SetupError + u
     }
 }
 
-/// Opens the blob store and tries it out.
+/// Opens the blob store and checks that it works.
 ///
 /// # Errors
 /// [`SetupError::Storage`].
@@ -111,7 +120,7 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupEr
     Ok(Arc::new(nix_cli(settings, spool)?))
 }
 
-/// The same for those who ask for more than an image needs.
+/// The same, as its own type, for callers that need more than the trait has.
 ///
 /// # Errors
 /// [`SetupError::Builder`].
@@ -127,7 +136,7 @@ pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupErro
     Ok(NixCli::new(config)?)
 }
 
-/// Tries Nix out. Findings that do not stop it are returned.
+/// Checks whether Nix works. Returns findings that do not keep it from working.
 ///
 /// # Errors
 /// [`SetupError::Nix`] with everything that was found, if no build can succeed.
@@ -196,7 +205,7 @@ fn clustered(plan: Arc<ClusterPlan>) -> Arc<dyn LayerStrategy> {
     Arc::new(Clustered { plan })
 }
 
-/// Tells the operator which plan is used from now on.
+/// Logs which plan is used from now on.
 pub fn log_plan(plan: &ClusterPlan) {
     tracing::info!(
         revision = plan.revision(),

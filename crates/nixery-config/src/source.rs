@@ -1,107 +1,69 @@
 //! Where packages come from.
 
-use super::value::{ConfigError, ConfigErrors, Setting, given, given_path};
+use crate::arguments::Section;
+use crate::check::{Checker, ConfigError};
+use crate::table::{CHANNEL, Group, PKGS_PATH, PKGS_REPO};
 use nixery_core::PackageSource;
-use std::ffi::OsString;
-
-const CHANNEL: Setting = Setting::new("NIXERY_CHANNEL", "--channel");
-const REPOSITORY: Setting = Setting::new("NIXERY_PKGS_REPO", "--pkgs-repo");
-const PATH: Setting = Setting::new("NIXERY_PKGS_PATH", "--pkgs-path");
 
 /// The channel that is served when no package source is set: the current stable release.
 pub const DEFAULT_CHANNEL: &str = "nixos-26.05";
 
-/// Flags and variables of the package source; at most one may be given.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Package source (at most one)")]
-pub struct SourceArgs {
-    /// nixpkgs channel or commit [default: nixos-26.05, if no other source is given]
-    #[arg(long, env = "NIXERY_CHANNEL", value_name = "CHANNEL")]
-    pub channel: Option<String>,
+/// At most one source may be given; a relative path is taken from the current directory.
+impl Section for PackageSource {
+    const GROUPS: &'static [Group] = &[Group::Source];
 
-    // Its value may hold a password, which help must not print.
-    /// git repository with a package set; the image tag selects a branch, tag or commit
-    #[arg(
-        long,
-        env = "NIXERY_PKGS_REPO",
-        hide_env_values = true,
-        value_name = "URL"
-    )]
-    pub pkgs_repo: Option<String>,
-
-    /// Local folder or file with a package set
-    #[arg(long, env = "NIXERY_PKGS_PATH", value_name = "PATH")]
-    pub pkgs_path: Option<OsString>,
-}
-
-impl SourceArgs {
-    /// Whether a source is named, and not only the default one meant.
-    pub fn given(&self) -> bool {
-        given(self.channel.as_deref()).is_some()
-            || given(self.pkgs_repo.as_deref()).is_some()
-            || given_path(self.pkgs_path.as_ref()).is_some()
-    }
-
-    /// Checks the settings; a relative path is taken from the current directory.
-    ///
-    /// # Errors
-    /// More than one source, or one that Nix or git would misunderstand.
-    pub fn source(&self) -> Result<PackageSource, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let channel = given(self.channel.as_deref());
-        let repository = given(self.pkgs_repo.as_deref());
-        let path = given_path(self.pkgs_path.as_ref());
-
-        let settings: Vec<_> = [
-            channel.map(|_| CHANNEL),
-            repository.map(|_| REPOSITORY),
-            path.as_ref().map(|_| PATH),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let channel = checker.text(CHANNEL);
+        let repository = checker.text(PKGS_REPO);
+        let path = checker.path(PKGS_PATH);
+        let given = [
+            (CHANNEL, channel.is_some()),
+            (PKGS_REPO, repository.is_some()),
+            (PKGS_PATH, path.is_some()),
+        ];
+        let given = given.iter().filter(|(_, given)| *given);
+        let settings: Vec<_> = given.map(|(setting, _)| checker.name(setting)).collect();
         if settings.len() > 1 {
-            errors.push(ConfigError::Exclusive { settings });
-            return Err(errors);
+            checker.push(ConfigError::Exclusive { settings });
+            return None;
         }
-
         let (setting, value, source) = if let Some(repository) = repository {
-            let source = PackageSource::git(repository);
-            (REPOSITORY, repository.to_owned(), source)
+            let source = Self::git(&repository);
+            (PKGS_REPO, repository, source)
         } else if let Some(path) = path {
             let shown = path.display().to_string();
             // Without a current directory the path stays relative, and is refused as such.
             let absolute = std::path::absolute(&path).unwrap_or(path);
             if !absolute.exists() {
-                errors.invalid(PATH, &shown, "a folder or file that exists");
-                return Err(errors);
+                let name = checker.name(PKGS_PATH);
+                checker.invalid(name, &shown, "a folder or file that exists");
+                return None;
             }
-            (PATH, shown, PackageSource::path(absolute))
+            (PKGS_PATH, shown, Self::path(absolute))
         } else {
-            let channel = channel.unwrap_or(DEFAULT_CHANNEL);
-            (CHANNEL, channel.to_owned(), PackageSource::channel(channel))
+            let channel = channel.unwrap_or_else(|| DEFAULT_CHANNEL.to_owned());
+            let source = Self::channel(&channel);
+            (CHANNEL, channel, source)
         };
-        match source {
-            Ok(source) => Ok(source),
-            Err(error) => {
-                errors.invalid(setting, &value, format!("what Nix can fetch ({error})"));
-                Err(errors)
-            }
-        }
+        let refused = |error| format!("what Nix can fetch ({error})");
+        let name = checker.name(setting);
+        source
+            .map_err(|error| checker.invalid(name, &value, refused(error)))
+            .ok()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arguments;
     use rstest::rstest;
 
-    fn arguments(channel: &str, repository: &str, path: &str) -> SourceArgs {
-        SourceArgs {
-            channel: Some(channel.into()),
-            pkgs_repo: Some(repository.into()),
-            pkgs_path: Some(path.into()),
-        }
+    fn arguments(channel: &str, repository: &str, path: &str) -> Arguments<PackageSource> {
+        Arguments::default()
+            .with(CHANNEL, channel)
+            .with(PKGS_REPO, repository)
+            .with(PKGS_PATH, path)
     }
 
     #[rstest]
@@ -116,7 +78,7 @@ mod tests {
         #[case] path: &str,
         #[case] kind: &str,
     ) {
-        let source = arguments(channel, repository, path).source().unwrap();
+        let source = arguments(channel, repository, path).settings().unwrap();
         assert_eq!(source.kind(), kind);
     }
 
@@ -148,7 +110,7 @@ mod tests {
         #[case] expected: &str,
     ) {
         let message = arguments(channel, repository, path)
-            .source()
+            .settings()
             .unwrap_err()
             .to_string();
         assert!(message.contains(expected), "{message}");

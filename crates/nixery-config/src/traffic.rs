@@ -1,32 +1,11 @@
 //! Whether the server records its own pulls.
 
-use super::value::{ConfigErrors, Secret, Setting, given};
-
-const RECORD: Setting = Setting::new("NIXERY_TRAFFIC_RECORD", "--traffic-record");
-const SALT: Setting = Setting::new("NIXERY_TRAFFIC_SALT", "--traffic-salt");
+use crate::arguments::Section;
+use crate::check::{BOOLEANS, Checker, Secret};
+use crate::table::{Group, TRAFFIC_RECORD, TRAFFIC_SALT};
 
 /// A shorter secret can be guessed, and with it every address.
 const LEAST_SALT: usize = 16;
-
-/// Flags and variables of recording pulls.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Recording pulls")]
-pub struct TrafficArgs {
-    /// Record which client pulls which image when, for `nixery layers replay --from-server`: `true` or
-    /// `false`. Clients are recorded as salted fingerprints of address and user agent [default: false]
-    #[arg(long, env = "NIXERY_TRAFFIC_RECORD", value_name = "BOOL")]
-    pub traffic_record: Option<String>,
-
-    /// Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store
-    /// [default: random at each start, so that every client counts as new after it]
-    #[arg(
-        long,
-        env = "NIXERY_TRAFFIC_SALT",
-        hide_env_values = true,
-        value_name = "SECRET"
-    )]
-    pub traffic_salt: Option<String>,
-}
 
 /// Checked settings of recording pulls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,30 +18,23 @@ pub struct TrafficSettings {
     pub ignored: Vec<String>,
 }
 
-impl TrafficArgs {
-    /// Checks the settings.
-    ///
-    /// # Errors
-    /// Every value that is not allowed; the salt is not repeated.
-    pub fn settings(&self) -> Result<TrafficSettings, ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let record = errors.choice(
-            RECORD,
-            self.traffic_record.as_deref(),
-            false,
-            &[("true", true), ("false", false), ("1", true), ("0", false)],
-        );
-        let salt = given(self.traffic_salt.as_deref());
-        if salt.is_some_and(|salt| salt.len() < LEAST_SALT) {
+impl Section for TrafficSettings {
+    const GROUPS: &'static [Group] = &[Group::Traffic];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let record = checker.choice(TRAFFIC_RECORD, BOOLEANS)?;
+        checker.needs(TRAFFIC_RECORD, !record || cfg!(feature = "lab"), "lab");
+        let salt = checker.text(TRAFFIC_SALT);
+        if salt.as_ref().is_some_and(|salt| salt.len() < LEAST_SALT) {
+            let name = checker.name(TRAFFIC_SALT);
             let allowed = format!("at least {LEAST_SALT} bytes, such as 32 random hex digits");
-            errors.invalid(SALT, "(not shown)", allowed);
+            checker.invalid(name, "(not shown)", allowed);
         }
-        let ignored = (salt.is_some() && !record)
-            .then(|| format!("{SALT} is set but not used: {RECORD} does not say true"));
-        errors.finish(TrafficSettings {
+        let unused: &[_] = if record { &[] } else { &[TRAFFIC_SALT] };
+        Some(Self {
             record,
-            salt: salt.map(|salt| Secret::new(salt)),
-            ignored: ignored.into_iter().collect(),
+            salt: salt.map(Secret::from),
+            ignored: checker.unused(unused, &format!("{TRAFFIC_RECORD} is not true")),
         })
     }
 }
@@ -70,13 +42,13 @@ impl TrafficArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Arguments;
     use rstest::rstest;
 
-    fn arguments(record: Option<&str>, salt: Option<&str>) -> TrafficArgs {
-        TrafficArgs {
-            traffic_record: record.map(str::to_owned),
-            traffic_salt: salt.map(str::to_owned),
-        }
+    fn arguments(record: Option<&str>, salt: Option<&str>) -> Arguments<TrafficSettings> {
+        Arguments::default()
+            .with(TRAFFIC_RECORD, record.unwrap_or_default())
+            .with(TRAFFIC_SALT, salt.unwrap_or_default())
     }
 
     const SECRET: &str = "0123456789abcdef";

@@ -55,6 +55,7 @@
 //! ```
 
 pub mod arch;
+mod byte_size;
 pub mod cluster_plan;
 pub mod compat;
 pub mod draw;
@@ -73,6 +74,7 @@ pub mod store_path;
 pub mod tag;
 
 pub use arch::{Architecture, UnknownArchitecture};
+pub use byte_size::{ByteSize, NotASize};
 pub use cluster_plan::{ClusterPlan, ClusterPlanError, PlannedPackage, package_key};
 pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use graph::{GraphError, PathInfo, ReferenceGraph};

@@ -6,13 +6,13 @@
 //!
 //! ```
 //! use http::Method;
-//! use nixery_server::config::Config;
+//! use nixery_server::config::{Arguments, Settings, table};
 //! use nixery_server::route::Route;
 //!
-//! let mut config = Config::default();
-//! config.server.port = Some("5000".into());
-//! config.source.channel = Some("nixos-unstable".into());
-//! let settings = config.settings()?;
+//! let arguments = Arguments::<Settings>::default()
+//!     .with(table::PORT, "5000")
+//!     .with(table::CHANNEL, "nixos-unstable");
+//! let settings = arguments.settings()?;
 //! assert_eq!(settings.server.port, 5000);
 //! assert_eq!(settings.layering.budget.get(), 94);
 //!
@@ -57,7 +57,7 @@ pub use nixery_config as config;
 pub use app::router;
 pub use health::Readiness;
 pub use hold::MOST_HOLDS;
-pub use run::{RunError, run};
+pub use run::{RunError, check, run};
 pub use setup::StateError;
 pub use state::AppState;
 

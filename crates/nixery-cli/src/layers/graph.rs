@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nixery_builder::path_sources::JsonKind;
 use nixery_builder::{BuildError, EvaluationRequest};
-use nixery_config::{NixArgs, SourceArgs};
+use nixery_config::{Arguments, NixSettings};
 use nixery_core::{PackageSource, ReferenceGraph, StorePath};
 
 use crate::errors::{BuildFailure, Usage};
@@ -35,9 +35,9 @@ pub(super) struct GraphArgs {
 #[derive(clap::Args)]
 pub(super) struct ImageSourceArgs {
     #[command(flatten)]
-    source: SourceArgs,
+    source: Arguments<PackageSource>,
     #[command(flatten)]
-    nix: NixArgs,
+    nix: Arguments<NixSettings>,
 }
 
 impl GraphArgs {

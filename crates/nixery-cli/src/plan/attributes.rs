@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::{EvaluationRequest, PackageSetEvent, batches, every_package};
-use nixery_config::setup;
-use nixery_config::{NixArgs, SourceArgs};
+use nixery_config::{Arguments, NixSettings, setup};
 use nixery_core::cluster_plan::build::PathCollection;
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ReferenceSink, Tag};
 
@@ -43,9 +42,9 @@ pub(super) struct AttributeArgs {
     tag: String,
 
     #[command(flatten)]
-    source: SourceArgs,
+    source: Arguments<PackageSource>,
     #[command(flatten)]
-    nix: NixArgs,
+    nix: Arguments<NixSettings>,
 }
 
 impl AttributeArgs {
@@ -63,7 +62,7 @@ impl AttributeArgs {
 
     /// Where they come from, in a few words without folders.
     pub(super) fn described(&self) -> Option<String> {
-        let source = self.given().then(|| self.source.source().ok())??;
+        let source = self.given().then(|| self.source.settings().ok())??;
         let PackageSource::Path(path) = &source else {
             return Some(format!("{source} {}", self.tag));
         };

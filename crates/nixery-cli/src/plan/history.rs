@@ -2,8 +2,7 @@
 
 use anyhow::{Result, bail};
 use nixery_builder::graphs;
-use nixery_config::StorageArgs;
-use nixery_config::setup;
+use nixery_config::{Arguments, StorageSettings, setup};
 use nixery_core::cluster_plan::build::PathCollection;
 
 use crate::output;
@@ -18,7 +17,7 @@ pub(super) struct HistoryArgs {
     from_store: bool,
 
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 impl HistoryArgs {
@@ -42,7 +41,7 @@ impl HistoryArgs {
         reporter: &mut Reporter,
     ) -> Result<()> {
         let settings = self.storage.settings()?;
-        output::ignored(&settings.ignored);
+        output::warn(&settings.ignored);
         let storage = setup::existing_storage(&settings)?;
         let store = &settings.backend;
         let entries = graphs::list(&*storage).await?;
