@@ -250,5 +250,6 @@ fn write_bucket(
     Ok(())
 }
 
-#[cfg(all(test, feature = "s3", feature = "gcs"))]
+#[cfg(test)]
+#[cfg(all(feature = "s3", feature = "gcs"))]
 mod tests;

@@ -5,14 +5,14 @@ use crate::api::authority;
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::state::AppState;
-use crate::text::{ago, duration, size, timestamp};
+use crate::text::{ago, duration, timestamp};
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use maud::{Markup, html};
 use nixery_builder::{BuildState, BuildSummary, Phase};
-use nixery_core::PackageSource;
 use nixery_core::meta::META_PACKAGES;
+use nixery_core::{ByteSize, PackageSource};
 
 /// Rows of the list of builds.
 const SHOWN: usize = 30;
@@ -208,7 +208,7 @@ pub(super) fn state(state: &BuildState) -> Markup {
             BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
             BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {
                 span class="badge done" { @if *from_cache { "cached" } @else { "built" } }
-                " " (size(*bytes)) " in " (layers) " layers"
+                " " (ByteSize(*bytes)) " in " (layers) " layers"
             }
             BuildState::Failed(error) => {
                 span class="badge failed" { "failed" } " " (redact(&error.to_string()))
