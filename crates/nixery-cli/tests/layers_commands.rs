@@ -185,7 +185,7 @@ fn compare_has_a_row_and_a_panel_for_each_strategy() {
         .collect();
     assert_eq!(
         lines[1],
-        ["size", "1", "6.00", "MB", "6.00", "MB", "6.00", "MB"]
+        ["size", "1", "6.0", "MB", "6.0", "MB", "6.0", "MB"]
     );
     assert_eq!(table.lines().last(), Some("3 paths, 6.0 MB uncompressed"));
 }
