@@ -109,8 +109,10 @@ impl<S: Section> Arguments<S> {
     pub fn summary(&self) -> String {
         let mut lines = String::new();
         for setting in Self::table() {
-            let value = self.values.get(setting.variable);
-            let shown = match value.filter(|value| !is_blank(value)) {
+            let own = self.values.get(setting.variable).cloned();
+            let others = setting.fallbacks.iter().filter_map(std::env::var_os);
+            let mut values = own.into_iter().chain(others);
+            let shown = match values.find(|value| !is_blank(value)) {
                 Some(_) if setting.secret => "(set, not shown)".to_owned(),
                 Some(value) => value.to_string_lossy().trim().to_owned(),
                 None if setting.level == Level::Advanced => continue,
