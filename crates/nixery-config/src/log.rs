@@ -48,7 +48,7 @@ impl FormatTime for Seconds {
     }
 }
 
-/// What the text tells, with [`TELLTALES`] held back.
+/// Reads a filter. What `opendal` and `reqsign` log of signing is held back unless the filter names them.
 ///
 /// # Errors
 /// The text is no filter.
