@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use nixery_builder::BuildError;
+use nixery_config::ConfigErrors;
+use nixery_config::setup;
 use nixery_nix::Nix;
-use nixery_server::config::ConfigErrors;
-use nixery_server::setup;
 
 use crate::output;
 

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use nixery_config::table::{GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_UNUSED};
+use nixery_config::{Arguments, ConfigErrors, StorageSettings, setup};
 use nixery_lab::RETENTIONS;
-use nixery_server::config::{ConfigErrors, GcPolicyArgs, StorageArgs};
-use nixery_server::setup;
-use nixery_state::gc::{GcMode, GcPhase, GcReport, collect};
+use nixery_state::gc::{GcMode, GcPhase, GcPolicy, GcReport, collect};
 use nixery_storage::can_create_exclusively;
 
 use crate::errors::Usage;
@@ -47,26 +47,29 @@ pub(crate) struct GcArgs {
     quiet: bool,
 
     #[command(flatten)]
-    policy: GcPolicyArgs,
+    policy: Arguments<GcPolicy>,
 
     // Last: the flags after it would stand under its heading.
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
     let mut errors = ConfigErrors::default();
-    let policy = errors.part(args.policy.policy());
+    let policy = errors.part(args.policy.settings());
     let settings = errors.part(args.storage.settings());
     let (Some(policy), Some(settings)) = (policy, settings) else {
         return Err(errors.into());
     };
     if !policy.has_limit() {
-        let limits = GcPolicyArgs::limits();
-        let message = format!("nothing says what may go, so nothing was deleted: set {limits}");
+        let [unused, age, size] =
+            [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE].map(Arguments::<GcPolicy>::name);
+        let message = format!(
+            "nothing says what may go, so nothing was deleted. Fix: set {unused}, {age} or {size}"
+        );
         return Err(Usage(message).into());
     }
-    output::ignored(&settings.ignored);
+    output::warn(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;
     let mode = if args.dry_run {
         GcMode::DryRun

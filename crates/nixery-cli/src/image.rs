@@ -4,10 +4,9 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
+use nixery_config::{Arguments, ConfigErrors, NixSettings, setup};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
 use nixery_nix::{BuildLog, EvaluationRequest, Step, reference_graph};
-use nixery_server::config::{ConfigErrors, NixArgs, NixSettings, SourceArgs};
-use nixery_server::setup;
 
 use crate::errors::{Usage, build_failure};
 use crate::progress::{Reporter, Unit};
@@ -35,9 +34,12 @@ pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
 ///
 /// # Errors
 /// Wrong settings, all of them.
-pub(crate) fn settings(source: &SourceArgs, nix: &NixArgs) -> Result<(PackageSource, NixSettings)> {
+pub(crate) fn settings(
+    source: &Arguments<PackageSource>,
+    nix: &Arguments<NixSettings>,
+) -> Result<(PackageSource, NixSettings)> {
     let mut errors = ConfigErrors::default();
-    let source = errors.part(source.source());
+    let source = errors.part(source.settings());
     let nix = errors.part(nix.settings());
     match (source, nix) {
         (Some(source), Some(nix)) => Ok((source, nix)),
@@ -51,8 +53,8 @@ pub(crate) fn settings(source: &SourceArgs, nix: &NixArgs) -> Result<(PackageSou
 /// # Errors
 /// Wrong settings, or what keeps the packages from being built.
 pub(crate) async fn graph(
-    source: &SourceArgs,
-    nix: &NixArgs,
+    source: &Arguments<PackageSource>,
+    nix: &Arguments<NixSettings>,
     wanted: impl FnOnce(PackageSource) -> EvaluationRequest,
     reporter: &mut Reporter,
 ) -> Result<ReferenceGraph> {

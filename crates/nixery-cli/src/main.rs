@@ -10,6 +10,7 @@ mod output;
 mod plan;
 mod popcount;
 mod progress;
+#[cfg(feature = "serve")]
 mod serve;
 mod signals;
 mod sources;
@@ -73,6 +74,7 @@ enum Command {
     Popcount(popcount::PopcountArgs),
     Verify(verify::VerifyArgs),
     Gc(gc::GcArgs),
+    #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
 }
 
@@ -98,6 +100,7 @@ fn main() -> ExitCode {
             Command::Verify(args) => signals::or_interrupted(verify::run(args)).await,
             // Whatever it has done when a signal comes is whole.
             Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
+            #[cfg(feature = "serve")]
             Command::Serve(args) => serve::run(args).await,
         }
     });

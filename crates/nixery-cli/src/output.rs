@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nixery_config::unknown_variables;
 
 /// Writes `bytes` to the file, replacing it when they are all there, or to standard output.
 pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
@@ -64,9 +65,10 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Warns of settings that do nothing.
-pub(crate) fn ignored(settings: &[String]) {
-    for setting in settings {
-        note(&format!("warning: {setting}"));
+/// Warns of settings that do nothing, and of variables that are no settings.
+pub(crate) fn warn<'a>(ignored: impl IntoIterator<Item = &'a String>) {
+    let unknown = unknown_variables();
+    for warning in ignored.into_iter().cloned().chain(unknown) {
+        note(&format!("warning: {warning}"));
     }
 }

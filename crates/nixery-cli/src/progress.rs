@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use nixery_core::ByteSize;
 
 use crate::output;
 
@@ -115,7 +116,7 @@ fn percent(done: u64, total: u64) -> u128 {
 
 /// Bytes for people, in decimal units.
 pub(crate) fn bytes(bytes: u64) -> String {
-    indicatif::DecimalBytes(bytes).to_string()
+    ByteSize(bytes).to_string()
 }
 
 /// A duration for people: milliseconds, then tenths of seconds.

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_server::{Config, RunError};
+use nixery_config::{Arguments, Settings};
+use nixery_server::RunError;
 
 use crate::errors::Interrupted;
 
@@ -22,7 +23,7 @@ Then pull an image by its contents:
   skopeo copy --src-tls-verify=false docker://localhost:8080/shell/git/htop docker-archive:image.tar")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    config: Config,
+    config: Arguments<Settings>,
 }
 
 pub(crate) async fn run(args: ServeArgs) -> Result<ExitCode> {

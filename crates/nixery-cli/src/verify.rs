@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
+use nixery_config::{Arguments, StorageSettings, setup};
 use nixery_state::record::{BUILDS, MANIFESTS};
 use nixery_storage::BLOBS;
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
@@ -46,12 +45,12 @@ pub(crate) struct VerifyArgs {
 
     // Last: the flags after it would stand under its heading.
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     let settings = args.storage.settings()?;
-    output::ignored(&settings.ignored);
+    output::warn(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;
     let mut options = VerifyOptions::default();
     options.concurrency = args.concurrency;

@@ -64,9 +64,9 @@ fn has(place: &Place, folder: &str, name: &[u8]) -> bool {
 }
 
 #[rstest]
-#[case::nothing(&[], "error: nothing says what may go, so nothing was deleted: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age) or NIXERY_GC_MAX_SIZE (--max-size)")]
+#[case::nothing(&[], "error: nothing says what may go, so nothing was deleted. Fix: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age) or NIXERY_GC_MAX_SIZE (--max-size)")]
 #[case::only_a_grace(&["--grace", "1h"], "error: nothing says what may go")]
-#[case::a_wrong_time(&["--max-unused", "month"], "NIXERY_GC_MAX_UNUSED (--max-unused) is \"month\"; allowed: a time such as 90s, 30m, 6h, 30d")]
+#[case::a_wrong_time(&["--max-unused", "month"], "NIXERY_GC_MAX_UNUSED (--max-unused) is \"month\"; allowed: a time from 1s to 100years, such as 90s, 30m, 6h or 30d")]
 #[case::a_wrong_size(&["--max-size", "lots"], "NIXERY_GC_MAX_SIZE (--max-size) is \"lots\"; allowed: a size such as 500M")]
 fn without_a_policy_nothing_happens(#[case] arguments: &[&str], #[case] problem: &str) {
     let place = store();

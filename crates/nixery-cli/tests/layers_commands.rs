@@ -71,10 +71,10 @@ fn explain_tells_how_widely_each_path_is_shared() {
         .ok();
     for line in [
         "shared: its paths are in 2.5 % to 15.0 % of the 200 images that the plan was made from",
-        &format!("     3.00 MB    2.5 %  {}", path('a', "git-2")),
-        &format!("     1.00 MB   15.0 %  {}", path('b', "curl-8")),
+        &format!("      3.0 MB    2.5 %  {}", path('a', "git-2")),
+        &format!("      1.0 MB   15.0 %  {}", path('b', "curl-8")),
         "shared: its paths are in 100.0 % of the 200 images that the plan was made from",
-        "2 layers, 3 paths, 6.00 MB, by plan/1 ",
+        "2 layers, 3 paths, 6.0 MB, by plan/1 ",
     ] {
         assert!(by_plan.contains(line), "{line:?} is not in: {by_plan}");
     }
@@ -185,9 +185,9 @@ fn compare_has_a_row_and_a_panel_for_each_strategy() {
         .collect();
     assert_eq!(
         lines[1],
-        ["size", "1", "6.00", "MB", "6.00", "MB", "6.00", "MB"]
+        ["size", "1", "6.0", "MB", "6.0", "MB", "6.0", "MB"]
     );
-    assert_eq!(table.lines().last(), Some("3 paths, 6.00 MB uncompressed"));
+    assert_eq!(table.lines().last(), Some("3 paths, 6.0 MB uncompressed"));
 }
 
 #[test]

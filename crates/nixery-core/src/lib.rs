@@ -59,6 +59,7 @@
 
 mod arch;
 mod base32;
+mod byte_size;
 mod codec;
 #[cfg(feature = "original-keys")]
 mod compat;
@@ -80,6 +81,7 @@ mod tag;
 pub use nixery_manifest as manifest;
 
 pub use arch::{Architecture, UnknownArchitecture};
+pub use byte_size::{ByteSize, NotASize};
 pub use codec::Codec;
 #[cfg(feature = "original-keys")]
 pub use compat::{original_image_key, original_layer_key};

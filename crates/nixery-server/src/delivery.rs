@@ -6,47 +6,12 @@ use http::HeaderValue;
 use nixery_manifest::Digest;
 use nixery_storage::{Key, Storage};
 
-use crate::config::HttpSettings;
+use crate::config::{BlobDelivery, HttpSettings};
 
 /// Time limit for signing, which may have to fetch credentials first.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How the operator wants blobs delivered.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum BlobDelivery {
-    /// [`Self::Redirect`] where the store can sign URLs, else [`Self::Proxy`].
-    #[default]
-    Auto,
-    /// Clients are redirected to signed URLs of the store.
-    Redirect,
-    /// Clients are redirected to unsigned URLs of the store, which must be publicly readable.
-    Public,
-    /// Blobs pass through this server.
-    Proxy,
-}
-
-impl BlobDelivery {
-    /// The values of the setting.
-    pub const WORDS: [(&str, Self); 4] = [
-        ("auto", Self::Auto),
-        ("redirect", Self::Redirect),
-        ("public", Self::Public),
-        ("proxy", Self::Proxy),
-    ];
-
-    /// Describes the delivery in a few words for the log.
-    #[must_use]
-    pub const fn way(self) -> &'static str {
-        match self {
-            Self::Auto => "redirected to signed URLs where the store can sign",
-            Self::Redirect => "redirected to signed URLs",
-            Self::Public => "redirected to public URLs",
-            Self::Proxy => "sent through this server",
-        }
-    }
-}
-
-/// Why the store cannot deliver blobs as the operator wants.
+/// The store cannot do what the operator wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DeliveryError {
     /// The store cannot sign URLs.

@@ -1,19 +1,18 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
-//! The crate is HTTP and configuration over [`nixery_builder`]: [`Config`] holds the flags and
-//! variables, [`setup`] turns them into a store, Nix and a builder, [`router`] answers requests,
-//! and [`run`] is the whole program. [`route`] says which request names what, [`error`] which error
-//! gets which status.
+//! The crate is HTTP over [`nixery_builder`]: [`config`] holds the settings and turns them into a
+//! store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole program.
+//! [`route`] says which request names what, [`error`] which error gets which status.
 //!
 //! ```
 //! use http::Method;
-//! use nixery_server::Config;
+//! use nixery_server::config::{Arguments, Settings, table};
 //! use nixery_server::route::Route;
 //!
-//! let mut config = Config::default();
-//! config.server.port = Some("5000".into());
-//! config.source.channel = Some("nixos-unstable".into());
-//! let settings = config.settings()?;
+//! let arguments = Arguments::<Settings>::default()
+//!     .with(table::PORT, "5000")
+//!     .with(table::CHANNEL, "nixos-unstable");
+//! let settings = arguments.settings()?;
 //! assert_eq!(settings.server.port, 5000);
 //! assert_eq!(settings.layering.budget.get(), 94);
 //!
@@ -26,7 +25,6 @@ mod access_log;
 mod api;
 mod app;
 pub mod collection;
-pub mod config;
 pub mod delivery;
 pub mod error;
 mod health;
@@ -46,17 +44,20 @@ mod redact;
 mod response;
 pub mod route;
 mod run;
-pub mod setup;
+mod setup;
 mod shutdown;
 mod state;
 mod text;
 pub mod traffic;
 
+/// The settings, of which [`config::HttpSettings`] are those of request handlers.
+pub use nixery_config as config;
+
 pub use app::router;
-pub use config::Config;
 pub use long_build::MAX_HOLDS;
 pub use readiness::Readiness;
-pub use run::{RunError, run};
+pub use run::{RunError, check, run};
+pub use setup::StateError;
 pub use state::AppState;
 pub use text::explain;
 

@@ -1,67 +1,44 @@
 //! Log lines: text for people at a terminal, JSON for everything else.
 
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
-use std::time::SystemTime;
 
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::{LevelFilter, ParseError};
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::FormatTime;
 
+use crate::config::{LogFormat, env_filter, start_text_log};
 use crate::log_queue::LogQueue;
-use crate::text::timestamp;
 
 /// The queue of JSON lines.
 static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 
-/// Prefixes of the crates that log signatures, and what they sign, at `debug`. They are held back
-/// unless the filter names them.
-const SIGNING_CRATES: [&str; 2] = ["opendal", "reqsign"];
-
-/// Layout of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text if standard error is a terminal, else JSON.
-    Auto,
-    /// One readable line for each event.
-    Text,
-    /// One JSON object for each event, with the fields at its top level.
-    Json,
-}
-
 /// Starts logging to standard error; a second call in one process changes nothing.
 ///
-/// An invalid `filter` counts as `info`; [`crate::config::ServerArgs::settings`] refuses such
-/// filters.
+/// An invalid `filter` counts as `info`; the settings refuse such filters.
 pub fn start(format: LogFormat, filter: &str) {
-    let filter = env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false);
     let text = match format {
-        LogFormat::Auto => terminal,
+        LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
+    if text {
+        return start_text_log(filter);
+    }
+    // The fields of an event stand at the top level; there are no spans.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_target(false)
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false);
     // It fails where the embedding program has set a subscriber already, which stays.
-    let _ = if text {
-        let builder = builder.with_writer(io::stderr).with_ansi(terminal);
-        builder.with_timer(Seconds).try_init()
-    } else {
-        // The fields of an event stand at the top level; there are no spans.
-        let builder = builder.json().flatten_event(true);
-        let builder = builder.with_current_span(false).with_span_list(false);
-        match LogQueue::start(io::stderr()) {
-            Ok(queue) => {
-                let queue = QUEUE.get_or_init(|| queue);
-                builder.with_writer(|| queue.clone()).try_init()
-            }
-            // Slower, but no worse.
-            Err(_) => builder.with_writer(io::stderr).try_init(),
+    let _ = match LogQueue::start(io::stderr()) {
+        Ok(queue) => {
+            let queue = QUEUE.get_or_init(|| queue);
+            builder.with_writer(|| queue.clone()).try_init()
         }
+        // Logging is slower then, and otherwise the same.
+        Err(_) => builder.with_writer(io::stderr).try_init(),
     };
 }
 
@@ -73,43 +50,6 @@ pub fn drain() {
     }
 }
 
-/// The time in UTC, to the second.
-struct Seconds;
-
-impl FormatTime for Seconds {
-    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
-        writer.write_str(&timestamp(SystemTime::now()))
-    }
-}
-
-/// Parses a filter, and holds [`SIGNING_CRATES`] back.
-///
-/// # Errors
-/// The text is not a filter.
-fn env_filter(text: &str) -> Result<EnvFilter, ParseError> {
-    let levels = text.split(',').filter(|directive| !directive.is_empty());
-    let mut general = levels.filter_map(|directive| directive.parse::<LevelFilter>().ok());
-    let mut filter = String::new();
-    // The more verbose level is the greater one.
-    if general.next_back() > Some(LevelFilter::WARN) {
-        filter.extend(SIGNING_CRATES.map(|target| format!("{target}={},", LevelFilter::WARN)));
-    }
-    // Later directives win, and longer targets.
-    filter.push_str(text);
-    EnvFilter::try_new(filter)
-}
-
-/// Whether the text is a level, or a list of levels and `crate=level`.
-///
-/// [`EnvFilter`] reads any other word as the name of a crate, and silences all other crates.
-#[must_use]
-pub(crate) fn is_filter(text: &str) -> bool {
-    EnvFilter::try_new(text).is_ok()
-        && text
-            .split(',')
-            .all(|directive| directive.contains('=') || directive.parse::<LevelFilter>().is_ok())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
@@ -117,20 +57,6 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
-
-    #[rstest]
-    #[case("info", true)]
-    #[case("OFF", true)]
-    #[case("nixery_builder=debug,warn", true)]
-    #[case("warn,nixery_server::listen=trace", true)]
-    #[case("verbose", false)]
-    #[case("wran", false)]
-    #[case("info,", true)]
-    #[case("nixery_builder=loud", false)]
-    #[case("a=b=c", false)]
-    fn a_filter_is_made_of_levels(#[case] text: &str, #[case] expected: bool) {
-        assert_eq!(is_filter(text), expected);
-    }
 
     /// Letters of what is logged: (o)pendal, (r)eqsign, (n)ixery; capitals are warnings.
     #[rstest]

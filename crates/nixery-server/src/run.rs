@@ -2,13 +2,13 @@
 
 use crate::app::service;
 use crate::collection::collect_until;
-use crate::config::{Config, Settings, StrategySettings};
+use crate::config::{Arguments, ConfigErrors, Settings, StrategySettings, unknown_variables};
 use crate::host::host_of_examples;
 use crate::learning::learn_forever;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
-use crate::setup::{self, SetupError};
+use crate::setup::{self, StateError};
 use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
 use crate::traffic::record_forever;
@@ -25,10 +25,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub enum RunError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] crate::config::ConfigErrors),
+    Config(#[from] ConfigErrors),
     /// Something the server needs does not work.
     #[error(transparent)]
-    Setup(#[from] SetupError),
+    State(#[from] StateError),
     /// The port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -48,7 +48,7 @@ impl RunError {
         match self {
             Self::Config(_) => 2,
             Self::Interrupted => INTERRUPTED,
-            Self::Setup(_) | Self::Listen(_) | Self::Signals(_) => 1,
+            Self::State(_) | Self::Listen(_) | Self::Signals(_) => 1,
         }
     }
 }
@@ -57,20 +57,31 @@ impl RunError {
 ///
 /// # Errors
 /// The server could not start, or a second signal did not let it end in order.
-pub async fn run(config: &Config) -> Result<(), RunError> {
-    let settings = config.settings()?;
+pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
+    let settings = arguments.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
-    let ignored = settings.server.ignored.iter();
-    for ignored in ignored
-        .chain(&settings.storage.ignored)
-        .chain(&settings.layering.ignored)
-        .chain(&settings.traffic.ignored)
-    {
-        tracing::warn!("{ignored}");
+    for warning in warnings(&settings) {
+        tracing::warn!("{warning}");
     }
     let done = run_settings(&settings).await;
     logging::drain();
     done
+}
+
+/// Checks the configuration and starts nothing. Returns warnings, and the settings in effect, one per
+/// line.
+///
+/// # Errors
+/// The configuration is wrong.
+pub fn check(arguments: &Arguments<Settings>) -> Result<(Vec<String>, String), RunError> {
+    let settings = arguments.settings()?;
+    Ok((warnings(&settings), arguments.summary()))
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = settings.warnings();
+    warnings.extend(unknown_variables());
+    warnings
 }
 
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {
@@ -82,10 +93,6 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         () = signals.next() => return Ok(()),
     };
     announce(settings, &state, listener.local_addr().ok());
-    let longest_build = settings.nix.evaluate_timeout + settings.nix.realise_timeout;
-    if let Some(oddity) = settings.gc.oddity(longest_build) {
-        tracing::warn!("{oddity}");
-    }
     let (quit, quitting) = oneshot::channel();
     let collection = tokio::spawn(collect_until(
         Arc::clone(state.builder().storage()),

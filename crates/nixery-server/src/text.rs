@@ -1,4 +1,4 @@
-//! Formats errors, times and sizes for people.
+//! Formats errors and times for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -30,26 +30,6 @@ pub(crate) fn ago(since: Duration) -> String {
         60..1440 => format!("{} h ago", minutes / 60),
         1440..2880 => "1 day ago".to_owned(),
         _ => format!("{} days ago", minutes / 1440),
-    }
-}
-
-/// Formats a size: "512 B", "4.2 MB", with powers of a thousand, as disks and downloads are
-/// measured.
-pub(crate) fn size(bytes: u64) -> String {
-    let mut unit = "B";
-    #[allow(clippy::cast_precision_loss)]
-    let mut value = bytes as f64;
-    for larger in ["kB", "MB", "GB", "TB"] {
-        if value < 1000.0 {
-            break;
-        }
-        value /= 1000.0;
-        unit = larger;
-    }
-    if unit == "B" || value >= 100.0 {
-        format!("{value:.0} {unit}")
-    } else {
-        format!("{value:.1} {unit}")
     }
 }
 
@@ -94,15 +74,5 @@ mod tests {
         let value = Duration::from_millis(milliseconds);
         assert_eq!(duration(value), long);
         assert_eq!(ago(value), since);
-    }
-
-    #[rstest]
-    #[case(0, "0 B")]
-    #[case(999, "999 B")]
-    #[case(1000, "1.0 kB")]
-    #[case(167_400_000, "167 MB")]
-    #[case(u64::MAX, "18446744 TB")]
-    fn sizes_have_units(#[case] bytes: u64, #[case] expected: &str) {
-        assert_eq!(size(bytes), expected);
     }
 }

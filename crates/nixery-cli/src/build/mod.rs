@@ -10,9 +10,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
 use nixery_builder::{Builder, Image, ImageRequest};
-use nixery_server::config::{ConfigErrors, LayeringArgs, NixArgs, SourceArgs, StorageArgs};
-use nixery_server::logging::{self, LogFormat};
-use nixery_server::setup;
+use nixery_config::{
+    Arguments, ConfigErrors, LayeringSettings, NixSettings, StorageSettings, setup, start_text_log,
+};
+use nixery_core::PackageSource;
 use nixery_state::gc::DEFAULT_GRACE;
 use nixery_storage::Storage;
 
@@ -61,13 +62,13 @@ pub(crate) struct BuildArgs {
     verbose: bool,
 
     #[command(flatten)]
-    source: SourceArgs,
+    source: Arguments<PackageSource>,
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
     #[command(flatten)]
-    nix: NixArgs,
+    nix: Arguments<NixSettings>,
     #[command(flatten)]
-    layering: LayeringArgs,
+    layering: Arguments<LayeringSettings>,
 }
 
 /// Everything that is needed before the build begins.
@@ -106,7 +107,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     destination.check()?;
 
     let mut errors = ConfigErrors::default();
-    let source = errors.part(args.source.source());
+    let source = errors.part(args.source.settings());
     let storage = errors.part(args.storage.settings());
     let nix = errors.part(args.nix.settings());
     let layering = errors.part(args.layering.settings());
@@ -117,9 +118,8 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     };
 
     let filter = if args.verbose { "info" } else { "error" };
-    logging::start(LogFormat::Text, filter);
-    output::ignored(&store.ignored);
-    output::ignored(&layering.ignored);
+    start_text_log(filter);
+    output::warn(store.ignored.iter().chain(&layering.ignored));
     let storage = setup::working_storage(&store).await?;
     let nix = setup::nix(&nix_settings, &store.spool)?;
     let reporter = Reporter::new(args.quiet);

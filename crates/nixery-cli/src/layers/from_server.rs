@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use nixery_config::{Arguments, StorageSettings, setup};
 use nixery_lab::replay::Workload;
 use nixery_lab::traffic::{
     MOST_PULLS, RecordedPulls, RecordedWorkload, read_pulls, recorded_workload,
 };
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
 
 use crate::output;
 use crate::progress::{Reporter, Unit};
@@ -37,14 +36,14 @@ pub(super) struct FromServerArgs {
 
     // Last: the flags after it would stand under its heading.
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 impl FromServerArgs {
     /// Reads what the store has, saves it if that is asked for, and says what was left out.
     pub(super) async fn workload(&self) -> Result<Workload> {
         let settings = self.storage.settings()?;
-        output::ignored(&settings.ignored);
+        output::warn(&settings.ignored);
         let storage = setup::existing_storage(&settings)?;
         let mut reporter = Reporter::new(self.quiet);
         let pulls = read_pulls(&*storage, |done, total| {

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
+use nixery_config::{Arguments, NixSettings};
 use nixery_core::{GraphError, PackageSource, ReferenceGraph, StorePath};
 use nixery_nix::EvaluationRequest;
-use nixery_server::config::{NixArgs, SourceArgs};
 
 use crate::errors::{BuildFailure, Usage};
 use crate::image;
@@ -35,9 +35,9 @@ pub(super) struct GraphArgs {
 #[derive(clap::Args)]
 pub(super) struct ImageSourceArgs {
     #[command(flatten)]
-    source: SourceArgs,
+    source: Arguments<PackageSource>,
     #[command(flatten)]
-    nix: NixArgs,
+    nix: Arguments<NixSettings>,
 }
 
 impl GraphArgs {

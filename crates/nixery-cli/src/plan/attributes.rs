@@ -5,12 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
+use nixery_config::{Arguments, NixSettings, setup};
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, Tag};
 use nixery_lab::cluster_plan::PathCollection;
 use nixery_lab::reference_sink::ReferenceSink;
 use nixery_nix::{EvaluationRequest, PackageSetEvent, batches, every_package};
-use nixery_server::config::{NixArgs, SourceArgs};
-use nixery_server::setup;
 
 use crate::errors::{Usage, build_failure};
 use crate::image;
@@ -45,9 +44,9 @@ pub(super) struct AttributeArgs {
     tag: String,
 
     #[command(flatten)]
-    source: SourceArgs,
+    source: Arguments<PackageSource>,
     #[command(flatten)]
-    nix: NixArgs,
+    nix: Arguments<NixSettings>,
 }
 
 impl AttributeArgs {
@@ -65,7 +64,7 @@ impl AttributeArgs {
 
     /// Where they come from, in a few words without folders.
     pub(super) fn described(&self) -> Option<String> {
-        let source = self.given().then(|| self.source.source().ok())??;
+        let source = self.given().then(|| self.source.settings().ok())??;
         let PackageSource::Path(path) = &source else {
             return Some(format!("{source} {}", self.tag));
         };

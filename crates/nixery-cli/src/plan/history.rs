@@ -1,10 +1,9 @@
 //! The images that a store remembers, as a source of a plan.
 
 use anyhow::{Result, bail};
+use nixery_config::{Arguments, StorageSettings, setup};
 use nixery_lab::cluster_plan::PathCollection;
 use nixery_lab::gather;
-use nixery_server::config::StorageArgs;
-use nixery_server::setup;
 use nixery_state::graphs;
 
 use crate::output;
@@ -19,7 +18,7 @@ pub(super) struct HistoryArgs {
     from_store: bool,
 
     #[command(flatten)]
-    storage: StorageArgs,
+    storage: Arguments<StorageSettings>,
 }
 
 impl HistoryArgs {
@@ -43,7 +42,7 @@ impl HistoryArgs {
         reporter: &mut Reporter,
     ) -> Result<()> {
         let settings = self.storage.settings()?;
-        output::ignored(&settings.ignored);
+        output::warn(&settings.ignored);
         let storage = setup::existing_storage(&settings)?;
         let store = &settings.backend;
         let entries = graphs::list(&*storage).await?;

@@ -1,5 +1,7 @@
 //! Sentences that say why paths share a layer.
 
+use crate::ByteSize;
+
 /// Heads that a sentence about a merged layer names.
 const NAMED: usize = 3;
 
@@ -171,40 +173,13 @@ fn share(part: u64, all: u64) -> String {
 /// A number of bytes in decimal units, such as `167.3 MB`.
 #[must_use]
 pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
-    if bytes < 1000 {
-        return format!("{bytes} B");
-    }
-    // Tenths, rounded in whole numbers, so that 999,950 bytes become 1.0 MB and not 1000.0 kB.
-    let mut tenths = (u128::from(bytes) * 10 + 500) / 1000;
-    let mut divisor = 1000u128;
-    let mut unit = 0;
-    while tenths >= 10_000 && unit + 1 < UNITS.len() {
-        divisor *= 1000;
-        tenths = (u128::from(bytes) * 10 + divisor / 2) / divisor;
-        unit += 1;
-    }
-    format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    ByteSize(bytes).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rstest::rstest;
-
-    #[rstest]
-    #[case(0, "0 B")]
-    #[case(999, "999 B")]
-    #[case(1000, "1.0 kB")]
-    #[case(1049, "1.0 kB")]
-    #[case(1050, "1.1 kB")]
-    #[case(999_949, "999.9 kB")]
-    #[case(999_950, "1.0 MB")]
-    #[case(167_300_000, "167.3 MB")]
-    #[case(u64::MAX, "18.4 EB")]
-    fn sizes(#[case] bytes: u64, #[case] text: &str) {
-        assert_eq!(human_bytes(bytes), text);
-    }
 
     #[rstest]
     #[case(0, 2000, "0 %")]

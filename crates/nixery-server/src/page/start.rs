@@ -5,13 +5,13 @@ use http::StatusCode;
 use http::request::Parts;
 use maud::{Markup, html};
 use nixery_builder::{BuildState, BuildSummary, Phase};
-use nixery_core::{META_PACKAGES, PackageSource};
+use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::state::AppState;
-use crate::text::{ago, duration, size, timestamp};
+use crate::text::{ago, duration, timestamp};
 
 /// Limit of rows in the list of builds.
 const MAX_ROWS: usize = 30;
@@ -207,7 +207,7 @@ pub(super) fn state(state: &BuildState) -> Markup {
             BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
             BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {
                 span class="badge done" { @if *from_cache { "cached" } @else { "built" } }
-                " " (size(*bytes)) " in " (layers) " layers"
+                " " (ByteSize(*bytes)) " in " (layers) " layers"
             }
             BuildState::Failed(error) => {
                 span class="badge failed" { "failed" } " " (redact(&error.to_string()))

@@ -8,8 +8,8 @@ use futures::TryStreamExt;
 use http::StatusCode;
 use nixery_builder::OpenBlob;
 use nixery_manifest::Digest;
-use nixery_server::config::HttpSettings;
-use nixery_server::delivery::{BlobDelivery, DeliveryError, prepare};
+use nixery_server::config::{BlobDelivery, HttpSettings};
+use nixery_server::delivery::{DeliveryError, prepare};
 use nixery_storage::MemoryStorage;
 use rstest::rstest;
 

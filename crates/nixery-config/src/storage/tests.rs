@@ -1,8 +1,10 @@
 //! Settings of all stores, as tables.
 
 use super::*;
-use nixery_storage::S3Addressing;
+use crate::Arguments;
+use nixery_storage::{RemoteLimits, S3Addressing};
 use rstest::rstest;
+use std::ffi::OsString;
 
 fn environment(variables: &[(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
     let variables = variables.to_vec();
@@ -12,35 +14,22 @@ fn environment(variables: &[(&'static str, &'static str)]) -> impl Fn(&str) -> O
     }
 }
 
-fn s3() -> StorageArgs {
-    StorageArgs {
-        storage_backend: Some("s3".into()),
-        s3: S3Args {
-            s3_bucket: Some("images".into()),
-            s3_region: Some("eu-central-1".into()),
-            ..S3Args::default()
-        },
-        ..StorageArgs::default()
-    }
+type StorageArguments = Arguments<StorageSettings>;
+
+fn s3_arguments() -> StorageArguments {
+    StorageArguments::default()
+        .with(STORAGE_BACKEND, "s3")
+        .with(S3_BUCKET, "images")
+        .with(S3_REGION, "eu-central-1")
 }
 
-fn gcs() -> StorageArgs {
-    StorageArgs {
-        storage_backend: Some("gcs".into()),
-        gcs: GcsArgs {
-            gcs_bucket: Some("images".into()),
-            ..GcsArgs::default()
-        },
-        ..StorageArgs::default()
-    }
+fn gcs_arguments() -> StorageArguments {
+    StorageArguments::default()
+        .with(STORAGE_BACKEND, "gcs")
+        .with(GCS_BUCKET, "images")
 }
 
-fn with(mut arguments: StorageArgs, set: fn(&mut StorageArgs)) -> StorageArgs {
-    set(&mut arguments);
-    arguments
-}
-
-fn s3_config(arguments: &StorageArgs, variables: &[(&'static str, &'static str)]) -> S3Config {
+fn s3_config(arguments: &StorageArguments, variables: &[(&'static str, &'static str)]) -> S3Config {
     match arguments
         .settings_in(&environment(variables))
         .unwrap()
@@ -51,7 +40,10 @@ fn s3_config(arguments: &StorageArgs, variables: &[(&'static str, &'static str)]
     }
 }
 
-fn gcs_config(arguments: &StorageArgs, variables: &[(&'static str, &'static str)]) -> GcsConfig {
+fn gcs_config(
+    arguments: &StorageArguments,
+    variables: &[(&'static str, &'static str)],
+) -> GcsConfig {
     match arguments
         .settings_in(&environment(variables))
         .unwrap()
@@ -73,7 +65,7 @@ fn the_default_folder_follows_conventions(
     #[case] variables: &[(&'static str, &'static str)],
     #[case] expected: &str,
 ) {
-    let settings = StorageArgs::default().settings_in(&environment(variables));
+    let settings = StorageArguments::default().settings_in(&environment(variables));
     let settings = settings.unwrap();
     assert_eq!(
         settings.backend.to_string(),
@@ -81,30 +73,30 @@ fn the_default_folder_follows_conventions(
     );
     assert_eq!(settings.spool, PathBuf::from(expected).join("spool"));
     // A remote store has its spool in the same place.
-    let settings = s3().settings_in(&environment(variables)).unwrap();
+    let settings = s3_arguments().settings_in(&environment(variables)).unwrap();
     assert_eq!(settings.spool, PathBuf::from(expected).join("spool"));
 }
 
 #[rstest]
-#[case::backend(with(s3(), |a| a.storage_backend = Some("tape".into())), "NIXERY_STORAGE_BACKEND (--storage-backend) is \"tape\"; allowed: filesystem, s3, gcs")]
-#[case::s3_bucket_missing(with(s3(), |a| a.s3.s3_bucket = Some(" ".into())), "NIXERY_S3_BUCKET (--s3-bucket) is not set; needed: the name of the bucket")]
-#[case::s3_bucket(with(s3(), |a| a.s3.s3_bucket = Some("s3://images".into())), "NIXERY_S3_BUCKET (--s3-bucket) is \"s3://images\"; allowed: a bucket's name")]
-#[case::s3_prefix(with(s3(), |a| a.s3.s3_prefix = Some("a/../b".into())), "NIXERY_S3_PREFIX (--s3-prefix) is \"a/../b\"; allowed: names such as")]
-#[case::s3_prefix_twice(with(s3(), |a| a.s3.s3_prefix = Some("a//b".into())), "NIXERY_S3_PREFIX")]
-#[case::s3_endpoint(with(s3(), |a| a.s3.s3_endpoint = Some("minio:9000".into())), "NIXERY_S3_ENDPOINT (--s3-endpoint) is \"minio:9000\"; allowed: http:// or https://")]
-#[case::s3_public_endpoint(with(s3(), |a| a.s3.s3_public_endpoint = Some("https://h/p".into())), "NIXERY_S3_PUBLIC_ENDPOINT (--s3-public-endpoint) is \"https://h/p\"")]
-#[case::s3_region(with(s3(), |a| a.s3.s3_region = Some("eu central".into())), "NIXERY_S3_REGION (--s3-region) is \"eu central\"; allowed: a region's name")]
-#[case::s3_region_missing(with(s3(), |a| a.s3.s3_region = None), "NIXERY_S3_REGION (--s3-region) is not set; needed: the bucket's region")]
-#[case::s3_addressing(with(s3(), |a| a.s3.s3_addressing = Some("dns".into())), "NIXERY_S3_ADDRESSING (--s3-addressing) is \"dns\"; allowed: path, virtual")]
-#[case::gcs_bucket_missing(with(gcs(), |a| a.gcs.gcs_bucket = None), "GCS_BUCKET (--gcs-bucket) is not set; needed: the name of the bucket")]
-#[case::gcs_prefix(with(gcs(), |a| a.gcs.gcs_prefix = Some("a b".into())), "NIXERY_GCS_PREFIX (--gcs-prefix) is \"a b\"")]
-#[case::gcs_endpoint(with(gcs(), |a| a.gcs.gcs_endpoint = Some("ftp://h".into())), "NIXERY_GCS_ENDPOINT (--gcs-endpoint) is \"ftp://h\"")]
-#[case::gcs_anonymous(with(gcs(), |a| a.gcs.gcs_anonymous = Some("maybe".into())), "NIXERY_GCS_ANONYMOUS (--gcs-anonymous) is \"maybe\"; allowed: true, false, 1, 0")]
-#[case::gcs_credentials(with(gcs(), |a| a.gcs.gcs_credentials = Some("/no/such.json".into())), "GOOGLE_APPLICATION_CREDENTIALS (--gcs-credentials) is \"/no/such.json\"; allowed: a file that exists")]
-#[case::timeout(with(s3(), |a| a.storage_timeout = Some("0".into())), "NIXERY_STORAGE_TIMEOUT (--storage-timeout) is \"0\"; allowed: a whole number from 1 to 600 (seconds)")]
-#[case::attempts(with(gcs(), |a| a.storage_attempts = Some("0".into())), "NIXERY_STORAGE_ATTEMPTS (--storage-attempts) is \"0\"; allowed: a whole number from 1 to 100")]
+#[case::backend(s3_arguments().with(STORAGE_BACKEND, "tape"), "NIXERY_STORAGE_BACKEND (--storage-backend) is \"tape\"; allowed: filesystem, s3, gcs")]
+#[case::s3_bucket_missing(s3_arguments().with(S3_BUCKET, " "), "NIXERY_S3_BUCKET (--s3-bucket) is not set; needed: the name of the bucket")]
+#[case::s3_bucket(s3_arguments().with(S3_BUCKET, "s3://images"), "NIXERY_S3_BUCKET (--s3-bucket) is \"s3://images\"; allowed: a bucket's name")]
+#[case::s3_prefix(s3_arguments().with(S3_PREFIX, "a/../b"), "NIXERY_S3_PREFIX (--s3-prefix) is \"a/../b\"; allowed: names such as")]
+#[case::s3_prefix_twice(s3_arguments().with(S3_PREFIX, "a//b"), "NIXERY_S3_PREFIX")]
+#[case::s3_endpoint(s3_arguments().with(S3_ENDPOINT, "minio:9000"), "NIXERY_S3_ENDPOINT (--s3-endpoint) is \"minio:9000\"; allowed: http:// or https://")]
+#[case::s3_public_endpoint(s3_arguments().with(S3_PUBLIC_ENDPOINT, "https://h/p"), "NIXERY_S3_PUBLIC_ENDPOINT (--s3-public-endpoint) is \"https://h/p\"")]
+#[case::s3_region(s3_arguments().with(S3_REGION, "eu central"), "NIXERY_S3_REGION (--s3-region) is \"eu central\"; allowed: a region's name")]
+#[case::s3_region_missing(s3_arguments().with(S3_REGION, ""), "NIXERY_S3_REGION (--s3-region) is not set; needed: the bucket's region")]
+#[case::s3_addressing(s3_arguments().with(S3_ADDRESSING, "dns"), "NIXERY_S3_ADDRESSING (--s3-addressing) is \"dns\"; allowed: path, virtual")]
+#[case::gcs_bucket_missing(gcs_arguments().with(GCS_BUCKET, ""), "GCS_BUCKET (--gcs-bucket) is not set; needed: the name of the bucket")]
+#[case::gcs_prefix(gcs_arguments().with(GCS_PREFIX, "a b"), "NIXERY_GCS_PREFIX (--gcs-prefix) is \"a b\"")]
+#[case::gcs_endpoint(gcs_arguments().with(GCS_ENDPOINT, "ftp://h"), "NIXERY_GCS_ENDPOINT (--gcs-endpoint) is \"ftp://h\"")]
+#[case::gcs_anonymous(gcs_arguments().with(GCS_ANONYMOUS, "maybe"), "NIXERY_GCS_ANONYMOUS (--gcs-anonymous) is \"maybe\"; allowed: true, false, 1, 0")]
+#[case::gcs_credentials(gcs_arguments().with(GCS_CREDENTIALS, "/no/such.json"), "GOOGLE_APPLICATION_CREDENTIALS (--gcs-credentials) is \"/no/such.json\"; allowed: a file that exists")]
+#[case::timeout(s3_arguments().with(STORAGE_TIMEOUT, "0"), "NIXERY_STORAGE_TIMEOUT (--storage-timeout) is \"0\"; allowed: a time from 1s to 10m")]
+#[case::attempts(gcs_arguments().with(STORAGE_ATTEMPTS, "0"), "NIXERY_STORAGE_ATTEMPTS (--storage-attempts) is \"0\"; allowed: a whole number from 1 to 100")]
 fn wrong_and_missing_values_are_refused_by_name(
-    #[case] arguments: StorageArgs,
+    #[case] arguments: StorageArguments,
     #[case] expected: &str,
 ) {
     let errors = arguments.settings_in(&environment(&[])).unwrap_err();
@@ -113,17 +105,12 @@ fn wrong_and_missing_values_are_refused_by_name(
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once() {
-    let arguments = StorageArgs {
-        storage_backend: Some("s3".into()),
-        storage_attempts: Some("many".into()),
-        s3: S3Args {
-            s3_prefix: Some("..".into()),
-            s3_addressing: Some("dns".into()),
-            ..S3Args::default()
-        },
-        ..StorageArgs::default()
-    };
+fn everything_that_is_wrong_is_reported_at_once() {
+    let arguments = StorageArguments::default()
+        .with(STORAGE_BACKEND, "s3")
+        .with(STORAGE_ATTEMPTS, "many")
+        .with(S3_PREFIX, "..")
+        .with(S3_ADDRESSING, "dns");
     let errors = arguments.settings_in(&environment(&[])).unwrap_err();
     // Bucket and region are missing.
     assert_eq!(errors.0.len(), 5, "{errors}");
@@ -131,23 +118,20 @@ fn all_that_is_wrong_is_told_at_once() {
 
 #[test]
 fn a_password_in_an_endpoint_is_not_repeated() {
-    let arguments = with(s3(), |a| {
-        a.s3.s3_endpoint = Some("https://u:hunter2@h".into())
-    });
+    let arguments = s3_arguments().with(S3_ENDPOINT, "https://u:hunter2@h");
     let errors = arguments.settings_in(&environment(&[])).unwrap_err();
     assert!(!errors.to_string().contains("hunter2"), "{errors}");
 }
 
 #[test]
 fn every_setting_of_s3_reaches_its_place() {
-    let arguments = with(s3(), |a| {
-        a.s3.s3_prefix = Some("/team/nixery/".into());
-        a.s3.s3_endpoint = Some("http://10.0.0.1:8333/".into());
-        a.s3.s3_public_endpoint = Some("https://blobs.example.org".into());
-        a.s3.s3_addressing = Some("virtual".into());
-        a.storage_timeout = Some("7".into());
-        a.storage_attempts = Some("3".into());
-    });
+    let arguments = s3_arguments()
+        .with(S3_PREFIX, "/team/nixery/")
+        .with(S3_ENDPOINT, "http://10.0.0.1:8333/")
+        .with(S3_PUBLIC_ENDPOINT, "https://blobs.example.org")
+        .with(S3_ADDRESSING, "virtual")
+        .with(STORAGE_TIMEOUT, "7")
+        .with(STORAGE_ATTEMPTS, "3");
     let config = s3_config(&arguments, &[]);
     assert_eq!(
         (config.bucket.as_str(), config.prefix.as_str()),
@@ -185,7 +169,7 @@ fn s3_settings_come_from_awss_variables_too(
     #[case] endpoint: Option<&str>,
     #[case] region: Option<&str>,
 ) {
-    let config = s3_config(&with(s3(), |a| a.s3.s3_region = None), variables);
+    let config = s3_config(&s3_arguments().with(S3_REGION, ""), variables);
     assert_eq!(config.endpoint.as_deref(), endpoint);
     assert_eq!(config.region.as_deref(), region);
     assert_eq!(config.addressing, S3Addressing::Path);
@@ -195,7 +179,7 @@ fn s3_settings_come_from_awss_variables_too(
 #[test]
 fn a_wrong_value_of_awss_variables_is_named_as_it_came() {
     let variables = environment(&[("AWS_ENDPOINT_URL", "nowhere")]);
-    let errors = s3().settings_in(&variables).unwrap_err();
+    let errors = s3_arguments().settings_in(&variables).unwrap_err();
     let expected = "AWS_ENDPOINT_URL (--s3-endpoint) is \"nowhere\"";
     assert!(errors.to_string().contains(expected), "{errors}");
 }
@@ -212,8 +196,7 @@ fn an_emulator_of_gcs_is_asked_without_credentials(
     #[case] endpoint: Option<&str>,
     #[case] expected: bool,
 ) {
-    let mut arguments = gcs();
-    arguments.gcs.gcs_anonymous = anonymous.map(Into::into);
+    let arguments = gcs_arguments().with(GCS_ANONYMOUS, anonymous.unwrap_or_default());
     let config = gcs_config(&arguments, variables);
     assert_eq!(config.endpoint.as_deref(), endpoint);
     assert_eq!(config.anonymous, expected);
@@ -222,8 +205,7 @@ fn an_emulator_of_gcs_is_asked_without_credentials(
 #[test]
 fn a_credential_file_reaches_gcs_and_its_name_the_message() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let mut arguments = gcs();
-    arguments.gcs.gcs_credentials = Some(file.path().into());
+    let arguments = gcs_arguments().with(GCS_CREDENTIALS, file.path());
     let config = gcs_config(&arguments, &[]);
     assert_eq!(config.credential_file.as_deref(), Some(file.path()));
     let described = StorageBackend::Gcs(config);
@@ -231,15 +213,15 @@ fn a_credential_file_reaches_gcs_and_its_name_the_message() {
 }
 
 #[rstest]
-#[case::s3_for_gcs(with(gcs(), |a| a.s3.s3_bucket = Some("b".into())), &["NIXERY_S3_BUCKET (--s3-bucket) is set but not used: the blob store is gcs"])]
-#[case::gcs_for_s3(with(s3(), |a| a.gcs.gcs_bucket = Some("b".into())), &["GCS_BUCKET (--gcs-bucket) is set but not used: the blob store is s3"])]
-#[case::both_for_filesystem(StorageArgs { storage_backend: None, ..with(s3(), |a| a.storage_timeout = Some("9".into())) }, &["NIXERY_S3_BUCKET", "NIXERY_S3_REGION", "NIXERY_STORAGE_TIMEOUT"])]
-#[case::folder_for_s3(with(s3(), |a| a.storage_path = Some("/srv/n".into())), &["STORAGE_PATH (--storage-path) is set, but the blob store is s3: only the spool folder is there"])]
-#[case::folder_and_spool_for_s3(with(s3(), |a| { a.storage_path = Some("/srv/n".into()); a.spool_dir = Some("/spool".into()); }), &["STORAGE_PATH (--storage-path) is set but not used"])]
-#[case::empty_is_not_given(with(s3(), |a| a.gcs.gcs_bucket = Some(String::new())), &[])]
-#[case::googles_own_are_not_ours(with(s3(), |a| a.gcs.gcs_credentials = Some("/key.json".into())), &[])]
+#[case::s3_for_gcs(gcs_arguments().with(S3_BUCKET, "b"), &["NIXERY_S3_BUCKET (--s3-bucket) is set but not used: the blob store is gcs"])]
+#[case::gcs_for_s3(s3_arguments().with(GCS_BUCKET, "b"), &["GCS_BUCKET (--gcs-bucket) is set but not used: the blob store is s3"])]
+#[case::both_for_filesystem(s3_arguments().with(STORAGE_TIMEOUT, "9").with(STORAGE_BACKEND, ""), &["NIXERY_S3_BUCKET", "NIXERY_S3_REGION", "NIXERY_STORAGE_TIMEOUT"])]
+#[case::folder_for_s3(s3_arguments().with(STORAGE_PATH, "/srv/n"), &["STORAGE_PATH (--storage-path) is set, but the blob store is s3: only the spool folder is there"])]
+#[case::folder_and_spool_for_s3(s3_arguments().with(STORAGE_PATH, "/srv/n").with(SPOOL_DIR, "/spool"), &["STORAGE_PATH (--storage-path) is set but not used"])]
+#[case::empty_is_not_given(s3_arguments().with(GCS_BUCKET, ""), &[])]
+#[case::googles_own_are_not_ours(s3_arguments().with(GCS_CREDENTIALS, "/key.json"), &[])]
 fn settings_of_other_stores_are_not_ignored_silently(
-    #[case] arguments: StorageArgs,
+    #[case] arguments: StorageArguments,
     #[case] expected: &[&str],
 ) {
     let ignored = arguments.settings_in(&environment(&[])).unwrap().ignored;
@@ -255,7 +237,7 @@ fn the_originals_signing_key_gets_a_warning_that_helps() {
         ("GCS_SIGNING_KEY", "/key.pem"),
         ("GCS_SIGNING_ACCOUNT", "a@b"),
     ]);
-    let ignored = gcs().settings_in(&variables).unwrap().ignored;
+    let ignored = gcs_arguments().settings_in(&variables).unwrap().ignored;
     assert_eq!(ignored.len(), 1);
     for part in [
         "GCS_SIGNING_KEY and GCS_SIGNING_ACCOUNT",
@@ -265,5 +247,11 @@ fn the_originals_signing_key_gets_a_warning_that_helps() {
         assert!(ignored[0].contains(part), "{}", ignored[0]);
     }
     // Only where they would have mattered.
-    assert!(s3().settings_in(&variables).unwrap().ignored.is_empty());
+    assert!(
+        s3_arguments()
+            .settings_in(&variables)
+            .unwrap()
+            .ignored
+            .is_empty()
+    );
 }

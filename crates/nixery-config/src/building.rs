@@ -1,0 +1,168 @@
+//! How Nix is run.
+
+use crate::arguments::Section;
+use crate::check::Checker;
+use crate::table::{
+    EVAL_INTERVAL, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS, MAX_EVALUATIONS,
+    MAX_WAITING, NIX_DIR, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
+};
+use nixery_nix::NixStore;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+/// An upper bound for times that a typing error would otherwise turn into years.
+const WEEK: u64 = 7 * 24 * 60 * 60;
+/// Nobody should wait longer for a server that is gone.
+const LONGEST_LEASE: u64 = 60 * 60;
+/// An upper bound for counts of processes and threads.
+pub(crate) const MANY: usize = 1024;
+
+/// Checked settings of running Nix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NixSettings {
+    /// Time for one realisation.
+    pub realise_timeout: Duration,
+    /// Time for one evaluation.
+    pub evaluate_timeout: Duration,
+    /// How long an image of a source that moves is served before it is evaluated again; `None` for
+    /// what suits the source.
+    pub eval_interval: Option<Duration>,
+    /// Folder with the Nix files; `None` for those built in.
+    pub nix_dir: Option<PathBuf>,
+    /// The store; `None` for Nix's own configuration.
+    pub store: Option<NixStore>,
+    /// `--max-jobs`; `None` for Nix's own configuration.
+    pub max_jobs: Option<usize>,
+    /// Realisations at once.
+    pub max_builds: usize,
+    /// Evaluations at once.
+    pub max_evaluations: usize,
+    /// Builds that run or wait.
+    pub max_waiting: usize,
+    /// How long a failed build is answered with its failure.
+    pub failure_ttl: Duration,
+    /// How long to wait for another server that builds an image after it renewed its lease.
+    pub lease_ttl: Duration,
+    /// Builds remembered.
+    pub history: usize,
+}
+
+impl Section for NixSettings {
+    const GROUPS: &'static [Group] = &[Group::Nix];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let cores = cores();
+        let nix_dir = checker.path(NIX_DIR);
+        if let Some(folder) = &nix_dir
+            && !folder.join("prepare-image.nix").is_file()
+        {
+            let name = checker.name(NIX_DIR);
+            let allowed = "a folder with the files of nix/, prepare-image.nix among them";
+            checker.invalid(name, &folder.display().to_string(), allowed);
+        }
+        let store = checker.given(NIX_STORE).and_then(|(name, uri)| {
+            let store = NixStore::parse(&uri);
+            store
+                .map_err(|allowed| checker.invalid(name, &uri, allowed.to_string()))
+                .ok()
+        });
+        Some(Self {
+            realise_timeout: checker.time(NIX_TIMEOUT, 1..=WEEK),
+            evaluate_timeout: checker.time(EVAL_TIMEOUT, 1..=WEEK),
+            eval_interval: checker.optional_time(EVAL_INTERVAL, 0..=WEEK),
+            nix_dir,
+            store,
+            max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MANY),
+            max_builds: checker
+                .optional_number(MAX_BUILDS, 1..=MANY)
+                .unwrap_or(cores.clamp(2, 8)),
+            max_evaluations: checker
+                .optional_number(MAX_EVALUATIONS, 1..=MANY)
+                .unwrap_or(cores.min(4)),
+            max_waiting: checker.number(MAX_WAITING, 1..=100_000),
+            failure_ttl: checker.time(FAILURE_TTL, 0..=WEEK),
+            lease_ttl: checker.time(LEASE, 0..=LONGEST_LEASE),
+            history: checker.number(HISTORY, 1..=10_000),
+        })
+    }
+}
+
+/// The cores of this machine.
+pub(crate) fn cores() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arguments;
+    use crate::table::Setting;
+    use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING};
+    use rstest::rstest;
+
+    #[rstest]
+    #[case::timeout(
+        NIX_TIMEOUT,
+        "8d",
+        "NIX_TIMEOUT (--nix-timeout) is \"8d\"; allowed: a time from 1s to 7days, such as 90s, 30m, 6h or 30d; a number alone means seconds"
+    )]
+    #[case::eval(EVAL_TIMEOUT, "0", "NIXERY_EVAL_TIMEOUT (--eval-timeout) is \"0\"")]
+    #[case::interval(
+        EVAL_INTERVAL,
+        "often",
+        "NIXERY_EVAL_INTERVAL (--eval-interval) is \"often\"; allowed: a time from 0s to 7days"
+    )]
+    #[case::folder(
+        NIX_DIR,
+        "/",
+        "NIXERY_NIX_DIR (--nix-dir) is \"/\"; allowed: a folder with the files of nix/, prepare-image.nix among them"
+    )]
+    #[case::store(
+        NIX_STORE,
+        "ssh-ng://builder",
+        "NIXERY_NIX_STORE (--nix-store) is \"ssh-ng://builder\"; allowed: `auto`, `daemon`,"
+    )]
+    #[case::jobs(NIX_MAX_JOBS, "all", "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
+    #[case::builds(
+        MAX_BUILDS,
+        "0",
+        "NIXERY_MAX_BUILDS (--max-builds) is \"0\"; allowed: a whole number from 1"
+    )]
+    #[case::evaluations(MAX_EVALUATIONS, "0", "NIXERY_MAX_EVALUATIONS")]
+    #[case::waiting(
+        MAX_WAITING,
+        "none",
+        "NIXERY_MAX_WAITING (--max-waiting) is \"none\"; allowed: a whole number from 1 to 100000"
+    )]
+    #[case::failures(FAILURE_TTL, "x", "NIXERY_FAILURE_TTL")]
+    #[case::lease(
+        LEASE,
+        "1d",
+        "NIXERY_LEASE_SECONDS (--lease-seconds) is \"1d\"; allowed: a time from 0s to 1h"
+    )]
+    #[case::history(HISTORY, "0", "NIXERY_HISTORY")]
+    fn wrong_nix_settings_are_refused(
+        #[case] setting: &Setting,
+        #[case] value: &str,
+        #[case] expected: &str,
+    ) {
+        let arguments = Arguments::<NixSettings>::default().with(setting, value);
+        let message = arguments.settings().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn the_defaults_are_generous_and_those_of_the_builder() {
+        let nix = Arguments::<NixSettings>::default().settings().unwrap();
+        assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
+        assert_eq!(nix.evaluate_timeout, Duration::from_secs(300));
+        assert_eq!(nix.max_jobs, None);
+        assert_eq!(nix.eval_interval, None, "what suits the source");
+        assert_eq!(nix.max_waiting, DEFAULT_MAX_WAITING);
+        assert_eq!(nix.failure_ttl, DEFAULT_FAILURE_TTL);
+        assert_eq!(nix.lease_ttl, DEFAULT_LEASE_TTL);
+        assert_eq!(nix.history, 100);
+    }
+}

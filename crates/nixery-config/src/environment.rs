@@ -1,0 +1,94 @@
+//! Variables in the environment that look like settings and are none.
+
+use crate::table::SETTINGS;
+use std::ffi::OsString;
+
+/// What all variables of ours begin with, but for those of the original.
+const PREFIX: &str = "NIXERY_";
+/// Variables that the scripts and tests of the project read.
+const OTHERS: [&str; 2] = ["NIXERY_BENCH_ROUNDS", "NIXERY_TEST"];
+/// Names that are less alike than this are not suggested.
+const ALIKE: f64 = 0.6;
+
+/// Warns of variables in the environment that begin with `NIXERY_` and are no settings, a sentence
+/// each, with the setting whose name is nearest.
+#[must_use]
+pub fn unknown_variables() -> Vec<String> {
+    let text = |value: OsString| value.to_string_lossy().into_owned();
+    unknown_among(std::env::vars_os().map(|(name, value)| (text(name), text(value))))
+}
+
+fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let mut unknown: Vec<_> = environment
+        .into_iter()
+        .filter(|(name, value)| {
+            name.starts_with(PREFIX)
+                && !OTHERS.contains(&name.as_str())
+                && SETTINGS.iter().all(|setting| setting.variable != name)
+                && !is_of_a_kubernetes_service(name, value)
+        })
+        .map(|(name, _)| {
+            let fix = nearest(&name).map_or_else(
+                || "unset it".to_owned(),
+                |known| format!("did you mean {known}?"),
+            );
+            format!("{name} is set, but there is no such setting. Fix: {fix}")
+        })
+        .collect();
+    unknown.sort_unstable();
+    unknown
+}
+
+/// The setting with the most similar name. The prefix does not count, as the original's settings
+/// do not have it.
+fn nearest(name: &str) -> Option<&'static str> {
+    let bare = |name: &'_ str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
+    let name = bare(name);
+    SETTINGS
+        .iter()
+        .map(|setting| {
+            let known = bare(setting.variable);
+            (
+                strsim::normalized_damerau_levenshtein(&name, &known),
+                setting.variable,
+            )
+        })
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other))
+        .map(|(_, variable)| variable)
+}
+
+/// Kubernetes sets variables for each service of a namespace, of which one may be called `nixery`.
+fn is_of_a_kubernetes_service(name: &str, value: &str) -> bool {
+    name.contains("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.contains("_PORT_")
+        || value.starts_with("tcp://")
+        || value.starts_with("udp://")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rstest::rstest;
+
+    #[rstest]
+    #[case("NIXERY_PORT", "8080", Some("did you mean PORT?"))]
+    #[case("NIXERY_STORAGE_PATH", "/x", Some("did you mean STORAGE_PATH?"))]
+    #[case("NIXERY_LAYER_BUGDET", "9", Some("did you mean NIXERY_LAYER_BUDGET?"))]
+    #[case("NIXERY_FROBNICATE", "", Some("unset it"))]
+    #[case("NIXERY_CHANNEL", "x", None)]
+    #[case("CHANNEL", "x", None)]
+    #[case("NIXERY_PORT", "tcp://10.0.0.1:8080", None)]
+    #[case("NIXERY_PORT_8080_TCP_ADDR", "10.0.0.1", None)]
+    #[case("NIXERY_SERVICE_HOST", "10.0.0.1", None)]
+    fn what_looks_like_a_setting_is_reported(
+        #[case] name: &str,
+        #[case] value: &str,
+        #[case] fix: Option<&str>,
+    ) {
+        let found = unknown_among([(name.to_owned(), value.to_owned())]);
+        let found = found.first().and_then(|line| line.split_once("Fix: "));
+        assert_eq!(found.map(|(_, fix)| fix), fix);
+    }
+}

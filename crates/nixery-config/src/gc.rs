@@ -1,0 +1,137 @@
+//! The collection of garbage: what may stay in the blob store, and how often the server looks.
+
+use crate::arguments::Section;
+use crate::check::Checker;
+use crate::table::{
+    EVAL_TIMEOUT, GC_GRACE, GC_INTERVAL, GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_UNUSED, Group, NIX_TIMEOUT,
+};
+use nixery_state::gc::GcPolicy;
+use std::time::Duration;
+
+/// An upper bound for times that a typing error would otherwise turn into ages: a hundred years.
+const LONGEST: u64 = 100 * 31_557_600;
+
+/// Checked settings of the server's collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcSettings {
+    /// How often; `None` for never.
+    pub interval: Option<Duration>,
+    /// What stays. Its grace counts for use marks also where the server never collects.
+    pub policy: GcPolicy,
+}
+
+impl Section for GcSettings {
+    const GROUPS: &'static [Group] = &[Group::GcTimer, Group::GcPolicy];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let noted = checker.problems();
+        let interval = checker.optional_time(GC_INTERVAL, 1..=LONGEST);
+        let policy = policy(checker);
+        if interval.is_some() && checker.problems() == noted && !policy.has_limit() {
+            let allowed =
+                format!("an interval together with {GC_MAX_UNUSED}, {GC_MAX_AGE} or {GC_MAX_SIZE}");
+            checker.parsed(GC_INTERVAL, |_| None::<()>, || allowed);
+        }
+        Some(Self { interval, policy })
+    }
+}
+
+/// What a collection by command keeps. Its flags are shorter than the server's. A policy without a
+/// limit drops nothing: see [`GcPolicy::has_limit`].
+impl Section for GcPolicy {
+    const GROUPS: &'static [Group] = &[Group::GcPolicy];
+    const WITHOUT: &'static str = "gc-";
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        Some(policy(checker))
+    }
+}
+
+fn policy(checker: &mut Checker<'_>) -> GcPolicy {
+    GcPolicy {
+        max_unused: checker.optional_time(GC_MAX_UNUSED, 1..=LONGEST),
+        max_age: checker.optional_time(GC_MAX_AGE, 1..=LONGEST),
+        max_size: checker.optional_size(GC_MAX_SIZE),
+        grace: checker.time(GC_GRACE, 1..=LONGEST),
+    }
+}
+
+impl GcSettings {
+    /// What is odd about them though they are allowed, for a warning; `longest_build` is the time
+    /// after which Nix is stopped.
+    #[must_use]
+    pub fn oddity(&self, longest_build: Duration) -> Option<String> {
+        let grace = self.policy.grace;
+        // Marks that a build relies on may be a quarter of the grace old.
+        (self.interval.is_some() && grace * 3 / 4 < longest_build).then(|| {
+            format!(
+                "{GC_GRACE} is {}, and an image may take {} to be evaluated and built ({}, {}): layers of such a build may be collected before it ends, and are then built again. Fix: set a grace that is a third longer than a build",
+                humantime::format_duration(grace),
+                humantime::format_duration(longest_build),
+                EVAL_TIMEOUT.variable,
+                NIX_TIMEOUT.variable,
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arguments;
+    use nixery_state::gc::DEFAULT_GRACE;
+
+    #[test]
+    fn an_interval_needs_a_limit() {
+        let arguments = Arguments::<GcSettings>::default()
+            .with(GC_INTERVAL, "6h")
+            .with(GC_GRACE, "1h");
+        let errors = arguments.settings().unwrap_err().to_string();
+        assert_eq!(
+            errors,
+            "NIXERY_GC_INTERVAL (--gc-interval) is \"6h\"; allowed: an interval together with \
+             NIXERY_GC_MAX_UNUSED (--gc-max-unused), NIXERY_GC_MAX_AGE (--gc-max-age) or \
+             NIXERY_GC_MAX_SIZE (--gc-max-size)"
+        );
+        let settings = arguments.with(GC_MAX_SIZE, "100G").settings().unwrap();
+        assert_eq!(settings.interval, Some(Duration::from_secs(21_600)));
+        assert_eq!(settings.policy.max_size, Some(100_000_000_000));
+    }
+
+    #[test]
+    fn nothing_is_collected_unless_asked_for() {
+        let settings = Arguments::<GcSettings>::default().settings().unwrap();
+        assert_eq!(settings.interval, None);
+        assert_eq!(settings.policy, GcPolicy::default());
+        assert_eq!(settings.policy.grace, DEFAULT_GRACE);
+        let policy = Arguments::<GcPolicy>::default().settings().unwrap();
+        assert!(!policy.has_limit());
+    }
+
+    #[test]
+    fn a_grace_shorter_than_a_build_is_odd() {
+        let arguments = Arguments::<GcSettings>::default()
+            .with(GC_INTERVAL, "6h")
+            .with(GC_MAX_UNUSED, "30d")
+            .with(GC_GRACE, "30m");
+        let settings = arguments.settings().unwrap();
+        let oddity = settings.oddity(Duration::from_secs(2100)).unwrap();
+        assert!(
+            oddity.starts_with("NIXERY_GC_GRACE (--gc-grace) is 30m"),
+            "{oddity}"
+        );
+        assert_eq!(settings.oddity(Duration::from_secs(600)), None);
+    }
+
+    #[test]
+    fn all_wrong_values_are_reported_at_once_with_the_commands_flags() {
+        let arguments = Arguments::<GcPolicy>::default()
+            .with(GC_MAX_UNUSED, "a month")
+            .with(GC_MAX_AGE, "0")
+            .with(GC_MAX_SIZE, "100 gigs")
+            .with(GC_GRACE, "-1");
+        let errors = arguments.settings().unwrap_err();
+        assert_eq!(errors.0.len(), 4, "{errors}");
+        assert!(errors.to_string().contains("(--max-size)"), "{errors}");
+    }
+}

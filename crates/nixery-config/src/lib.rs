@@ -1,0 +1,189 @@
+//! The settings of Nixery: one table, from which arguments, environment variables, messages and the
+//! reference page are made, and the store, Nix and builder that they describe.
+//!
+//! [`table`] lists the settings. Commands take the groups they need as [`Arguments`]:
+//! `#[command(flatten)] nix: Arguments<NixSettings>`. [`setup`] opens what the settings describe.
+
+mod arguments;
+mod authority;
+mod building;
+mod check;
+mod delivery;
+mod environment;
+mod gc;
+mod layering;
+mod log;
+pub mod reference;
+mod server;
+pub mod setup;
+mod source;
+mod storage;
+pub mod table;
+mod traffic;
+
+pub use arguments::{Arguments, Section};
+pub use authority::is_authority;
+pub use building::NixSettings;
+pub use check::{Checker, ConfigError, ConfigErrors, Secret};
+pub use delivery::BlobDelivery;
+pub use environment::unknown_variables;
+pub use gc::GcSettings;
+pub use layering::{LayeringSettings, StrategySettings};
+pub use log::{LogFormat, env_filter, start_text_log};
+pub use server::{DEFAULT_HOLD, HttpSettings, ServerSettings};
+pub use source::DEFAULT_CHANNEL;
+pub use storage::{StorageBackend, StorageSettings};
+pub use traffic::TrafficSettings;
+
+use nixery_core::PackageSource;
+use table::Group;
+
+/// All settings of the registry, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where packages come from.
+    pub source: PackageSource,
+    /// Where blobs are kept.
+    pub storage: StorageSettings,
+    /// How the server listens and answers.
+    pub server: ServerSettings,
+    /// How Nix is run.
+    pub nix: NixSettings,
+    /// How layers are made.
+    pub layering: LayeringSettings,
+    /// When garbage is collected.
+    pub gc: GcSettings,
+    /// Whether pulls are recorded.
+    pub traffic: TrafficSettings,
+}
+
+impl Section for Settings {
+    const GROUPS: &'static [Group] = &[
+        Group::Source,
+        Group::Storage,
+        Group::S3,
+        Group::Gcs,
+        Group::Server,
+        Group::Nix,
+        Group::Layers,
+        Group::GcTimer,
+        Group::GcPolicy,
+        Group::Traffic,
+    ];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        // All of them before the first `?`, so that every problem is noted.
+        let source = PackageSource::read(checker);
+        let storage = StorageSettings::read(checker);
+        let server = ServerSettings::read(checker);
+        let nix = NixSettings::read(checker);
+        let layering = LayeringSettings::read(checker);
+        let gc = GcSettings::read(checker);
+        let traffic = TrafficSettings::read(checker);
+        Some(Self {
+            source: source?,
+            storage: storage?,
+            server: server?,
+            nix: nix?,
+            layering: layering?,
+            gc: gc?,
+            traffic: traffic?,
+        })
+    }
+}
+
+impl Settings {
+    /// What an operator should know of settings that are allowed, a sentence each: those that do
+    /// nothing, and those that do not fit together.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        let ignored = [
+            &self.server.ignored,
+            &self.storage.ignored,
+            &self.layering.ignored,
+            &self.traffic.ignored,
+        ];
+        let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();
+        let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
+        warnings.extend(self.gc.oddity(longest_build));
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::Level;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        config: Arguments<Settings>,
+    }
+
+    #[test]
+    fn the_help_shows_settings_that_are_not_advanced() {
+        let mut command = Command::command();
+        command.clone().debug_assert();
+        let help = command.render_long_help().to_string();
+        for setting in table::SETTINGS {
+            let shown = help.contains(&format!("[env: {}", setting.variable));
+            assert_eq!(shown, setting.level == Level::Shown, "{}", setting.variable);
+        }
+    }
+
+    #[test]
+    fn a_summary_shows_what_is_set_and_no_secret() {
+        let arguments = Arguments::<Settings>::default()
+            .with(table::PKGS_REPO, "https://u:hunter2@example.org/pkgs.git")
+            .with(table::HISTORY, "7");
+        let summary = arguments.summary();
+        let line = |variable: &str| {
+            let line = summary.lines().find(|line| line.starts_with(variable));
+            line.map(|line| line.trim_start_matches(variable).trim_start().to_owned())
+        };
+        assert_eq!(
+            line("NIXERY_PKGS_REPO").as_deref(),
+            Some("(set, not shown)")
+        );
+        assert_eq!(line("NIXERY_HISTORY").as_deref(), Some("7"));
+        assert_eq!(line("PORT").as_deref(), Some("(default) 8080"));
+        assert_eq!(line("NIXERY_SPOOL_DIR"), None);
+        assert!(!summary.contains("hunter2"), "{summary}");
+    }
+
+    #[test]
+    fn flags_reach_their_settings() {
+        let command = Command::try_parse_from([
+            "nixery-server",
+            "--port=0",
+            "--pkgs-path=/",
+            "--storage-path=/srv/nixery",
+            "--hold-seconds=1",
+            "--layer-budget=10",
+            "--nix-timeout=7",
+        ]);
+        let settings = command.unwrap().config.settings().unwrap();
+        assert_eq!(settings.server.port, 0);
+        assert_eq!(settings.source.kind(), "path");
+        assert_eq!(settings.storage.spool.to_str(), Some("/srv/nixery/spool"));
+        assert_eq!(settings.server.http.hold.as_secs(), 1);
+        assert_eq!(settings.layering.budget.get(), 10);
+        assert_eq!(settings.nix.realise_timeout.as_secs(), 7);
+    }
+
+    #[test]
+    fn the_wrong_values_of_all_groups_are_reported_together() {
+        let command = Command::try_parse_from([
+            "nixery-server",
+            "--port=x",
+            "--pkgs-path=/no/such",
+            "--storage-backend=tape",
+            "--layer-budget=0",
+            "--nix-timeout=never",
+        ]);
+        let errors = command.unwrap().config.settings().unwrap_err();
+        assert_eq!(errors.0.len(), 5, "{errors}");
+    }
+}

@@ -1,0 +1,208 @@
+//! How the registry listens, waits, logs and stops.
+
+use crate::arguments::Section;
+use crate::check::{Checker, origin};
+use crate::delivery::BlobDelivery;
+use crate::log::{LogFormat, is_filter};
+use crate::table::{
+    BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, PORT, PUBLIC_URL, REDIRECT_TTL,
+    SHUTDOWN_GRACE, WEB_DIR,
+};
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+/// containerd gives up on a response 30 s after asking; the rest is for the way there and back.
+pub const DEFAULT_HOLD: Duration = Duration::from_secs(25);
+/// Clients begin to read within seconds of a redirect; the rest is for those that queue downloads.
+const DEFAULT_REDIRECT_TTL: Duration = Duration::from_secs(15 * 60);
+/// The longest time that S3 and GCS let a signed URL live.
+const LONGEST_REDIRECT_TTL: u64 = 7 * DAY;
+/// An upper bound for times that a typing error would otherwise turn into years.
+const DAY: u64 = 24 * 60 * 60;
+
+/// Checked settings of the HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerSettings {
+    /// Port to listen on, 0 for a free one.
+    pub port: u16,
+    /// Address to listen on; `None` is all of them.
+    pub listen: Option<IpAddr>,
+    /// How the registry answers.
+    pub http: HttpSettings,
+    /// Time for work to end after a signal.
+    pub shutdown_grace: Duration,
+    /// Layout of log lines.
+    pub log_format: LogFormat,
+    /// Filter of log lines, in the syntax of `tracing_subscriber::EnvFilter`.
+    pub log_filter: String,
+    /// Settings that were given and do nothing, each with the reason.
+    pub ignored: Vec<String>,
+}
+
+/// What request handlers need to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpSettings {
+    /// Scheme and authority without a trailing slash, such as `https://nixery.example.org`.
+    pub public_url: Option<String>,
+    /// Time a manifest request waits for its build.
+    pub hold: Duration,
+    /// How clients get blobs.
+    pub delivery: BlobDelivery,
+    /// Time for which signed URLs are valid.
+    pub redirect_ttl: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> Self {
+        Self {
+            public_url: None,
+            hold: DEFAULT_HOLD,
+            delivery: BlobDelivery::default(),
+            redirect_ttl: DEFAULT_REDIRECT_TTL,
+        }
+    }
+}
+
+impl ServerSettings {
+    /// The address to try first.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.listen.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
+    }
+}
+
+impl Section for ServerSettings {
+    const GROUPS: &'static [Group] = &[Group::Server];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let address = |text: &str| text.trim_matches(['[', ']']).parse().ok();
+        let filter = |text: &str| is_filter(text).then(|| text.to_owned());
+        let formats = [
+            ("auto", LogFormat::Auto),
+            ("text", LogFormat::Text),
+            ("json", LogFormat::Json),
+        ];
+        Some(Self {
+            port: checker.number(PORT, 0..=u16::MAX),
+            listen: checker.parsed(LISTEN, address, || {
+                "an IP address, such as 127.0.0.1 or ::".to_owned()
+            }),
+            http: HttpSettings {
+                public_url: checker.parsed(PUBLIC_URL, origin, || {
+                    "http:// or https://, a host and perhaps a port, without a path".to_owned()
+                }),
+                hold: checker.time(HOLD, 1..=600),
+                delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
+                redirect_ttl: checker.time(REDIRECT_TTL, 30..=LONGEST_REDIRECT_TTL),
+            },
+            shutdown_grace: checker.time(SHUTDOWN_GRACE, 0..=DAY),
+            log_format: checker.choice(LOG_FORMAT, &formats)?,
+            log_filter: checker
+                .parsed(LOG, filter, || {
+                    "off, error, warn, info, debug, trace, or a list of crate=level".to_owned()
+                })
+                .unwrap_or_else(|| LOG.default.to_owned()),
+            ignored: checker.unused(&[WEB_DIR], "the start page is built in"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arguments;
+    use crate::table::Setting;
+    use rstest::rstest;
+
+    #[test]
+    fn without_any_setting_it_listens_on_8080_and_holds_for_25_seconds() {
+        let settings = Arguments::<ServerSettings>::default().settings().unwrap();
+        assert_eq!(settings.port, 8080);
+        assert_eq!(settings.address(), IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        assert_eq!(settings.http, HttpSettings::default());
+        assert_eq!(settings.http.hold, Duration::from_secs(25));
+        assert!(settings.ignored.is_empty());
+    }
+
+    #[rstest]
+    #[case::port(
+        PORT,
+        "http",
+        "PORT (--port) is \"http\"; allowed: a whole number from 0 to 65535"
+    )]
+    #[case::port_too_large(PORT, "65536", "PORT (--port) is \"65536\"")]
+    #[case::listen(
+        LISTEN,
+        "localhost",
+        "NIXERY_LISTEN (--listen) is \"localhost\"; allowed: an IP address"
+    )]
+    #[case::public_url(
+        PUBLIC_URL,
+        "nixery.dev",
+        "NIXERY_PUBLIC_URL (--public-url) is \"nixery.dev\""
+    )]
+    #[case::public_url_path(PUBLIC_URL, "https://nixery.dev/a", "without a path")]
+    #[case::hold(
+        HOLD,
+        "0",
+        "NIXERY_HOLD_SECONDS (--hold-seconds) is \"0\"; allowed: a time from 1s to 10m, such as"
+    )]
+    #[case::grace(
+        SHUTDOWN_GRACE,
+        "-1",
+        "NIXERY_SHUTDOWN_GRACE (--shutdown-grace) is \"-1\""
+    )]
+    #[case::delivery(
+        BLOB_DELIVERY,
+        "direct",
+        "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"direct\"; allowed: auto, redirect, public, proxy"
+    )]
+    #[case::redirect_ttl(
+        REDIRECT_TTL,
+        "5",
+        "NIXERY_REDIRECT_TTL (--redirect-ttl) is \"5\"; allowed: a time from 30s to 7days, such as"
+    )]
+    #[case::log_format(
+        LOG_FORMAT,
+        "xml",
+        "NIXERY_LOG_FORMAT (--log-format) is \"xml\"; allowed: auto, text, json"
+    )]
+    #[case::log_word(
+        LOG,
+        "verbose",
+        "NIXERY_LOG (--log) is \"verbose\"; allowed: off, error,"
+    )]
+    #[case::log(LOG, "a=b=c", "NIXERY_LOG (--log) is \"a=b=c\"")]
+    fn a_wrong_value_is_refused_with_its_names_and_what_is_allowed(
+        #[case] setting: &Setting,
+        #[case] value: &str,
+        #[case] expected: &str,
+    ) {
+        let arguments = Arguments::<ServerSettings>::default().with(setting, value);
+        let message = arguments.settings().unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn all_wrong_values_are_reported_at_once() {
+        let arguments = Arguments::<ServerSettings>::default()
+            .with(PORT, "x")
+            .with(HOLD, "y");
+        assert_eq!(arguments.settings().unwrap_err().0.len(), 2);
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let arguments = Arguments::<ServerSettings>::default()
+            .with(PORT, "")
+            .with(PUBLIC_URL, " ")
+            .with(WEB_DIR, "");
+        assert_eq!(arguments.settings(), Arguments::default().settings());
+    }
+
+    #[test]
+    fn the_folder_of_the_originals_page_is_not_ignored_silently() {
+        let arguments = Arguments::<ServerSettings>::default().with(WEB_DIR, "/srv/web");
+        assert_eq!(arguments.settings().unwrap().ignored.len(), 1);
+    }
+}

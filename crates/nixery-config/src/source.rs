@@ -1,0 +1,118 @@
+//! Where packages come from.
+
+use crate::arguments::Section;
+use crate::check::{Checker, ConfigError};
+use crate::table::{CHANNEL, Group, PKGS_PATH, PKGS_REPO};
+use nixery_core::PackageSource;
+
+/// The channel that is served when no package source is set: the current stable release.
+pub const DEFAULT_CHANNEL: &str = "nixos-26.05";
+
+/// At most one source may be given; a relative path is taken from the current directory.
+impl Section for PackageSource {
+    const GROUPS: &'static [Group] = &[Group::Source];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let channel = checker.text(CHANNEL);
+        let repository = checker.text(PKGS_REPO);
+        let path = checker.path(PKGS_PATH);
+        let given = [
+            (CHANNEL, channel.is_some()),
+            (PKGS_REPO, repository.is_some()),
+            (PKGS_PATH, path.is_some()),
+        ];
+        let given = given.iter().filter(|(_, given)| *given);
+        let settings: Vec<_> = given.map(|(setting, _)| checker.name(setting)).collect();
+        if settings.len() > 1 {
+            checker.push(ConfigError::Exclusive { settings });
+            return None;
+        }
+        let (setting, value, source) = if let Some(repository) = repository {
+            let source = Self::git(&repository);
+            (PKGS_REPO, repository, source)
+        } else if let Some(path) = path {
+            let shown = path.display().to_string();
+            // Without a current directory the path stays relative, and is refused as such.
+            let absolute = std::path::absolute(&path).unwrap_or(path);
+            if !absolute.exists() {
+                let name = checker.name(PKGS_PATH);
+                checker.invalid(name, &shown, "a folder or file that exists");
+                return None;
+            }
+            (PKGS_PATH, shown, Self::path(absolute))
+        } else {
+            let channel = channel.unwrap_or_else(|| DEFAULT_CHANNEL.to_owned());
+            let source = Self::channel(&channel);
+            (CHANNEL, channel, source)
+        };
+        let refused = |error| format!("what Nix can fetch ({error})");
+        let name = checker.name(setting);
+        source
+            .map_err(|error| checker.invalid(name, &value, refused(error)))
+            .ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Arguments;
+    use rstest::rstest;
+
+    fn arguments(channel: &str, repository: &str, path: &str) -> Arguments<PackageSource> {
+        Arguments::default()
+            .with(CHANNEL, channel)
+            .with(PKGS_REPO, repository)
+            .with(PKGS_PATH, path)
+    }
+
+    #[rstest]
+    #[case::none("", "", "", "nixpkgs")]
+    #[case::channel("nixos-unstable", "", "", "nixpkgs")]
+    #[case::repository("", "https://example.org/pkgs.git", "", "git")]
+    #[case::path("", "", "/", "path")]
+    #[case::relative_path("", "", ".", "path")]
+    fn one_source_is_taken_and_empty_ones_are_not_there(
+        #[case] channel: &str,
+        #[case] repository: &str,
+        #[case] path: &str,
+        #[case] kind: &str,
+    ) {
+        let source = arguments(channel, repository, path).settings().unwrap();
+        assert_eq!(source.kind(), kind);
+    }
+
+    #[rstest]
+    #[case::two(
+        "nixos-26.05",
+        "",
+        "/",
+        "NIXERY_CHANNEL (--channel) and NIXERY_PKGS_PATH (--pkgs-path) are set; allowed: exactly one"
+    )]
+    #[case::three("a", "b", "c", "NIXERY_PKGS_REPO")]
+    #[case::channel(
+        "nixos 26",
+        "",
+        "",
+        "NIXERY_CHANNEL (--channel) is \"nixos 26\"; allowed:"
+    )]
+    #[case::repository("", "not a url", "", "NIXERY_PKGS_REPO (--pkgs-repo) is \"not a url\"")]
+    #[case::path(
+        "",
+        "",
+        "/no/such/folder",
+        "NIXERY_PKGS_PATH (--pkgs-path) is \"/no/such/folder\"; allowed: a folder or file that exists"
+    )]
+    fn a_wrong_source_is_refused_by_name(
+        #[case] channel: &str,
+        #[case] repository: &str,
+        #[case] path: &str,
+        #[case] expected: &str,
+    ) {
+        let message = arguments(channel, repository, path)
+            .settings()
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Where blobs are kept: which store, and its settings.
+//!
+//! Keys of S3 are no settings of ours: the store reads them where AWS's own tools do.
+
+#[cfg(any(feature = "s3", feature = "gcs"))]
+mod buckets;
+
+use crate::arguments::Section;
+use crate::check::Checker;
+use crate::table::{
+    GCS_ANONYMOUS, GCS_BUCKET, GCS_CREDENTIALS, GCS_ENDPOINT, GCS_PREFIX, Group, S3_ADDRESSING,
+    S3_BUCKET, S3_ENDPOINT, S3_PREFIX, S3_PUBLIC_ENDPOINT, S3_REGION, SPOOL_DIR, STORAGE_ATTEMPTS,
+    STORAGE_BACKEND, STORAGE_PATH, STORAGE_TIMEOUT, Setting,
+};
+#[cfg(feature = "gcs")]
+use buckets::gcs;
+#[cfg(feature = "s3")]
+use buckets::s3;
+#[cfg(feature = "gcs")]
+use nixery_storage::GcsConfig;
+#[cfg(feature = "s3")]
+use nixery_storage::S3Config;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A store that takes longer for one answer is of no use to any client.
+const LONGEST_TIMEOUT: u64 = 600;
+/// With the pauses between them, more attempts than this are a wait of many minutes.
+const MOST_ATTEMPTS: u32 = 100;
+/// What the original signs with: a private key in PEM, and whose it is.
+const SIGNING_OF_THE_ORIGINAL: [&str; 2] = ["GCS_SIGNING_KEY", "GCS_SIGNING_ACCOUNT"];
+/// A checked choice of blob store.
+#[derive(Debug, Clone)]
+pub struct StorageSettings {
+    /// Which store.
+    pub backend: StorageBackend,
+    /// The folder for work in progress.
+    pub spool: PathBuf,
+    /// Settings that were given and do nothing, each with the reason.
+    pub ignored: Vec<String>,
+}
+
+/// The kinds of blob store, each with its place.
+#[derive(Debug, Clone)]
+pub enum StorageBackend {
+    /// A local folder.
+    Filesystem(PathBuf),
+    /// A bucket of S3, or of a store that speaks its protocol.
+    #[cfg(feature = "s3")]
+    S3(S3Config),
+    /// A bucket of Google Cloud Storage.
+    #[cfg(feature = "gcs")]
+    Gcs(GcsConfig),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Filesystem,
+    S3,
+    Gcs,
+}
+
+const KINDS: [(&str, Kind); 3] = [
+    ("filesystem", Kind::Filesystem),
+    ("s3", Kind::S3),
+    ("gcs", Kind::Gcs),
+];
+
+impl Section for StorageSettings {
+    const GROUPS: &'static [Group] = &[Group::Storage, Group::S3, Group::Gcs];
+
+    fn read(checker: &mut Checker<'_>) -> Option<Self> {
+        let kind = checker.choice(STORAGE_BACKEND, &KINDS)?;
+        let folder = checker.path(STORAGE_PATH);
+        let folder = folder.unwrap_or_else(|| default_folder(checker));
+        let spool = checker.path(SPOOL_DIR);
+        let spool = spool.unwrap_or_else(|| folder.join("spool"));
+        let remote = Remote {
+            attempts: checker.number(STORAGE_ATTEMPTS, 1..=MOST_ATTEMPTS),
+            timeout: checker.optional_time(STORAGE_TIMEOUT, 1..=LONGEST_TIMEOUT),
+        };
+        let ignored = ignored(checker, kind);
+        let backend = match kind {
+            Kind::Filesystem => StorageBackend::Filesystem(folder),
+            Kind::S3 => s3(checker, &remote)?,
+            Kind::Gcs => gcs(checker, &remote)?,
+        };
+        Some(Self {
+            backend,
+            spool,
+            ignored,
+        })
+    }
+}
+
+/// The folder for a service's data, by the conventions of systemd and XDG.
+fn default_folder(checker: &Checker<'_>) -> PathBuf {
+    let absolute = |name| {
+        let path = checker.variable_path(name);
+        path.filter(|path| path.is_absolute() && path.parent().is_some())
+    };
+    absolute("STATE_DIRECTORY")
+        .or_else(|| Some(absolute("XDG_DATA_HOME")?.join("nixery")))
+        .or_else(|| Some(absolute("HOME")?.join(".local/share/nixery")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/nixery"))
+}
+
+/// Settings of every remote store.
+#[cfg_attr(not(any(feature = "s3", feature = "gcs")), expect(dead_code))]
+struct Remote {
+    attempts: u32,
+    timeout: Option<Duration>,
+}
+
+#[cfg(not(feature = "s3"))]
+fn s3(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
+    checker.needs(STORAGE_BACKEND, false, "s3");
+    None
+}
+
+#[cfg(not(feature = "gcs"))]
+fn gcs(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
+    checker.needs(STORAGE_BACKEND, false, "gcs");
+    None
+}
+
+/// What was set for other stores than the chosen one. A machine may have Google credentials for
+/// other purposes, so these are not reported.
+fn ignored(checker: &Checker<'_>, kind: Kind) -> Vec<String> {
+    let name = KINDS.iter().find(|(_, other)| *other == kind);
+    let name = name.map_or("", |(name, _)| name);
+    let both_folders = checker.is_given(STORAGE_PATH) && checker.is_given(SPOOL_DIR);
+    let groups: [(bool, &[&Setting]); 4] = [
+        (
+            kind != Kind::S3,
+            &[
+                S3_BUCKET,
+                S3_PREFIX,
+                S3_ENDPOINT,
+                S3_PUBLIC_ENDPOINT,
+                S3_REGION,
+                S3_ADDRESSING,
+            ],
+        ),
+        (
+            kind != Kind::Gcs,
+            &[GCS_BUCKET, GCS_PREFIX, GCS_ENDPOINT, GCS_ANONYMOUS],
+        ),
+        (
+            kind == Kind::Filesystem,
+            &[STORAGE_TIMEOUT, STORAGE_ATTEMPTS],
+        ),
+        (kind != Kind::Filesystem && both_folders, &[STORAGE_PATH]),
+    ];
+    let why = format!("the blob store is {name}");
+    let unused = groups.iter().filter(|(unused, _)| *unused);
+    let mut ignored: Vec<_> = unused
+        .flat_map(|(_, settings)| checker.unused(settings, &why))
+        .collect();
+    if kind != Kind::Filesystem && checker.is_given(STORAGE_PATH) && !both_folders {
+        ignored.push(format!(
+            "{STORAGE_PATH} is set, but the blob store is {name}: only the spool folder is there"
+        ));
+    }
+    let signing = SIGNING_OF_THE_ORIGINAL.into_iter();
+    let signing: Vec<_> = signing
+        .filter(|name| checker.variable(name).is_some())
+        .collect();
+    if kind == Kind::Gcs && !signing.is_empty() {
+        ignored.push(format!(
+            "{} is set but not used: URLs are signed with the JSON key file of a service account in {GCS_CREDENTIALS}. Fix: set that, or NIXERY_BLOB_DELIVERY=public, which redirects to unsigned URLs as the original does without a key",
+            signing.join(" and ")
+        ));
+    }
+    ignored
+}
+
+impl StorageBackend {
+    /// The address at which clients meet the store when they are redirected, where it was configured.
+    #[must_use]
+    pub fn client_endpoint(&self) -> Option<&str> {
+        match self {
+            Self::Filesystem(_) => None,
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => s3.public_endpoint.as_deref().or(s3.endpoint.as_deref()),
+            #[cfg(feature = "gcs")]
+            Self::Gcs(gcs) => gcs.endpoint.as_deref(),
+        }
+    }
+
+    /// What to do when the store does not work.
+    #[must_use]
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Self::Filesystem(_) => {
+                "set STORAGE_PATH (--storage-path) to a folder this user may write to"
+            }
+            #[cfg(feature = "s3")]
+            Self::S3(_) => {
+                "check NIXERY_S3_BUCKET (--s3-bucket), NIXERY_S3_ENDPOINT (--s3-endpoint), NIXERY_S3_REGION (--s3-region) and AWS_ACCESS_KEY_ID"
+            }
+            #[cfg(feature = "gcs")]
+            Self::Gcs(_) => {
+                "check GCS_BUCKET (--gcs-bucket) and GOOGLE_APPLICATION_CREDENTIALS (--gcs-credentials)"
+            }
+        }
+    }
+}
+
+/// The store's place, for the log, without secrets.
+impl fmt::Display for StorageBackend {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filesystem(path) => write!(formatter, "filesystem {}", path.display()),
+            #[cfg(feature = "s3")]
+            Self::S3(s3) => {
+                write_bucket(formatter, "s3", &s3.bucket, &s3.prefix)?;
+                let endpoint = s3.endpoint.as_deref().unwrap_or("AWS");
+                write!(formatter, ", at {endpoint}")?;
+                if let Some(region) = &s3.region {
+                    write!(formatter, ", region {region}")?;
+                }
+                if let Some(public) = &s3.public_endpoint {
+                    write!(formatter, ", for clients at {public}")?;
+                }
+                Ok(())
+            }
+            #[cfg(feature = "gcs")]
+            Self::Gcs(gcs) => {
+                write_bucket(formatter, "gcs", &gcs.bucket, &gcs.prefix)?;
+                let endpoint = gcs.endpoint.as_deref().unwrap_or("Google");
+                write!(formatter, ", at {endpoint}")
+            }
+        }
+    }
+}
+
+#[cfg(any(feature = "s3", feature = "gcs"))]
+fn write_bucket(
+    formatter: &mut fmt::Formatter<'_>,
+    kind: &str,
+    bucket: &str,
+    prefix: &str,
+) -> fmt::Result {
+    write!(formatter, "{kind} bucket {bucket}")?;
+    if !prefix.is_empty() {
+        write!(formatter, ", prefix {prefix}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[cfg(all(feature = "s3", feature = "gcs"))]
+mod tests;

@@ -1,0 +1,378 @@
+//! The table of settings. Flags, environment variables, help, messages and the reference page
+//! (`docs/configuration.md`) are all made from it.
+
+use std::fmt;
+
+/// A group of settings that belong together in the help and on the reference page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Where packages come from.
+    Source,
+    /// Where blobs are kept.
+    Storage,
+    /// An S3 bucket.
+    S3,
+    /// A bucket of Google Cloud Storage.
+    Gcs,
+    /// How the registry listens, answers and logs.
+    Server,
+    /// How Nix is run.
+    Nix,
+    /// How images are cut into layers.
+    Layers,
+    /// When the server collects garbage.
+    GcTimer,
+    /// What a garbage collection keeps.
+    GcPolicy,
+    /// Whether pulls are recorded.
+    Traffic,
+}
+
+impl Group {
+    /// The heading in the help and on the reference page.
+    #[must_use]
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Self::Source => "Package source (at most one)",
+            Self::Storage => "Blob store",
+            Self::S3 => "Blob store in an S3 bucket; keys are found as AWS's own tools do",
+            Self::Gcs => "Blob store in a bucket of Google Cloud Storage",
+            Self::Server => "Server",
+            Self::Nix => "Nix",
+            Self::Layers => "Layers",
+            Self::GcTimer | Self::GcPolicy => "Garbage collection",
+            Self::Traffic => "Recording pulls",
+        }
+    }
+}
+
+/// Where a setting is shown. Every setting has a variable and a flag, shown or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// In the help and on the reference page.
+    Shown,
+    /// On the reference page only, by its variable.
+    Advanced,
+}
+
+/// A setting, as users know it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// The flag, without its dashes.
+    pub flag: &'static str,
+    /// What stands for the value in the help.
+    pub value: &'static str,
+    /// The group it belongs to.
+    pub group: Group,
+    /// Where it is shown.
+    pub level: Level,
+    /// Whether its value may be or contain a secret, and is not printed.
+    pub secret: bool,
+    /// What it does, one sentence without a full stop.
+    pub help: &'static str,
+    /// The default. Where it is a plain value, the settings read it from here.
+    pub default: &'static str,
+    /// Variables of other programs that are read if the setting's own is not set.
+    pub fallbacks: &'static [&'static str],
+}
+
+impl Setting {
+    /// The names for messages.
+    #[must_use]
+    pub const fn name(&self) -> SettingName {
+        SettingName {
+            variable: self.variable,
+            flag: self.flag,
+        }
+    }
+
+    /// The names in a command whose flags lack what they begin with here.
+    pub(crate) fn name_without(&self, beginning: &str) -> SettingName {
+        SettingName {
+            variable: self.variable,
+            flag: self.flag.strip_prefix(beginning).unwrap_or(self.flag),
+        }
+    }
+}
+
+/// Its names.
+impl fmt::Display for Setting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name().fmt(formatter)
+    }
+}
+
+/// The variable and the flag of a setting, which every message about it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SettingName {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// The flag, without its dashes.
+    pub flag: &'static str,
+}
+
+impl fmt::Display for SettingName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} (--{})", self.variable, self.flag)
+    }
+}
+
+/// Declares each setting as a constant, and [`SETTINGS`]. An entry is: name, variable, flag, value;
+/// where it is shown, perhaps that it is secret; help; default; perhaps fallbacks.
+macro_rules! settings {
+    ($($group:ident { $(
+        $name:ident: $variable:literal $flag:literal $value:literal, $level:ident $($secret:ident)?,
+            $help:literal, default $default:literal $(, else $($fallback:literal)+)?;
+    )+ })+) => {
+        $($(
+            #[doc = $help]
+            pub const $name: &Setting = &Setting {
+                variable: $variable,
+                flag: $flag,
+                value: $value,
+                group: Group::$group,
+                level: Level::$level,
+                secret: !stringify!($($secret)?).is_empty(),
+                help: $help,
+                default: $default,
+                fallbacks: &[$($($fallback),+)?],
+            };
+        )+)+
+        /// All settings, in the order of the help.
+        pub const SETTINGS: &[&Setting] = &[$($($name),+),+];
+    };
+}
+
+settings! {
+    Source {
+        CHANNEL: "NIXERY_CHANNEL" "channel" "CHANNEL", Shown,
+            "nixpkgs channel or commit",
+            default "nixos-26.05, if no other source is given";
+        PKGS_REPO: "NIXERY_PKGS_REPO" "pkgs-repo" "URL", Shown secret,
+            "git repository with a package set; the image tag selects a branch, tag or commit",
+            default "";
+        PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
+            "Local folder or file with a package set",
+            default "";
+    }
+    Storage {
+        STORAGE_BACKEND: "NIXERY_STORAGE_BACKEND" "storage-backend" "KIND", Shown,
+            "Kind of blob store: `filesystem`, `s3` or `gcs`",
+            default "filesystem";
+        STORAGE_PATH: "STORAGE_PATH" "storage-path" "FOLDER", Shown,
+            "Folder of the filesystem store",
+            default "`$STATE_DIRECTORY`, else `$XDG_DATA_HOME/nixery`, else `~/.local/share/nixery`, else `/var/lib/nixery`";
+        SPOOL_DIR: "NIXERY_SPOOL_DIR" "spool-dir" "FOLDER", Advanced,
+            "Folder for layers being packed and other temporary files; not a small tmpfs",
+            default "`spool` in the folder of the filesystem store, which has no other use with a remote store";
+        STORAGE_TIMEOUT: "NIXERY_STORAGE_TIMEOUT" "storage-timeout" "TIME", Advanced,
+            "How long to wait for an answer of a remote store to begin, and for a stalled transfer",
+            default "30s, and 20s for a transfer";
+        STORAGE_ATTEMPTS: "NIXERY_STORAGE_ATTEMPTS" "storage-attempts" "COUNT", Advanced,
+            "How often a request to a remote store is sent at most; 12 attempts outlast a store that is unavailable for 30 seconds",
+            default "12";
+    }
+    S3 {
+        S3_BUCKET: "NIXERY_S3_BUCKET" "s3-bucket" "NAME", Shown,
+            "The bucket, which must exist",
+            default "";
+        S3_PREFIX: "NIXERY_S3_PREFIX" "s3-prefix" "PREFIX", Advanced,
+            "Where in the bucket the store is, such as `team/nixery`",
+            default "at its top";
+        S3_ENDPOINT: "NIXERY_S3_ENDPOINT" "s3-endpoint" "URL", Shown,
+            "The store's address, such as `https://minio.example.org:9000`",
+            default "`AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else AWS",
+            else "AWS_ENDPOINT_URL_S3" "AWS_ENDPOINT_URL";
+        S3_PUBLIC_ENDPOINT: "NIXERY_S3_PUBLIC_ENDPOINT" "s3-public-endpoint" "URL", Shown,
+            "The store's address for clients that are redirected to it",
+            default "the endpoint";
+        S3_REGION: "NIXERY_S3_REGION" "s3-region" "REGION", Shown,
+            "The bucket's region",
+            default "`AWS_REGION`, else `AWS_DEFAULT_REGION`, else us-east-1 if an endpoint is set",
+            else "AWS_REGION" "AWS_DEFAULT_REGION";
+        S3_ADDRESSING: "NIXERY_S3_ADDRESSING" "s3-addressing" "WAY", Advanced,
+            "`path` for `https://host/bucket/key`, `virtual` for `https://bucket.host/key`",
+            default "path";
+    }
+    Gcs {
+        GCS_BUCKET: "GCS_BUCKET" "gcs-bucket" "NAME", Shown,
+            "The bucket, which must exist",
+            default "";
+        GCS_PREFIX: "NIXERY_GCS_PREFIX" "gcs-prefix" "PREFIX", Advanced,
+            "Where in the bucket the store is, such as `team/nixery`",
+            default "at its top";
+        GCS_ENDPOINT: "NIXERY_GCS_ENDPOINT" "gcs-endpoint" "URL", Advanced,
+            "The store's address",
+            default "`STORAGE_EMULATOR_HOST`, else Google's",
+            else "STORAGE_EMULATOR_HOST";
+        GCS_ANONYMOUS: "NIXERY_GCS_ANONYMOUS" "gcs-anonymous" "BOOL", Advanced,
+            "Send no credentials: `true` or `false`",
+            default "true if `STORAGE_EMULATOR_HOST` is used, else false";
+        GCS_CREDENTIALS: "GOOGLE_APPLICATION_CREDENTIALS" "gcs-credentials" "FILE", Shown,
+            "File with credentials; the key file of a service account can sign URLs as well",
+            default "those of the machine or workload";
+    }
+    Server {
+        PORT: "PORT" "port" "PORT", Shown,
+            "TCP port to listen on; 0 takes a free one",
+            default "8080";
+        LISTEN: "NIXERY_LISTEN" "listen" "ADDRESS", Shown,
+            "IP address to listen on",
+            default "all addresses, IPv4 and IPv6";
+        PUBLIC_URL: "NIXERY_PUBLIC_URL" "public-url" "URL", Shown,
+            "How clients reach this registry, such as `https://nixery.example.org`; shown in pull commands and log links",
+            default "taken from each request's Host";
+        BLOB_DELIVERY: "NIXERY_BLOB_DELIVERY" "blob-delivery" "WAY", Shown,
+            "How clients get blobs: `redirect` sends them to signed URLs of the store, `public` to unsigned ones, `proxy` sends blobs through this server, `auto` is `redirect` if the store can sign, else `proxy`",
+            default "auto";
+        REDIRECT_TTL: "NIXERY_REDIRECT_TTL" "redirect-ttl" "TIME", Advanced,
+            "How long a signed URL can be used",
+            default "15m";
+        HOLD: "NIXERY_HOLD_SECONDS" "hold-seconds" "TIME", Advanced,
+            "How long a manifest request waits for its build before it is redirected; clients give up after 30 seconds",
+            default "25s";
+        SHUTDOWN_GRACE: "NIXERY_SHUTDOWN_GRACE" "shutdown-grace" "TIME", Shown,
+            "How long running builds and transfers may take to end after a SIGTERM",
+            default "2m";
+        LOG: "NIXERY_LOG" "log" "FILTER", Shown,
+            "Log filter, such as `info` or `nixery_builder=debug,warn`",
+            default "info";
+        LOG_FORMAT: "NIXERY_LOG_FORMAT" "log-format" "FORMAT", Shown,
+            "`text`, `json`, or `auto`: text on a terminal, JSON otherwise",
+            default "auto";
+        WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
+            "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in",
+            default "";
+    }
+    Nix {
+        NIX_TIMEOUT: "NIX_TIMEOUT" "nix-timeout" "TIME", Shown,
+            "How long building one image's packages may take",
+            default "30m";
+        EVAL_TIMEOUT: "NIXERY_EVAL_TIMEOUT" "eval-timeout" "TIME", Advanced,
+            "How long evaluating one image's packages may take",
+            default "5m";
+        EVAL_INTERVAL: "NIXERY_EVAL_INTERVAL" "eval-interval" "TIME", Shown,
+            "How long an image of a channel, a branch or a local path is served before its packages are evaluated again, in the background; 0 evaluates them for each request",
+            default "1m, 0 for a local path";
+        NIX_STORE: "NIXERY_NIX_STORE" "nix-store" "STORE", Shown,
+            "Nix store to build in and pack from: `daemon`, or `local?root=/mnt/nix` for one below another folder",
+            default "what `NIX_REMOTE` and nix.conf say";
+        NIX_MAX_JOBS: "NIXERY_NIX_MAX_JOBS" "nix-max-jobs" "COUNT", Shown,
+            "Derivations that Nix builds at once for one image",
+            default "what nix.conf says";
+        MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
+            "Images whose packages are built at once; others wait",
+            default "the number of cores, from 2 to 8";
+        MAX_EVALUATIONS: "NIXERY_MAX_EVALUATIONS" "max-evaluations" "COUNT", Advanced,
+            "Images evaluated at once; each may take a gigabyte of memory",
+            default "the number of cores, at most 4";
+        MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
+            "Builds that run or wait; further images are answered with 429, and from half of it on nothing is evaluated in the background",
+            default "1000";
+        FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
+            "How long a failed build is answered with its failure before it is tried again",
+            default "10s";
+        LEASE: "NIXERY_LEASE_SECONDS" "lease-seconds" "TIME", Advanced,
+            "How long to wait for another server on the same store that builds an image, after that server last renewed its lease; 0 does not wait",
+            default "15s";
+        HISTORY: "NIXERY_HISTORY" "history" "COUNT", Advanced,
+            "Builds whose outcome and log are remembered",
+            default "100";
+        NIX_DIR: "NIXERY_NIX_DIR" "nix-dir" "FOLDER", Advanced,
+            "Folder with the files of `nix/` (`prepare-image.nix` and those beside it) to use instead of the built-in ones",
+            default "built in";
+    }
+    Layers {
+        LAYER_BUDGET: "NIXERY_LAYER_BUDGET" "layer-budget" "COUNT", Shown,
+            "Most layers an image may have; Docker's limit is 125",
+            default "94";
+        LAYER_STRATEGY: "NIXERY_LAYER_STRATEGY" "layer-strategy" "NAME", Shown,
+            "How packages are grouped into layers: `size`, `plan`, `dominator` (as in the original), or `auto`: `plan` if a cluster plan is set, else `dominator` if popularity data is set, else `size`",
+            default "auto";
+        LAYER_PLAN: "NIXERY_LAYER_PLAN" "layer-plan" "URL", Shown secret,
+            "Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built",
+            default "";
+        LAYER_PLAN_HOUR: "NIXERY_LAYER_PLAN_HOUR" "layer-plan-hour" "HOUR", Advanced,
+            "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether to make another plan",
+            default "3";
+        POPULARITY_URL: "NIX_POPULARITY_URL" "popularity-url" "URL", Advanced secret,
+            "Popularity data for the strategy `dominator`, as `nixery popcount` writes it: an http, https or file URL, or a path",
+            default "every package is equally popular";
+        POPULARITY_THRESHOLD: "NIXERY_POPULARITY_THRESHOLD" "popularity-threshold" "COUNT", Advanced,
+            "Popularity from which the strategy `dominator` gives a package a layer of its own",
+            default "100";
+        LAYER_WEIGHT: "NIXERY_LAYER_WEIGHT" "layer-weight" "SIZE", Advanced,
+            "The size that counts when the strategy `dominator` merges layers: `closure-size` (as in the original) or `nar-size`",
+            default "closure-size";
+        COMPRESSION: "NIXERY_COMPRESSION" "compression" "KIND", Shown,
+            "Compression of layers: `gzip`, `gzip-single` (one gzip member, slower), or `zstd` for clients that read OCI images",
+            default "gzip";
+        PACK_THREADS: "NIXERY_PACK_THREADS" "pack-threads" "COUNT", Advanced,
+            "Threads that pack and compress layers",
+            default "the number of cores";
+    }
+    GcTimer {
+        GC_INTERVAL: "NIXERY_GC_INTERVAL" "gc-interval" "TIME", Shown,
+            "How often the server collects garbage, such as `6h`; needs one of the limits",
+            default "never";
+    }
+    GcPolicy {
+        GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
+            "Drop images that were not requested for this long, such as `30d`",
+            default "";
+        GC_MAX_AGE: "NIXERY_GC_MAX_AGE" "gc-max-age" "TIME", Shown,
+            "Drop images that were built longer ago than this, used or not",
+            default "";
+        GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
+            "Drop the least recently used images while all together need more than this, such as `100G`",
+            default "";
+        GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
+            "Keep whatever was written or used within this time; the same for all programs on a store, and longer than any build and any pull",
+            default "6h";
+    }
+    Traffic {
+        TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
+            "Record which client pulls which image when, for `nixery layers replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
+            default "false";
+        TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,
+            "Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store",
+            default "random at each start, so that every client counts as new after it";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_about_thirty_settings_are_shown() {
+        let variables: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.variable).collect();
+        let flags: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.flag).collect();
+        assert_eq!(variables.len(), SETTINGS.len());
+        assert_eq!(flags.len(), SETTINGS.len());
+        let shown = SETTINGS.iter().filter(|s| s.level == Level::Shown).count();
+        assert!((25..=35).contains(&shown), "{shown} of {}", SETTINGS.len());
+    }
+
+    #[test]
+    fn variables_of_the_original_keep_their_names() {
+        for original in [
+            "PORT",
+            "WEB_DIR",
+            "NIXERY_CHANNEL",
+            "NIXERY_PKGS_REPO",
+            "NIXERY_PKGS_PATH",
+            "NIXERY_STORAGE_BACKEND",
+            "STORAGE_PATH",
+            "GCS_BUCKET",
+            "NIX_TIMEOUT",
+            "NIX_POPULARITY_URL",
+        ] {
+            let known = SETTINGS.iter().any(|setting| setting.variable == original);
+            assert!(known, "{original}");
+        }
+    }
+}
