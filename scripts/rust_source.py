@@ -1,12 +1,12 @@
 """What the scripts that read Rust sources as text have in common."""
 import re
 
-TEST_FILE = re.compile(r"(^|/)(tests?|testing|[a-z_]+_tests)(\.rs$|/)")
+TEST_FILE = re.compile(r"(^|/)(tests?|testing|conformance|[a-z_]+_tests)(\.rs$|/)")
 _CODE = re.compile(r'r(#*)".*?"\1|"(?:\\.|[^"\\])*"|\'(?:\\.[^\']*|[^\'\\])\'|//[^\n]*|/\*.*?\*/', re.S)
 
 
 def is_test(path_below_src: str) -> bool:
-    """Whether a file holds only tests: files and folders named tests, testing or *_tests."""
+    """Whether a file holds only tests: files and folders named tests, testing, conformance or *_tests."""
     return bool(TEST_FILE.search(path_below_src))
 
 
