@@ -1,10 +1,8 @@
-//! Running one command: both pipes drained at once, a deadline, and nothing left behind.
+//! Runs one command: drains both pipes at once, keeps to a deadline, and leaves no process behind.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -13,11 +11,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-/// How long a command may take to stop when asked to. Nix uses it to kill its builders, which
-/// live in sessions of their own and are out of our reach.
+/// How long a command may take to stop after SIGTERM. Nix needs the time to kill its builders,
+/// which are in sessions of their own and so not in its process group.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How long output is awaited after the command itself has ended: a grandchild may keep a pipe
-/// open for ever.
+/// How long to wait for the rest of the output after the command itself has ended.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// A longer line of stderr is cut. Nix 2.26 reports an infinite recursion with a trace of 10,000
 /// frames: a line of 2 MB.
@@ -46,8 +43,8 @@ pub(crate) struct Finished {
     pub(crate) timed_out: bool,
 }
 
-/// Runs a command to its end, or stops it at its deadline. Each line of stderr goes to `on_line`
-/// without its newline, as bytes.
+/// Runs a command to its end, or stops it at its deadline. Each line of stderr is passed to
+/// `on_line` without its newline, as bytes.
 ///
 /// Dropping the future stops the command and its process group as well.
 pub(crate) async fn run(
@@ -55,46 +52,37 @@ pub(crate) async fn run(
     on_line: &mut (dyn FnMut(&[u8]) + Send),
 ) -> io::Result<Finished> {
     let mut running = Running::spawn(spec)?;
-    let stdout = running.child.stdout.take();
-    let stderr = running.child.stderr.take();
-    let mut out = Collected {
-        bytes: Vec::new(),
-        limit: spec.stdout_limit,
-        cut: false,
-    };
-
+    let pipes = (running.child.stdout.take(), running.child.stderr.take());
+    let mut stdout = Vec::new();
+    let mut stdout_cut = false;
     let (status, timed_out) = {
-        let output =
-            std::pin::pin!(async { tokio::join!(out.read(stdout), each_line(stderr, on_line)) });
-        let mut output = Drain {
-            output,
-            done: false,
-        };
-        let ended = tokio::select! {
-            status = running.child.wait() => Some(status?),
-            () = sleep(spec.timeout) => None,
-            never = output.forever() => match never {},
-        };
-        let result = match ended {
-            Some(status) => (status, false),
-            None => tokio::select! {
-                status = running.stop() => (status?, true),
-                never = output.forever() => match never {},
-            },
-        };
-        running.ended = true;
-        output.finish().await;
-        result
+        let mut output = pin!(async {
+            let kept = |bytes: &[u8]| {
+                let room = spec.stdout_limit.saturating_sub(stdout.len());
+                stdout_cut |= bytes.len() > room;
+                stdout.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            };
+            tokio::join!(each_chunk(pipes.0, kept), each_line(pipes.1, on_line))
+        });
+        let mut end = pin!(running.wait(spec.timeout));
+        tokio::select! {
+            ended = &mut end => {
+                // A grandchild may keep a pipe open for ever.
+                let _ = timeout(DRAIN_GRACE, output).await;
+                ended?
+            }
+            _ = &mut output => end.await?,
+        }
     };
     Ok(Finished {
         status,
-        stdout: out.bytes,
-        stdout_cut: out.cut,
+        stdout,
+        stdout_cut,
         timed_out,
     })
 }
 
-/// A command in a process group of its own, which goes down with this value.
+/// A command in a process group of its own, which is stopped when this value is dropped.
 struct Running {
     child: Child,
     group: Option<Pid>,
@@ -111,18 +99,34 @@ impl Running {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()?;
-        let group = child
-            .id()
-            .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let id = child.id().and_then(|id| i32::try_from(id).ok());
         Ok(Self {
             child,
-            group,
+            group: id.and_then(Pid::from_raw),
             ended: false,
         })
     }
 
+    /// Waits until the command ends, and stops it at the deadline. Returns whether it was stopped.
+    async fn wait(&mut self, deadline: Duration) -> io::Result<(ExitStatus, bool)> {
+        let ended = match timeout(deadline, self.child.wait()).await {
+            Ok(status) => (status?, false),
+            Err(_) => (self.stop().await?, true),
+        };
+        self.ended = true;
+        Ok(ended)
+    }
+
+    /// Asks the group to stop, and kills it if it does not.
     async fn stop(&mut self) -> io::Result<ExitStatus> {
-        stop(&mut self.child, self.group).await
+        signal(self.group, Signal::TERM);
+        let in_time = timeout(STOP_GRACE, self.child.wait()).await;
+        // Also when the command itself has stopped: its children may ignore SIGTERM.
+        signal(self.group, Signal::KILL);
+        match in_time {
+            Ok(status) => status,
+            Err(_) => self.child.wait().await,
+        }
     }
 }
 
@@ -132,107 +136,57 @@ impl Drop for Running {
             return;
         }
         signal(self.group, Signal::TERM);
-        let Some(group) = self.group else { return };
-        // The child itself is reaped by tokio. Without a runtime there is no time to wait: kill.
+        // The child itself is reaped by tokio. Without a runtime nothing can wait: kill at once.
         match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(kill_later(group))),
+            Ok(runtime) => drop(runtime.spawn(kill_later(self.group))),
             Err(_) => signal(self.group, Signal::KILL),
         }
     }
 }
 
-/// Kills a group that does not stop in time. Ends early when it is gone, so that its number, used
-/// anew, is not hit.
-async fn kill_later(group: Pid) {
+/// Kills a group that does not stop in time. Ends early when the group is gone, so that a new
+/// group with the same number is not killed.
+async fn kill_later(group: Option<Pid>) {
     let every = Duration::from_millis(100);
     for _ in 0..STOP_GRACE.as_millis() / every.as_millis() {
         sleep(every).await;
-        if test_kill_process_group(group).is_err() {
+        if group.is_none_or(|group| test_kill_process_group(group).is_err()) {
             return;
         }
     }
-    signal(Some(group), Signal::KILL);
-}
-
-/// Asks the group to stop, then makes it.
-async fn stop(child: &mut Child, group: Option<Pid>) -> io::Result<ExitStatus> {
-    signal(group, Signal::TERM);
-    let in_time = timeout(STOP_GRACE, child.wait()).await;
-    // Also when the command itself has stopped: its children may ignore SIGTERM.
     signal(group, Signal::KILL);
-    match in_time {
-        Ok(status) => status,
-        Err(_) => child.wait().await,
-    }
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {
     if let Some(group) = group {
-        // Fails when nobody is left in the group, which is what we want.
+        // Fails when the group has no process left, which is the aim.
         let _ = kill_process_group(group, signal);
     }
 }
 
-/// Output being read, driven beside whatever else is awaited.
-struct Drain<'a, F> {
-    output: Pin<&'a mut F>,
-    done: bool,
-}
-
-impl<F: Future> Drain<'_, F> {
-    async fn forever(&mut self) -> Infallible {
-        if !self.done {
-            self.output.as_mut().await;
-            self.done = true;
-        }
-        std::future::pending().await
-    }
-
-    async fn finish(&mut self) {
-        if !self.done {
-            // What a grandchild may still write is not worth waiting for.
-            let _ = timeout(DRAIN_GRACE, self.output.as_mut()).await;
-        }
-    }
-}
-
-struct Collected {
-    bytes: Vec<u8>,
-    limit: usize,
-    cut: bool,
-}
-
-impl Collected {
-    async fn read(&mut self, pipe: Option<impl AsyncRead + Unpin>) {
-        let Some(mut pipe) = pipe else { return };
-        let mut chunk = vec![0; 64 * 1024];
-        // An error of a pipe is its end: there is nothing else to read.
-        while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
-            let room = self.limit.saturating_sub(self.bytes.len());
-            self.cut |= read > room;
-            self.bytes.extend_from_slice(&chunk[..read.min(room)]);
-        }
+/// Reads a pipe to its end. An error of a pipe is its end: nothing else can be read.
+async fn each_chunk(pipe: Option<impl AsyncRead + Unpin>, mut on_chunk: impl FnMut(&[u8])) {
+    let Some(mut pipe) = pipe else { return };
+    let mut chunk = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
+        on_chunk(&chunk[..read]);
     }
 }
 
 async fn each_line(pipe: Option<impl AsyncRead + Unpin>, on_line: &mut (dyn FnMut(&[u8]) + Send)) {
-    let Some(mut pipe) = pipe else { return };
-    let mut chunk = vec![0; 64 * 1024];
     let mut line = Vec::new();
-    while let Ok(read @ 1..) = pipe.read(&mut chunk).await {
-        for part in chunk[..read].split_inclusive(|&b| b == b'\n') {
-            let (text, complete) = match part.strip_suffix(b"\n") {
-                Some(text) => (text, true),
-                None => (part, false),
-            };
+    each_chunk(pipe, |chunk| {
+        for part in chunk.split_inclusive(|&byte| byte == b'\n') {
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
             let room = MAX_LINE.saturating_sub(line.len());
             line.extend_from_slice(&text[..text.len().min(room)]);
-            if complete {
+            if text.len() < part.len() {
                 on_line(&line);
                 line.clear();
             }
         }
-    }
+    })
+    .await;
     if !line.is_empty() {
         on_line(&line);
     }
@@ -263,8 +217,8 @@ mod tests {
     }
 
     fn alive(pid: &str) -> bool {
-        // The state follows the name in parentheses; zombies are dead. (Not the command line: that is empty for a
-        // moment in a process that is just becoming its program.)
+        // The state follows the name in parentheses; zombies are dead. The command line does not
+        // serve: it is empty for a moment while a process becomes its program.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
         let state = stat
             .ok()
@@ -272,7 +226,8 @@ mod tests {
         state.is_some_and(|state| !"ZX".contains(state))
     }
 
-    /// A deadline, in milliseconds, before which even a busy machine has started the shell and run its first line.
+    /// A deadline, in milliseconds, before which even a busy machine has started the shell and run
+    /// its first line.
     const SOON: u64 = 3000;
 
     /// Waits until the process is gone; fails the test after ten seconds.
@@ -339,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_ignores_sigterm_is_killed() {
+    async fn a_command_that_ignores_sigterm_is_killed() {
         let start = Instant::now();
         let script = "trap '' TERM; echo $$ >&2; while :; do sleep 1; done";
         let (finished, lines) = run_lines(&sh(script, SOON)).await;
