@@ -96,12 +96,9 @@ impl Nix for MadeUp {
         request: &EvaluationRequest,
         _: &BuildLog,
     ) -> std::result::Result<Evaluation, NixError> {
-        let packages = request.packages.iter().map(|name| EvaluatedPackage {
-            name: name.clone(),
-            attribute: name.clone(),
-            derivation: format!("{}.drv", store_path(name).as_str()),
-            output: "out".to_owned(),
-            store_path: store_path(name),
+        let packages = request.packages.iter().map(|name| {
+            let path = store_path(name);
+            EvaluatedPackage::new(name, format!("{}.drv", path.as_str()), path)
         });
         let packages = packages.collect();
         Ok(Evaluation { packages })
@@ -119,10 +116,7 @@ impl Nix for MadeUp {
         let realise = |package: &EvaluatedPackage| {
             let bytes = if package.name == "large" { LARGE } else { 1000 };
             self.fill(&package.store_path, bytes);
-            RealisedPackage {
-                name: package.name.clone(),
-                path: package.store_path.clone(),
-            }
+            RealisedPackage::from(package.clone())
         };
         Ok(evaluation.packages.iter().map(realise).collect())
     }

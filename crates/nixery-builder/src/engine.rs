@@ -53,8 +53,7 @@ impl Engine {
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
     ) -> Result<Self, BuilderError> {
-        let instance = InstanceDir::open(&config.spool_dir);
-        let instance = instance.map_err(|(path, source)| BuilderError::Spool { path, source })?;
+        let instance = InstanceDir::open(&config.spool_dir)?;
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         let pack_threads = config.pack_threads.max(1);
         let most_spooled = pack_threads.saturating_add(STORE_AHEAD);

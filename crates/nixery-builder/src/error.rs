@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixery_core::PackError;
-use nixery_nix::{NixError, StepError};
+use nixery_nix::{NixError, SpoolError, StepError};
 use nixery_storage::StorageError;
 
 use crate::progress::Phase;
@@ -208,9 +208,8 @@ impl BuildError {
             error @ NixError::Process { .. } => {
                 unavailable("its programs cannot be started", error)
             }
-            error @ (NixError::Output { .. } | NixError::Graph(_)) => {
-                unavailable("it gave an answer that makes no sense", error)
-            }
+            // `Output` and `Graph`.
+            error => unavailable("its answer is not valid", error),
         }
     }
 
@@ -251,14 +250,8 @@ impl From<StepError> for BuildError {
 #[derive(Debug, thiserror::Error)]
 pub enum BuilderError {
     /// The spool directory is not usable.
-    #[error("cannot use {path} for spool files: make it a directory this user may write to")]
-    Spool {
-        /// The directory or file that was tried.
-        path: std::path::PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
 }
 
 /// "package `a`", "packages `a`, `b` and `c`".

@@ -162,13 +162,7 @@ mod tests {
         let path =
             StorePath::parse("/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git").expect("valid");
         Evaluation {
-            packages: vec![EvaluatedPackage {
-                name: "git".into(),
-                attribute: "git".into(),
-                derivation: derivation.into(),
-                output: "out".into(),
-                store_path: path,
-            }],
+            packages: vec![EvaluatedPackage::new("git", derivation, path)],
         }
     }
 

@@ -113,13 +113,7 @@ impl Nix for FakeNix {
         };
         let packages = request.packages.iter().map(|name| {
             let path = store_path(&format!("{name}-{system}{edit}"));
-            EvaluatedPackage {
-                name: name.clone(),
-                attribute: name.clone(),
-                derivation: format!("{}.drv", path.as_str()),
-                output: "out".to_owned(),
-                store_path: path,
-            }
+            EvaluatedPackage::new(name, format!("{}.drv", path.as_str()), path)
         });
         Ok(Evaluation {
             packages: packages.collect(),
@@ -150,11 +144,8 @@ impl Nix for FakeNix {
             }
             self.make(&package.store_path);
         }
-        let realised = |package: &EvaluatedPackage| RealisedPackage {
-            name: package.name.clone(),
-            path: package.store_path.clone(),
-        };
-        Ok(evaluation.packages.iter().map(realised).collect())
+        let packages = evaluation.packages.iter().cloned();
+        Ok(packages.map(RealisedPackage::from).collect())
     }
 
     async fn reference_graph(

@@ -65,7 +65,7 @@ impl Section for NixSettings {
         let store = checker.given(NIX_STORE).and_then(|(name, uri)| {
             let store = NixStore::parse(&uri);
             store
-                .map_err(|allowed| checker.invalid(name, &uri, allowed.to_string()))
+                .map_err(|error| checker.invalid(name, &uri, error.allowed))
                 .ok()
         });
         Some(Self {

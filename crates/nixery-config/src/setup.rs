@@ -131,14 +131,12 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupEr
 /// # Errors
 /// [`SetupError::Builder`].
 pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
-    let config = NixCliConfig {
-        nix_dir: settings.nix_dir.clone(),
-        evaluate_timeout: settings.evaluate_timeout,
-        realise_timeout: settings.realise_timeout,
-        max_jobs: settings.max_jobs,
-        store: settings.store.clone(),
-        ..NixCliConfig::new(spool)
-    };
+    let mut config = NixCliConfig::new(spool);
+    config.nix_dir.clone_from(&settings.nix_dir);
+    config.evaluate_timeout = settings.evaluate_timeout;
+    config.realise_timeout = settings.realise_timeout;
+    config.max_jobs = settings.max_jobs;
+    config.store.clone_from(&settings.store);
     Ok(NixCli::new(config)?)
 }
 

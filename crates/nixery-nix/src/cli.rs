@@ -1,59 +1,63 @@
-//! Running the Nix command-line tools.
+//! Runs the Nix command-line tools.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nixery_core::StoreRoot;
+use nixery_core::{Architecture, ResolvedSource, StoreRoot};
+use serde_json::Value;
 
-use super::code::{ENTRY, write_embedded};
-use super::command::{self, CommandSpec, Finished};
-use super::log_format::{NixLog, short_name};
-use super::{Evaluation, NixError, NixStore};
 use crate::build_log::BuildLog;
-use crate::spool::InstanceDir;
+use crate::code::{ENTRY, write_embedded};
+use crate::command::{self, CommandSpec, Finished};
+use crate::failure::evaluation_error;
+use crate::log_format::{NixLog, short_name};
+use crate::spool::{InstanceDir, SpoolError};
+use crate::{Evaluation, NixError, NixStore};
 
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
-/// Queries of the store's database are quick; they wait for a lock at most.
-pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
-/// How much later than ours Nix's own deadline for a builder is, so that ours is the one that is
-/// told of.
-const OWN_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
+/// Time for a query of the store's database, which at most waits for a lock.
+pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How much later Nix's own deadline for a builder is than the one here, so that the one here is
+/// reported.
+const NIX_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 
-/// Most time that one evaluation may take, unless configured: a package set from cold, download
-/// included, evaluates in less.
+/// Most time that one evaluation may take, unless configured. The first evaluation of a package
+/// set, with its download, takes less.
 pub const DEFAULT_EVALUATE_TIMEOUT: Duration = Duration::from_secs(300);
-/// Most time that one realisation may take, unless configured: most clients have given up long
-/// before, and what is built until then is kept by Nix.
+/// Most time that one realisation may take, unless configured. Most clients have given up long
+/// before, and Nix keeps what is built until then.
 pub const DEFAULT_REALISE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// Settings of [`NixCli`].
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct NixCliConfig {
-    /// Directory with `prepare-image.nix`. `None`: the files embedded in this crate, written
-    /// below `spool_dir`.
+    /// Directory with `prepare-image.nix`. `None`: the files embedded in this crate, which are
+    /// written below `spool_dir`.
     pub nix_dir: Option<PathBuf>,
-    /// Where the embedded files are written while this process lives.
+    /// Where the embedded files are written while this process runs.
     pub spool_dir: PathBuf,
-    /// Most time one evaluation may take, fetching the package set included.
+    /// Most time one evaluation may take, with the download of the package set.
     pub evaluate_timeout: Duration,
     /// Most time one realisation may take.
     ///
-    /// Nix is told of it too, in place of the `timeout` in `nix.conf`: when this process is
-    /// killed, the builders that it leaves behind end by then.
+    /// It is passed to Nix too, in place of the `timeout` in `nix.conf`, so that builders end by
+    /// then if this process is killed.
     pub realise_timeout: Duration,
     /// Added to the environment of Nix.
     pub env: Vec<(String, String)>,
-    /// Derivations Nix builds at once for one image (`--max-jobs`); `None` leaves it to
+    /// Derivations that Nix builds at once for one image (`--max-jobs`). `None`: the setting of
     /// `nix.conf`.
     pub max_jobs: Option<usize>,
-    /// The store to build in and to pack from. `None` leaves it to `NIX_REMOTE` and `nix.conf`.
+    /// The store to build in and to pack from. `None`: the store of `NIX_REMOTE` or `nix.conf`.
     pub store: Option<NixStore>,
 }
 
 impl NixCliConfig {
-    /// Defaults: embedded Nix files, [`DEFAULT_EVALUATE_TIMEOUT`], [`DEFAULT_REALISE_TIMEOUT`].
+    /// Returns the defaults: embedded Nix files, [`DEFAULT_EVALUATE_TIMEOUT`],
+    /// [`DEFAULT_REALISE_TIMEOUT`].
     pub fn new(spool_dir: impl Into<PathBuf>) -> Self {
         Self {
             nix_dir: None,
@@ -69,22 +73,17 @@ impl NixCliConfig {
 
 /// Why a [`NixCli`] could not be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NixCliError {
     /// The spool directory is not usable.
-    #[error("cannot use {path} for spool files: make it a directory this user may write to")]
-    Spool {
-        /// The directory or file that was tried.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The directory that should hold the Nix code does not.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The directory that should have the Nix code does not.
     #[error(
-        "there is no Nix code at {path}: name the directory with prepare-image.nix, or none for the built-in code"
+        "there is no Nix code at {path}. Fix: name the directory with prepare-image.nix, or none for the built-in code"
     )]
     NixCode {
-        /// The file that was looked for.
+        /// The file that is missing.
         path: PathBuf,
         /// The system's error.
         #[source]
@@ -96,45 +95,45 @@ pub enum NixCliError {
 #[derive(Debug)]
 pub struct NixCli {
     config: NixCliConfig,
+    /// The file that is evaluated for an image.
     entry: PathBuf,
-    store: StoreRoot,
+    pub(crate) store_root: StoreRoot,
     /// Where the embedded files are.
     embedded: Option<InstanceDir>,
 }
 
 impl NixCli {
-    /// Prepares the directory with the Nix files. Runs no Nix: [`Nix::preflight`](crate::Nix::preflight) does.
+    /// Prepares the directory with the Nix files. Nix itself does not run; [`Nix::preflight`](crate::Nix::preflight)
+    /// checks it.
     ///
     /// # Errors
     /// The spool directory cannot be used, or `nix_dir` has no Nix code.
     pub fn new(config: NixCliConfig) -> Result<Self, NixCliError> {
-        let failed = |(path, source)| NixCliError::Spool { path, source };
-        let (dir, instance) = match &config.nix_dir {
-            Some(dir) => (dir.clone(), None),
+        let embedded = match config.nix_dir {
+            Some(_) => None,
             None => {
-                let instance = InstanceDir::open(&config.spool_dir).map_err(failed)?;
-                let dir = instance.path().to_owned();
+                let instance = InstanceDir::open(&config.spool_dir)?;
+                let path = instance.path().to_owned();
                 let written = instance.make(write_embedded);
-                written.map_err(|source| failed((dir.clone(), source)))?;
-                (dir, Some(instance))
+                written.map_err(|source| SpoolError { path, source })?;
+                Some(instance)
             }
         };
-        let entry = dir.join(ENTRY);
-        let entry = entry
+        let embedded_dir = embedded.as_ref().map(InstanceDir::path);
+        let dir = config.nix_dir.as_deref().or(embedded_dir);
+        let path = dir.unwrap_or(&config.spool_dir).join(ENTRY);
+        let entry = path
             .canonicalize()
-            .map_err(|source| NixCliError::NixCode {
-                path: entry,
-                source,
-            })?;
+            .map_err(|source| NixCliError::NixCode { path, source })?;
         Ok(Self {
-            store: store_root(&config),
+            store_root: store_root(&config),
             config,
             entry,
-            embedded: instance,
+            embedded,
         })
     }
 
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         program: &'static str,
         mut args: Vec<OsString>,
@@ -165,60 +164,85 @@ impl NixCli {
             });
         }
         if finished.stdout_cut {
-            let problem = format!("more than {MAX_STDOUT} bytes");
             return Err(NixError::Output {
                 command: program,
-                problem,
+                problem: format!("more than {MAX_STDOUT} bytes"),
             });
         }
         Ok(finished)
     }
 
-    /// Where the store's files are.
-    pub(super) fn store(&self) -> &StoreRoot {
-        &self.store
+    /// Queries the store's database with `nix-store`, and returns what it prints.
+    pub(crate) async fn query(
+        &self,
+        args: Vec<OsString>,
+        log: &BuildLog,
+    ) -> Result<String, NixError> {
+        let mut log = NixLog::new(log);
+        let finished = self.run("nix-store", args, QUERY_TIMEOUT, &mut log).await?;
+        if !finished.status.success() {
+            return Err(NixError::Output {
+                command: "nix-store",
+                problem: format!("{}: {}", finished.status, log.detail()),
+            });
+        }
+        Ok(String::from_utf8_lossy(&finished.stdout).into_owned())
     }
 
-    pub(super) fn config(&self) -> &NixCliConfig {
-        &self.config
-    }
-
-    /// Evaluates a file of the Nix code with a request.
-    pub(super) async fn instantiate(
+    /// Evaluates a file of the Nix code and returns its answer as JSON. The request has the names
+    /// in a field of its own; an error is attributed to one of `packages`.
+    pub(crate) async fn instantiate(
         &self,
         file: &str,
-        request: &serde_json::Value,
-        log: &mut NixLog<'_>,
-    ) -> Result<Finished, NixError> {
+        source: &ResolvedSource,
+        architecture: Architecture,
+        (field, names): (&str, Value),
+        packages: &[String],
+        log: &BuildLog,
+    ) -> Result<Vec<u8>, NixError> {
         self.restore_embedded()?;
+        let request = serde_json::json!({
+            "srcType": source.src_type,
+            "srcArgs": source.src_args,
+            "system": architecture.nix_system(),
+            field: names,
+        });
         let mut args = strings([
             "--eval",
             "--json",
             "--strict",
             "--read-write-mode",
             "--show-trace",
-        ]);
-        args.extend(strings([
             "--option",
             "allow-import-from-derivation",
             "false",
-        ]));
-        args.extend(strings(["--log-format", "internal-json"]));
+            "--log-format",
+            "internal-json",
+        ]);
         args.push(self.entry.with_file_name(file).into());
         args.extend(strings(["--argstr", "request", &request.to_string()]));
         let timeout = self.config.evaluate_timeout;
-        self.run("nix-instantiate", args, timeout, log).await
+        let mut log = NixLog::new(log);
+        let finished = self.run("nix-instantiate", args, timeout, &mut log).await?;
+        if !finished.status.success() {
+            return Err(evaluation_error(&log, packages));
+        }
+        Ok(finished.stdout)
     }
 
-    /// The arguments of `nix-store` that build packages and root them.
-    pub(super) fn realisation(&self, evaluation: &Evaluation, gc_roots: &Path) -> Vec<OsString> {
-        let mut args = strings(["--realise", "--log-format", "internal-json"]);
-        let deadline = self
-            .config
-            .realise_timeout
-            .saturating_add(OWN_DEADLINE_MARGIN);
+    /// Builds packages with `nix-store` and roots them. Returns whether all were built.
+    pub(crate) async fn run_realise(
+        &self,
+        evaluation: &Evaluation,
+        gc_roots: &Path,
+        options: &[&str],
+        log: &mut NixLog<'_>,
+    ) -> Result<bool, NixError> {
+        let timeout = self.config.realise_timeout;
         // Nix reads no larger number.
-        let deadline = deadline.as_secs().min(i32::MAX.unsigned_abs().into());
+        let deadline = timeout.saturating_add(NIX_DEADLINE_MARGIN).as_secs();
+        let deadline = deadline.min(i32::MAX.unsigned_abs().into());
+        let mut args = strings(["--realise", "--log-format", "internal-json"]);
         args.extend(strings(["--timeout", &deadline.to_string()]));
         if let Some(jobs) = self.config.max_jobs {
             args.extend(strings(["--max-jobs", &jobs.to_string()]));
@@ -226,15 +250,15 @@ impl NixCli {
         args.push("--add-root".into());
         args.push(gc_roots.join("0").into());
         args.push("--indirect".into());
-        args.extend(
-            evaluation.packages.iter().map(|package| {
-                OsString::from(format!("{}!{}", package.derivation, package.output))
-            }),
-        );
-        args
+        for package in &evaluation.packages {
+            args.push(format!("{}!{}", package.derivation, package.output).into());
+        }
+        args.extend(options.iter().map(OsString::from));
+        let finished = self.run("nix-store", args, timeout, log).await?;
+        Ok(finished.status.success())
     }
 
-    /// Writes the embedded files again where somebody has cleared them away.
+    /// Writes the embedded files again if they were deleted.
     fn restore_embedded(&self) -> Result<(), NixError> {
         match &self.embedded {
             Some(instance) if !self.entry.exists() => {
@@ -258,42 +282,34 @@ impl NixCli {
             ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
         ];
         if std::env::var_os("GIT_SSH_COMMAND").is_none() {
-            env.push((
-                "GIT_SSH_COMMAND".to_owned(),
-                "ssh -o BatchMode=yes".to_owned(),
-            ));
+            let command = "ssh -o BatchMode=yes".to_owned();
+            env.push(("GIT_SSH_COMMAND".to_owned(), command));
         }
         env.extend(self.config.env.iter().cloned());
         env
     }
 
-    /// The requested package that needs `derivation`; the derivation's own name if none is known
-    /// to.
-    pub(super) async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
-        let wanted = |path: &str| {
+    /// Returns the requested package that needs `derivation`, or the name of the derivation if no
+    /// such package is known.
+    pub(crate) async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
+        let requested = |path: &str| {
             let mut packages = evaluation.packages.iter();
-            packages
-                .find(|package| package.derivation == path)
-                .map(|package| package.name.clone())
+            let package = packages.find(|package| package.derivation == path)?;
+            Some(package.name.clone())
         };
-        if let Some(package) = wanted(derivation) {
+        if let Some(package) = requested(derivation) {
             return package;
         }
-        let silent = BuildLog::default();
         let args = strings(["--query", "--referrers-closure", derivation]);
-        let query = self
-            .run("nix-store", args, QUERY_TIMEOUT, &mut NixLog::new(&silent))
-            .await;
-        let referrers = query.map(|finished| finished.stdout).unwrap_or_default();
-        let referrers = String::from_utf8_lossy(&referrers);
-        referrers
-            .lines()
-            .find_map(wanted)
-            .unwrap_or_else(|| short_name(derivation).to_owned())
+        let referrers = self.query(args, &BuildLog::default()).await;
+        let referrers = referrers.unwrap_or_default();
+        let package = referrers.lines().find_map(requested);
+        package.unwrap_or_else(|| short_name(derivation).to_owned())
     }
 }
 
-/// Where the files of the store are that Nix will use. Where `nix.conf` names another, the preflight finds out.
+/// Where the files of the store are, as far as settings and environment name it. The preflight
+/// reports if `nix.conf` names another.
 fn store_root(config: &NixCliConfig) -> StoreRoot {
     let given = config.env.iter().rfind(|(name, _)| name == "NIX_REMOTE");
     let remote = || match given {
@@ -307,6 +323,6 @@ fn store_root(config: &NixCliConfig) -> StoreRoot {
     store.map_or_else(StoreRoot::host, |store| store.root())
 }
 
-pub(super) fn strings<const N: usize>(args: [&str; N]) -> Vec<OsString> {
+pub(crate) fn strings<const N: usize>(args: [&str; N]) -> Vec<OsString> {
     args.into_iter().map(OsString::from).collect()
 }

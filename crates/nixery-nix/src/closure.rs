@@ -1,27 +1,27 @@
-//! The reference graph of named packages: what would be in an image of them.
+//! The closure of named packages: the paths that an image of them would have.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-use nixery_core::{ImageName, ReferenceGraph, ResolvedSource};
+use nixery_core::ReferenceGraph;
 
 use crate::build_log::BuildLog;
 use crate::{EvaluationRequest, Nix, NixError, RealisedPackage};
 
-/// A step from the names of packages to their reference graph.
+/// A step from the names of packages to their closure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Nix evaluates the packages to derivations.
     Evaluate,
-    /// Nix builds or substitutes them.
+    /// Nix builds or downloads them.
     Realise,
-    /// The reference graph is read.
+    /// Nix returns their reference graph.
     Graph,
 }
 
 impl Step {
-    /// The error of a step that Nix failed in.
+    /// Returns the error of a step that Nix failed in.
     pub(crate) fn failed(self, source: NixError) -> StepError {
         StepError::Nix { step: self, source }
     }
@@ -37,7 +37,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// Why a reference graph could not be made.
+/// Why the closure of packages could not be determined.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
     /// Nix failed.
@@ -49,25 +49,16 @@ pub enum StepError {
         #[source]
         source: NixError,
     },
-    /// The directory for GC roots cannot be made.
-    #[error("cannot make GC roots")]
+    /// The directory for GC roots cannot be created.
+    #[error("cannot create a directory for GC roots")]
     GcRoots(#[source] io::Error),
 }
 
-impl EvaluationRequest {
-    /// The packages of an image, in its package source at its tag.
-    pub fn for_image(name: &ImageName, source: ResolvedSource) -> Self {
-        Self {
-            source,
-            packages: name.packages().to_vec(),
-            architecture: name.architecture(),
-        }
-    }
-}
-
-/// The reference graph of packages, which Nix evaluates, and builds or fetches; nothing is packed or stored.
+/// Evaluates packages, builds or downloads them, and returns their closure. Packs and stores
+/// nothing.
 ///
-/// `entered` is called with each step that begins. While it runs, `work_dir` has GC roots in it.
+/// `entered` is called with each step that begins. While the future runs, `work_dir` has GC roots
+/// in it.
 ///
 /// # Errors
 /// A step failed.
@@ -89,7 +80,7 @@ pub async fn reference_graph(
     graph(nix, &packages, log).await
 }
 
-/// The reference graph of packages that are built.
+/// Returns the closure of packages that are built.
 pub(crate) async fn graph(
     nix: &dyn Nix,
     packages: &[RealisedPackage],

@@ -6,9 +6,9 @@ use std::path::Path;
 use tempfile::NamedTempFile;
 
 /// The file that Nix is given for an image.
-pub(super) const ENTRY: &str = "prepare-image.nix";
+pub(crate) const ENTRY: &str = "prepare-image.nix";
 /// The file that Nix is given for a whole package set.
-pub(super) const LIST_PACKAGES: &str = "list-packages.nix";
+pub(crate) const LIST_PACKAGES: &str = "list-packages.nix";
 
 /// The entry last and whole: while it is there, all of it is.
 const FILES: [(&str, &str); 3] = [
@@ -18,7 +18,7 @@ const FILES: [(&str, &str); 3] = [
 ];
 
 /// Writes it into a directory.
-pub(super) fn write_embedded(dir: &Path) -> io::Result<()> {
+pub(crate) fn write_embedded(dir: &Path) -> io::Result<()> {
     for (name, text) in FILES {
         let mut file = NamedTempFile::new_in(dir)?;
         file.write_all(text.as_bytes())?;

@@ -1,84 +1,76 @@
-//! What Nix's error messages mean.
-//!
-//! The texts are those of Nix 2.8 (Debian 12), 2.26 (Debian 13) and 2.30 and later, which words a
-//! failed build anew ("Cannot build '…'. Reason: …").
+//! Why a command of Nix failed.
 
 use crate::NixError;
+use crate::client_text::client_message;
 use crate::log_format::NixLog;
 use crate::messages::{
-    DISK_FULL, NO_SPACE, failed_derivation, output_name, quoted_after, unavailable,
+    DISK_FULL, NO_SPACE, failed_derivation, obstacle, output_name, quoted_after,
 };
-use crate::words::client_message;
+
+/// The text where Nix failed without a message.
+const NO_MESSAGE: &str = "Nix gave no reason";
 
 /// Why `nix-store --realise` failed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(crate) enum RealiseFailure {
     /// This derivation failed.
     Derivation { derivation: String, reason: String },
-    /// Nix cannot work here.
-    Unavailable { problem: String },
-    /// None of the messages is known.
-    Unknown { message: String },
+    /// Nix cannot work here, or none of its messages is known.
+    Nix { problem: String },
 }
 
 /// Finds the cause among the messages of a failed realisation: the first derivation that failed
 /// by itself, not one that merely depends on it.
-pub(super) fn realise_cause(log: &NixLog<'_>) -> Cause {
-    let texts = || log.errors.iter().map(|error| error.text.as_str());
+pub(crate) fn realise_failure(log: &NixLog<'_>) -> RealiseFailure {
     if let Some((derivation, reason)) = failed_derivations(log).next() {
-        return Cause::Derivation { derivation, reason };
+        return RealiseFailure::Derivation { derivation, reason };
     }
+    let texts = || log.errors.iter().map(|error| error.text.as_str());
     let plain = || log.plain.iter().map(String::as_str);
-    if let Some(problem) = texts().chain(plain()).find_map(unavailable) {
-        return Cause::Unavailable {
-            problem: problem.to_owned(),
-        };
+    if let Some(obstacle) = texts().chain(plain()).find_map(obstacle) {
+        let problem = obstacle.problem.to_owned();
+        return RealiseFailure::Nix { problem };
     }
-    // "file '/nix/store/…-x/pipe' has an unsupported type": it is the output of what was built.
+    // "file '/nix/store/…-x/pipe' has an unsupported type": it is the output of a build.
     if let Some(derivation) = texts().find_map(|text| log.builder_of(output_name(text)?)) {
-        return Cause::Derivation {
-            derivation,
-            reason: "output-refused".to_owned(),
-        };
+        let reason = "output-refused".to_owned();
+        return RealiseFailure::Derivation { derivation, reason };
     }
     let message = texts().next_back().or_else(|| plain().next_back());
-    Cause::Unknown {
-        message: client_message(message.unwrap_or("Nix gave no reason")),
+    RealiseFailure::Nix {
+        problem: client_message(message.unwrap_or(NO_MESSAGE)),
     }
 }
 
 /// The derivations that failed by themselves, each with its reason.
 fn failed_derivations(log: &NixLog<'_>) -> impl Iterator<Item = (String, String)> {
-    let texts = log.errors.iter().map(|error| error.text.as_str());
-    texts
-        .filter_map(failed_derivation)
-        .map(|(derivation, mut reason)| {
-            let disk_full = |line: &String| line.contains(NO_SPACE);
-            if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full)
-            {
-                DISK_FULL.clone_into(&mut reason);
-            }
-            (derivation, reason)
-        })
+    let failures = log
+        .errors
+        .iter()
+        .filter_map(|error| failed_derivation(&error.text));
+    failures.map(|(derivation, mut reason)| {
+        let disk_full = |line: &String| line.contains(NO_SPACE);
+        if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full) {
+            DISK_FULL.clone_into(&mut reason);
+        }
+        (derivation, reason)
+    })
 }
 
-/// Whether the disk was full, so that whatever failed may have failed for that. The word of one builder is not enough:
-/// there are tests that write to `/dev/full`.
-pub(super) fn is_disk_full(log: &NixLog<'_>) -> bool {
+/// Returns whether the disk was full, so that it may be the cause of every failure. The output of
+/// one builder is not enough: there are tests that write to `/dev/full`.
+pub(crate) fn is_disk_full(log: &NixLog<'_>) -> bool {
     let full = |(_, reason): &(String, String)| reason == DISK_FULL;
     log.disk_full || failed_derivations(log).filter(full).count() > 1
 }
 
 /// The error of a failed `nix-instantiate` for some of `packages`.
-pub(super) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixError {
+pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixError {
     let plain_error = || {
-        let line = log
-            .plain
-            .iter()
-            .rev()
-            .find_map(|line| line.strip_prefix("error: "));
+        let mut newest_first = log.plain.iter().rev();
+        let line = newest_first.find_map(|line| line.strip_prefix("error: "));
         line.or_else(|| log.plain.back().map(String::as_str))
-            .unwrap_or("Nix gave no reason")
+            .unwrap_or(NO_MESSAGE)
     };
     let error = log.errors.last();
     let text = error.map_or_else(plain_error, |error| error.text.as_str());
@@ -89,31 +81,31 @@ pub(super) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
         let name = quoted_after(frame, "while evaluating the package ")?;
         packages.iter().find(|package| *package == name).cloned()
     });
+    if package.is_some() {
+        let message = client_message(text);
+        return NixError::Evaluation { package, message };
+    }
     let fetching = trace.iter().any(|frame| frame.contains("while fetching"))
-        || ["unable to download", "program 'git' failed"]
-            .iter()
-            .any(|words| text.contains(words));
-    if package.is_none() && fetching {
-        // Git speaks for itself on stderr: "fatal: couldn't find remote ref …".
+        || text.contains("unable to download")
+        || text.contains("program 'git' failed");
+    if fetching {
+        // Git writes its own message to stderr: "fatal: couldn't find remote ref …".
         let git = log.plain.iter().find_map(|line| {
             line.strip_prefix("fatal: ")
                 .or_else(|| line.strip_prefix("error: "))
         });
-        return NixError::Source {
-            message: client_message(git.unwrap_or(text)),
-        };
+        let message = client_message(git.unwrap_or(text));
+        return NixError::Source { message };
     }
-    if package.is_none()
-        && let Some(problem) = unavailable(text)
-    {
-        return NixError::Unavailable {
-            problem: problem.to_owned(),
+    match obstacle(text) {
+        Some(obstacle) => NixError::Unavailable {
+            problem: obstacle.problem.to_owned(),
             detail: text.to_owned(),
-        };
-    }
-    NixError::Evaluation {
-        package,
-        message: client_message(text),
+        },
+        None => NixError::Evaluation {
+            package: None,
+            message: client_message(text),
+        },
     }
 }
 

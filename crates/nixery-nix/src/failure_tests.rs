@@ -14,7 +14,7 @@ fn with_captured<T>(version: &str, name: &str, test: impl FnOnce(&NixLog<'_>) ->
     with_all_captured(version, &[name], test)
 }
 
-/// As if Nix had written all of it in one run, in this order.
+/// Passes several captured logs to the test as if one run of Nix had written them in this order.
 fn with_all_captured<T>(version: &str, names: &[&str], test: impl FnOnce(&NixLog<'_>) -> T) -> T {
     let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
     let read = |name: &&str| {
@@ -44,8 +44,8 @@ fn with_all_captured<T>(version: &str, names: &[&str], test: impl FnOnce(&NixLog
 #[case("slow", "slow-1.0", "timed-out")]
 fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &str) {
     for version in VERSIONS {
-        let cause = with_captured(version, &format!("realise-{name}.log"), realise_cause);
-        let Cause::Derivation {
+        let cause = with_captured(version, &format!("realise-{name}.log"), realise_failure);
+        let RealiseFailure::Derivation {
             derivation: path,
             reason: found,
         } = cause
@@ -68,7 +68,7 @@ fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &
 #[case::a_test_of_dev_full(&["realise-enospc.log"], false)]
 #[case::beside_another(&["realise-broken.log", "realise-enospc.log"], false)]
 #[case::two_of_three(&["realise-enospc.log", "realise-broken.log", "realise-enospc.log"], true)]
-fn a_full_disk_is_seen_among_other_failures(#[case] logs: &[&str], #[case] expected: bool) {
+fn a_full_disk_is_found_among_other_failures(#[case] logs: &[&str], #[case] expected: bool) {
     for version in VERSIONS {
         let full = with_all_captured(version, logs, is_disk_full);
         assert_eq!(full, expected, "{version}");
@@ -79,7 +79,7 @@ fn a_full_disk_is_seen_among_other_failures(#[case] logs: &[&str], #[case] expec
 #[case("writing to file: No space left on device", true)]
 #[case("executing SQLite statement 'commit;': database or disk is full", true)]
 #[case("getting status of '/nix/store/x': Input/output error", false)]
-fn nix_has_no_room_itself(#[case] text: &str, #[case] expected: bool) {
+fn nix_itself_has_no_space(#[case] text: &str, #[case] expected: bool) {
     let out = BuildLog::default();
     let mut log = NixLog::new(&out);
     let mut say = |text: &str| {
@@ -94,17 +94,19 @@ fn nix_has_no_room_itself(#[case] text: &str, #[case] expected: bool) {
 }
 
 #[rstest]
-fn the_tail_is_the_failed_builders() {
+fn the_tail_is_that_of_the_failed_builder() {
     for version in VERSIONS {
-        let tail = with_captured(version, "realise-dep.log", |log| match realise_cause(log) {
-            Cause::Derivation { derivation, .. } => log.builder_tail(&derivation),
-            cause => panic!("{cause:?}"),
+        let tail = with_captured(version, "realise-dep.log", |log| {
+            match realise_failure(log) {
+                RealiseFailure::Derivation { derivation, .. } => log.builder_tail(&derivation),
+                cause => panic!("{cause:?}"),
+            }
         });
         let expected: Vec<_> = (6..=25).map(|n| format!("line {n}")).collect();
         assert_eq!(tail, expected, "{version}");
         let tail = with_captured(version, "realise-chatty.log", |log| {
-            match realise_cause(log) {
-                Cause::Derivation { derivation, .. } => log.builder_tail(&derivation),
+            match realise_failure(log) {
+                RealiseFailure::Derivation { derivation, .. } => log.builder_tail(&derivation),
                 cause => panic!("{cause:?}"),
             }
         });
@@ -118,8 +120,8 @@ fn the_tail_is_the_failed_builders() {
 #[rstest]
 #[case::to_2_26("cannot build missing derivation '/nix/store/x.drv'")]
 #[case::from_2_30("Cannot build missing derivation '/nix/store/x.drv'")]
-fn a_derivation_that_is_gone_can_be_tried_again(#[case] text: &str) {
-    assert!(unavailable(text).is_some_and(|problem| problem.ends_with("try again")));
+fn a_missing_derivation_can_be_tried_again(#[case] text: &str) {
+    assert!(obstacle(text).is_some_and(|obstacle| obstacle.problem.ends_with("try again")));
     assert_eq!(failed_derivation(text), None);
 }
 
@@ -128,14 +130,14 @@ fn a_derivation_that_is_gone_can_be_tried_again(#[case] text: &str) {
 #[case("realise-no-build-group.log", "Nix's build group does not exist")]
 #[case(
     "realise-missing-drv.log",
-    "a derivation was garbage-collected before it was built; try again"
+    "a derivation was garbage-collected before it was built. Fix: try again"
 )]
 fn nix_that_cannot_work(#[case] file: &str, #[case] problem: &str) {
     for version in VERSIONS {
-        let cause = with_captured(version, file, realise_cause);
+        let cause = with_captured(version, file, realise_failure);
         assert_eq!(
             cause,
-            Cause::Unavailable {
+            RealiseFailure::Nix {
                 problem: problem.to_owned()
             },
             "{version}"
@@ -181,7 +183,7 @@ fn failed_evaluations(#[case] name: &str, #[case] culprit: Option<&str>, #[case]
 }
 
 #[rstest]
-fn import_from_derivation_is_refused_and_named() {
+fn refused_import_from_derivation_names_its_package() {
     for version in VERSIONS {
         let error = with_captured(version, "evaluate-ifd.log", |log| {
             evaluation_error(log, &["ifd".to_owned()])
@@ -248,8 +250,8 @@ fn sources_that_cannot_be_fetched(#[case] name: &str, #[case] version: &str, #[c
 
 const DRV: &str = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-git-2.50.drv";
 
-/// Worded after Nix's source (src/libstore/build-result.cc and derivation-building-goal.cc of
-/// 2.30), since no such Nix is at hand.
+/// The texts are from Nix's source (src/libstore/build-result.cc and derivation-building-goal.cc
+/// of 2.30); no captured log is available.
 #[rstest]
 #[case(
     "builder failed with exit code 1.\nOutput paths:\n  /nix/store/x-git\nLast 2 log lines:\n> a",

@@ -1,19 +1,19 @@
-//! What Nixery asks of Nix, as the trait [`Nix`], and its implementation with the Nix command-line
-//! tools, [`NixCli`].
+//! Access to Nix: the trait [`Nix`], and [`NixCli`], which implements it with the Nix command-line
+//! tools.
 //!
 //! The Nix code that the tools evaluate is in `nix/` and is built into this crate. What Nix prints
-//! is collected in a [`BuildLog`], and its failures become [`NixError`]s fit for clients.
-//! [`reference_graph`] finds out what named packages need at run time, and [`every_package`] does
-//! so for a whole package set.
+//! is collected in a [`BuildLog`], and its failures become [`NixError`]s that clients can be
+//! shown. [`reference_graph`] returns the closure of named packages, and [`every_package`] builds
+//! a whole package set and reports its closures.
 
 mod answer;
 mod build_log;
 mod cli;
+mod client_text;
 mod closure;
 mod code;
 mod command;
 mod failure;
-mod listing;
 mod log_format;
 mod messages;
 mod operations;
@@ -21,46 +21,97 @@ mod package_set;
 mod preflight;
 mod spool;
 mod store;
-mod words;
 
 use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_core::{Architecture, GraphError, ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
+use nixery_core::{
+    Architecture, GraphError, ImageName, ReferenceGraph, ResolvedSource, StorePath, StoreRoot,
+};
 
 pub use build_log::BuildLog;
 pub use cli::{
     DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
 };
+pub use client_text::hide_credentials;
 pub use closure::{Step, StepError, reference_graph};
 pub use messages::describe_reason;
 pub use package_set::{PackageSetEvent, batches, every_package};
-pub use spool::InstanceDir;
+pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
-pub use words::hide_credentials;
 
-/// Everything the builder asks of Nix.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
+/// Evaluates packages, builds them, and returns their closure.
 ///
-/// Calls may be dropped at any time; what they started is then stopped.
+/// [`NixCli`] does so with Nix. Another implementation can take the packages from anywhere, if it
+/// keeps the contracts of the methods. For an image the builder calls, in this order:
+///
+/// 1. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
+/// 2. [`realise`](Self::realise), where no image is stored for the derivations;
+/// 3. [`reference_graph`](Self::reference_graph) with the realised paths, while it reads the files
+///    of these paths below [`store_root`](Self::store_root) to make the root layer.
+///
+/// It then reads all paths of the graph below the store root and packs them into layers, as the
+/// contents of their NARs. The GC roots last until the layers are stored.
+///
+/// Methods are called for several images at once; the builder limits how many evaluations and
+/// realisations run. The future of a call may be dropped at any time, for example when its client
+/// has gone. The implementation then stops what the call has started.
+///
+/// # The log
+/// Lines that are pushed to `log` are shown to clients while the build runs and after it. The
+/// builder does not remove secrets or paths of the server from them.
+///
+/// # Errors
+/// The variant decides how the registry answers. Their texts reach clients, so they must not
+/// contain secrets or paths of the server other than store paths. What only the operator may read
+/// belongs into [`NixError::Unavailable::detail`](NixError::Unavailable).
+///
+/// | error | answer of the registry |
+/// |---|---|
+/// | [`NotFound`](NixError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
+/// | [`NotDerivation`](NixError::NotDerivation), [`Evaluation`](NixError::Evaluation), [`Failed`](NixError::Failed) | 422: the package is at fault; the last URL names it and the reason |
+/// | [`Source`](NixError::Source) | 422: the package source cannot be fetched |
+/// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |
+/// | every other error | 503 with `Retry-After`: the server cannot build now |
+///
+/// The builder does not store failures: a request that comes later starts again.
 #[async_trait]
 pub trait Nix: Send + Sync + std::fmt::Debug {
-    /// Finds the packages and instantiates their derivations.
+    /// Finds the packages in the package set and determines their store paths, without building
+    /// them.
+    ///
+    /// The answer has exactly one package for each requested name, in the same order.
+    /// [`derivation`](EvaluatedPackage::derivation) and [`output`](EvaluatedPackage::output)
+    /// identify the contents of a package: images are cached under them, so they must change
+    /// whenever the contents or the references of the package change.
     ///
     /// # Errors
-    /// [`NixError::NotFound`] with every missing name, [`NixError::NotDerivation`],
-    /// [`NixError::Evaluation`], [`NixError::TimedOut`], or Nix cannot run.
+    /// [`NixError::NotFound`] with every missing name, also if other packages are invalid;
+    /// [`NixError::NotDerivation`], [`NixError::Evaluation`], [`NixError::Source`],
+    /// [`NixError::TimedOut`], or an error for Nix itself.
     async fn evaluate(
         &self,
         request: &EvaluationRequest,
         log: &BuildLog,
     ) -> Result<Evaluation, NixError>;
 
-    /// Builds or substitutes the packages and roots them below the directory `gc_roots`, which
-    /// exists. While those links exist nothing of the closure is garbage-collected.
+    /// Builds or downloads the packages, and protects their closures from garbage collection.
+    ///
+    /// `gc_roots` is an empty directory, into which `NixCli` puts GC roots. Until the directory is deleted, no path of the closures may be removed from the store or
+    /// changed.
+    ///
+    /// The answer has exactly one package for each evaluated package, in the same order. The
+    /// paths and all that they refer to are then readable below
+    /// [`store_root`](Self::store_root).
     ///
     /// # Errors
-    /// [`NixError::Failed`] when a derivation failed, [`NixError::TimedOut`], or Nix cannot run.
+    /// [`NixError::Failed`] when a derivation failed, [`NixError::TimedOut`], or an error for Nix
+    /// itself.
     async fn realise(
         &self,
         evaluation: &Evaluation,
@@ -68,100 +119,177 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
         log: &BuildLog,
     ) -> Result<Vec<RealisedPackage>, NixError>;
 
-    /// The runtime closure of `roots`.
+    /// Returns the runtime closure of store paths that are in the store.
+    ///
+    /// The roots of the graph are `roots`. The graph is complete: it has the roots and, for each
+    /// of its paths, every path that it refers to. A path that is missing would be missing in the
+    /// image. References are those that Nix registers: store paths whose hash part occurs in the
+    /// files.
+    ///
+    /// Each path needs the size of its NAR, by which layers are planned, and the SHA-256 hash of
+    /// its NAR, which is part of the key under which its layer is cached. The builder rejects a
+    /// path without hash. [`NarHash::of_path`](nixery_core::NarHash::of_path)
+    /// computes the hash of files on disk. [`ReferenceGraph::from_list`] makes the graph from
+    /// [`ListedPath`](nixery_core::ListedPath)s, and [`ReferenceGraph::from_path_info`] from the
+    /// JSON of `nix path-info`.
     ///
     /// # Errors
-    /// A root is not in the store, or Nix's answer does not parse.
+    /// An error for Nix itself: a root is not in the store, or [`NixError::Graph`] where the
+    /// references make no valid graph.
     async fn reference_graph(
         &self,
         roots: &[StorePath],
         log: &BuildLog,
     ) -> Result<ReferenceGraph, NixError>;
 
-    /// Tries Nix out and says what is wrong with it here. Empty when all is well.
+    /// Checks whether builds can succeed on this machine, and returns what is wrong. The list is
+    /// empty when all is well.
+    ///
+    /// The server calls it at start, and does not start with a [fatal](Finding::fatal) finding;
+    /// then for each request of `/readyz`, with a time limit. The command line calls it after a
+    /// build has failed. It should take a second at most and must not use the network.
     async fn preflight(&self) -> Vec<Finding>;
 
-    /// Where the store's files are on this machine.
+    /// Returns where the files of the store are on this machine: `/nix/store/x` is at
+    /// [`StoreRoot::locate`]. It never changes.
     fn store_root(&self) -> &StoreRoot;
 }
 
 /// Packages to find in one package source.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EvaluationRequest {
-    /// Where to look.
+    /// The package source, at one revision where the source has revisions.
     pub source: ResolvedSource,
-    /// What to look for.
+    /// The packages, as attributes of the package set. `a.b` is `b` in the set `a`.
+    ///
+    /// Names from clients are in lower case. An implementation looks for the exact name first,
+    /// then for one that differs in case, and puts a `_` before a digit at the start.
     pub packages: Vec<String>,
-    /// What it shall run on.
+    /// The platform that the packages run on.
     pub architecture: Architecture,
 }
 
-/// Instantiated packages, in the order they were asked for.
+impl EvaluationRequest {
+    /// Returns a request for named packages.
+    pub fn new(source: ResolvedSource, packages: Vec<String>, architecture: Architecture) -> Self {
+        Self {
+            source,
+            packages,
+            architecture,
+        }
+    }
+
+    /// Returns the request for the packages of an image.
+    pub fn for_image(name: &ImageName, source: ResolvedSource) -> Self {
+        Self::new(source, name.packages().to_vec(), name.architecture())
+    }
+}
+
+/// Instantiated packages, in the order of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evaluation {
     /// One per requested package.
     pub packages: Vec<EvaluatedPackage>,
 }
 
-impl Evaluation {
-    /// The packages, once they are built.
-    fn into_realised(self) -> Vec<RealisedPackage> {
-        let packages = self.packages.into_iter();
-        packages
-            .map(|package| RealisedPackage {
-                name: package.name,
-                path: package.store_path,
-            })
-            .collect()
-    }
-}
-
 /// A package that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EvaluatedPackage {
-    /// The name it was asked for by.
+    /// The name in the request.
     pub name: String,
-    /// The attribute that was found for it, which may differ in case.
+    /// The attribute that was found for the name, which may differ in case.
     pub attribute: String,
     /// Store path of its derivation, `/nix/store/….drv`.
     pub derivation: String,
-    /// The output that is wanted: `out`, or another by the derivation's choice.
+    /// The output that is wanted: `out`, or another that the derivation chooses.
     pub output: String,
     /// Store path of that output.
     pub store_path: StorePath,
 }
 
+impl EvaluatedPackage {
+    /// Returns the output `out` of a derivation, for an attribute with the same name as in the
+    /// request.
+    pub fn new(
+        name: impl Into<String>,
+        derivation: impl Into<String>,
+        store_path: StorePath,
+    ) -> Self {
+        let name = name.into();
+        Self {
+            attribute: name.clone(),
+            name,
+            derivation: derivation.into(),
+            output: "out".to_owned(),
+            store_path,
+        }
+    }
+}
+
 /// A package that is in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RealisedPackage {
-    /// The name it was asked for by.
+    /// The name in the request.
     pub name: String,
-    /// The output's store path.
+    /// The store path of the output.
     pub path: StorePath,
 }
 
-/// Something that will keep Nix from working here.
+impl From<EvaluatedPackage> for RealisedPackage {
+    fn from(package: EvaluatedPackage) -> Self {
+        Self {
+            name: package.name,
+            path: package.store_path,
+        }
+    }
+}
+
+/// Something that is wrong with Nix on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Finding {
     /// What is wrong, in one line.
     pub problem: String,
-    /// How to mend it, in one line.
+    /// How to fix it, in one line.
     pub remedy: String,
-    /// Whether no build can succeed before it is mended.
+    /// Whether no build can succeed until it is fixed.
     pub fatal: bool,
 }
 
-/// Why Nix did not do what it was asked.
+impl Finding {
+    /// Returns a finding that is not fatal.
+    pub fn warning(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            problem: problem.into(),
+            remedy: remedy.into(),
+            fatal: false,
+        }
+    }
+
+    /// Returns a finding with which no build can succeed.
+    pub fn fatal(problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            fatal: true,
+            ..Self::warning(problem, remedy)
+        }
+    }
+}
+
+/// Why Nix failed. [`Nix`] has a table of what each variant means for a client.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum NixError {
     /// The package set has no such attributes.
-    #[error("not in the package set: {}", packages.join(", "))]
+    #[error("the package set has no {}", packages.join(", "))]
     NotFound {
         /// Every missing package, sorted.
         packages: Vec<String>,
     },
     /// An attribute is not a derivation.
-    #[error("`{package}` is {found}, not a derivation")]
+    #[error("`{package}` is {found}, not a package")]
     NotDerivation {
         /// The package as requested.
         package: String,
@@ -169,48 +297,49 @@ pub enum NixError {
         found: String,
     },
     /// Evaluation failed.
-    #[error("evaluation failed{}: {message}", package.as_ref().map(|p| format!(" at `{p}`")).unwrap_or_default())]
+    #[error("{} does not evaluate: {message}", package.as_ref().map_or("the package set".to_owned(), |name| format!("package `{name}`")))]
     Evaluation {
-        /// The package being evaluated, where the trace names one.
+        /// The package with the error, where it is known. Otherwise the package set has the error.
         package: Option<String>,
         /// Nix's message without its trace, colours and paths of the server.
         message: String,
     },
-    /// The package set could not be fetched.
-    #[error("cannot fetch the package source: {message}")]
+    /// The package set cannot be fetched.
+    #[error("the package source cannot be fetched: {message}")]
     Source {
         /// Nix's or git's message.
         message: String,
     },
     /// A derivation failed.
-    #[error("{derivation}: {reason}")]
+    #[error("{derivation} failed: {}", describe_reason(reason))]
     Failed {
-        /// The requested package, where known, else the derivation's name.
+        /// The requested package that needs the derivation, where it is known, else the name of
+        /// the derivation.
         package: String,
         /// Store path of the derivation that failed.
         derivation: String,
-        /// What happened, as one word for URLs.
+        /// What happened, as one word for URLs; [`describe_reason`] has the known ones.
         reason: String,
         /// The last lines of that builder's output.
         log_tail: Vec<String>,
     },
     /// Nix was stopped because it took too long.
-    #[error("stopped after {} s", after.as_secs())]
+    #[error("Nix was stopped after {} s", after.as_secs())]
     TimedOut {
         /// How long it ran.
         after: Duration,
         /// The last lines of output.
         log_tail: Vec<String>,
     },
-    /// Nix cannot work here: no daemon, no access, disk full.
+    /// Nix does not work on this machine, for example because the disk is full.
     #[error("{problem}")]
     Unavailable {
-        /// What is wrong, in one line fit for clients.
+        /// What is wrong, in one line that clients are shown.
         problem: String,
-        /// Nix's own message, for the server's log.
+        /// Nix's own message, which only the server's log shows.
         detail: String,
     },
-    /// A Nix command could not be started or watched.
+    /// A program could not be started or waited for, or a file could not be written for it.
     #[error("cannot {action}")]
     Process {
         /// What was tried: "run nix-store".
@@ -227,7 +356,7 @@ pub enum NixError {
         /// What is wrong with its output.
         problem: String,
     },
-    /// The reference graph does not hold together.
-    #[error("the reference graph Nix printed is not usable")]
+    /// The references of the paths make no valid graph.
+    #[error("the reference graph from Nix is invalid")]
     Graph(#[source] GraphError),
 }

@@ -10,8 +10,8 @@ use std::collections::{HashMap, VecDeque};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::messages::says_disk_full;
 use crate::build_log::{BuildLog, clean_line};
+use crate::messages::says_disk_full;
 
 /// Activity type of a derivation being built; its first field is the derivation's path.
 const ACTIVITY_BUILD: u64 = 105;
@@ -20,7 +20,7 @@ const RESULT_BUILD_LOG_LINE: u64 = 101;
 /// Verbosity of what Nix prints unless told otherwise: errors 0, warnings 1, notices 2, info 3.
 const LEVEL_INFO: u64 = 3;
 /// Lines kept of each builder, and of all output.
-pub(super) const TAIL_LINES: usize = 20;
+pub(crate) const TAIL_LINES: usize = 20;
 /// Builders that have ended whose lines are kept: Nix may report a failure after the end.
 const ENDED_BUILDERS: usize = 64;
 /// Error messages kept. Nix prints one per failed derivation and per dependent.
@@ -28,16 +28,16 @@ const MAX_ERRORS: usize = 256;
 
 /// Collects what one Nix command says, and passes it on to the build's log.
 #[derive(Debug)]
-pub(super) struct NixLog<'a> {
+pub(crate) struct NixLog<'a> {
     log: &'a BuildLog,
     running: HashMap<u64, Builder>,
     ended: VecDeque<Builder>,
     /// Error messages in order.
-    pub(super) errors: Vec<NixMessage>,
+    pub(crate) errors: Vec<NixMessage>,
     /// Nix itself had no room, however many errors there were.
-    pub(super) disk_full: bool,
+    pub(crate) disk_full: bool,
     /// The last lines that are not in Nix's format.
-    pub(super) plain: VecDeque<String>,
+    pub(crate) plain: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]
@@ -48,11 +48,11 @@ struct Builder {
 
 /// An error message.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct NixMessage {
+pub(crate) struct NixMessage {
     /// The message without "error: " and trace. May have several lines.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// Its trace, innermost first. Empty without `--show-trace`.
-    pub(super) trace: Vec<String>,
+    pub(crate) trace: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,7 +77,7 @@ struct Trace {
 }
 
 impl<'a> NixLog<'a> {
-    pub(super) fn new(log: &'a BuildLog) -> Self {
+    pub(crate) fn new(log: &'a BuildLog) -> Self {
         Self {
             log,
             running: HashMap::new(),
@@ -89,7 +89,7 @@ impl<'a> NixLog<'a> {
     }
 
     /// Takes one line of stderr.
-    pub(super) fn line(&mut self, line: &[u8]) {
+    pub(crate) fn line(&mut self, line: &[u8]) {
         let event = line
             .strip_prefix(b"@nix ")
             .filter(|json| json.starts_with(b"{"))
@@ -173,7 +173,7 @@ impl<'a> NixLog<'a> {
     }
 
     /// The last lines of one builder's output.
-    pub(super) fn builder_tail(&self, derivation: &str) -> Vec<String> {
+    pub(crate) fn builder_tail(&self, derivation: &str) -> Vec<String> {
         self.running
             .values()
             .chain(self.ended.iter().rev())
@@ -184,7 +184,7 @@ impl<'a> NixLog<'a> {
 
     /// The last lines of a failed builder's output, and Nix's own words where it was not the
     /// builder itself that failed: the two hashes of a mismatch, the file that was refused.
-    pub(super) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
+    pub(crate) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
         let mut tail = self.builder_tail(derivation);
         if !reason.starts_with("builder-")
             && let Some(error) = self.errors.first()
@@ -195,14 +195,14 @@ impl<'a> NixLog<'a> {
     }
 
     /// The derivation of this name that was built.
-    pub(super) fn builder_of(&self, name: &str) -> Option<String> {
+    pub(crate) fn builder_of(&self, name: &str) -> Option<String> {
         let mut builders = self.running.values().chain(self.ended.iter().rev());
         let builder = builders.find(|builder| short_name(&builder.derivation) == name);
         builder.map(|builder| builder.derivation.clone())
     }
 
     /// Everything Nix called an error, for the server's log.
-    pub(super) fn detail(&self) -> String {
+    pub(crate) fn detail(&self) -> String {
         let errors: Vec<_> = self
             .errors
             .iter()
@@ -212,7 +212,7 @@ impl<'a> NixLog<'a> {
     }
 
     /// The last lines of the whole log; those of builders start with their names.
-    pub(super) fn tail(&self) -> Vec<String> {
+    pub(crate) fn tail(&self) -> Vec<String> {
         self.log.tail(TAIL_LINES)
     }
 }
@@ -232,7 +232,7 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
 }
 
 /// `git-2.38` of `/nix/store/…-git-2.38.drv`.
-pub(super) fn short_name(derivation: &str) -> &str {
+pub(crate) fn short_name(derivation: &str) -> &str {
     let base = derivation.rsplit('/').next().unwrap_or(derivation);
     let name = base.split_once('-').map_or(base, |(_, name)| name);
     name.strip_suffix(".drv").unwrap_or(name)

@@ -1,127 +1,152 @@
 //! What a single message of Nix means.
+//!
+//! The texts are those of Nix 2.8 (Debian 12), 2.26 (Debian 13) and 2.30 and later, which has a new
+//! wording for a failed build ("Cannot build '…'. Reason: …").
 
-use crate::words::list_first;
-
-/// What the system says of a full disk, as builders and Nix repeat it.
+/// The system's message for a full disk, as builders and Nix repeat it.
 pub(crate) const NO_SPACE: &str = "No space left on device";
-/// What Nix says of a full disk: the system's words, and those of its database.
+/// Nix's messages for a full disk: the system's, and the one of its database.
 const NO_SPACE_FOR_NIX: [&str; 2] = [NO_SPACE, "database or disk is full"];
 /// The reason of a build for which the disk was too small.
 pub(crate) const DISK_FULL: &str = "disk-full";
 /// The same for people.
 pub(crate) const DISK_FULL_TEXT: &str = "the server's disk is full";
 
-/// Whether Nix itself says in this error that the disk is full; what builders say it only repeats.
-pub(crate) fn says_disk_full(text: &str) -> bool {
-    let says = |words: &&str| text.contains(*words);
-    NO_SPACE_FOR_NIX.iter().any(says) && failed_derivation(text).is_none()
+/// Why no build can succeed on this machine.
+pub(crate) struct Obstacle {
+    /// Parts of Nix's messages that mean it.
+    patterns: &'static [&'static str],
+    /// What is wrong, fit for clients.
+    pub(crate) problem: &'static str,
+    /// What the operator can do, where it is known.
+    pub(crate) remedy: Option<&'static str>,
 }
 
-/// The derivation a message says has failed by itself, and the reason as a slug.
+const OBSTACLES: &[Obstacle] = &[
+    Obstacle {
+        patterns: &[
+            "cannot connect to socket",
+            "cannot connect to daemon",
+            "opening a connection to remote store",
+        ],
+        problem: "the Nix daemon cannot be reached",
+        remedy: Some(
+            "start nix-daemon and let this user connect to it (on Debian: install nix-setup-systemd, \
+             and add the user to the group nix-users)",
+        ),
+    },
+    Obstacle {
+        patterns: &NO_SPACE_FOR_NIX,
+        problem: DISK_FULL_TEXT,
+        remedy: Some("free space below /nix"),
+    },
+    Obstacle {
+        patterns: &["in 'build-users-group' does not exist"],
+        problem: "Nix's build group does not exist",
+        remedy: Some(
+            "create the group nixbld with members, or set NIX_CONFIG='build-users-group =' to build \
+             as this user",
+        ),
+    },
+    Obstacle {
+        patterns: &[
+            "kernel namespaces",
+            "cloning builder process",
+            "unable to start build process",
+            "setting up a private mount namespace",
+        ],
+        problem: "Nix's build sandbox does not work",
+        remedy: Some("allow user namespaces here, or set NIX_CONFIG='sandbox = false'"),
+    },
+    Obstacle {
+        patterns: &[
+            "could not set permissions on '/nix",
+            "creating directory '",
+            "Permission denied",
+            "is not allowed to",
+        ],
+        problem: "the Nix store is not accessible",
+        remedy: Some("make /nix writable for this user, run as root, or start nix-daemon"),
+    },
+    Obstacle {
+        patterns: &["unable to download"],
+        problem: "a binary cache or download server cannot be reached",
+        remedy: None,
+    },
+    Obstacle {
+        patterns: &[
+            // Nix ≥ 2.30 writes "Cannot".
+            "annot build missing derivation",
+            "don't know how to build these paths",
+        ],
+        problem: "a derivation was garbage-collected before it was built. Fix: try again",
+        remedy: None,
+    },
+];
+
+/// Returns why no build can succeed here, if a message of Nix means that.
+pub(crate) fn obstacle(text: &str) -> Option<&'static Obstacle> {
+    let means = |obstacle: &&Obstacle| obstacle.patterns.iter().any(|part| text.contains(part));
+    OBSTACLES.iter().find(means)
+}
+
+/// Returns whether Nix itself reports in this error that the disk is full, and not a builder.
+pub(crate) fn says_disk_full(text: &str) -> bool {
+    NO_SPACE_FOR_NIX.iter().any(|words| text.contains(words)) && failed_derivation(text).is_none()
+}
+
+/// The derivation that has failed by itself according to a message, and the reason as a slug.
 pub(crate) fn failed_derivation(text: &str) -> Option<(String, String)> {
-    if let Some(derivation) = quoted_after(text, "annot build ") {
+    let quoted = |prefix| quoted_after(text, prefix);
+    let (derivation, reason) = if let Some(derivation) = quoted("annot build ") {
         // Nix ≥ 2.30. Not "Cannot build missing derivation", which has no "Reason:".
         let reason = text.split_once("Reason: ")?.1;
         let dependency = reason.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         if dependency.starts_with("dependenc") {
             return None;
         }
-        let reason = if let Some(system) = quoted_after(text, "Required system: ") {
-            format!("needs-{system}")
-        } else {
-            builder_reason(reason)
+        let reason = match quoted("Required system: ") {
+            Some(system) => format!("needs-{system}"),
+            None => builder_reason(reason),
         };
-        return Some((derivation_path(derivation), reason));
-    }
-    if let Some(derivation) = quoted_after(text, "builder for ") {
-        return Some((derivation_path(derivation), builder_reason(text)));
-    }
-    if let Some(derivation) = quoted_after(text, "hash mismatch in fixed-output derivation ") {
-        return Some((derivation_path(derivation), "hash-mismatch".to_owned()));
-    }
-    if let Some(derivation) = quoted_after(text, "is required to build ") {
-        let system = quoted_after(text, "a ").unwrap_or("another-system");
-        return Some((derivation_path(derivation), format!("needs-{system}")));
-    }
-    if let Some(derivation) = quoted_after(text, "building of ")
-        && text.contains(" timed out after ")
-    {
-        return Some((derivation_path(derivation), "timed-out".to_owned()));
-    }
-    None
+        (derivation, reason)
+    } else if let Some(derivation) = quoted("builder for ") {
+        (derivation, builder_reason(text))
+    } else if let Some(derivation) = quoted("hash mismatch in fixed-output derivation ") {
+        (derivation, "hash-mismatch".to_owned())
+    } else if let Some(derivation) = quoted("is required to build ") {
+        let system = quoted("a ").unwrap_or("another-system");
+        (derivation, format!("needs-{system}"))
+    } else {
+        let derivation = quoted("building of ").filter(|_| text.contains(" timed out after "))?;
+        (derivation, "timed-out".to_owned())
+    };
+    // Without the outputs: `…-slow.drv!*` and `…-slow.drv^out`.
+    let derivation = derivation.split(['!', '^']).next().unwrap_or(derivation);
+    Some((derivation.to_owned(), reason))
 }
 
-pub(crate) fn builder_reason(text: &str) -> String {
+fn builder_reason(text: &str) -> String {
+    const REASONS: [(&str, &str); 3] = [
+        ("failed to produce output", "builder-made-no-output"),
+        ("timed out", "timed-out"),
+        ("hash mismatch", "hash-mismatch"),
+    ];
     let number = |after: &str| {
         let rest = text.split_once(after)?.1;
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        (digits > 0).then(|| rest[..digits].to_owned())
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+        digits.filter(|digits| !digits.is_empty())
     };
     if let Some(code) = number("failed with exit code ") {
-        format!("builder-exited-{code}")
-    } else if let Some(signal) = number("failed due to signal ") {
-        format!("builder-killed-by-signal-{signal}")
-    } else if text.contains("failed to produce output") {
-        "builder-made-no-output".to_owned()
-    } else if text.contains("timed out") {
-        "timed-out".to_owned()
-    } else if text.contains("hash mismatch") {
-        "hash-mismatch".to_owned()
-    } else {
-        "builder-failed".to_owned()
+        return format!("builder-exited-{code}");
     }
-}
-
-/// Why no build can succeed here, if that is what a message of Nix means.
-pub(crate) fn unavailable(text: &str) -> Option<&'static str> {
-    const PROBLEMS: &[(&[&str], &str)] = &[
-        (
-            &[
-                "cannot connect to socket",
-                "cannot connect to daemon",
-                "opening a connection to remote store",
-            ],
-            "the Nix daemon cannot be reached",
-        ),
-        (&NO_SPACE_FOR_NIX, DISK_FULL_TEXT),
-        (
-            &["in 'build-users-group' does not exist"],
-            "Nix's build group does not exist",
-        ),
-        (
-            &[
-                "kernel namespaces",
-                "cloning builder process",
-                "unable to start build process",
-                "setting up a private mount namespace",
-            ],
-            "Nix's build sandbox does not work",
-        ),
-        (
-            &[
-                "could not set permissions on '/nix",
-                "creating directory '",
-                "Permission denied",
-                "is not allowed to",
-            ],
-            "the Nix store is not accessible",
-        ),
-        (
-            &["unable to download"],
-            "a binary cache or download server cannot be reached",
-        ),
-        (
-            &[
-                // Nix ≥ 2.30 writes "Cannot".
-                "annot build missing derivation",
-                "don't know how to build these paths",
-            ],
-            "a derivation was garbage-collected before it was built; try again",
-        ),
-    ];
-    list_first(PROBLEMS, text)
+    if let Some(signal) = number("failed due to signal ") {
+        return format!("builder-killed-by-signal-{signal}");
+    }
+    let reason = REASONS.iter().find(|(words, _)| text.contains(words));
+    reason
+        .map_or("builder-failed", |(_, reason)| reason)
+        .to_owned()
 }
 
 /// The text in quotes right after the first `prefix` that quotes follow.
@@ -134,29 +159,20 @@ pub(crate) fn quoted_after<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
 
 /// The name of the first store path in quotes: `fifo-1.0`.
 pub(crate) fn output_name(text: &str) -> Option<&str> {
-    const STORE: &str = "/nix/store/";
     let (_, mut rest) = text.split_once("'/nix/store/")?;
-    // With a sandbox the output is still inside of it: "/nix/store/…-x.drv.chroot/nix/store/…-x/pipe".
-    if let Some((_, output)) = rest
-        .split_once(".drv.chroot")
-        .filter(|(sandbox, _)| !sandbox.contains('/'))
+    // In a sandbox the output is still inside of it:
+    // "/nix/store/…-x.drv.chroot/nix/store/…-x/pipe".
+    if let Some((sandbox, output)) = rest.split_once(".drv.chroot")
+        && !sandbox.contains('/')
     {
-        rest = output.split_once(STORE)?.1;
+        rest = output.split_once("/nix/store/")?.1;
     }
     let base = rest.split(['/', '\'']).next()?;
     base.split_once('-').map(|(_, name)| name)
 }
 
-/// Without the outputs: `…-slow.drv!*` and `…-slow.drv^out`.
-fn derivation_path(derivation: &str) -> String {
-    derivation
-        .split(['!', '^'])
-        .next()
-        .unwrap_or(derivation)
-        .to_owned()
-}
-
-/// A reason slug in words, as the end of "package `x` failed to build: …".
+/// Returns the words for a reason of [`NixError::Failed`](crate::NixError::Failed), as the end of
+/// "package `x` failed to build: …". A reason that is not known is returned as it is.
 pub fn describe_reason(reason: &str) -> String {
     if let Some(code) = reason.strip_prefix("builder-exited-") {
         return format!("its builder exited with code {code}");
@@ -169,11 +185,11 @@ pub fn describe_reason(reason: &str) -> String {
     }
     match reason {
         "builder-made-no-output" => "its builder ended without making its output",
-        "output-refused" => "Nix refused what its builder made",
+        "output-refused" => "Nix refused the output of its builder",
         "builder-failed" => "its builder failed",
-        "hash-mismatch" => "a fixed-output derivation gave other contents than its hash says",
+        "hash-mismatch" => "a download has other contents than its hash in the package set says",
         DISK_FULL => DISK_FULL_TEXT,
-        "timed-out" => "it took longer than the server's Nix settings allow",
+        "timed-out" => "it took longer than the Nix settings of the server allow",
         other => other,
     }
     .to_owned()

@@ -1,19 +1,18 @@
 //! The trait [`Nix`], implemented with the command-line tools.
 
-use std::ffi::OsString;
 use std::path::Path;
 
 use async_trait::async_trait;
-use nixery_core::StoreRoot;
-use nixery_core::{ReferenceGraph, StorePath};
+use nixery_core::{ReferenceGraph, StorePath, StoreRoot};
 
-use super::answer::parse_answer;
-use super::cli::{NixCli, QUERY_TIMEOUT, strings};
-use super::code::ENTRY;
-use super::failure::{Cause, evaluation_error, realise_cause};
-use super::log_format::NixLog;
-use super::{Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage, preflight};
+use crate::answer::parse_image;
 use crate::build_log::BuildLog;
+use crate::cli::{NixCli, QUERY_TIMEOUT, strings};
+use crate::code::ENTRY;
+use crate::failure::{RealiseFailure, realise_failure};
+use crate::log_format::NixLog;
+use crate::preflight::preflight;
+use crate::{Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage};
 
 #[async_trait]
 impl Nix for NixCli {
@@ -22,18 +21,12 @@ impl Nix for NixCli {
         request: &EvaluationRequest,
         log: &BuildLog,
     ) -> Result<Evaluation, NixError> {
-        let json = serde_json::json!({
-            "srcType": request.source.src_type,
-            "srcArgs": request.source.src_args,
-            "system": request.architecture.nix_system(),
-            "packages": request.packages,
-        });
-        let mut log = NixLog::new(log);
-        let finished = self.instantiate(ENTRY, &json, &mut log).await?;
-        if !finished.status.success() {
-            return Err(evaluation_error(&log, &request.packages));
-        }
-        parse_answer(&finished.stdout, &request.packages)
+        let (source, packages) = (&request.source, &request.packages);
+        let names = ("packages", serde_json::json!(packages));
+        let answer = self
+            .instantiate(ENTRY, source, request.architecture, names, packages, log)
+            .await?;
+        parse_image(&answer, packages)
     }
 
     async fn realise(
@@ -42,27 +35,23 @@ impl Nix for NixCli {
         gc_roots: &Path,
         log: &BuildLog,
     ) -> Result<Vec<RealisedPackage>, NixError> {
-        let args = self.realisation(evaluation, gc_roots);
         let mut log = NixLog::new(log);
-        let finished = self
-            .run("nix-store", args, self.config().realise_timeout, &mut log)
-            .await?;
-        if finished.status.success() {
-            return Ok(evaluation.clone().into_realised());
+        if self
+            .run_realise(evaluation, gc_roots, &[], &mut log)
+            .await?
+        {
+            let packages = evaluation.packages.iter().cloned();
+            return Ok(packages.map(RealisedPackage::from).collect());
         }
-        Err(match realise_cause(&log) {
-            Cause::Derivation { derivation, reason } => NixError::Failed {
+        Err(match realise_failure(&log) {
+            RealiseFailure::Derivation { derivation, reason } => NixError::Failed {
                 package: self.package_of(&derivation, evaluation).await,
                 log_tail: log.failure_tail(&derivation, &reason),
                 derivation,
                 reason,
             },
-            Cause::Unavailable { problem } => NixError::Unavailable {
+            RealiseFailure::Nix { problem } => NixError::Unavailable {
                 problem,
-                detail: log.detail(),
-            },
-            Cause::Unknown { message } => NixError::Unavailable {
-                problem: message,
                 detail: log.detail(),
             },
         })
@@ -73,47 +62,45 @@ impl Nix for NixCli {
         roots: &[StorePath],
         log: &BuildLog,
     ) -> Result<ReferenceGraph, NixError> {
-        let mut args = strings(["--extra-experimental-features", "nix-command"]);
-        args.extend(strings([
+        let mut args = strings([
+            "--extra-experimental-features",
+            "nix-command",
             "path-info",
             "--json",
             "--recursive",
             "--log-format",
             "internal-json",
-        ]));
-        args.extend(roots.iter().map(|root| OsString::from(root.as_str())));
-
+        ]);
+        args.extend(roots.iter().map(|root| root.as_str().into()));
         let mut log = NixLog::new(log);
         let finished = self.run("nix", args, QUERY_TIMEOUT, &mut log).await?;
         if !finished.status.success() {
-            let problem = match realise_cause(&log) {
-                Cause::Unavailable { problem } | Cause::Unknown { message: problem } => problem,
-                Cause::Derivation { reason, .. } => reason,
-            };
-            return Err(NixError::Unavailable {
-                problem,
-                detail: log.detail(),
-            });
+            let (RealiseFailure::Nix { problem }
+            | RealiseFailure::Derivation {
+                reason: problem, ..
+            }) = realise_failure(&log);
+            let detail = log.detail();
+            return Err(NixError::Unavailable { problem, detail });
         }
-        // Tens of megabytes where the closure is large.
+        // Tens of megabytes for a large closure.
         let roots = roots.to_vec();
         let parsing = tokio::task::spawn_blocking(move || {
             ReferenceGraph::from_path_info(&finished.stdout, &roots)
         });
         match parsing.await {
             Ok(graph) => graph.map_err(NixError::Graph),
-            Err(died) => Err(NixError::Output {
+            Err(panicked) => Err(NixError::Output {
                 command: "nix path-info",
-                problem: died.to_string(),
+                problem: panicked.to_string(),
             }),
         }
     }
 
     async fn preflight(&self) -> Vec<Finding> {
-        preflight::preflight(self).await
+        preflight(self).await
     }
 
     fn store_root(&self) -> &StoreRoot {
-        self.store()
+        &self.store_root
     }
 }

@@ -1,38 +1,44 @@
-//! Every package of a package set, built, and asked what it needs at run time: what a cluster plan is made from.
+//! Builds every package of a package set and asks for its closure: the data for a cluster plan.
 
 use std::collections::HashSet;
 use std::path::Path;
 
 use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
 
+use crate::answer::{AttributePath, AttributeValue, parse_attributes};
 use crate::build_log::BuildLog;
+use crate::cli::strings;
 use crate::closure::{self, Step, StepError};
-use crate::listing::{Attribute, Listed};
-use crate::{EvaluatedPackage, NixCli, NixError};
+use crate::code::LIST_PACKAGES;
+use crate::failure::{RealiseFailure, is_disk_full, realise_failure};
+use crate::log_format::NixLog;
+use crate::messages::DISK_FULL_TEXT;
+use crate::{EvaluatedPackage, Evaluation, Nix, NixCli, NixError, RealisedPackage};
 
-/// Attributes that one run of Nix is asked about: what it has evaluated is gone from memory with it. All that it is
-/// told is in its command line.
+/// Most attributes in one request: Nix frees the memory of an evaluation only when it ends.
 const BATCH: usize = 256;
-/// Most bytes of their names: Linux takes 128 KiB in one argument.
+/// Most bytes of their names. The request is one argument of a command, and Linux limits that to
+/// 128 KiB.
 const BATCH_BYTES: usize = 32 << 10;
-/// Most names that lead to a package: a set may hold itself.
+/// Most names in an attribute path: a set may contain itself.
 const MOST_NAMES: usize = 8;
 
-/// What is told while a package set is gone through.
+/// What is reported while a package set is traversed.
 #[derive(Debug)]
 pub enum PackageSetEvent {
-    /// Some packages with their closure; they are its roots.
+    /// Packages were built. They are the roots of the graph, which is their closure.
     Built(ReferenceGraph),
     /// An attribute is left out.
     LeftOut {
         /// Its name.
         attribute: String,
-        /// Why: it "does not evaluate", "does not build", "has no store path before it is built", or "is nested too deeply".
+        /// The reason: it "does not evaluate", "does not build", "has no store path before it is
+        /// built", or "is nested too deeply".
         why: &'static str,
     },
-    /// How far it is.
-    At {
-        /// Attributes that were looked at.
+    /// How much is done.
+    Progress {
+        /// Attributes that were evaluated.
         done: usize,
         /// Attributes that are known so far.
         known: usize,
@@ -41,78 +47,80 @@ pub enum PackageSetEvent {
     },
 }
 
-/// Goes through a package set as `nix-env` does, also through the sets in it that have `recurseForDerivations`: a
-/// batch of attributes at a time is evaluated, built or fetched, and asked for its closure, so that memory and
-/// command lines are bounded. What does not evaluate (broken, unfree, of other systems) or build is left out.
+/// Traverses a package set as `nix-env` does, with the sets in it that have
+/// `recurseForDerivations`, and reports the closures of its packages.
 ///
-/// What was built stays in Nix's store until garbage is collected, so a second run takes much less.
+/// It evaluates a batch of attributes at a time, builds or downloads the packages, and asks for
+/// their closure, so that memory and command lines are bounded. Attributes that do not evaluate
+/// (broken, unfree, of other systems) or do not build are left out. What was built stays in Nix's
+/// store until its garbage is collected, so a second run takes much less time.
 ///
 /// # Errors
-/// The package set does not load, or Nix cannot work.
+/// The package set does not load, or Nix does not work.
 pub async fn every_package(
     nix: &NixCli,
     source: &ResolvedSource,
     architecture: Architecture,
     work_dir: &Path,
-    tell: &mut (dyn FnMut(PackageSetEvent) + Send),
+    report: &mut (dyn FnMut(PackageSetEvent) + Send),
 ) -> Result<(), StepError> {
     let log = BuildLog::default();
-    // The package set itself.
-    let mut open: Vec<Attribute> = vec![Vec::new()];
-    // Attributes that are other names of a package are many.
-    let mut seen: HashSet<StorePath> = HashSet::new();
+    // At first the package set itself.
+    let mut open: Vec<AttributePath> = vec![Vec::new()];
+    // Many attributes are other names of a package.
+    let mut built_paths: HashSet<StorePath> = HashSet::new();
     let (mut done, mut known, mut built) = (0, 1, 0);
     while !open.is_empty() {
-        tell(PackageSetEvent::At { done, known, built });
+        report(PackageSetEvent::Progress { done, known, built });
         let batch = take_batch(&mut open);
         done += batch.len();
         let mut packages = Vec::new();
-        for (attribute, listed) in list(nix, source, architecture, batch, &log).await? {
-            let mut left_out = |why| {
-                let attribute = attribute.join(".");
-                tell(PackageSetEvent::LeftOut { attribute, why });
-            };
-            match listed {
-                Listed::Package(package) => {
-                    if seen.insert(package.store_path.clone()) {
+        for (attribute, value) in evaluate(nix, source, architecture, batch, &log).await? {
+            let why = match value {
+                AttributeValue::Package(package) => {
+                    if built_paths.insert(package.store_path.clone()) {
                         packages.push(package);
                     }
+                    continue;
                 }
-                Listed::Set(_) if attribute.len() >= MOST_NAMES => left_out("is nested too deeply"),
-                Listed::Set(attributes) => {
+                AttributeValue::Set(_) if attribute.len() >= MOST_NAMES => "is nested too deeply",
+                AttributeValue::Set(attributes) => {
                     known += attributes.len();
                     open.extend(attributes);
+                    continue;
                 }
-                Listed::Fails => left_out("does not evaluate"),
-                Listed::NoPath => left_out("has no store path before it is built"),
-                Listed::Other => {}
-            }
+                AttributeValue::Fails => "does not evaluate",
+                AttributeValue::NoPath => "has no store path before it is built",
+                AttributeValue::Other => continue,
+            };
+            let attribute = attribute.join(".");
+            report(PackageSetEvent::LeftOut { attribute, why });
         }
-        built += build(nix, packages, work_dir, &log, tell).await?;
+        built += build(nix, packages, work_dir, &log, report).await?;
     }
-    tell(PackageSetEvent::At { done, known, built });
+    report(PackageSetEvent::Progress { done, known, built });
     Ok(())
 }
 
-/// The last attributes, as many as one request may have.
-fn take_batch(open: &mut Vec<Attribute>) -> Vec<Attribute> {
-    let bytes = |attribute: &Attribute| attribute.iter().map(|name| written(name)).sum();
+/// Removes attributes from the end, as many as one request may have.
+fn take_batch(open: &mut Vec<AttributePath>) -> Vec<AttributePath> {
+    let bytes = |attribute: &AttributePath| attribute.iter().map(|name| request_bytes(name)).sum();
     let count = batch_len(open.iter().rev().map(bytes));
     open.split_off(open.len().saturating_sub(count))
 }
 
-/// The names in their order, in parts that one request of Nix has room for.
+/// Splits names into parts that fit into one request each, and keeps their order.
 pub fn batches(names: &[String]) -> impl Iterator<Item = &[String]> {
     let mut left = names;
     std::iter::from_fn(move || {
-        let count = batch_len(left.iter().map(|name| written(name)));
+        let count = batch_len(left.iter().map(|name| request_bytes(name)));
         let (batch, rest) = left.split_at_checked(count)?;
         left = rest;
         Some(batch).filter(|batch| !batch.is_empty())
     })
 }
 
-/// How many attributes, of so many bytes each, one request has room for: at least one.
+/// How many attributes, with these numbers of bytes, fit into one request: at least one.
 fn batch_len(bytes: impl Iterator<Item = usize>) -> usize {
     let mut sum = 0;
     let fits = |&bytes: &usize| {
@@ -123,23 +131,27 @@ fn batch_len(bytes: impl Iterator<Item = usize>) -> usize {
 }
 
 /// Bytes of a name in a request: it has quotes and a comma around it.
-fn written(name: &str) -> usize {
+fn request_bytes(name: &str) -> usize {
     name.len() + 3
 }
 
-/// What the attributes are. Of those that fail the whole request, halves are asked for, down to the single one.
-async fn list(
+/// Evaluates attributes. An error that Nix code cannot catch fails a whole request; it is then
+/// repeated for each half, down to the single attribute.
+async fn evaluate(
     nix: &NixCli,
     source: &ResolvedSource,
     architecture: Architecture,
-    batch: Vec<Attribute>,
+    batch: Vec<AttributePath>,
     log: &BuildLog,
-) -> Result<Vec<(Attribute, Listed)>, StepError> {
+) -> Result<Vec<(AttributePath, AttributeValue)>, StepError> {
     let mut all = Vec::with_capacity(batch.len());
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
-        match nix.list(source, architecture, &part, log).await {
-            Ok(listed) => all.extend(part.into_iter().zip(listed)),
+        let names = ("attributes", serde_json::json!(part));
+        let answer = nix.instantiate(LIST_PACKAGES, source, architecture, names, &[], log);
+        let values = answer.await.and_then(|json| parse_attributes(&json, &part));
+        match values {
+            Ok(values) => all.extend(part.into_iter().zip(values)),
             Err(NixError::Evaluation { .. } | NixError::TimedOut { .. }) if part.len() > 1 => {
                 let half = part.split_off(part.len() / 2);
                 parts.extend([half, part]);
@@ -147,7 +159,8 @@ async fn list(
             Err(NixError::Evaluation { .. } | NixError::TimedOut { .. })
                 if part.iter().any(|attribute| !attribute.is_empty()) =>
             {
-                all.extend(part.into_iter().map(|attribute| (attribute, Listed::Fails)));
+                let fails = |attribute| (attribute, AttributeValue::Fails);
+                all.extend(part.into_iter().map(fails));
             }
             Err(error) => return Err(Step::Evaluate.failed(error)),
         }
@@ -155,38 +168,106 @@ async fn list(
     Ok(all)
 }
 
-/// Builds what can be built, and tells its graph; how many these were.
+/// Builds the packages that can be built, reports their graph, and returns their number.
 async fn build(
     nix: &NixCli,
     packages: Vec<EvaluatedPackage>,
     work_dir: &Path,
     log: &BuildLog,
-    tell: &mut (dyn FnMut(PackageSetEvent) + Send),
+    report: &mut (dyn FnMut(PackageSetEvent) + Send),
 ) -> Result<usize, StepError> {
     let gc_roots = tempfile::tempdir_in(work_dir).map_err(StepError::GcRoots)?;
-    let (built, failed) = nix
-        .realise_each(packages, gc_roots.path(), log)
+    let (built, failed) = realise_each(nix, packages, gc_roots.path(), log)
         .await
         .map_err(|error| Step::Realise.failed(error))?;
     for package in failed {
-        tell(PackageSetEvent::LeftOut {
+        report(PackageSetEvent::LeftOut {
             attribute: package.name,
             why: "does not build",
         });
     }
     if !built.is_empty() {
-        tell(PackageSetEvent::Built(
-            closure::graph(nix, &built, log).await?,
-        ));
+        let graph = closure::graph(nix, &built, log).await?;
+        report(PackageSetEvent::Built(graph));
     }
     Ok(built.len())
+}
+
+/// Builds or downloads as many of the packages as possible, and roots them below `gc_roots`. Also
+/// returns those that failed, or did not end in time.
+///
+/// # Errors
+/// Nix does not work.
+async fn realise_each(
+    nix: &NixCli,
+    packages: Vec<EvaluatedPackage>,
+    gc_roots: &Path,
+    log: &BuildLog,
+) -> Result<(Vec<RealisedPackage>, Vec<EvaluatedPackage>), NixError> {
+    let realised = |packages: Vec<_>| packages.into_iter().map(RealisedPackage::from).collect();
+    if packages.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let evaluation = Evaluation { packages };
+    let mut nix_log = NixLog::new(log);
+    let finished = nix
+        .run_realise(&evaluation, gc_roots, &["--keep-going"], &mut nix_log)
+        .await;
+    let problem = match finished {
+        Ok(true) => return Ok((realised(evaluation.packages), Vec::new())),
+        // A full disk may have failed every package.
+        Ok(false) | Err(NixError::TimedOut { .. }) if is_disk_full(&nix_log) => {
+            Some(DISK_FULL_TEXT.to_owned())
+        }
+        Ok(false) => match realise_failure(&nix_log) {
+            RealiseFailure::Derivation { .. } => None,
+            RealiseFailure::Nix { problem } => Some(problem),
+        },
+        Err(NixError::TimedOut { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    if let Some(problem) = problem {
+        let detail = nix_log.detail();
+        return Err(NixError::Unavailable { problem, detail });
+    }
+    let missing = missing_outputs(nix, &evaluation, log).await?;
+    let (failed, packages): (Vec<_>, _) = evaluation
+        .packages
+        .into_iter()
+        .partition(|package| missing.contains(&package.store_path));
+    if packages.is_empty() {
+        return Ok((Vec::new(), failed));
+    }
+    // The failed command has rooted nothing.
+    let evaluation = Evaluation { packages };
+    let built = nix.realise(&evaluation, gc_roots, log).await?;
+    Ok((built, failed))
+}
+
+/// The outputs of the packages that are not in the store.
+async fn missing_outputs(
+    nix: &NixCli,
+    evaluation: &Evaluation,
+    log: &BuildLog,
+) -> Result<HashSet<StorePath>, NixError> {
+    let mut args = strings(["--check-validity", "--print-invalid"]);
+    let paths = evaluation.packages.iter();
+    args.extend(paths.map(|package| package.store_path.as_str().into()));
+    let printed = nix.query(args, log).await?;
+    let path = |line| {
+        StorePath::parse(line).map_err(|error| NixError::Output {
+            command: "nix-store",
+            problem: error.to_string(),
+        })
+    };
+    printed.lines().map(path).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn attributes(count: usize, length: usize) -> Vec<Attribute> {
+    fn attributes(count: usize, length: usize) -> Vec<AttributePath> {
         vec![vec!["x".repeat(length)]; count]
     }
 

@@ -1,10 +1,10 @@
-//! This process's own directory: spool files and temporary GC roots, gone when it ends.
+//! A directory for one process: spool files and temporary GC roots, deleted when it ends.
 //!
-//! Several processes may share one spool directory. Each holds a lock in a directory of its own
-//! while it lives, however it dies; a process that starts removes the directories whose lock
-//! nobody holds.
+//! Several processes may share one spool directory. Each makes a directory of its own in it and
+//! holds a lock there until it ends. The system releases the lock of a process that is killed; a
+//! process that starts removes the directories without a held lock.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -15,9 +15,21 @@ use tempfile::{NamedTempFile, TempDir};
 const PREFIX: &str = "nixery-";
 /// The file in an instance directory that its owner keeps locked.
 const LOCK: &str = "lock";
-/// Held from the making of a directory until it is locked: whoever holds it and finds a directory
-/// unlocked knows that its owner is dead.
+/// Held from the creation of a directory until that directory is locked: for the holder, the owner
+/// of an unlocked directory is dead.
 const GATE: &str = ".nixery.lock";
+
+/// A spool directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {path} for spool files. Fix: make it a directory that this user may write to")]
+#[non_exhaustive]
+pub struct SpoolError {
+    /// The directory or file that was tried.
+    pub path: PathBuf,
+    /// The system's error.
+    #[source]
+    pub source: io::Error,
+}
 
 /// The directory of one process.
 #[derive(Debug)]
@@ -27,11 +39,14 @@ pub struct InstanceDir {
 }
 
 impl InstanceDir {
-    /// Makes one below `spool_dir`, which is made as well, and clears away those of the dead.
-    pub fn open(spool_dir: &Path) -> Result<Self, (PathBuf, io::Error)> {
+    /// Makes one below `spool_dir`, which is made as well, and removes those of dead processes.
+    ///
+    /// # Errors
+    /// This user cannot write there.
+    pub fn open(spool_dir: &Path) -> Result<Self, SpoolError> {
         let at = |path: &Path| {
             let path = path.to_owned();
-            move |error| (path, error)
+            move |source| SpoolError { path, source }
         };
         fs::create_dir_all(spool_dir).map_err(at(spool_dir))?;
         // GC roots are links to absolute paths.
@@ -44,7 +59,7 @@ impl InstanceDir {
         } else {
             tracing::warn!(
                 path = %spool_dir.display(),
-                "this file system has no file locks: what dead processes leave here stays"
+                "this file system has no file locks: files of dead processes are not removed"
             );
         }
         let dir = tempfile::Builder::new()
@@ -58,23 +73,32 @@ impl InstanceDir {
         })
     }
 
-    /// Where it is; absolute.
+    /// Its absolute path.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// A new file, deleted when the value is dropped.
+    /// Creates a file that is deleted when the value is dropped.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
     pub fn spool_file(&self) -> io::Result<NamedTempFile> {
         self.make(|dir| tempfile::Builder::new().prefix("layer-").tempfile_in(dir))
     }
 
-    /// A new directory for GC roots. The roots end when the value is dropped.
+    /// Creates a directory for GC roots, which end when the value is dropped.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
     pub fn gc_roots(&self) -> io::Result<TempDir> {
         self.make(|dir| tempfile::Builder::new().prefix("roots-").tempdir_in(dir))
     }
 
-    /// Makes something in the directory, and the directory again where somebody has cleared it
-    /// away under a running server.
+    /// Calls `make` with the directory, which is first made again if somebody has deleted it
+    /// since.
+    ///
+    /// # Errors
+    /// That of `make`, or the directory cannot be made again.
     pub fn make<T>(&self, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<T> {
         match make(self.path()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -95,7 +119,7 @@ impl InstanceDir {
         let _gate = locked(&spool_dir.join(GATE))?;
         fs::create_dir_all(self.path())?;
         (*lock, _) = locked(&self.path().join(LOCK))?;
-        tracing::warn!(path = %self.path().display(), "the spool directory was gone and is made again");
+        tracing::warn!(path = %self.path().display(), "the spool directory was deleted; it is made again");
         Ok(())
     }
 }
@@ -111,23 +135,19 @@ fn locked(path: &Path) -> io::Result<(File, bool)> {
 }
 
 fn remove_dead(spool_dir: &Path) {
-    let Ok(entries) = fs::read_dir(spool_dir) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let ours = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(PREFIX));
-        if ours && entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_dead(&entry.path()) {
-            let path = entry.path();
-            match fs::remove_dir_all(&path) {
-                Ok(()) => {
-                    tracing::info!(path = %path.display(), "removed what a dead process left")
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), %error, "cannot remove what a dead process left");
-                }
+    for entry in fs::read_dir(spool_dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX))
+            && entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if !ours || !is_dead(&path) {
+            continue;
+        }
+        let shown = path.display();
+        match fs::remove_dir_all(&path) {
+            Ok(()) => tracing::info!(path = %shown, "removed the files of a dead process"),
+            Err(error) => {
+                tracing::warn!(path = %shown, %error, "cannot remove the files of a dead process");
             }
         }
     }
@@ -135,10 +155,7 @@ fn remove_dead(spool_dir: &Path) {
 
 fn is_dead(dir: &Path) -> bool {
     match File::open(dir.join(LOCK)) {
-        Ok(lock) => match lock.try_lock() {
-            Ok(()) => true,
-            Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,
-        },
+        Ok(lock) => lock.try_lock().is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
@@ -148,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_dead_are_removed_and_the_living_are_not() {
+    fn directories_of_dead_processes_are_removed() {
         let spool = tempfile::tempdir().expect("temp dir");
         let living = InstanceDir::open(spool.path()).expect("opens");
         for dead in ["nixery-dead", "nixery-died-early", "other"] {
@@ -169,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_is_cleared_away_is_made_again() {
+    fn a_deleted_directory_is_made_again() {
         let spool = tempfile::tempdir().expect("temp dir");
         let dir = spool.path().join("spool");
         let instance = InstanceDir::open(&dir).expect("opens");
@@ -178,16 +195,16 @@ mod tests {
             let file = instance.spool_file().expect("makes");
             let roots = instance.gc_roots().expect("makes");
             assert!(file.path().exists() && roots.path().exists());
-            // It is locked as before: nobody takes it for that of a dead process.
+            // It is locked as before: another process does not remove it.
             let _other = InstanceDir::open(&dir).expect("opens");
             assert!(file.path().exists() && roots.path().exists());
         }
     }
 
     #[test]
-    fn a_spool_that_is_a_file_is_named() {
+    fn the_error_names_a_spool_that_is_a_file() {
         let spool = tempfile::NamedTempFile::new().expect("temp file");
-        let (path, _) = InstanceDir::open(spool.path()).expect_err("not a directory");
-        assert_eq!(path, spool.path());
+        let error = InstanceDir::open(spool.path()).expect_err("not a directory");
+        assert_eq!(error.path, spool.path());
     }
 }

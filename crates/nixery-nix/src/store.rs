@@ -1,8 +1,9 @@
-//! Which Nix store is used, and where its files are on this machine.
+//! The Nix store to use, and where its files are on this machine.
 
 use std::path::{Path, PathBuf};
 
 use nixery_core::StoreRoot;
+use percent_encoding::percent_decode_str;
 
 /// A Nix store by its URI, as `--store` and `NIX_REMOTE` take it, whose files this machine can read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,90 +12,78 @@ pub struct NixStore {
     root: PathBuf,
 }
 
-/// Why a store cannot be used: what may stand there instead.
+/// A URI of a store that images cannot be packed from.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NixStoreError(&'static str);
+#[error("images cannot be packed from this store. Fix: use {allowed}")]
+#[non_exhaustive]
+pub struct NixStoreError {
+    /// What is allowed there instead.
+    pub allowed: &'static str,
+}
 
-const KINDS: NixStoreError = NixStoreError(
-    "`auto`, `daemon`, `unix://` and a socket, `local`, `local?root=` and an absolute folder, or such a folder alone; \
-     images are packed from the store's files, so a store on another machine is of use as a builder or substituter only",
-);
-const ROOT: NixStoreError = NixStoreError("an absolute folder after `root=`");
-const REAL: NixStoreError = NixStoreError("a folder that ends in /nix/store after `real=`");
-const LOGICAL: NixStoreError = NixStoreError("a store whose paths begin with /nix/store");
+const KINDS: &str = "`auto`, `daemon`, `unix://` and a socket, `local`, `local?root=` and an absolute folder, or such a folder alone; \
+     images are packed from the files of the store, so a store on another machine can serve as a builder or substituter only";
+const ROOT: &str = "an absolute folder after `root=`";
+const REAL: &str = "a folder that ends in /nix/store after `real=`";
+const LOGICAL: &str = "a store whose paths begin with /nix/store";
 
 impl NixStore {
-    /// Takes a URI apart. Does not look at the file system.
+    /// Parses a URI. Does not access the file system.
     ///
     /// # Errors
-    /// It is no store, or one whose files are not on this machine, or whose paths are not below `/nix/store`.
+    /// The URI is not of a store, or the store's files are not on this machine, or its paths are
+    /// not below `/nix/store`.
     pub fn parse(uri: &str) -> Result<Self, NixStoreError> {
-        let (base, query) = uri.split_once('?').unwrap_or((uri, ""));
-        let mut root = match base {
-            "auto" | "local" | "local://" | "daemon" => PathBuf::from("/"),
-            folder if folder.starts_with('/') => PathBuf::from(folder),
-            socket if socket.starts_with("unix:///") => PathBuf::from("/"),
-            _ => return Err(KINDS),
-        };
-        let mut real = None;
-        for parameter in query.split('&') {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            let value = percent_decoded(value);
-            match name {
-                "root" if value.is_empty() => {}
-                "root" if value.starts_with('/') => root = value.into(),
-                "root" => return Err(ROOT),
-                "real" => real = Some(PathBuf::from(value)),
-                "store" if Path::new(&value) != Path::new("/nix/store") => return Err(LOGICAL),
-                _ => {}
-            }
-        }
-        if let Some(real) = real {
-            let mut above = real.ancestors();
-            let fits = real.is_absolute() && real.ends_with("nix/store");
-            root = above.nth(2).filter(|_| fits).ok_or(REAL)?.to_owned();
-        }
+        let root = store_folder(uri).map_err(|allowed| NixStoreError { allowed })?;
         Ok(Self {
             uri: uri.to_owned(),
             root,
         })
     }
 
-    /// The URI, for `--store`.
+    /// Returns the URI, for `--store`.
     #[must_use]
     pub fn uri(&self) -> &str {
         &self.uri
     }
 
-    /// Where its files are.
+    /// Returns where the store's files are.
     #[must_use]
     pub fn root(&self) -> StoreRoot {
         StoreRoot::new(&self.root)
     }
 }
 
-/// The text with each `%41` made an `A`. What is no such code, or would not be UTF-8, stays as it is.
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let code = after
-            .get(..2)
-            .filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit))
-            .and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        match code {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
+/// The folder that has the `/nix/store` of a store, or what is allowed in place of the URI.
+fn store_folder(uri: &str) -> Result<PathBuf, &'static str> {
+    let (base, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let mut root = match base {
+        "auto" | "local" | "local://" | "daemon" => PathBuf::from("/"),
+        folder if folder.starts_with('/') => PathBuf::from(folder),
+        socket if socket.starts_with("unix:///") => PathBuf::from("/"),
+        _ => return Err(KINDS),
+    };
+    let mut real = None;
+    for parameter in query.split('&') {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        // What is not UTF-8 when it is decoded stays as it is.
+        let decoded = percent_decode_str(value).decode_utf8();
+        let value = decoded.unwrap_or(value.into()).into_owned();
+        match name {
+            "root" if value.is_empty() => {}
+            "root" if value.starts_with('/') => root = value.into(),
+            "root" => return Err(ROOT),
+            "real" => real = Some(PathBuf::from(value)),
+            "store" if Path::new(&value) != Path::new("/nix/store") => return Err(LOGICAL),
+            _ => {}
         }
     }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    if let Some(real) = real {
+        let mut above = real.ancestors();
+        let fits = real.is_absolute() && real.ends_with("nix/store");
+        root = above.nth(2).filter(|_| fits).ok_or(REAL)?.to_owned();
+    }
+    Ok(root)
 }
 
 #[cfg(test)]
@@ -134,25 +123,23 @@ mod tests {
     #[case("local?real=/host/store", REAL)]
     #[case("local?real=nix/store", REAL)]
     #[case("local?store=/gnu/store", LOGICAL)]
-    fn stores_that_images_cannot_be_packed_from(
-        #[case] uri: &str,
-        #[case] expected: NixStoreError,
-    ) {
-        assert_eq!(NixStore::parse(uri), Err(expected));
+    fn stores_that_images_cannot_be_packed_from(#[case] uri: &str, #[case] allowed: &'static str) {
+        assert_eq!(NixStore::parse(uri), Err(NixStoreError { allowed }));
     }
 
     proptest! {
         #[test]
-        fn any_text_is_a_store_or_refused(text in "(local|/a|unix:///b)?[?&=%/a-z0-9 \u{e9}]{0,30}") {
+        fn any_text_is_a_store_or_an_error(text in "(local|/a|unix:///b)?[?&=%/a-z0-9 \u{e9}]{0,30}") {
             if let Ok(store) = NixStore::parse(&text) {
                 prop_assert!(store.root().prefix().is_absolute());
             }
         }
 
         #[test]
-        fn what_is_encoded_comes_back(folder in "/[ -~]{0,20}") {
+        fn an_encoded_folder_is_decoded(folder in "/[ -~]{0,20}") {
             let encoded: String = folder.bytes().map(|byte| format!("%{byte:02x}")).collect();
-            prop_assert_eq!(percent_decoded(&encoded), folder);
+            let store = NixStore::parse(&format!("local?root={encoded}")).expect("a store");
+            prop_assert_eq!(store.root(), StoreRoot::new(folder));
         }
     }
 }

@@ -35,6 +35,7 @@ async fn preflight_says_what_is_wrong_and_what_to_do(
             problem: found,
             remedy: advice,
             fatal: true,
+            ..
         },
     ] = &findings[..]
     else {

@@ -105,10 +105,9 @@ impl AttributeArgs {
         let names = self.names()?;
         let mut done = 0;
         for packages in batches(&names) {
-            let wanted = |source: PackageSource| EvaluationRequest {
-                source: source.resolve(&tag),
-                packages: packages.to_vec(),
-                architecture: Architecture::default(),
+            let wanted = |source: PackageSource| {
+                let source = source.resolve(&tag);
+                EvaluationRequest::new(source, packages.to_vec(), Architecture::default())
             };
             let graph = image::graph(&self.source, &self.nix, wanted, reporter).await?;
             paths.add_graph(&graph);
@@ -136,7 +135,7 @@ impl AttributeArgs {
                 left_out += 1;
                 reporter.line(&format!("left out: {attribute} {why}"));
             }
-            PackageSetEvent::At { done, known, built } => {
+            PackageSetEvent::Progress { done, known, built } => {
                 packages = built;
                 let message = format!("{built} packages, {left_out} left out");
                 let (done, known) = (done as u64, known as u64);

@@ -54,11 +54,8 @@ impl FakeNix {
 
     /// From now on Nix does not work.
     pub(crate) fn break_down(&self) {
-        self.findings.lock().unwrap().push(Finding {
-            problem: "Nix is not installed in /opt/secret".into(),
-            remedy: "install it".into(),
-            fatal: true,
-        });
+        let finding = Finding::fatal("Nix is not installed in /opt/secret", "install it");
+        self.findings.lock().unwrap().push(finding);
     }
 
     /// The folder that error messages must not name.
@@ -133,12 +130,9 @@ impl Nix for FakeNix {
                 _ => {}
             }
         }
-        let packages = request.packages.iter().map(|package| EvaluatedPackage {
-            name: package.clone(),
-            attribute: package.clone(),
-            derivation: format!("{}.drv", self.store_path(package).as_str()),
-            output: "out".into(),
-            store_path: self.store_path(package),
+        let packages = request.packages.iter().map(|package| {
+            let path = self.store_path(package);
+            EvaluatedPackage::new(package, format!("{}.drv", path.as_str()), path)
         });
         Ok(Evaluation {
             packages: packages.collect(),
@@ -187,10 +181,7 @@ impl Nix for FakeNix {
             };
             let contents = format!("{} ", package.name).repeat(5000);
             fs::write(folder.join("bin").join(program), contents).unwrap();
-            realised.push(RealisedPackage {
-                name: package.name.clone(),
-                path: package.store_path.clone(),
-            });
+            realised.push(package.clone().into());
         }
         Ok(realised)
     }

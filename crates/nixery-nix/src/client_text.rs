@@ -5,7 +5,7 @@ const MAX_CHARS: usize = 600;
 
 /// The essential part of a message: its first paragraph on one line, bounded, with paths of the
 /// server outside the Nix store cut to their last component and credentials in URLs removed.
-pub(super) fn client_message(text: &str) -> String {
+pub(crate) fn client_message(text: &str) -> String {
     let paragraph = text
         .trim()
         .lines()
@@ -74,13 +74,6 @@ fn hide_paths(text: &str) -> String {
         before = clean.chars().next_back();
     }
     clean
-}
-
-/// The meaning of the first entry one of whose patterns occurs in `text`.
-pub(super) fn list_first(meanings: &[(&[&str], &'static str)], text: &str) -> Option<&'static str> {
-    let means =
-        |(patterns, _): &&(&[&str], &str)| patterns.iter().any(|&pattern| text.contains(pattern));
-    meanings.iter().find(means).map(|(_, meaning)| *meaning)
 }
 
 #[cfg(test)]
