@@ -48,5 +48,5 @@ let
     in
     if tried.success then tried.value else { fails = true; };
 in
-# A package set that does not load is no failure of its attributes.
+# An error in the package set itself is not one of its attributes.
 seq pkgs (map look attributes)

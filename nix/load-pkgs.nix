@@ -29,7 +29,7 @@ let
       missing = builtins.filter (name: !takes.${name} && !(offered ? ${name})) (builtins.attrNames takes);
     in
     if missing != [ ] then
-      throw "the package set (${description}) is a function that requires ${quoted missing}; nixery gives ${quoted (builtins.attrNames offered)}"
+      throw "the package set (${description}) is a function that requires ${quoted missing}, but Nixery passes only ${quoted (builtins.attrNames offered)}. Fix: give each other argument a default"
     else if takes == { } then
       set (if refusesArguments set then { } else offered)
     else
@@ -37,9 +37,9 @@ let
 
   check = set:
     if !builtins.isAttrs set then
-      throw "the package set (${description}) is not an attribute set but of type ${builtins.typeOf set}"
+      throw "the package set (${description}) is not an attribute set but of type ${builtins.typeOf set}. Fix: make it return an attribute set of packages"
     else if (set.type or null) == "derivation" then
-      throw "the package set (${description}) is a single derivation, not a set of packages"
+      throw "the package set (${description}) is a single derivation, not a set of packages. Fix: make it return an attribute set that has the derivation"
     else
       set;
 
@@ -52,9 +52,9 @@ let
         else if !isFile && !builtins.pathExists (source + "/default.nix") then
           throw (
             if builtins.pathExists (source + "/flake.nix") then
-              "the package set (${description}) has a flake.nix but no default.nix; nixery loads a default.nix that gives a set of packages"
+              "the package set (${description}) has a flake.nix but no default.nix. Fix: add a default.nix that returns an attribute set of packages"
             else
-              "the package set (${description}) has no default.nix"
+              "the package set (${description}) has no default.nix. Fix: add one that returns an attribute set of packages"
           )
         else
           import source;
@@ -63,7 +63,7 @@ let
 
   git = builtins.fromJSON srcArgs;
 
-  # Nix before 2.20 fetches one branch, "master" unless told, and looks for the commit there: it needs every
+  # Nix before 2.20 fetches one branch, "master" unless one is named, and looks for the commit there: it needs every
   # ref to find a commit of another branch. Later ones ask the server for its default branch and for the commit
   # itself, and need not fetch the history.
   fetchesCommits = builtins.compareVersions builtins.nixVersion "2.20" >= 0;
@@ -87,7 +87,7 @@ let
 
     path =
       if builtins.substring 0 1 srcArgs != "/" then
-        throw "the package set's path '${srcArgs}' is not absolute"
+        throw "the path '${srcArgs}' of the package set is not absolute. Fix: write it from / on"
       else
         /. + srcArgs;
   };
@@ -102,6 +102,6 @@ let
       "${srcType} ${srcArgs}";
 in
 if !(fetched ? ${srcType}) then
-  throw "unknown kind of package source '${srcType}'; it is one of ${quoted (builtins.attrNames fetched)}"
+  throw "unknown kind of package source '${srcType}'. Fix: use one of ${quoted (builtins.attrNames fetched)}"
 else
   builtins.addErrorContext "while loading the package set (${description})" (load fetched.${srcType})

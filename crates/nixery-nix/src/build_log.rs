@@ -10,21 +10,21 @@ use tokio::sync::broadcast;
 const HEAD_LINES: usize = 500;
 /// Lines kept from its end.
 const TAIL_LINES: usize = 1_500;
-/// Bytes kept of the head, and of the tail twice as much: under 1 MiB per build in all.
+/// Bytes kept of the head. With the tail a log has less than 1 MiB.
 const HEAD_BYTES: usize = 300 * 1024;
 /// Bytes kept of the tail.
 const TAIL_BYTES: usize = 2 * HEAD_BYTES;
 /// Bytes kept of one line.
 const LINE_BYTES: usize = 4 * 1024;
-/// Lines a slow subscriber may fall behind before it loses some.
+/// Lines that a slow subscriber may be behind before it loses some.
 const SUBSCRIBER_LINES: usize = 256;
 
-/// The log of one build: cheap to clone, filled while the build runs, bounded in lines and bytes
-/// by dropping the middle.
+/// The log of one build. Clones are cheap and share it. It is filled while the build runs, and
+/// bounded in lines and bytes: the middle of a long log is dropped.
 #[derive(Debug, Clone)]
 pub struct BuildLog(Arc<Shared>);
 
-/// Gets each line as it is kept.
+/// Called with each line as it is kept.
 type Observer = Box<dyn Fn(&str) + Send + Sync>;
 
 struct Shared {
@@ -57,7 +57,7 @@ impl Default for BuildLog {
 }
 
 impl BuildLog {
-    /// An empty log that also passes each line to `observer`, as it is kept.
+    /// Returns an empty log that also passes each line to `observer`, as it is kept.
     pub fn observed(observer: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self::new(Some(Box::new(observer)))
     }
@@ -78,16 +78,17 @@ impl BuildLog {
         if let Some(observer) = &self.0.observer {
             observer(&line);
         }
-        // Nobody listening is not an error.
+        // Fails without subscribers, which is no error here.
         let _ = self.0.subscribers.send(line);
     }
 
-    /// The lines from now on. A receiver that lags loses the oldest and is told how many.
+    /// Returns a receiver of the lines from now on. If it lags, it loses the oldest ones and gets
+    /// their number.
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<str>> {
         self.0.subscribers.subscribe()
     }
 
-    /// The whole log, one line each; where lines were dropped it says how many.
+    /// Returns the whole log. Where lines were dropped, a line has their number.
     pub fn text(&self) -> String {
         let lines = self.lines();
         let mut text = String::with_capacity(lines.head_bytes + lines.tail_bytes + 4096);
@@ -103,7 +104,7 @@ impl BuildLog {
         text
     }
 
-    /// The last `count` lines.
+    /// Returns the last `count` lines.
     pub fn tail(&self, count: usize) -> Vec<String> {
         let lines = self.lines();
         let head = if lines.dropped == 0 {
@@ -111,13 +112,9 @@ impl BuildLog {
         } else {
             &[]
         };
-        let all = head.len() + lines.tail.len();
-        let skip = all.saturating_sub(count);
-        head.iter()
-            .chain(&lines.tail)
-            .skip(skip)
-            .map(|line| line.to_string())
-            .collect()
+        let skip = (head.len() + lines.tail.len()).saturating_sub(count);
+        let last = head.iter().chain(&lines.tail).skip(skip);
+        last.map(|line| line.to_string()).collect()
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -147,16 +144,13 @@ impl Lines {
     }
 }
 
-/// Text fit for a log page and a terminal: UTF-8, without escape sequences and control
-/// characters, at most 4 KiB. Of a line that was overwritten in place with carriage returns
-/// (progress bars) the last state stays.
+/// Returns a line that is safe for a log page and a terminal: UTF-8, without escape sequences and
+/// control characters, at most 4 KiB. Of a line that carriage returns overwrite (a progress bar),
+/// the last text stays.
 pub(crate) fn clean_line(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let start = line
-        .iter()
-        .rposition(|&b| b == b'\r')
-        .map_or(0, |at| at + 1);
-    let text = String::from_utf8_lossy(&line[start..]);
+    let last = line.rsplit(|&byte| byte == b'\r').next().unwrap_or(line);
+    let text = String::from_utf8_lossy(last);
     let mut clean = String::with_capacity(text.len().min(LINE_BYTES));
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -180,23 +174,18 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
     match chars.next() {
         Some('[') => {
             // Parameter and intermediate bytes are 0x20–0x3f; the final byte is 0x40–0x7e.
-            while let Some(&c) = chars.peek() {
-                if !(' '..='~').contains(&c) {
-                    return;
-                }
-                chars.next();
-                if ('@'..='~').contains(&c) {
+            while let Some(c) = chars.next_if(|c| (' '..='~').contains(c)) {
+                if c >= '@' {
                     return;
                 }
             }
         }
         Some(']' | 'P' | '_' | '^' | 'X') => {
             while let Some(c) = chars.next() {
-                if c == '\u{7}' {
-                    return;
-                }
                 if c == '\u{1b}' {
                     chars.next_if_eq(&'\\');
+                }
+                if c == '\u{1b}' || c == '\u{7}' {
                     return;
                 }
             }

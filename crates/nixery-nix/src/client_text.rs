@@ -1,10 +1,10 @@
-//! Making Nix's messages fit for clients: no paths of the server, no credentials, one sentence.
+//! Shortens Nix's messages for clients: no paths of the server, no credentials, one paragraph.
 
 /// Longest message shown to a client, in characters.
 const MAX_CHARS: usize = 600;
 
-/// The essential part of a message: its first paragraph on one line, bounded, with paths of the
-/// server outside the Nix store cut to their last component and credentials in URLs removed.
+/// Returns the essential part of a message: its first paragraph on one line, bounded, with paths of
+/// the server outside the Nix store cut to their last component, and without credentials in URLs.
 pub(crate) fn client_message(text: &str) -> String {
     let paragraph = text
         .trim()
@@ -19,7 +19,8 @@ pub(crate) fn client_message(text: &str) -> String {
     line.chars().take(MAX_CHARS).chain(['…']).collect()
 }
 
-/// `https://user:secret@host` → `https://host`.
+/// Returns the text without user names and passwords in URLs: `https://user:secret@host` becomes
+/// `https://host`.
 pub fn hide_credentials(text: &str) -> String {
     let mut rest = text;
     let mut clean = String::with_capacity(text.len());
@@ -37,42 +38,34 @@ pub fn hide_credentials(text: &str) -> String {
     clean
 }
 
-/// `/srv/pkgs/default.nix` → `…/default.nix`. Store paths, URLs and what is not an absolute path
-/// stay.
+/// Returns the text with absolute paths cut to their last component: `/srv/pkgs/default.nix`
+/// becomes `…/default.nix`. Store paths, URLs and relative paths stay.
 fn hide_paths(text: &str) -> String {
+    let ends = |c: char| c.is_whitespace() || "'\"`:,;()[]{}<>?".contains(c);
     let mut clean = String::with_capacity(text.len());
     let mut rest = text;
-    let mut before = None;
-    while let Some(c) = rest.chars().next() {
-        let starts =
-            c == '/' && !before.is_some_and(|b: char| b.is_alphanumeric() || "/.:_-~…".contains(b));
-        let local_url = rest.starts_with("file:///");
-        if !starts && !local_url {
-            clean.push(c);
-            rest = &rest[c.len_utf8()..];
-            before = Some(c);
+    while let Some(at) = rest.find('/') {
+        clean.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if clean.ends_with("file:") && rest.starts_with("///") {
+            clean.push_str("//");
+            rest = &rest[2..];
+        } else if clean.ends_with(|c: char| c.is_alphanumeric() || "/.:_-~…".contains(c)) {
+            clean.push('/');
+            rest = &rest[1..];
             continue;
         }
-        let path_at = if local_url { "file://".len() } else { 0 };
-        let ends = |c: char| c.is_whitespace() || "'\"`:,;()[]{}<>?".contains(c);
-        let path = &rest[path_at..];
-        let path = &path[..path.find(ends).unwrap_or(path.len())];
-        let (scheme, _) = rest.split_at(path_at);
-        rest = &rest[path_at + path.len()..];
-        clean.push_str(scheme);
+        let (path, after) = rest.split_at(rest.find(ends).unwrap_or(rest.len()));
+        rest = after;
         if path.starts_with("/nix/store/") || path.len() == 1 {
             clean.push_str(path);
         } else {
-            let name = path
-                .trim_end_matches('/')
-                .rsplit('/')
-                .next()
-                .unwrap_or_default();
+            let name = path.trim_end_matches('/').rsplit('/').next();
             clean.push_str("…/");
-            clean.push_str(name);
+            clean.push_str(name.unwrap_or_default());
         }
-        before = clean.chars().next_back();
     }
+    clean.push_str(rest);
     clean
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn realise_failure(log: &NixLog<'_>) -> RealiseFailure {
         return RealiseFailure::Nix { problem };
     }
     // "file '/nix/store/…-x/pipe' has an unsupported type": it is the output of a build.
-    if let Some(derivation) = texts().find_map(|text| log.builder_of(output_name(text)?)) {
+    if let Some(derivation) = texts().find_map(|text| log.derivation_of(output_name(text)?)) {
         let reason = "output-refused".to_owned();
         return RealiseFailure::Derivation { derivation, reason };
     }

@@ -1,5 +1,5 @@
-//! Reading Nix's `internal-json` log: which line is which builder's, and the errors with their
-//! traces, without guessing from text a builder may print as well.
+//! Parses Nix's `internal-json` log: which builder wrote a line, and the errors with their traces.
+//! Nothing is derived from the text of a line, because a builder may print the same text.
 //!
 //! The format is Nix's `JSONLogger` (src/libutil/logging.cc): lines of `@nix {…}` with an action
 //! (`start`, `stop`, `result`, `msg`); the same in Nix 2.8 and 2.26. Other lines are plain text,
@@ -17,16 +17,16 @@ use crate::messages::says_disk_full;
 const ACTIVITY_BUILD: u64 = 105;
 /// Result type of a line of a builder's output, and of a post-build hook's.
 const RESULT_BUILD_LOG_LINE: u64 = 101;
-/// Verbosity of what Nix prints unless told otherwise: errors 0, warnings 1, notices 2, info 3.
+/// The default verbosity of Nix: errors 0, warnings 1, notices 2, info 3.
 const LEVEL_INFO: u64 = 3;
 /// Lines kept of each builder, and of all output.
 pub(crate) const TAIL_LINES: usize = 20;
-/// Builders that have ended whose lines are kept: Nix may report a failure after the end.
+/// Ended builders whose lines are kept: Nix may report a failure after the end.
 const ENDED_BUILDERS: usize = 64;
 /// Error messages kept. Nix prints one per failed derivation and per dependent.
 const MAX_ERRORS: usize = 256;
 
-/// Collects what one Nix command says, and passes it on to the build's log.
+/// Collects the log of one Nix command, and passes its lines on to the build's log.
 #[derive(Debug)]
 pub(crate) struct NixLog<'a> {
     log: &'a BuildLog,
@@ -34,13 +34,13 @@ pub(crate) struct NixLog<'a> {
     ended: VecDeque<Builder>,
     /// Error messages in order.
     pub(crate) errors: Vec<NixMessage>,
-    /// Nix itself had no room, however many errors there were.
+    /// Whether any error, also one that is not kept, means that Nix had no disk space.
     pub(crate) disk_full: bool,
     /// The last lines that are not in Nix's format.
     pub(crate) plain: VecDeque<String>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Builder {
     derivation: String,
     tail: VecDeque<String>,
@@ -125,11 +125,8 @@ impl<'a> NixLog<'a> {
         if event.kind == ACTIVITY_BUILD
             && let Some(Value::String(derivation)) = event.fields.first()
         {
-            let builder = Builder {
-                derivation: derivation.clone(),
-                tail: VecDeque::new(),
-            };
-            self.running.insert(event.id, builder);
+            let (derivation, tail) = (derivation.clone(), VecDeque::new());
+            self.running.insert(event.id, Builder { derivation, tail });
         }
     }
 
@@ -149,7 +146,7 @@ impl<'a> NixLog<'a> {
     }
 
     fn message(&mut self, event: Event) {
-        // The second is what Nix says when it is stopped at its deadline, by us.
+        // Nix prints the second when it is stopped at its deadline.
         if event.level > LEVEL_INFO || event.msg.ends_with("interrupted by the user") {
             return;
         }
@@ -161,29 +158,29 @@ impl<'a> NixLog<'a> {
         let text = clean_lines(text);
         self.disk_full |= says_disk_full(&text);
         if self.errors.len() < MAX_ERRORS {
+            let trace = event.trace.iter();
             self.errors.push(NixMessage {
                 text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
-                trace: event
-                    .trace
-                    .iter()
-                    .map(|trace| clean_lines(&trace.raw_msg))
-                    .collect(),
+                trace: trace.map(|trace| clean_lines(&trace.raw_msg)).collect(),
             });
         }
     }
 
+    /// The builders of which lines are kept, the running and the newest first.
+    fn builders(&self) -> impl Iterator<Item = &Builder> {
+        self.running.values().chain(self.ended.iter().rev())
+    }
+
     /// The last lines of one builder's output.
     pub(crate) fn builder_tail(&self, derivation: &str) -> Vec<String> {
-        self.running
-            .values()
-            .chain(self.ended.iter().rev())
+        self.builders()
             .find(|builder| builder.derivation == derivation)
             .map(|builder| builder.tail.iter().cloned().collect())
             .unwrap_or_default()
     }
 
-    /// The last lines of a failed builder's output, and Nix's own words where it was not the
-    /// builder itself that failed: the two hashes of a mismatch, the file that was refused.
+    /// The last lines of a failed builder's output, and Nix's message where the builder itself
+    /// did not fail: the two hashes of a mismatch, the file that was refused.
     pub(crate) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
         let mut tail = self.builder_tail(derivation);
         if !reason.starts_with("builder-")
@@ -194,21 +191,18 @@ impl<'a> NixLog<'a> {
         tail
     }
 
-    /// The derivation of this name that was built.
-    pub(crate) fn builder_of(&self, name: &str) -> Option<String> {
-        let mut builders = self.running.values().chain(self.ended.iter().rev());
-        let builder = builders.find(|builder| short_name(&builder.derivation) == name);
-        builder.map(|builder| builder.derivation.clone())
+    /// The derivation with this name that was built.
+    pub(crate) fn derivation_of(&self, name: &str) -> Option<String> {
+        let mut derivations = self.builders().map(|builder| &builder.derivation);
+        derivations
+            .find(|derivation| short_name(derivation) == name)
+            .cloned()
     }
 
-    /// Everything Nix called an error, for the server's log.
+    /// All error messages of Nix, for the server's log.
     pub(crate) fn detail(&self) -> String {
-        let errors: Vec<_> = self
-            .errors
-            .iter()
-            .map(|error| error.text.as_str())
-            .collect();
-        errors.join("; ")
+        let errors = self.errors.iter().map(|error| error.text.as_str());
+        errors.collect::<Vec<_>>().join("; ")
     }
 
     /// The last lines of the whole log; those of builders start with their names.
@@ -218,10 +212,8 @@ impl<'a> NixLog<'a> {
 }
 
 fn clean_lines(text: &str) -> String {
-    text.lines()
-        .map(|line| clean_line(line.as_bytes()))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let lines = text.lines().map(|line| clean_line(line.as_bytes()));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, max: usize) {
@@ -246,7 +238,7 @@ mod tests {
     const B: &str = "/nix/store/0mbpwnspw1n2hcskklrmqq41fzpha0i7-b-2.0.drv";
 
     #[test]
-    fn interleaved_builders_are_told_apart() {
+    fn lines_of_interleaved_builders_are_separated() {
         let out = BuildLog::default();
         let mut log = NixLog::new(&out);
         for (id, derivation) in [(1, A), (2, B)] {
@@ -270,7 +262,7 @@ mod tests {
         );
     }
 
-    /// A builder that prints what looks like Nix's own words changes nothing.
+    /// A builder may print lines in the format of Nix's log.
     #[test]
     fn builders_cannot_forge_errors() {
         let out = BuildLog::default();
@@ -281,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_plain_text() {
+    fn other_lines_are_plain_text() {
         let out = BuildLog::default();
         let mut log = NixLog::new(&out);
         for line in [
