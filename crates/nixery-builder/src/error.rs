@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixery_core::PackError;
-use nixery_nix::{NixError, SpoolError, StepError};
+use nixery_nix::{ClosureError, NixError, SpoolError};
 use nixery_storage::StorageError;
 
 use crate::progress::Phase;
@@ -237,11 +237,12 @@ impl BuildError {
     }
 }
 
-impl From<StepError> for BuildError {
-    fn from(error: StepError) -> Self {
+impl From<ClosureError> for BuildError {
+    fn from(error: ClosureError) -> Self {
         match error {
-            StepError::Nix { step, source } => Self::from_nix(source, step.into()),
-            StepError::GcRoots(source) => Self::no_gc_roots(source),
+            ClosureError::Nix { step, source } => Self::from_nix(source, step.into()),
+            ClosureError::GcRoots(source) => Self::no_gc_roots(source),
+            error => Self::internal(error),
         }
     }
 }

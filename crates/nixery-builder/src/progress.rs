@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use nixery_nix::Step;
+use nixery_nix::ClosureStep;
 use serde::Serialize;
 
 /// What a build is doing. In the order they happen; a cached image skips most.
@@ -53,12 +53,12 @@ impl Phase {
     }
 }
 
-impl From<Step> for Phase {
-    fn from(step: Step) -> Self {
+impl From<ClosureStep> for Phase {
+    fn from(step: ClosureStep) -> Self {
         match step {
-            Step::Evaluate => Self::Evaluate,
-            Step::Realise => Self::Realise,
-            Step::Graph => Self::Graph,
+            ClosureStep::Evaluate => Self::Evaluate,
+            ClosureStep::Realise => Self::Realise,
+            ClosureStep::Graph => Self::Graph,
         }
     }
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
 use nixery_config::{Arguments, ConfigErrors, NixSettings, setup};
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
-use nixery_nix::{BuildLog, EvaluationRequest, Step, reference_graph};
+use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, reference_graph};
 
 use crate::errors::{Usage, build_failure};
 use crate::progress::{Reporter, Unit};
@@ -64,7 +64,7 @@ pub(crate) async fn graph(
     let (request, log) = (wanted(source), BuildLog::default());
     let packages = format!("{} packages", request.packages.len());
     let graph = {
-        let mut entered = |step: Step| {
+        let mut entered = |step: ClosureStep| {
             reporter.at(Unit::Spinner, doing(step.into()), 0, 0, &packages);
         };
         let graph = reference_graph(&*nix, &request, folder.path(), &log, &mut entered);

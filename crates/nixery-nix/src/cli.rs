@@ -103,7 +103,8 @@ pub struct NixCli {
 }
 
 impl NixCli {
-    /// Prepares the directory with the Nix files. Nix itself does not run; [`Nix::preflight`](crate::Nix::preflight)
+    /// Prepares the directory with the Nix files. Nix itself does not run;
+    /// [`Nix::preflight`](crate::Nix::preflight) checks it.
     /// checks it.
     ///
     /// # Errors

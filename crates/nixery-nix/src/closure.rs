@@ -1,8 +1,7 @@
 //! The closure of named packages: the paths that an image of them would have.
 
-use std::fmt;
-use std::io;
 use std::path::Path;
+use std::{fmt, io};
 
 use nixery_core::ReferenceGraph;
 
@@ -11,7 +10,7 @@ use crate::{EvaluationRequest, Nix, NixError, RealisedPackage};
 
 /// A step from the names of packages to their closure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum ClosureStep {
     /// Nix evaluates the packages to derivations.
     Evaluate,
     /// Nix builds or downloads them.
@@ -20,14 +19,14 @@ pub enum Step {
     Graph,
 }
 
-impl Step {
+impl ClosureStep {
     /// Returns the error of a step that Nix failed in.
-    pub(crate) fn failed(self, source: NixError) -> StepError {
-        StepError::Nix { step: self, source }
+    pub(crate) fn failed(self, source: NixError) -> ClosureError {
+        ClosureError::Nix { step: self, source }
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ClosureStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Evaluate => "evaluate the packages",
@@ -39,12 +38,13 @@ impl fmt::Display for Step {
 
 /// Why the closure of packages could not be determined.
 #[derive(Debug, thiserror::Error)]
-pub enum StepError {
+#[non_exhaustive]
+pub enum ClosureError {
     /// Nix failed.
     #[error("cannot {step}")]
     Nix {
         /// The step that failed.
-        step: Step,
+        step: ClosureStep,
         /// Nix's error.
         #[source]
         source: NixError,
@@ -67,16 +67,16 @@ pub async fn reference_graph(
     request: &EvaluationRequest,
     work_dir: &Path,
     log: &BuildLog,
-    entered: &mut (dyn FnMut(Step) + Send),
-) -> Result<ReferenceGraph, StepError> {
-    entered(Step::Evaluate);
+    entered: &mut (dyn FnMut(ClosureStep) + Send),
+) -> Result<ReferenceGraph, ClosureError> {
+    entered(ClosureStep::Evaluate);
     let evaluation = nix.evaluate(request, log).await;
-    let evaluation = evaluation.map_err(|error| Step::Evaluate.failed(error))?;
-    let gc_roots = tempfile::tempdir_in(work_dir).map_err(StepError::GcRoots)?;
-    entered(Step::Realise);
+    let evaluation = evaluation.map_err(|error| ClosureStep::Evaluate.failed(error))?;
+    let gc_roots = tempfile::tempdir_in(work_dir).map_err(ClosureError::GcRoots)?;
+    entered(ClosureStep::Realise);
     let packages = nix.realise(&evaluation, gc_roots.path(), log).await;
-    let packages = packages.map_err(|error| Step::Realise.failed(error))?;
-    entered(Step::Graph);
+    let packages = packages.map_err(|error| ClosureStep::Realise.failed(error))?;
+    entered(ClosureStep::Graph);
     graph(nix, &packages, log).await
 }
 
@@ -85,11 +85,11 @@ pub(crate) async fn graph(
     nix: &dyn Nix,
     packages: &[RealisedPackage],
     log: &BuildLog,
-) -> Result<ReferenceGraph, StepError> {
+) -> Result<ReferenceGraph, ClosureError> {
     let roots: Vec<_> = packages
         .iter()
         .map(|package| package.path.clone())
         .collect();
     let graph = nix.reference_graph(&roots, log).await;
-    graph.map_err(|error| Step::Graph.failed(error))
+    graph.map_err(|error| ClosureStep::Graph.failed(error))
 }

@@ -35,7 +35,7 @@ pub use cli::{
     DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
 };
 pub use client_text::hide_credentials;
-pub use closure::{Step, StepError, reference_graph};
+pub use closure::{ClosureError, ClosureStep, reference_graph};
 pub use messages::describe_reason;
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::{InstanceDir, SpoolError};

@@ -8,7 +8,7 @@ use nixery_core::{Architecture, ReferenceGraph, ResolvedSource, StorePath};
 use crate::answer::{AttributePath, AttributeValue, parse_attributes};
 use crate::build_log::BuildLog;
 use crate::cli::strings;
-use crate::closure::{self, Step, StepError};
+use crate::closure::{self, ClosureError, ClosureStep};
 use crate::code::LIST_PACKAGES;
 use crate::failure::{RealiseFailure, is_disk_full, realise_failure};
 use crate::log_format::NixLog;
@@ -63,7 +63,7 @@ pub async fn every_package(
     architecture: Architecture,
     work_dir: &Path,
     report: &mut (dyn FnMut(PackageSetEvent) + Send),
-) -> Result<(), StepError> {
+) -> Result<(), ClosureError> {
     let log = BuildLog::default();
     // At first the package set itself.
     let mut open: Vec<AttributePath> = vec![Vec::new()];
@@ -143,7 +143,7 @@ async fn evaluate(
     architecture: Architecture,
     batch: Vec<AttributePath>,
     log: &BuildLog,
-) -> Result<Vec<(AttributePath, AttributeValue)>, StepError> {
+) -> Result<Vec<(AttributePath, AttributeValue)>, ClosureError> {
     let mut all = Vec::with_capacity(batch.len());
     let mut parts = vec![batch];
     while let Some(mut part) = parts.pop() {
@@ -162,7 +162,7 @@ async fn evaluate(
                 let fails = |attribute| (attribute, AttributeValue::Fails);
                 all.extend(part.into_iter().map(fails));
             }
-            Err(error) => return Err(Step::Evaluate.failed(error)),
+            Err(error) => return Err(ClosureStep::Evaluate.failed(error)),
         }
     }
     Ok(all)
@@ -175,11 +175,11 @@ async fn build(
     work_dir: &Path,
     log: &BuildLog,
     report: &mut (dyn FnMut(PackageSetEvent) + Send),
-) -> Result<usize, StepError> {
-    let gc_roots = tempfile::tempdir_in(work_dir).map_err(StepError::GcRoots)?;
+) -> Result<usize, ClosureError> {
+    let gc_roots = tempfile::tempdir_in(work_dir).map_err(ClosureError::GcRoots)?;
     let (built, failed) = realise_each(nix, packages, gc_roots.path(), log)
         .await
-        .map_err(|error| Step::Realise.failed(error))?;
+        .map_err(|error| ClosureStep::Realise.failed(error))?;
     for package in failed {
         report(PackageSetEvent::LeftOut {
             attribute: package.name,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nixery_core::StoreRoot;
 use percent_encoding::percent_decode_str;
 
-/// A Nix store by its URI, as `--store` and `NIX_REMOTE` take it, whose files this machine can read.
+/// A Nix store whose files this machine can read, by its URI as for `--store` and `NIX_REMOTE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NixStore {
     uri: String,
@@ -21,8 +21,9 @@ pub struct NixStoreError {
     pub allowed: &'static str,
 }
 
-const KINDS: &str = "`auto`, `daemon`, `unix://` and a socket, `local`, `local?root=` and an absolute folder, or such a folder alone; \
-     images are packed from the files of the store, so a store on another machine can serve as a builder or substituter only";
+const KINDS: &str = "`auto`, `daemon`, `unix://` and a socket, `local`, `local?root=` and an \
+     absolute folder, or such a folder alone; images are packed from the files of the store, so a \
+     store on another machine can serve as a builder or substituter only";
 const ROOT: &str = "an absolute folder after `root=`";
 const REAL: &str = "a folder that ends in /nix/store after `real=`";
 const LOGICAL: &str = "a store whose paths begin with /nix/store";
