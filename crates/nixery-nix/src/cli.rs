@@ -105,7 +105,6 @@ pub struct NixCli {
 impl NixCli {
     /// Prepares the directory with the Nix files. Nix itself does not run;
     /// [`Nix::preflight`](crate::Nix::preflight) checks it.
-    /// checks it.
     ///
     /// # Errors
     /// The spool directory cannot be used, or `nix_dir` has no Nix code.

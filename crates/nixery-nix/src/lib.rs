@@ -102,8 +102,8 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
 
     /// Builds or downloads the packages, and protects their closures from garbage collection.
     ///
-    /// `gc_roots` is an empty directory, into which `NixCli` puts GC roots. Until the directory is deleted, no path of the closures may be removed from the store or
-    /// changed.
+    /// `gc_roots` is an empty directory, into which `NixCli` puts GC roots. Until the directory is
+    /// deleted, no path of the closures may be removed from the store or changed.
     ///
     /// The answer has exactly one package for each evaluated package, in the same order. The
     /// paths and all that they refer to are then readable below
