@@ -6,7 +6,6 @@ use bytes::Bytes;
 use nixery_core::Architecture;
 use nixery_manifest::{Blob, Descriptor, Digest, Family, MediaType};
 use nixery_state::record::LayerSummary;
-use serde::Deserialize;
 
 use crate::progress::Phase;
 
@@ -118,43 +117,4 @@ impl BuildStats {
         let phases: Vec<_> = self.phases.iter().map(phase).collect();
         phases.join(", ")
     }
-}
-
-/// Takes a stored blob for a manifest if it says it is one, and reports the blobs it names.
-pub(crate) fn sniff_manifest(
-    digest: Digest,
-    bytes: Bytes,
-    mut names: impl FnMut(Digest, u64),
-) -> Option<ManifestBlob> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Probe {
-        media_type: MediaType,
-        config: Option<Descriptor>,
-        #[serde(default)]
-        layers: Vec<Descriptor>,
-        #[serde(default)]
-        manifests: Vec<Descriptor>,
-    }
-    // Layers do not start with a brace; do not parse megabytes to find that out.
-    if bytes.first() != Some(&b'{') {
-        return None;
-    }
-    let probe: Probe = serde_json::from_slice(&bytes).ok()?;
-    if !probe.media_type.is_manifest() && !probe.media_type.is_index() {
-        return None;
-    }
-    for blob in probe
-        .config
-        .iter()
-        .chain(&probe.layers)
-        .chain(&probe.manifests)
-    {
-        names(blob.digest, blob.size);
-    }
-    Some(ManifestBlob {
-        media_type: probe.media_type,
-        digest,
-        bytes,
-    })
 }

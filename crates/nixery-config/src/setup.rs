@@ -3,8 +3,7 @@
 use crate::table::{LAYER_PLAN, POPULARITY_URL};
 use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
 use nixery_builder::{
-    Builder, BuilderConfig, BuilderError, LoadError, default_eval_interval, load_cluster_plan,
-    load_popularity,
+    Builder, BuilderConfig, BuilderError, LoadError, load_cluster_plan, load_popularity,
 };
 use nixery_core::ClusterPlan;
 use nixery_core::PackageSource;
@@ -241,11 +240,10 @@ pub async fn builder(
     storage: Arc<dyn Storage>,
     gc_grace: Duration,
 ) -> Result<Builder, SetupError> {
+    let defaults = BuilderConfig::new(source, spool);
     let config = BuilderConfig {
         gc_grace,
-        eval_interval: nix_settings
-            .eval_interval
-            .unwrap_or_else(|| default_eval_interval(&source)),
+        eval_interval: nix_settings.eval_interval.unwrap_or(defaults.eval_interval),
         budget: layering.budget,
         strategy: strategy(&layering.strategy, &*storage).await?,
         compression: layering.compression,
@@ -256,7 +254,7 @@ pub async fn builder(
         failure_ttl: nix_settings.failure_ttl,
         lease_ttl: nix_settings.lease_ttl,
         history: nix_settings.history,
-        ..BuilderConfig::new(source, spool)
+        ..defaults
     };
     Ok(Builder::new(config, nix, storage).await?)
 }

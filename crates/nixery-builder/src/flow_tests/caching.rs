@@ -41,7 +41,7 @@ async fn a_pinned_source_is_evaluated_once() {
 async fn builds_that_share_a_layer_pack_it_once() {
     let bench = Bench::with(|config| config.pack_threads = 4).await;
     let handles: Vec<_> = (0..8)
-        .map(|n| bench.builder.request(request(&format!("tool{n}"))))
+        .map(|n| bench.builder.start(request(&format!("tool{n}"))))
         .collect();
     let mut distinct = std::collections::BTreeSet::new();
     for handle in handles {

@@ -2,8 +2,6 @@
 //! killed and processes that know only what they saw: no image that was answered, and none that is
 //! kept, lacks a blob.
 
-use nixery_state::record::BUILDS;
-use nixery_state::record::MANIFESTS;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -13,9 +11,9 @@ use std::time::Duration;
 
 use futures::task::noop_waker_ref;
 use nixery_core::PackageSource;
-use nixery_manifest::{Blob, Digest, MediaType};
+use nixery_manifest::Digest;
 use nixery_state::gc::{GcError, GcMode, GcPolicy, collect};
-use nixery_state::record;
+use nixery_state::record::{self, BUILDS, MANIFESTS};
 use nixery_state::testing::stepped::Stepped;
 use nixery_state::testing::world::{
     GRACE, Made, RETENTIONS, is_there, layer_key, layer_record, memory,
@@ -28,8 +26,8 @@ use tokio::time::{Instant, advance};
 
 use crate::config::BuilderConfig;
 use crate::engine::Engine;
-use crate::layers;
 use crate::testing::{FakeNix, request};
+use crate::{image_store, layers};
 
 /// Servers on the store.
 const SERVERS: usize = 2;
@@ -250,8 +248,7 @@ impl World {
 /// As the server answers a tag, and as a client goes on from there.
 async fn pull(engine: Arc<Engine>, image: Made) -> Result<(), String> {
     let words = |error: crate::BuildError| error.to_string();
-    let cached = engine
-        .cached_image(image.key, &request("git"))
+    let cached = image_store::find(&engine, image.key, &request("git"))
         .await
         .map_err(words)?;
     if cached.is_none() {
@@ -265,7 +262,7 @@ async fn pull(engine: Arc<Engine>, image: Made) -> Result<(), String> {
 }
 
 async fn pull_by_digest(engine: Arc<Engine>, image: Made) -> Result<(), String> {
-    match engine.manifest_to_serve(&image.digest()).await {
+    match image_store::manifest_to_serve(&engine, &image.digest()).await {
         Ok(None) => Ok(()),
         Ok(Some(_)) => fetch(&engine, &image, "its digest was answered").await,
         Err(error) => Err(error.to_string()),
@@ -302,12 +299,8 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
         }
     }
     for bytes in [&image.config, &image.manifest] {
-        let blob = Blob {
-            media_type: MediaType::from("application/octet-stream"),
-            digest: Digest::of(bytes),
-            bytes: bytes.to_vec(),
-        };
-        engine.store_blob(&blob).await?;
+        let bytes = bytes.clone();
+        engine.blobs.put(Digest::of(&bytes), bytes.into()).await?;
     }
     let remembered = image.remember(&*engine.storage).await;
     remembered.map_err(crate::BuildError::stored)

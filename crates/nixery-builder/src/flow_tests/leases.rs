@@ -33,7 +33,7 @@ async fn reaches(handle: &BuildHandle, phase: Phase) {
 /// An image that this server is at, until its Nix gets a permit.
 async fn begin(bench: &Bench, name: &str) -> BuildHandle {
     bench.nix.gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request(name));
+    let handle = bench.builder.start(request(name));
     reaches(&handle, Phase::Realise).await;
     handle
 }
@@ -56,7 +56,7 @@ async fn two_builders_build_an_image_once(
     };
     let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
     let first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
     // Other images are built meanwhile: who waits holds no permit.
     build(&there, "hello").await;
@@ -87,7 +87,7 @@ async fn a_builder_that_dies_is_followed_within_the_lease_time() {
     let mortal: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&lifeline);
     let (here, there) = (bench(&mortal, moving).await, bench(&storage, moving).await);
     let _first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
 
     lifeline.dead.store(true, Ordering::SeqCst);
@@ -104,9 +104,9 @@ async fn a_builder_that_is_stopped_lets_others_begin_at_once() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let (here, there) = (bench(&storage, moving).await, bench(&storage, moving).await);
     let _first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
-    here.builder.leave().await;
+    here.builder.release_leases().await;
     let begun = Instant::now();
     second.wait().await.expect("builds");
     assert!(begun.elapsed() < A_LITTLE);
@@ -125,7 +125,7 @@ async fn a_failed_build_is_tried_by_one_server_after_the_other() {
     }
     let handles = benches
         .iter()
-        .map(|bench| bench.builder.request(request("broken")));
+        .map(|bench| bench.builder.start(request("broken")));
     let handles: Vec<_> = handles.collect();
     for tried in 1..=benches.len() {
         sleep(Duration::from_secs(60)).await;
@@ -153,7 +153,7 @@ async fn a_store_that_fails_at_leases_fails_no_build() {
     // Fails while one works and the other waits: at worst it is built twice.
     faulty.leases_fail.store(false, Ordering::SeqCst);
     let first = begin(&here, "hello").await;
-    let second = there.builder.request(request("hello"));
+    let second = there.builder.start(request("hello"));
     reaches(&second, Phase::Waiting).await;
     faulty.leases_fail.store(true, Ordering::SeqCst);
     let image = second.wait().await.expect("builds");
@@ -192,7 +192,7 @@ async fn a_queued_image_is_not_reserved() {
     let narrow = |config: &mut BuilderConfig| config.max_builds = 1;
     let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
     let long = begin(&here, "long").await;
-    let queued = here.builder.request(request("git"));
+    let queued = here.builder.start(request("git"));
     sleep(Duration::from_secs(60)).await;
     assert!(!build(&there, "git").await.stats.from_cache);
     here.nix.gate.add_permits(1);
@@ -211,7 +211,7 @@ async fn on_a_file_system_two_builders_share_the_work() {
     let handles: Vec<_> = (0..40)
         .map(|n| {
             let bench = if n % 2 == 0 { &here } else { &there };
-            (n / 2 % 4, bench.builder.request(request(names[n / 2 % 4])))
+            (n / 2 % 4, bench.builder.start(request(names[n / 2 % 4])))
         })
         .collect();
     let mut digests = std::collections::BTreeSet::new();

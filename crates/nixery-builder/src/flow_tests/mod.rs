@@ -21,12 +21,12 @@ use crate::image::Image;
 use crate::testing::{Bench, request};
 
 async fn build(bench: &Bench, name: &str) -> Arc<Image> {
-    let handle = bench.builder.request(request(name));
+    let handle = bench.builder.start(request(name));
     handle.wait().await.expect("builds")
 }
 
 async fn fail(bench: &Bench, name: &str) -> Arc<BuildError> {
-    let handle = bench.builder.request(request(name));
+    let handle = bench.builder.start(request(name));
     handle.wait().await.expect_err("fails")
 }
 

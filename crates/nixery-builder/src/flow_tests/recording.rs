@@ -23,7 +23,7 @@ async fn bench() -> (Bench, Arc<FaultyStorage>) {
 }
 
 async fn recorded(bench: &Bench) -> Vec<RecordedGraph> {
-    bench.builder.recorded().await;
+    bench.builder.drain().await;
     let mut graphs = Vec::new();
     for entry in graphs::list(&*bench.storage).await.expect("lists") {
         let graph = graphs::read(&*bench.storage, entry.key).await;
@@ -101,7 +101,7 @@ async fn a_graph_that_cannot_be_recorded_harms_no_image(#[case] hangs: bool) {
     let begun = Instant::now();
     let image = build(&bench, "git").await;
     assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
-    bench.builder.recorded().await;
+    bench.builder.drain().await;
     let given_up = begun.elapsed() >= Duration::from_secs(60);
     assert_eq!(given_up, hangs, "{:?}", begun.elapsed());
     assert!(recorded(&bench).await.is_empty());

@@ -21,7 +21,7 @@ async fn fifty_clients_cause_one_build() {
         .cycle()
         .take(50);
     let handles: Vec<_> = requests
-        .map(|name| bench.builder.request(request(name)))
+        .map(|name| bench.builder.start(request(name)))
         .collect();
     assert_eq!(bench.builder.running(), 1);
     bench.nix.gate.add_permits(50);
@@ -36,7 +36,7 @@ async fn fifty_clients_cause_one_build() {
 async fn a_build_goes_on_when_its_client_is_gone() {
     let bench = Bench::new().await;
     bench.nix.gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request("git"));
+    let handle = bench.builder.start(request("git"));
     let mut progress = handle.progress();
     let waiting = tokio::spawn(async move { handle.wait().await });
     progress
@@ -62,7 +62,7 @@ async fn builds_are_limited() {
     let bench = Bench::with(|config| config.max_builds = 2).await;
     bench.nix.gate.forget_permits(usize::MAX);
     let handles: Vec<_> = (0..6)
-        .map(|n| bench.builder.request(request(&format!("tool{n}"))))
+        .map(|n| bench.builder.start(request(&format!("tool{n}"))))
         .collect();
     // All are evaluated, two are realised, and the rest wait.
     for handle in &handles {
@@ -89,16 +89,16 @@ async fn tags_that_mean_the_same_image_cause_one_build() {
     // A directory has no tags.
     let bench = Bench::new().await;
     let (latest, v2) = (tagged("latest"), tagged("v2"));
-    let first = bench.builder.request(latest.clone());
-    assert_eq!(bench.builder.request(v2.clone()).id(), first.id());
+    let first = bench.builder.start(latest.clone());
+    assert_eq!(bench.builder.start(v2.clone()).id(), first.id());
     first.wait().await.expect("builds");
     assert_eq!(bench.evaluations(), 1);
 
     // In a git repository they are branches.
     let git = PackageSource::git("https://example.org/pkgs").expect("valid");
     let bench = Bench::with(|config| config.source = git).await;
-    let first = bench.builder.request(latest);
-    assert_ne!(bench.builder.request(v2).id(), first.id());
+    let first = bench.builder.start(latest);
+    assert_ne!(bench.builder.start(v2).id(), first.id());
     bench.builder.drain().await;
     assert_eq!(bench.evaluations(), 2);
 }
@@ -112,7 +112,7 @@ async fn waiting_builds_are_limited() {
     .await;
     bench.nix.gate.forget_permits(usize::MAX);
     let names = ["a", "b", "c"];
-    let accepted = names.map(|name| bench.builder.request(request(name)));
+    let accepted = names.map(|name| bench.builder.start(request(name)));
     let error = fail(&bench, "d").await;
     assert!(
         matches!(&*error, BuildError::Busy { waiting: 3 }),
@@ -120,7 +120,7 @@ async fn waiting_builds_are_limited() {
     );
     assert_eq!(bench.builder.recent().len(), 3, "it leaves no trace");
     // Who joins a build is no further one.
-    assert_eq!(bench.builder.request(request("a")).id(), accepted[0].id());
+    assert_eq!(bench.builder.start(request("a")).id(), accepted[0].id());
 
     bench.nix.gate.add_permits(4);
     for handle in accepted {
@@ -133,13 +133,13 @@ async fn waiting_builds_are_limited() {
 #[tokio::test]
 async fn a_failure_answers_for_a_while_and_then_is_tried_again() {
     let bench = Bench::with(|config| config.failure_ttl = Duration::from_secs(3600)).await;
-    let first = bench.builder.request(request("missing-a/missing-b"));
+    let first = bench.builder.start(request("missing-a/missing-b"));
     match &*first.wait().await.expect_err("fails") {
         BuildError::NotFound { packages } => assert_eq!(packages, &["missing-a", "missing-b"]),
         error => panic!("{error:?}"),
     }
     assert_eq!(
-        bench.builder.request(request("missing-b/missing-a")).id(),
+        bench.builder.start(request("missing-b/missing-a")).id(),
         first.id()
     );
     assert_eq!(bench.evaluations(), 1);
@@ -213,5 +213,5 @@ async fn history_is_bounded_and_cached_look_ups_do_not_fill_it() {
     }
     bench.builder.drain().await;
     assert_eq!(bench.builder.recent().len(), 5);
-    assert!(bench.builder.summary(&failed.id).is_none());
+    assert!(bench.builder.find(&failed.id).is_none());
 }

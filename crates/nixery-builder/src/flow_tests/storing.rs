@@ -78,7 +78,7 @@ async fn a_slow_store_holds_up_the_packing() {
     let (bench, store) = bench().await;
     store.file_gate.forget_permits(usize::MAX);
     let handles: Vec<_> = ["a/b/c/d/e/f", "g/h/i/j/k/l", "m/n/o/p/q/r"]
-        .map(|name| bench.builder.request(request(name)))
+        .map(|name| bench.builder.start(request(name)))
         .into();
     // Six layers and a root layer each, and three that they share.
     let files = 3 * (6 + 1) + 3;
@@ -103,7 +103,7 @@ async fn as_many_layers_of_an_image_are_packed_as_there_are_threads() {
     let (bench, store) = bench_with(MANY).await;
     store.file_gate.forget_permits(usize::MAX);
     let names: Vec<_> = (0..MANY).map(|n| format!("t{n}")).collect();
-    let handle = bench.builder.request(request(&names.join("/")));
+    let handle = bench.builder.start(request(&names.join("/")));
     // The two that every image has, what they all need, and the root layer.
     let files = MANY + 2 + 1 + 1;
     files_given(&store, files).await;
@@ -115,7 +115,7 @@ async fn as_many_layers_of_an_image_are_packed_as_there_are_threads() {
 async fn the_root_layer_does_not_wait_for_the_reference_graph() {
     let (bench, store) = bench().await;
     bench.nix.graph_gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request("git"));
+    let handle = bench.builder.start(request("git"));
     files_given(&store, 1).await;
     bench.nix.graph_gate.add_permits(1);
     handle.wait().await.expect("builds");
@@ -145,7 +145,7 @@ async fn a_failing_store_stops_the_build_and_leaves_nothing_behind() {
 async fn what_names_a_blob_is_stored_after_it() {
     let (bench, store) = bench().await;
     store.file_gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request("git"));
+    let handle = bench.builder.start(request("git"));
     // All layers are on their way, the root layer beside the others.
     let (mut given, mut stored) = (store.files_given.subscribe(), store.stored.subscribe());
     let all = given.wait_for(|given| *given == 5).await;

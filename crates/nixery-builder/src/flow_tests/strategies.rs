@@ -10,6 +10,7 @@ use nixery_core::{
 use rstest::rstest;
 
 use super::build;
+use crate::error::BuildError;
 use crate::testing::{Bench, pinned, request};
 
 /// As [`Size`], with at most this many layers.
@@ -42,16 +43,20 @@ async fn another_strategy_gives_other_images_under_other_keys() {
         5,
         "three packages, libc and the root layer"
     );
-    assert!(bench.builder.ready(&request("git")).await.is_some());
+    assert!(bench.builder.warm_image(&request("git")).await.is_some());
 
     bench.builder.set_strategy(Arc::new(Few(1)));
     assert_eq!(bench.builder.strategy().id(), "few 1");
-    let ready = bench.builder.ready(&request("git")).await;
+    let ready = bench.builder.warm_image(&request("git")).await;
     assert!(ready.is_none(), "what is in memory is of the old strategy");
     let new = build(&bench, "git").await;
     assert_eq!((new.layers.len(), new.stats.from_cache), (2, false));
     assert_ne!((new.key, new.oci.digest), (old.key, old.oci.digest));
-    let ready = bench.builder.ready(&request("git")).await.expect("is warm");
+    let ready = bench
+        .builder
+        .warm_image(&request("git"))
+        .await
+        .expect("is warm");
     assert_eq!(ready.image.oci, new.oci);
 
     // Back again, the store still has it.
@@ -65,7 +70,7 @@ async fn another_strategy_gives_other_images_under_other_keys() {
 async fn a_build_that_runs_keeps_to_its_strategy_and_is_not_kept_warm() {
     let bench = Bench::with(pinned).await;
     bench.nix.gate.forget_permits(usize::MAX);
-    let running = bench.builder.request(request("git"));
+    let running = bench.builder.start(request("git"));
     // It waits for Nix: its key is known, its layers are not.
     while bench.realisations() == 0 {
         tokio::task::yield_now().await;
@@ -74,7 +79,7 @@ async fn a_build_that_runs_keeps_to_its_strategy_and_is_not_kept_warm() {
     bench.nix.gate.add_permits(9);
     let old = running.wait().await.expect("builds");
     assert_eq!(old.layers.len(), 5);
-    assert!(bench.builder.ready(&request("git")).await.is_none());
+    assert!(bench.builder.warm_image(&request("git")).await.is_none());
     let new = build(&bench, "git").await;
     assert_eq!(new.layers.len(), 2);
     assert_ne!(new.key, old.key);
@@ -144,9 +149,16 @@ async fn a_broken_strategy_is_an_error_that_names_it(
         config.budget = NonZeroUsize::new(3).expect("it is not 0");
     })
     .await;
-    let error = bench.builder.request(request("git")).wait().await;
-    let message = error.expect_err("the plan is refused").to_string();
-    let id = format!("the plan of the layer strategy `broken {strategy:?}` is invalid");
-    assert!(message.contains(&id), "{message}");
+    let error = bench.builder.start(request("git")).wait().await;
+    let error = error.expect_err("the plan is refused");
+    assert!(
+        matches!(*error, BuildError::InvalidPlan { .. }),
+        "{error:?}"
+    );
+    assert_eq!(error.kind(), "invalid-layer-plan");
+    let message = error.to_string();
+    let names_it = format!("the layer strategy `broken {strategy:?}` returned an invalid plan");
+    assert!(message.starts_with(&names_it), "{message}");
     assert!(message.contains(violation), "{message}");
+    assert!(bench.packed() <= 1, "at most the root layer is packed");
 }

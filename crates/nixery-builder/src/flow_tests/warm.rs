@@ -10,12 +10,12 @@ use nixery_storage::{Key, Storage};
 use tokio::time::{Instant, advance};
 
 use super::{build, bytes, fail};
-use crate::builder::Ready;
+use crate::builder::WarmImage;
 use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
 use crate::handle::BuildState;
 use crate::progress::Phase;
 use crate::testing::{Bench, pinned, request};
-use crate::warm::Warm;
+use crate::warm::WarmImages;
 use nixery_state::record::MANIFESTS;
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -29,8 +29,8 @@ fn moving(config: &mut BuilderConfig) {
     config.failure_ttl = FAILURE_TTL;
 }
 
-async fn ready(bench: &Bench, name: &str) -> Option<Ready> {
-    bench.builder.ready(&request(name)).await
+async fn ready(bench: &Bench, name: &str) -> Option<WarmImage> {
+    bench.builder.warm_image(&request(name)).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -50,7 +50,7 @@ async fn within_the_interval_nothing_is_evaluated() {
         tag: Tag::parse("v2").expect("valid"),
         ..request("git/git")
     };
-    assert!(bench.builder.ready(&spelled).await.is_some());
+    assert!(bench.builder.warm_image(&spelled).await.is_some());
     assert!(ready(&bench, "htop").await.is_none());
 }
 
@@ -147,7 +147,7 @@ async fn an_image_that_took_long_to_build_answers_for_an_interval() {
     ] {
         let bench = Bench::with(moving).await;
         bench.nix.gate.forget_permits(usize::MAX);
-        let handle = bench.builder.request(request("git"));
+        let handle = bench.builder.start(request("git"));
         let mut progress = handle.progress();
         let realising = progress.wait_for(|progress| progress.phase == Phase::Realise);
         drop(realising.await.expect("runs"));
@@ -183,7 +183,7 @@ async fn where_many_wait_nothing_is_evaluated_in_the_background() {
     build(&bench, "git").await;
     advance(INTERVAL).await;
     bench.nix.gate.forget_permits(usize::MAX);
-    let waiting = ["htop", "nano"].map(|name| bench.builder.request(request(name)));
+    let waiting = ["htop", "nano"].map(|name| bench.builder.start(request(name)));
     let answer = ready(&bench, "git").await.expect("is warm");
     assert!(answer.refresh.is_none());
     bench.nix.gate.add_permits(waiting.len());
@@ -291,7 +291,7 @@ async fn a_lost_blob_is_noticed_when_it_is_reported_or_after_a_while() {
         for reported in [true, false] {
             let deleted = bench.storage.delete(&Key::blob(layer)).await;
             assert!(deleted.expect("deletes"));
-            assert!(ready(&bench, "git").await.is_some(), "seen lately");
+            assert!(ready(&bench, "git").await.is_some(), "confirmed recently");
             if reported {
                 bench.builder.report_missing(&layer);
             } else {
@@ -300,7 +300,7 @@ async fn a_lost_blob_is_noticed_when_it_is_reported_or_after_a_while() {
             let answers = join_all((0..10).map(|_| ready(&bench, "git"))).await;
             assert!(answers.iter().all(Option::is_none));
             assert_eq!(build(&bench, "git").await.oci, image.oci);
-            assert!(bytes(&bench, &layer).await.is_some(), "mended");
+            assert!(bytes(&bench, &layer).await.is_some(), "repaired");
             assert!(ready(&bench, "git").await.is_some());
         }
     }
@@ -317,7 +317,7 @@ async fn a_lost_blob_that_images_share_is_noticed_as_soon() {
     advance(RECHECK * 2 / 5).await;
     let other = build(&bench, "htop").await;
     assert!(other.needs(&shared));
-    assert!(bytes(&bench, &shared).await.is_none(), "seen lately");
+    assert!(bytes(&bench, &shared).await.is_none(), "confirmed recently");
     advance(RECHECK * 3 / 5).await;
     for name in ["htop", "git"] {
         assert!(ready(&bench, name).await.is_none());
@@ -325,32 +325,28 @@ async fn a_lost_blob_that_images_share_is_noticed_as_soon() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_ends_late_undoes_nothing() {
+async fn a_late_look_up_does_not_undo_a_newer_report() {
     let bench = Bench::with(moving).await;
-    let handle = bench.builder.request(request("git"));
+    let handle = bench.builder.start(request("git"));
     let image = handle.wait().await.expect("builds");
-    let (target, key) = (handle.target(), handle.key().expect("known"));
-    let mut warm = Warm::new(bench.builder.config());
-    warm.built(&handle, &image);
-    let mut checked = |at| {
-        warm.checked(target, &key, &image, at);
-        warm.get(target).expect("is warm").checked
+    let target = handle.target();
+    let mut warm = WarmImages::new(bench.builder.config());
+    warm.insert(&handle, &image);
+    let confirm = |warm: &mut WarmImages, begun| {
+        warm.confirm(target, &image, begun);
+        warm.get(target).expect("is warm").confirmed
     };
     let before = Instant::now();
-    assert!(checked(before));
+    assert!(confirm(&mut warm, before));
     advance(Duration::from_millis(1)).await;
-    warm.doubt(&image.layers[0].digest);
-    let mut checked = |at| {
-        warm.checked(target, &key, &image, at);
-        warm.get(target).expect("is warm").checked
-    };
-    assert!(!checked(before), "it did not see what is doubted");
+    warm.invalidate(&image.layers[0].digest);
+    assert!(!confirm(&mut warm, before), "the look-up is older");
     advance(Duration::from_millis(1)).await;
-    assert!(checked(Instant::now()));
+    assert!(confirm(&mut warm, Instant::now()));
 
-    warm.forget(target, &Digest::of(b"the key of an older image"));
+    warm.remove(target, &Digest::of(b"the key of an older image"));
     assert!(warm.get(target).is_some());
-    warm.forget(target, &key);
+    warm.remove(target, &image.key);
     assert!(warm.get(target).is_none());
 }
 
@@ -361,11 +357,10 @@ async fn an_image_that_was_dropped_from_the_cache_is_made_again() {
         pinned(config);
     })
     .await;
-    let handle = bench.builder.request(request("git"));
-    handle.wait().await.expect("builds");
-    let key = Key::new(MANIFESTS, handle.key().expect("known"));
+    let image = build(&bench, "git").await;
+    let key = Key::new(MANIFESTS, image.key);
     assert!(bench.storage.delete(&key).await.expect("deletes"));
-    assert!(ready(&bench, "git").await.is_some(), "seen lately");
+    assert!(ready(&bench, "git").await.is_some(), "confirmed recently");
     advance(RECHECK).await;
     assert!(ready(&bench, "git").await.is_none());
 }

@@ -167,7 +167,7 @@ async fn gc_roots_end_with_the_build() {
         name: ImageName::parse("foo/multi/multilib").expect("valid"),
         tag: Tag::latest(),
     };
-    let handle = builder.expect("opens").request(request);
+    let handle = builder.expect("opens").start(request);
     let image = handle.wait().await.expect("builds");
 
     let spool = spool.canonicalize().expect("is there");
