@@ -1,6 +1,6 @@
 //! The builder: takes requests, runs one build per image, and remembers the results.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use nixery_core::{LayerStrategy, ReferenceGraph};
 use nixery_nix::Nix;
@@ -41,6 +41,8 @@ pub struct WarmImage {
 #[derive(Debug)]
 struct Inner {
     engine: Arc<Engine>,
+    /// How images that are requested now are grouped into layers. A build reads it once.
+    strategy: RwLock<Arc<dyn LayerStrategy>>,
     history: Mutex<BuildHistory>,
     warm: Mutex<WarmImages>,
     /// Held while a warm image is looked up in the store.
@@ -65,6 +67,7 @@ impl Builder {
         storage: Arc<dyn Storage>,
     ) -> Result<Self, BuilderError> {
         Ok(Self(Arc::new(Inner {
+            strategy: RwLock::new(Arc::clone(&config.strategy)),
             history: Mutex::new(BuildHistory::new(config.history, config.failure_ttl)),
             warm: Mutex::new(WarmImages::new(&config)),
             engine: Arc::new(Engine::new(config, nix, storage).await?),
@@ -178,7 +181,8 @@ impl Builder {
 
     /// Returns the strategy that groups images into layers now.
     pub fn strategy(&self) -> Arc<dyn LayerStrategy> {
-        self.0.engine.strategy()
+        let strategy = self.0.strategy.read();
+        Arc::clone(&strategy.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Replaces the strategy that groups images into layers; [`BuilderConfig::strategy`] is the
@@ -187,7 +191,8 @@ impl Builder {
     /// Running builds keep the strategy they started with, also for requests that join them. Their
     /// images are not kept in memory.
     pub fn set_strategy(&self, strategy: Arc<dyn LayerStrategy>) {
-        self.0.engine.set_strategy(strategy);
+        let current = self.0.strategy.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = strategy;
         // After the strategy is set, see `keep_warm`.
         self.warm_images().clear();
     }
@@ -201,7 +206,7 @@ impl Builder {
     ) {
         let mut warm = self.warm_images();
         // Checked under the lock: `set_strategy` clears what was kept before.
-        if Arc::ptr_eq(strategy, &self.0.engine.strategy()) {
+        if Arc::ptr_eq(strategy, &self.strategy()) {
             warm.insert(build, image);
         }
     }

@@ -1,8 +1,8 @@
 //! What all builds of one builder share.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use nixery_core::{LayerStrategy, Packer};
+use nixery_core::Packer;
 use nixery_manifest::Digest;
 use nixery_nix::{InstanceDir, Nix};
 use nixery_state::lease::Leases;
@@ -40,8 +40,6 @@ pub(crate) struct Engine {
     pub(crate) spooling: Arc<Semaphore>,
     pub(crate) max_spool_files: usize,
     pub(crate) packer: Arc<Packer>,
-    /// How images that are requested now are grouped into layers.
-    strategy: RwLock<Arc<dyn LayerStrategy>>,
 }
 
 impl Engine {
@@ -58,7 +56,6 @@ impl Engine {
         let limit = |permits| Arc::new(Semaphore::new(permits));
         Ok(Self {
             leases,
-            strategy: RwLock::new(Arc::clone(&config.strategy)),
             blobs: Blobs::new(
                 Arc::clone(&storage),
                 config.confirmed_for(),
@@ -76,17 +73,6 @@ impl Engine {
             nix,
             storage,
         })
-    }
-
-    /// The layer strategy. A build reads it once and keeps it to its end.
-    pub(crate) fn strategy(&self) -> Arc<dyn LayerStrategy> {
-        let strategy = self.strategy.read();
-        Arc::clone(&strategy.unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn set_strategy(&self, strategy: Arc<dyn LayerStrategy>) {
-        let current = self.strategy.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = strategy;
     }
 }
 

@@ -4,13 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use nixery_nix::Step;
-use serde::Serialize;
 
 /// What a build is doing. The phases are in their usual order; a cached image skips most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// The build waits for other builds, or looks for the image in the store.
+    #[default]
     Queued,
     /// The build waits for another server on the same store that makes the image.
     Waiting,
@@ -80,7 +79,8 @@ impl fmt::Display for Phase {
 }
 
 /// The state of a running build, for progress bars and pages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// What the build is doing.
     pub phase: Phase,
@@ -94,19 +94,6 @@ pub struct Progress {
     pub bytes_done: u64,
     /// The last line of Nix's output.
     pub log_line: Option<String>,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            phase: Phase::Queued,
-            layers_total: 0,
-            layers_done: 0,
-            bytes_total: 0,
-            bytes_done: 0,
-            log_line: None,
-        }
-    }
 }
 
 /// The id of a build of this process, for URLs: 16 lower-case hexadecimal digits.

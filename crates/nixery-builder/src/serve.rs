@@ -3,9 +3,11 @@
 //! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. They check the size that
 //! manifests give, verify the digest at the first reading, and delete damaged blobs.
 
-use std::fmt;
+use std::future::ready;
+use std::{fmt, iter, mem};
 
 use bytes::Bytes;
+use futures::future::FutureExt;
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
 use nixery_storage::{ByteRange, Key, Storage, StorageError, error_chain, verify};
@@ -288,61 +290,43 @@ fn verified(
     expected: Digest,
     at_end: impl FnOnce(bool) + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, BlobBodyError>> + Send + 'static {
-    let start = VerifiedBody {
-        body,
-        unhashed: Bytes::new(),
-        withheld: Bytes::new(),
-        digester: Digester::new(),
-        expected,
-        at_end: Some(at_end),
-    };
-    stream::try_unfold(start, VerifiedBody::next)
+    let slices = body.map_ok(|chunk| stream::iter(slices(chunk)).map(Ok));
+    let slices = slices.try_flatten().map_ok(Some);
+    let parts = slices.chain(stream::once(ready(Ok(None))));
+
+    let (mut digester, mut withheld) = (Digester::new(), Bytes::new());
+    let mut at_end = Some(at_end);
+    let passed = parts.then(move |part| {
+        let passed = match part {
+            Ok(Some(slice)) => {
+                digester.update(&slice);
+                Ok(mem::replace(&mut withheld, slice))
+            }
+            Ok(None) => match at_end.take() {
+                None => Ok(Bytes::new()),
+                Some(at_end) => {
+                    let matches = mem::take(&mut digester).finish() == expected;
+                    at_end(matches);
+                    matches
+                        .then(|| mem::take(&mut withheld))
+                        .ok_or(BlobBodyError::Damaged)
+                }
+            },
+            Err(error) => {
+                at_end = None;
+                Err(BlobBodyError::Storage(error))
+            }
+        };
+        tokio::task::yield_now().map(|()| passed)
+    });
+    passed.try_filter(|bytes| ready(!bytes.is_empty()))
 }
 
-struct VerifiedBody<F> {
-    body: BoxStream<'static, Result<Bytes, StorageError>>,
-    unhashed: Bytes,
-    /// Hashed, and not passed on.
-    withheld: Bytes,
-    digester: Digester,
-    expected: Digest,
-    /// `None` at the end.
-    at_end: Option<F>,
-}
-
-impl<F: FnOnce(bool)> VerifiedBody<F> {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BlobBodyError> {
-        if self.at_end.is_none() {
-            return Ok(None);
-        }
-        loop {
-            while self.unhashed.is_empty() {
-                let Some(chunk) = self.body.try_next().await? else {
-                    return self.end();
-                };
-                self.unhashed = chunk;
-            }
-            let slice = self.unhashed.split_to(self.unhashed.len().min(SLICE));
-            self.digester.update(&slice);
-            tokio::task::yield_now().await;
-            let passed = std::mem::replace(&mut self.withheld, slice);
-            if !passed.is_empty() {
-                return Ok(Some((passed, self)));
-            }
-        }
-    }
-
-    fn end(mut self) -> Result<Option<(Bytes, Self)>, BlobBodyError> {
-        let matches = std::mem::take(&mut self.digester).finish() == self.expected;
-        if let Some(at_end) = self.at_end.take() {
-            at_end(matches);
-        }
-        if !matches {
-            return Err(BlobBodyError::Damaged);
-        }
-        let last = std::mem::take(&mut self.withheld);
-        Ok((!last.is_empty()).then_some((last, self)))
-    }
+fn slices(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
+    iter::from_fn(move || {
+        let slice = chunk.split_to(chunk.len().min(SLICE));
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 #[cfg(test)]

@@ -217,11 +217,11 @@ async fn other_directories_are_left_alone() {
 #[tokio::test]
 async fn an_archive_holds_manifest_config_and_layers() {
     let fixture = fixture().await;
-    let told = Arc::new(AtomicU64::new(0));
+    let reported = Arc::new(AtomicU64::new(0));
     let progress = {
-        let told = Arc::clone(&told);
+        let reported = Arc::clone(&reported);
         move |bytes| {
-            told.fetch_add(bytes, Ordering::Relaxed);
+            reported.fetch_add(bytes, Ordering::Relaxed);
         }
     };
     let path = fixture.path("image.tar");
@@ -229,7 +229,7 @@ async fn an_archive_holds_manifest_config_and_layers() {
     let exported = write_docker_archive(&fixture.image, &fixture.storage, &path, &tags, progress)
         .await
         .unwrap();
-    assert_eq!(told.load(Ordering::Relaxed), exported.bytes_written);
+    assert_eq!(reported.load(Ordering::Relaxed), exported.bytes_written);
 
     let mut entries = Vec::new();
     let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());

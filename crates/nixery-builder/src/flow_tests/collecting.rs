@@ -300,7 +300,7 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
     }
     for bytes in [&image.config, &image.manifest] {
         let bytes = bytes.clone();
-        engine.blobs.put(Digest::of(&bytes), bytes.into()).await?;
+        engine.blobs.put(Digest::of(&bytes), bytes).await?;
     }
     let remembered = image.remember(&*engine.storage).await;
     remembered.map_err(crate::BuildError::stored)
