@@ -72,9 +72,9 @@ pub struct BuilderConfig {
     pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
-    /// The grace period of garbage collection in the store, see [`gc`]. It determines how often
-    /// use marks are written. A period that is too short costs writes; one that is too long lets a
-    /// collection delete images in use.
+    /// The grace period of garbage collection in the store, see [`gc`]. Use marks are written
+    /// accordingly often. If this period is longer than that of the collection, images in use may
+    /// be deleted; if it is shorter, more marks are written than necessary.
     pub gc_grace: Duration,
 }
 

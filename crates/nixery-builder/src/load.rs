@@ -130,8 +130,9 @@ async fn fetch(_: &str, _: usize) -> Result<Vec<u8>, Box<dyn Error + Send + Sync
     Err("this program is built without the feature `http`".into())
 }
 
-// They fetch from a server of their own.
-#[cfg(all(test, feature = "http"))]
+// The tests fetch from a server of their own.
+#[cfg(feature = "http")]
+#[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::net::TcpListener;
