@@ -252,10 +252,10 @@ impl Blobs {
 
 #[cfg(test)]
 mod tests {
-    use nixery_storage::{MemoryStorage, PutMode};
+    use nixery_state::testing::faulty::FaultyStorage;
+    use nixery_storage::MemoryStorage;
 
     use super::*;
-    use nixery_state::testing::faulty::FaultyStorage;
 
     const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 

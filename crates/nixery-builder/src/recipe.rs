@@ -136,10 +136,10 @@ fn labels(request: &ImageRequest, source: &ResolvedSource) -> BTreeMap<String, S
 #[cfg(test)]
 mod tests {
     use nixery_core::{ImageName, PackageSource, StorePath, Tag};
+    use nixery_nix::EvaluatedPackage;
     use rstest::rstest;
 
     use super::*;
-    use nixery_nix::EvaluatedPackage;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 

@@ -1,4 +1,4 @@
-//! What is written, and what is refused. The real readers are in the end-to-end tests.
+//! Exports that are written, and that are refused. Real readers are in the end-to-end tests.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -174,7 +174,7 @@ async fn a_layout_is_added_to_and_a_reference_replaced() {
         assert_eq!(references(&layout), expected);
         assert_eq!(exported.blobs_kept, if expected.len() == 1 { 0 } else { 3 });
     }
-    // A blob that was cut off is written again.
+    // A truncated blob is written again.
     let blob = layout
         .join("blobs/sha256")
         .join(fixture.image.layers[0].digest.hex());
@@ -264,7 +264,7 @@ async fn an_archive_holds_manifest_config_and_layers() {
     );
 }
 
-/// A blob is missing, of another size, or has other bytes.
+/// A blob is missing, has another size, or has other bytes.
 #[rstest]
 #[case(None, "missing in the store")]
 #[case(Some(b"cut".as_slice()), "cannot be read")]
@@ -326,7 +326,7 @@ async fn a_cancelled_export_leaves_nothing() {
     export.abort();
     assert!(export.await.unwrap_err().is_cancelled());
     drop(go_on);
-    // The thread removes its file as soon as it notices.
+    // The thread removes its file at its next chunk.
     while !fixture.names().is_empty() {
         tokio::task::yield_now().await;
     }
