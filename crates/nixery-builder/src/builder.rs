@@ -31,6 +31,7 @@ pub struct Builder(Arc<Inner>);
 
 /// An image that answers a request without a build.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct WarmImage {
     /// The image.
     pub image: Arc<Image>,

@@ -31,6 +31,7 @@ pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
 
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BuilderConfig {
     /// Where packages come from.
     pub source: PackageSource,

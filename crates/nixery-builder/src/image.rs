@@ -11,6 +11,7 @@ use crate::progress::Phase;
 
 /// An image whose blobs are all in the blob store.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Image {
     /// The key of its record in the store: `manifests/<key>`.
     pub key: Digest,
@@ -62,6 +63,7 @@ impl Image {
 
 /// The bytes of a manifest, which are stored and served unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ManifestBlob {
     /// The media type, for `Content-Type`.
     pub media_type: MediaType,
@@ -94,6 +96,7 @@ impl From<Blob> for ManifestBlob {
 
 /// How a build went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BuildStats {
     /// Whether the whole image was found in the store.
     pub from_cache: bool,

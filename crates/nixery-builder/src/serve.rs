@@ -40,6 +40,7 @@ pub struct StoredBlob {
 }
 
 /// The bytes of a blob, or of a part of it.
+#[non_exhaustive]
 pub struct BlobBody {
     /// The size of the whole blob in bytes.
     pub size: u64,

@@ -24,6 +24,7 @@ pub use oci_layout::{check_oci_layout, write_oci_layout};
 
 /// What an export wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exported {
     /// Bytes of blobs written.
     pub bytes_written: u64,
