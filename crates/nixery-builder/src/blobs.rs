@@ -1,5 +1,5 @@
-//! Which blobs are in the store with the right size. A blob that was confirmed recently is not looked
-//! up again.
+//! Which blobs are in the store with the right size. A blob that was confirmed recently is not
+//! looked up again.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,8 +8,8 @@ use std::time::Duration;
 use nixery_core::{Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag};
 use nixery_state::gc;
 
-/// Default of [`BuilderConfig::max_waiting`]. A build takes some kilobytes and waits for Nix, so the
-/// last one of more builds would end hours later.
+/// Default of [`BuilderConfig::max_waiting`]. A build takes some kilobytes and waits for Nix, so
+/// the last one of more builds would end hours later.
 pub const DEFAULT_MAX_WAITING: usize = 1000;
 
 /// Default of [`BuilderConfig::failure_ttl`].
@@ -18,8 +18,8 @@ pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 /// Default of [`BuilderConfig::recheck_after`].
 pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 
-/// Default of [`BuilderConfig::eval_interval`] for a channel or a git branch. Nix itself looks for a
-/// new version of those once an hour (`tarball-ttl`).
+/// Default of [`BuilderConfig::eval_interval`] for a channel or a git branch. Nix itself looks for
+/// a new version of those once an hour (`tarball-ttl`).
 pub const DEFAULT_EVAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How many intervals an image of a moving source answers while the source cannot be evaluated or
@@ -114,8 +114,8 @@ impl BuilderConfig {
     }
 }
 
-/// Returns how many layers an image of at most `layers` layers has for store paths: one less, as the
-/// root layer takes one, but at least one.
+/// Returns how many layers an image of at most `layers` layers has for store paths: one less, as
+/// the root layer takes one, but at least one.
 pub fn budget_of_paths(layers: NonZeroUsize) -> NonZeroUsize {
     NonZeroUsize::new(layers.get() - 1).unwrap_or(NonZeroUsize::MIN)
 }

@@ -148,7 +148,8 @@ impl BuildError {
     /// Returns the failure as words that need no escaping in a URL, such as `git:builder-exited-1`:
     /// at most 120 bytes of `[A-Za-z0-9._+:-]`.
     ///
-    /// containerd prints only the status and the URL of a failed request, so the URL has the reason.
+    /// containerd prints only the status and the URL of a failed request, so the URL has the
+    /// reason.
     pub fn slug(&self) -> String {
         let slug = match self {
             Self::NotFound { packages } => format!("{}:not-found", packages.join("+")),

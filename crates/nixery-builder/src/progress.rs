@@ -101,8 +101,8 @@ pub struct Progress {
 pub struct BuildId(u64);
 
 impl BuildId {
-    /// Returns an id that is unique in this process and unlikely to occur in the next one. So a link
-    /// from before a restart does not show the log of another build.
+    /// Returns an id that is unique in this process and unlikely to occur in the next one. So a
+    /// link from before a restart does not show the log of another build.
     pub(crate) fn fresh() -> Self {
         use std::hash::{BuildHasher, RandomState};
         use std::sync::LazyLock;

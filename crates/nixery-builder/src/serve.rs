@@ -90,8 +90,8 @@ pub enum BlobBodyError {
 }
 
 impl Builder {
-    /// Finds the blob with this digest: a layer, a config or a manifest. Returns `None` if the store
-    /// does not have it.
+    /// Finds the blob with this digest: a layer, a config or a manifest. Returns `None` if the
+    /// store does not have it.
     ///
     /// If a blob is missing or damaged, the images that need it are checked, and repaired, at their
     /// next request.
@@ -241,7 +241,7 @@ impl StoredBlob {
         if expected == stored {
             return Ok(());
         }
-        tracing::error!(%digest, stored, expected, "a stored blob has the wrong size and is not served");
+        tracing::error!(%digest, stored, expected, "a stored blob has the wrong size, so it is not served");
         blobs.count_damaged();
         // The next build that needs the blob replaces it, as its size is wrong.
         self.builder.report_missing(&digest);

@@ -1,5 +1,5 @@
-//! Fixtures for the tests of the flow: a [`Nix`] that makes packages in a temporary directory, and a
-//! blob store that counts. Real Nix runs in `tests/real_nix`.
+//! Fixtures for the tests of the flow: a [`Nix`] that makes packages in a temporary directory, and
+//! a blob store that counts. Real Nix runs in `tests/real_nix`.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,10 +1,10 @@
 //! Warm images: the last image of each name and source, which answers requests from memory.
 //!
 //! An image of a source that cannot change answers as long as its blobs are in the store. An image
-//! of a moving source answers for [`STALE_INTERVALS`] evaluation intervals. After the first one, the
-//! source is evaluated in the background (*stale-while-revalidate*, as in RFC 5861 for HTTP caches).
-//! So no request waits for Nix if requests come now and then, a package set that is broken for a
-//! short time breaks no pull, and no client gets an image that is older than those intervals.
+//! of a moving source answers for [`STALE_INTERVALS`] evaluation intervals. After the first one,
+//! the source is evaluated in the background (*stale-while-revalidate*, as in RFC 5861 for HTTP
+//! caches). So no request waits for Nix if requests come now and then, a package set that is broken
+//! for a short time breaks no pull, and no client gets an image that is older than those intervals.
 
 use std::sync::Arc;
 use std::time::Duration;
