@@ -54,7 +54,7 @@ async fn build(folder: &Path) -> Result<Image> {
         name: ImageName::parse(NAME)?,
         tag: Tag::latest(),
     };
-    let image = builder.request(request).wait().await?;
+    let image = builder.start(request).wait().await?;
     fs::remove_dir_all(root)?;
     let large = image.layers.iter().max_by_key(|layer| layer.size);
     let large = large.ok_or("an image without layers")?;

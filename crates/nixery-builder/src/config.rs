@@ -1,90 +1,95 @@
-//! What a builder is told at start, and what it is asked for.
+//! Settings of a builder, and the requests that it takes.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::{Codec, ImageName, PackageSource, Tag};
-use nixery_core::{DEFAULT_BUDGET, LayerStrategy, Size};
+use nixery_core::{Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag};
 use nixery_state::gc;
 
-/// Builds that may run or wait at once, unless configured: each holds some kilobytes and waits for
-/// Nix, so that the last of so many would be served hours later anyway.
+/// Default of [`BuilderConfig::max_waiting`]. A build takes some kilobytes and waits for Nix, so
+/// the last one of more builds would end hours later.
 pub const DEFAULT_MAX_WAITING: usize = 1000;
 
-/// How long a failed build answers again without being tried again, unless configured.
+/// Default of [`BuilderConfig::failure_ttl`].
 pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 
-/// How long a blob that was seen in the store counts as there, unless configured.
+/// Default of [`BuilderConfig::recheck_after`].
 pub const DEFAULT_RECHECK_AFTER: Duration = Duration::from_secs(10);
 
-/// How long what a moving source gave answers before the source is evaluated anew, unless
-/// configured: for a channel or a branch. Nix itself looks at those once an hour (`tarball-ttl`).
+/// Default of [`BuilderConfig::eval_interval`] for a channel or a git branch. Nix itself looks for
+/// a new version of those once an hour (`tarball-ttl`).
 pub const DEFAULT_EVAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Intervals for which an image of a moving source answers at most, while the source cannot be
-/// evaluated or nobody asked.
-pub const STALE_INTERVALS: u32 = 10;
+/// How many intervals an image of a moving source answers while the source cannot be evaluated or
+/// nobody requests the image.
+pub(crate) const STALE_INTERVALS: u32 = 10;
 
-/// How long another server on the same store is waited for after its last sign of life, unless
-/// configured. It gives one every third of this time.
+/// Default of [`BuilderConfig::lease_ttl`].
 pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
 
 /// Settings of a [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BuilderConfig {
     /// Where packages come from.
     pub source: PackageSource,
-    /// Most layers an image may have, the root layer included. 1 counts as 2: there is always a
-    /// layer of packages and the root layer.
+    /// Most layers of an image, with the root layer. 1 counts as 2, as every image has a layer of
+    /// packages and the root layer.
     pub budget: NonZeroUsize,
-    /// How store paths are grouped into layers, until [`Builder::set_strategy`](crate::Builder::set_strategy).
+    /// How store paths are grouped into layers, until
+    /// [`Builder::set_strategy`](crate::Builder::set_strategy) is called.
     pub strategy: Arc<dyn LayerStrategy>,
     /// How layers are compressed.
     pub compression: Codec,
-    /// Directory for spool files and temporary GC roots. May be shared by several processes.
+    /// Directory for spool files and temporary GC roots. Several processes may share it.
     pub spool_dir: PathBuf,
-    /// Threads that pack, over all builds: as many layers at once, or one layer with all. 0 counts
-    /// as 1.
+    /// Threads that pack, over all builds: as many layers at once, or one layer with all threads. 0
+    /// counts as 1.
     pub pack_threads: usize,
-    /// Evaluations at once, over all builds. Each may take a gigabyte with nixpkgs.
+    /// Evaluations at once, over all builds. With nixpkgs, each may take a gigabyte of memory.
     pub max_evaluations: usize,
     /// Nix realisations at once.
     pub max_builds: usize,
     /// Builds that may run or wait at once; further images are refused until one ends. 0 counts
     /// as 1.
     pub max_waiting: usize,
-    /// How long a failed build answers again without being tried again.
+    /// How long a failed build answers requests before the image is tried again.
     pub failure_ttl: Duration,
-    /// How long a blob that was seen in the store counts as there, before a cached image that
-    /// needs it is looked at again, and then answered. Where [`Builder::open_blob`](crate::Builder::open_blob)
-    /// finds a blob missing or damaged, this time ends early.
+    /// How long a cached image answers before the store is asked again whether it has all blobs.
+    /// If [`Builder::open_blob`](crate::Builder::open_blob) finds a blob missing or damaged, this
+    /// time ends early.
     ///
-    /// Blobs are remembered, and images that all blobs were there for: each for half of this time, as
-    /// the one is judged by the other.
+    /// Half of this time holds for a blob, and half for an image whose blobs were confirmed.
     pub recheck_after: Duration,
-    /// How long an image of a source that moves answers before the source is evaluated anew, in the
-    /// background: until that is done the old image answers, but never one that is older than
-    /// [`STALE_INTERVALS`] intervals. Zero: the source is evaluated for each request.
+    /// How long an image of a moving source answers before the source is evaluated again in the
+    /// background. Meanwhile the old image answers, but no longer than ten intervals. Zero: the
+    /// source is evaluated for each request.
     pub eval_interval: Duration,
-    /// How long another server on the same store that builds an image is waited for after its last
-    /// sign of life. Zero: it is not waited for, and nobody waits for this one.
+    /// How long a server waits for another server on the same store that builds an image, since
+    /// the other server last renewed its lease. A server renews its leases every third of this
+    /// time. Zero: servers do not wait for each other.
     pub lease_ttl: Duration,
     /// How many builds are remembered with their logs.
     pub history: usize,
-    /// The grace of whoever collects garbage in the store, see [`gc`]: use marks are
-    /// written often enough for it. One that is too short costs writes, one that is too long safety.
+    /// The grace period of garbage collection in the store, see [`gc`]. Use marks are written
+    /// accordingly often. If this period is longer than that of the collection, images in use may
+    /// be deleted; if it is shorter, more marks are written than necessary.
     pub gc_grace: Duration,
 }
 
 impl BuilderConfig {
-    /// Defaults: gzip, the layer strategy that needs no data, one packing
-    /// thread per core.
+    /// Returns the default settings: gzip, the [`Size`] strategy, one packing thread per core.
+    /// `eval_interval` is [`DEFAULT_EVAL_INTERVAL`], or zero for a local path, as its author wants
+    /// to see the effect of an edit at once.
     pub fn new(source: PackageSource, spool_dir: impl Into<PathBuf>) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
-            eval_interval: default_eval_interval(&source),
+            eval_interval: match source {
+                PackageSource::Path(_) => Duration::ZERO,
+                PackageSource::Channel(_) | PackageSource::Git { .. } => DEFAULT_EVAL_INTERVAL,
+            },
             source,
             budget: DEFAULT_BUDGET,
             strategy: Arc::new(Size),
@@ -102,33 +107,24 @@ impl BuilderConfig {
         }
     }
 
-    /// How long a blob that was seen counts as there, and again an image whose blobs were.
-    pub(crate) fn seen_counts(&self) -> Duration {
-        // What was seen must not count as there when a collector may have taken it since.
+    /// How long a blob that the store had needs no look-up, and again an image whose blobs it had.
+    pub(crate) fn confirmed_for(&self) -> Duration {
+        // Far below the grace period: a collection may delete the blob after it.
         self.recheck_after.min(self.gc_grace / 4) / 2
     }
 }
 
-/// The layers that an image with at most so many has for store paths: the root layer takes one, and paths need
-/// one in any case.
+/// Returns how many layers an image of at most `layers` layers has for store paths: one less, as
+/// the root layer takes one, but at least one.
 pub fn budget_of_paths(layers: NonZeroUsize) -> NonZeroUsize {
     NonZeroUsize::new(layers.get() - 1).unwrap_or(NonZeroUsize::MIN)
 }
 
-/// [`DEFAULT_EVAL_INTERVAL`], or zero for a local path: who edits a package set and asks for an
-/// image wants to see the edit, or its mistake.
-pub fn default_eval_interval(source: &PackageSource) -> Duration {
-    match source {
-        PackageSource::Path(_) => Duration::ZERO,
-        PackageSource::Channel(_) | PackageSource::Git { .. } => DEFAULT_EVAL_INTERVAL,
-    }
-}
-
-/// One image that is wanted.
+/// A request for one image.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ImageRequest {
-    /// What is in it.
+    /// The packages and options of the image.
     pub name: ImageName,
-    /// Which version of the package source.
+    /// The version of the package source.
     pub tag: Tag,
 }

@@ -1,8 +1,8 @@
-//! Why a build failed, in words a client can be shown.
+//! Why a build failed, as texts for clients.
 
 use std::time::Duration;
 
-use nixery_core::PackError;
+use nixery_core::{LayerPlanError, PackError};
 use nixery_nix::{ClosureError, NixError, SpoolError};
 use nixery_storage::StorageError;
 
@@ -10,9 +10,9 @@ use crate::progress::Phase;
 
 /// Why an image could not be built.
 ///
-/// `Display` is one readable sentence for the client. It never holds a path of the server other
-/// than store paths; those details are in [`std::error::Error::source`], for the server's log.
-/// Deliberately exhaustive: whoever maps errors to statuses must decide about a new one.
+/// `Display` is a text for the client. It has no paths of the server other than store paths; such
+/// details are in [`std::error::Error::source`], for the server's log. The enum is exhaustive on
+/// purpose: code that maps errors to statuses must decide about a new one.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The package set has no such attributes. Holds all missing names, sorted.
@@ -23,7 +23,7 @@ pub enum BuildError {
     },
     /// An attribute exists but cannot be built.
     #[error(
-        "`{package}` is {found}, not a package: name one of its attributes, or another package"
+        "`{package}` is {found}, not a package. Fix: name one of its attributes, or another package"
     )]
     NotDerivation {
         /// The package as requested.
@@ -45,8 +45,8 @@ pub enum BuildError {
         nixery_nix::describe_reason(reason)
     )]
     Failed {
-        /// The requested package that needs the derivation; the derivation's own name where
-        /// it is not known which one does.
+        /// The requested package that needs the derivation, or the derivation's own name if that
+        /// package is unknown.
         package: String,
         /// Store path of the derivation that failed.
         derivation: String,
@@ -56,7 +56,7 @@ pub enum BuildError {
         log_tail: Vec<String>,
     },
     /// A phase took longer than it may.
-    #[error("the build did not finish in time: the {phase} phase was stopped after {} s", after.as_secs_f32().ceil())]
+    #[error("the build did not finish in time: {} was stopped after {} s", phase.activity(), after.as_secs_f32().ceil())]
     TimedOut {
         /// The phase that was stopped.
         phase: Phase,
@@ -80,11 +80,21 @@ pub enum BuildError {
         #[source]
         source: Option<Box<NixError>>,
     },
-    /// So many builds run or wait that no other is taken on.
-    #[error("the server has {waiting} other images to build: pull this one again in a while")]
+    /// Too many builds run or wait.
+    #[error("the server has {waiting} other images to build. Fix: pull this image again later")]
     Busy {
         /// Builds that run or wait.
         waiting: usize,
+    },
+    /// The layer strategy broke its contract.
+    #[error(
+        "the layer strategy `{strategy}` returned an invalid plan: {violation}. Fix: configure another strategy, or correct this one"
+    )]
+    InvalidPlan {
+        /// The strategy's id.
+        strategy: String,
+        /// What is wrong with its plan.
+        violation: LayerPlanError,
     },
     /// A store path cannot be packed into a layer.
     #[error(transparent)]
@@ -116,7 +126,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// A stable word for the kind of failure, for logs, metrics and URLs.
+    /// Returns a stable word for the kind of failure, for logs, metrics and URLs.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "not-found",
@@ -127,6 +137,7 @@ impl BuildError {
             Self::Source { .. } => "source-unavailable",
             Self::Unavailable { .. } => "nix-unavailable",
             Self::Busy { .. } => "busy",
+            Self::InvalidPlan { .. } => "invalid-layer-plan",
             Self::Pack(_) => "packing-failed",
             Self::Storage { .. } => "storage-failed",
             Self::Spool { .. } => "disk-failed",
@@ -134,10 +145,11 @@ impl BuildError {
         }
     }
 
-    /// The failure in words that may stand in a URL unescaped, such as `git:builder-exited-1`.
+    /// Returns the failure as words that need no escaping in a URL, such as `git:builder-exited-1`:
+    /// at most 120 bytes of `[A-Za-z0-9._+:-]`.
     ///
-    /// containerd prints only the status and the URL of a failed request, so the URL has to tell.
-    /// At most 120 bytes of `[A-Za-z0-9._+:-]`.
+    /// containerd prints only the status and the URL of a failed request, so the URL has the
+    /// reason.
     pub fn slug(&self) -> String {
         let slug = match self {
             Self::NotFound { packages } => format!("{}:not-found", packages.join("+")),
@@ -158,6 +170,7 @@ impl BuildError {
             | Self::Source { .. }
             | Self::Unavailable { .. }
             | Self::Busy { .. }
+            | Self::InvalidPlan { .. }
             | Self::Pack(_)
             | Self::Storage { .. }
             | Self::Spool { .. }
@@ -166,7 +179,7 @@ impl BuildError {
         url_words(&slug)
     }
 
-    /// The last lines of the builder's output, where there was one.
+    /// Returns the last lines of the package builder's output, if there are any.
     pub fn log_tail(&self) -> &[String] {
         match self {
             Self::Failed { log_tail, .. } | Self::TimedOut { log_tail, .. } => log_tail,
@@ -174,12 +187,14 @@ impl BuildError {
         }
     }
 
-    /// What an error of Nix in one phase means for the build.
+    /// Converts an error of Nix in one phase.
     pub(crate) fn from_nix(error: NixError, phase: Phase) -> Self {
-        let unavailable = |problem: &str, error| Self::Unavailable {
-            problem: problem.to_owned(),
-            source: Some(Box::new(error)),
+        let problem = match &error {
+            NixError::Unavailable { problem, .. } => problem,
+            NixError::Process { .. } => "its programs cannot be started",
+            _ => "its output is invalid",
         };
+        let problem = problem.to_owned();
         match error {
             NixError::NotFound { packages } => Self::NotFound { packages },
             NixError::NotDerivation { package, found } => Self::NotDerivation { package, found },
@@ -201,15 +216,11 @@ impl BuildError {
                 after,
                 log_tail,
             },
-            NixError::Unavailable { ref problem, .. } => {
-                let problem = problem.clone();
-                unavailable(&problem, error)
-            }
-            error @ NixError::Process { .. } => {
-                unavailable("its programs cannot be started", error)
-            }
-            // `Output` and `Graph`.
-            error => unavailable("its answer is not valid", error),
+            // `Unavailable`, `Process`, `Output` and `Graph`.
+            error => Self::Unavailable {
+                problem,
+                source: Some(Box::new(error)),
+            },
         }
     }
 
@@ -221,13 +232,17 @@ impl BuildError {
     }
 
     pub(crate) fn looked_up(source: StorageError) -> Self {
-        let doing = "looked up";
-        Self::Storage { doing, source }
+        Self::Storage {
+            doing: "looked up",
+            source,
+        }
     }
 
     pub(crate) fn stored(source: StorageError) -> Self {
-        let doing = "stored";
-        Self::Storage { doing, source }
+        Self::Storage {
+            doing: "stored",
+            source,
+        }
     }
 
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {
@@ -247,8 +262,9 @@ impl From<ClosureError> for BuildError {
     }
 }
 
-/// Why a [`Builder`](crate::Builder) could not be made.
+/// Why a [`Builder`](crate::Builder) could not be created.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BuilderError {
     /// The spool directory is not usable.
     #[error(transparent)]
@@ -267,7 +283,7 @@ fn list(noun: &str, items: &[String]) -> String {
     }
 }
 
-/// Longest slug: URLs are shown on one terminal line.
+/// Most bytes of a slug, as terminals show a URL on one line.
 const SLUG_MAX: usize = 120;
 
 fn url_words(text: &str) -> String {
@@ -314,12 +330,12 @@ mod tests {
     )]
     #[case(
         BuildError::TimedOut { phase: Phase::Realise, after: Duration::from_millis(59_200), log_tail: vec![] },
-        "the build did not finish in time: the realise phase was stopped after 60 s",
+        "the build did not finish in time: building the packages was stopped after 60 s",
         "realise:timed-out-after-60s"
     )]
     #[case(
         BuildError::NotDerivation { package: "lib?&#/ \u{e9}x".into(), found: "a set".into() },
-        "`lib?&#/ \u{e9}x` is a set, not a package: name one of its attributes, or another package",
+        "`lib?&#/ \u{e9}x` is a set, not a package. Fix: name one of its attributes, or another package",
         "lib-x:not-a-package"
     )]
     fn messages_and_slugs(#[case] error: BuildError, #[case] message: &str, #[case] slug: &str) {
@@ -327,9 +343,9 @@ mod tests {
         assert_eq!(error.slug(), slug);
     }
 
-    /// The server logs a message and its sources: nothing may stand there twice.
+    /// The server logs a message with its sources, so no text may occur twice.
     #[test]
-    fn a_packing_error_is_told_once() {
+    fn the_text_of_a_packing_error_occurs_once() {
         let path = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-x".into();
         let source = std::io::Error::other("the system's reason");
         let error = BuildError::from(PackError::Read { path, source });

@@ -1,8 +1,9 @@
 //! One build: the side that runs it and the side that waits for it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use nixery_core::{ImageName, ResolvedSource};
 use nixery_manifest::Digest;
 use nixery_nix::BuildLog;
 use tokio::sync::{broadcast, watch};
@@ -12,21 +13,20 @@ use crate::config::ImageRequest;
 use crate::error::BuildError;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
-use crate::target::Target;
 
 /// How a build ended, shared by all who waited for it.
 pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;
 
-/// Why a build was begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// Somebody asked for the image.
-    Request,
-    /// To see whether the source has moved, while the last image answers.
-    Refresh,
+/// What is built once at a time. Requests with different tags have one target if the source is not
+/// a git repository.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BuildTarget {
+    /// Equal for requests of the same packages in any order.
+    pub(crate) name: ImageName,
+    pub(crate) source: ResolvedSource,
 }
 
-/// One build, running or finished. Dropping it does not stop the build.
+/// One build, running or finished. Dropping the handle does not stop the build.
 #[derive(Debug, Clone)]
 pub struct BuildHandle(Arc<Shared>);
 
@@ -34,105 +34,119 @@ pub struct BuildHandle(Arc<Shared>);
 struct Shared {
     id: BuildId,
     request: ImageRequest,
-    target: Target,
-    purpose: Purpose,
+    target: BuildTarget,
+    is_refresh: bool,
     started: SystemTime,
     clock: Instant,
-    /// When its source was last known to be looked at.
+    /// When the evaluation of the source began.
     evaluated: OnceLock<Instant>,
-    /// The manifest cache's key of the image.
-    key: OnceLock<Digest>,
     log: BuildLog,
     progress: watch::Sender<Progress>,
-    outcome: watch::Sender<Option<Outcome>>,
+    times: Mutex<PhaseTimes>,
+    end: watch::Sender<Option<BuildEnd>>,
 }
 
+/// When and how a build ended.
 #[derive(Debug, Clone)]
-pub(crate) struct Outcome {
+pub(crate) struct BuildEnd {
     pub(crate) result: BuildResult,
     pub(crate) at: Instant,
 }
 
+/// How long each phase took that has ended, and when the current one began.
+#[derive(Debug)]
+struct PhaseTimes {
+    ended: Vec<(Phase, Duration)>,
+    current: Phase,
+    since: Instant,
+}
+
 impl BuildHandle {
-    pub(crate) fn new(request: ImageRequest, target: Target, purpose: Purpose) -> Self {
-        let (progress, _) = watch::channel(Progress::default());
-        let (outcome, _) = watch::channel(None);
-        let seen = progress.clone();
+    /// `is_refresh`: nobody requested the build; it finds out whether the source has moved.
+    pub(crate) fn new(request: ImageRequest, target: BuildTarget, is_refresh: bool) -> Self {
+        let progress = watch::Sender::new(Progress::default());
+        let observed = progress.clone();
         let log = BuildLog::observed(move |line| {
-            seen.send_modify(|progress| progress.log_line = Some(line.to_owned()));
+            observed.send_modify(|progress| progress.log_line = Some(line.to_owned()));
         });
+        let clock = Instant::now();
         Self(Arc::new(Shared {
             id: BuildId::fresh(),
             request,
             target,
-            purpose,
+            is_refresh,
             started: SystemTime::now(),
-            clock: Instant::now(),
+            clock,
             evaluated: OnceLock::new(),
-            key: OnceLock::new(),
             log,
             progress,
-            outcome,
+            times: Mutex::new(PhaseTimes {
+                ended: Vec::new(),
+                current: Phase::Queued,
+                since: clock,
+            }),
+            end: watch::Sender::new(None),
         }))
     }
 
-    /// The build's name in this process.
+    /// Returns the build's name in this process.
     pub fn id(&self) -> BuildId {
         self.0.id
     }
 
-    /// Whether it was begun in the background, see [`Builder::ready`](crate::Builder::ready), and not
-    /// because somebody asked. Somebody may have joined it since.
+    /// Returns whether the build was started in the background, see
+    /// [`Builder::warm_image`](crate::Builder::warm_image), and not by a request. Requests may have
+    /// joined it since.
     pub fn is_refresh(&self) -> bool {
-        self.0.purpose == Purpose::Refresh
+        self.0.is_refresh
     }
 
-    /// What is being built, as the request that started it asked.
+    /// Returns the request that started the build.
     pub fn request(&self) -> &ImageRequest {
         &self.0.request
     }
 
-    /// Waits for the end of the build; at once where it has ended. May be dropped and called again.
+    /// Waits for the end of the build, and returns at once if it has ended. May be dropped and
+    /// called again.
     ///
     /// # Errors
     /// Why the build failed.
     pub async fn wait(&self) -> BuildResult {
-        let mut outcome = self.0.outcome.subscribe();
-        let outcome = outcome.wait_for(Option::is_some).await;
-        match outcome.as_deref() {
-            Ok(Some(outcome)) => outcome.result.clone(),
+        let mut end = self.0.end.subscribe();
+        let end = end.wait_for(Option::is_some).await;
+        match end.as_deref() {
+            Ok(Some(end)) => end.result.clone(),
             // The sender lives in `self`, so the channel is open.
             Ok(None) | Err(_) => Err(Arc::new(BuildError::internal("the build was given up"))),
         }
     }
 
-    /// How the build ended, or `None` while it runs.
+    /// Returns how the build ended, or `None` while it runs.
     pub fn result(&self) -> Option<BuildResult> {
-        self.outcome().map(|outcome| outcome.result)
+        self.end().map(|end| end.result)
     }
 
-    /// The build's progress: always the latest state, intermediate ones may be skipped.
+    /// Returns the build's progress. The receiver always has the latest state and may skip earlier
+    /// ones.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.0.progress.subscribe()
     }
 
-    /// Lines of the log from now on.
+    /// Returns the lines of the log from now on.
     pub fn log_lines(&self) -> broadcast::Receiver<Arc<str>> {
         self.0.log.subscribe()
     }
 
-    /// The build's log.
+    /// Returns the build's log.
     pub fn log(&self) -> &BuildLog {
         &self.0.log
     }
 
-    /// What the build is, and how it stands now.
+    /// Returns what the build is, and its state now.
     pub fn summary(&self) -> BuildSummary {
-        let outcome = self.outcome();
-        let end = outcome
-            .as_ref()
-            .map_or_else(Instant::now, |outcome| outcome.at);
-        let state = match outcome.map(|outcome| outcome.result) {
+        let end = self.end();
+        let ended_at = end.as_ref().map_or_else(Instant::now, |end| end.at);
+        let state = match end.map(|end| end.result) {
             None => BuildState::Running(self.0.progress.borrow().phase),
             Some(Ok(image)) => BuildState::Succeeded {
                 digest: image.oci.digest,
@@ -147,39 +161,45 @@ impl BuildHandle {
             image: self.0.request.name.canonical().to_owned(),
             tag: self.0.request.tag.as_str().to_owned(),
             started: self.0.started,
-            elapsed: end.saturating_duration_since(self.0.clock),
+            elapsed: ended_at.saturating_duration_since(self.0.clock),
             state,
         }
     }
 
-    pub(crate) fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &BuildTarget {
         &self.0.target
     }
 
-    pub(crate) fn outcome(&self) -> Option<Outcome> {
-        self.0.outcome.borrow().clone()
+    pub(crate) fn end(&self) -> Option<BuildEnd> {
+        self.0.end.borrow().clone()
     }
 
-    /// Notes that the source is looked at from now on.
-    pub(crate) fn evaluating(&self) {
-        // Once in a build.
+    /// Notes that Nix reads the source from now on. Happens at most once in a build.
+    pub(crate) fn evaluation_begins(&self) {
         let _ = self.0.evaluated.set(Instant::now());
     }
 
-    /// When the evaluation began; of a build without one when it started.
+    /// Returns when the evaluation began, or when the build started if it has none.
     pub(crate) fn evaluated_at(&self) -> Instant {
         *self.0.evaluated.get().unwrap_or(&self.0.clock)
     }
 
-    /// Notes the key under which the manifest cache has the image.
-    pub(crate) fn found_key(&self, key: Digest) {
-        // Once in a build.
-        let _ = self.0.key.set(key);
+    /// Ends the current phase and begins the next one.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let mut times = self.times();
+        let (current, elapsed) = (times.current, times.since.elapsed());
+        match times.ended.iter_mut().find(|(ended, _)| *ended == current) {
+            Some((_, total)) => *total += elapsed,
+            None => times.ended.push((current, elapsed)),
+        }
+        (times.current, times.since) = (phase, Instant::now());
+        drop(times);
+        self.update(|progress| progress.phase = phase);
     }
 
-    /// The manifest cache's key of the image, once it is known.
-    pub(crate) fn key(&self) -> Option<Digest> {
-        self.0.key.get().copied()
+    /// Returns how long each phase took that has ended, in the order of their beginnings.
+    pub(crate) fn phase_times(&self) -> Vec<(Phase, Duration)> {
+        self.times().ended.clone()
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
@@ -187,42 +207,43 @@ impl BuildHandle {
     }
 
     pub(crate) fn finish(&self, result: BuildResult) {
-        let phase = if result.is_ok() {
-            Phase::Done
-        } else {
-            Phase::Failed
-        };
-        self.update(|progress| progress.phase = phase);
-        self.0.outcome.send_replace(Some(Outcome {
-            result,
-            at: Instant::now(),
-        }));
+        self.enter(match result {
+            Ok(_) => Phase::Done,
+            Err(_) => Phase::Failed,
+        });
+        let at = Instant::now();
+        self.0.end.send_replace(Some(BuildEnd { result, at }));
+    }
+
+    fn times(&self) -> MutexGuard<'_, PhaseTimes> {
+        self.0.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A build as lists show it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BuildSummary {
     /// The build's name in this process.
     pub id: BuildId,
     /// Canonical image name.
     pub image: String,
-    /// Tag it was asked for with.
+    /// The tag in the request.
     pub tag: String,
-    /// When it started.
+    /// When the build started.
     pub started: SystemTime,
-    /// How long it ran, or has been running.
+    /// How long the build took, or has been running.
     pub elapsed: Duration,
-    /// How it stands.
+    /// Whether the build runs, and how it ended.
     pub state: BuildState,
 }
 
-/// How a build stands.
+/// The state of a build.
 #[derive(Debug, Clone)]
 pub enum BuildState {
-    /// It runs.
+    /// The build runs.
     Running(Phase),
-    /// The image is there.
+    /// The image is in the store.
     Succeeded {
         /// Digest of the OCI manifest.
         digest: Digest,
@@ -230,9 +251,9 @@ pub enum BuildState {
         size: u64,
         /// Number of layers.
         layers: usize,
-        /// Nothing had to be built: the image was found in the manifest cache.
+        /// Nothing had to be built: the store had the image.
         from_cache: bool,
     },
-    /// It failed.
+    /// The build failed.
     Failed(Arc<BuildError>),
 }

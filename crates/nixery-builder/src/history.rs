@@ -1,55 +1,54 @@
-//! The builds a builder remembers, and which of them a request joins.
+//! The builds that a builder remembers, and which of them a request joins.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crate::handle::BuildHandle;
-use crate::target::Target;
+use crate::handle::{BuildHandle, BuildTarget};
 
-/// Builds that run and builds that ended, bounded.
+/// Running and ended builds, bounded in number.
 #[derive(Debug)]
-pub(crate) struct History {
+pub(crate) struct BuildHistory {
     /// Newest first.
     builds: VecDeque<BuildHandle>,
     /// The latest build of each image, while it is remembered.
-    latest: HashMap<Target, BuildHandle>,
-    max: usize,
+    latest: HashMap<BuildTarget, BuildHandle>,
+    max_builds: usize,
     failure_ttl: Duration,
 }
 
-impl History {
-    pub(crate) fn new(max: usize, failure_ttl: Duration) -> Self {
-        let (builds, latest) = (VecDeque::new(), HashMap::new());
+impl BuildHistory {
+    pub(crate) fn new(max_builds: usize, failure_ttl: Duration) -> Self {
         Self {
-            builds,
-            latest,
-            max,
+            builds: VecDeque::new(),
+            latest: HashMap::new(),
+            max_builds,
             failure_ttl,
         }
     }
 
-    /// All of them, newest first.
+    /// Returns all builds, newest first.
     pub(crate) fn handles(&self) -> impl Iterator<Item = &BuildHandle> {
         self.builds.iter()
     }
 
-    /// The build that a request joins: one that runs, or that failed a moment ago.
-    pub(crate) fn current(&self, target: &Target) -> Option<BuildHandle> {
+    /// Returns the build that a request joins: one that runs, or that failed recently.
+    pub(crate) fn current(&self, target: &BuildTarget) -> Option<BuildHandle> {
         let handle = self.latest.get(target)?;
-        let answers = handle.outcome().is_none_or(|outcome| {
-            outcome.result.is_err() && outcome.at.elapsed() < self.failure_ttl
-        });
-        answers.then(|| handle.clone())
+        let joined = handle
+            .end()
+            .is_none_or(|end| end.result.is_err() && end.at.elapsed() < self.failure_ttl);
+        joined.then(|| handle.clone())
     }
 
+    /// Adds a build that starts.
     pub(crate) fn started(&mut self, handle: &BuildHandle) {
         self.builds.push_front(handle.clone());
         self.latest.insert(handle.target().clone(), handle.clone());
         self.trim();
     }
 
-    /// Of look-ups that found the whole image cached only the last is kept, and none that nobody asked
-    /// for, or they would push out the builds people look for.
+    /// Drops builds that only found a cached image, so that they do not displace real builds: of
+    /// requests, all but the last of a target; of refreshes, all.
     pub(crate) fn ended(&mut self, handle: &BuildHandle) {
         if from_cache(handle) && handle.is_refresh() {
             self.builds.retain(|other| other.id() != handle.id());
@@ -62,27 +61,23 @@ impl History {
         self.trim();
     }
 
-    /// Forgets the oldest that have ended.
+    /// Drops the oldest builds that have ended.
     fn trim(&mut self) {
-        // A refresh has no place before it is known to have changed something.
-        let placeless = |build: &&BuildHandle| build.is_refresh() && build.outcome().is_none();
-        let placeless = self.builds.iter().filter(placeless).count();
-        let places = self.max.max(1).saturating_add(placeless);
-        let mut excess = self.builds.len().saturating_sub(places);
-        let mut at = self.builds.len();
-        while excess > 0 && at > 0 {
-            at -= 1;
-            if self.builds[at].outcome().is_none() {
-                continue;
-            }
-            excess -= 1;
-            if let Some(old) = self.builds.remove(at) {
-                self.forget(&old);
+        // A running refresh does not count: it may turn out to have changed nothing.
+        let uncounted = |build: &&BuildHandle| build.is_refresh() && build.end().is_none();
+        let uncounted = self.builds.iter().filter(uncounted).count();
+        let max = self.max_builds.max(1).saturating_add(uncounted);
+        while self.builds.len() > max {
+            let Some(oldest) = self.builds.iter().rposition(|it| it.end().is_some()) else {
+                return;
+            };
+            if let Some(build) = self.builds.remove(oldest) {
+                self.forget(&build);
             }
         }
     }
 
-    /// Lets no request join the build.
+    /// Makes sure that no request joins the build.
     fn forget(&mut self, build: &BuildHandle) {
         let latest = self.latest.get(build.target());
         if latest.is_some_and(|latest| latest.id() == build.id()) {
@@ -92,7 +87,6 @@ impl History {
 }
 
 fn from_cache(handle: &BuildHandle) -> bool {
-    handle
-        .outcome()
-        .is_some_and(|outcome| outcome.result.is_ok_and(|image| image.stats.from_cache))
+    let result = handle.result();
+    result.is_some_and(|result| result.is_ok_and(|image| image.stats.from_cache))
 }

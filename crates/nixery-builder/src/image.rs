@@ -1,4 +1,4 @@
-//! A finished image: everything the registry serves for one name and tag.
+//! A finished image: what the registry serves for one name and tag.
 
 use std::time::Duration;
 
@@ -6,23 +6,23 @@ use bytes::Bytes;
 use nixery_core::Architecture;
 use nixery_manifest::{Blob, Descriptor, Digest, Family, MediaType};
 use nixery_state::record::LayerSummary;
-use serde::Deserialize;
 
 use crate::progress::Phase;
 
 /// An image whose blobs are all in the blob store.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Image {
-    /// What the store has it under: `manifests/<key>`.
+    /// The key of its record in the store: `manifests/<key>`.
     pub key: Digest,
     /// The image's canonical name: `git/shell`.
     pub name: String,
-    /// Every package in it, sorted.
+    /// Every package of the image, sorted.
     pub packages: Vec<String>,
-    /// What it runs on.
+    /// The architecture that it runs on.
     pub architecture: Architecture,
-    /// The Docker v2 schema 2 manifest; `None` when the layers are zstd, which Docker has no
-    /// media type for.
+    /// The Docker v2 schema 2 manifest; `None` if the layers are compressed with zstd, for which
+    /// Docker has no media type.
     pub docker: Option<ManifestBlob>,
     /// The OCI manifest.
     pub oci: ManifestBlob,
@@ -30,12 +30,12 @@ pub struct Image {
     pub config: Descriptor,
     /// The layers in the manifest's order, the root layer last.
     pub layers: Vec<LayerSummary>,
-    /// How it came about.
+    /// How the image was made or found.
     pub stats: BuildStats,
 }
 
 impl Image {
-    /// The manifest for clients of `family`, if the image can be had in it.
+    /// Returns the manifest for clients of `family`, if the image has one.
     pub fn manifest(&self, family: Family) -> Option<&ManifestBlob> {
         match family {
             Family::Docker => self.docker.as_ref(),
@@ -43,28 +43,29 @@ impl Image {
         }
     }
 
-    /// The manifests it has.
+    /// Returns all manifests.
     pub(crate) fn manifests(&self) -> impl Iterator<Item = &ManifestBlob> {
         std::iter::once(&self.oci).chain(&self.docker)
     }
 
-    /// Whether the blob is one of the image's: a manifest, the config or a layer.
+    /// Returns whether the blob belongs to the image: a manifest, the config or a layer.
     pub(crate) fn needs(&self, blob: &Digest) -> bool {
         self.config.digest == *blob
             || self.manifests().any(|manifest| manifest.digest == *blob)
             || self.layers.iter().any(|layer| layer.digest == *blob)
     }
 
-    /// Bytes of all layers as they are sent: compressed.
+    /// Returns the compressed bytes of all layers.
     pub fn size(&self) -> u64 {
         self.layers.iter().map(|layer| layer.size).sum()
     }
 }
 
-/// A manifest as it is stored and served: byte for byte.
+/// The bytes of a manifest, which are stored and served unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ManifestBlob {
-    /// Its media type, for `Content-Type`.
+    /// The media type, for `Content-Type`.
     pub media_type: MediaType,
     /// SHA-256 of `bytes`.
     pub digest: Digest,
@@ -73,7 +74,7 @@ pub struct ManifestBlob {
 }
 
 impl ManifestBlob {
-    /// What refers to it.
+    /// Returns a descriptor of the manifest.
     pub fn descriptor(&self) -> Descriptor {
         Descriptor::new(
             self.media_type.clone(),
@@ -95,21 +96,22 @@ impl From<Blob> for ManifestBlob {
 
 /// How a build went.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BuildStats {
-    /// Whether the whole image was found in the manifest cache.
+    /// Whether the whole image was found in the store.
     pub from_cache: bool,
     /// Whether the source is pinned to a commit, so that the name and tag always mean this image.
     pub immutable: bool,
     /// Layers packed in this build, the root layer included.
     pub layers_packed: usize,
-    /// Layers that were already stored.
+    /// Layers that the store had.
     pub layers_cached: usize,
-    /// How long each phase took, in order.
+    /// How long each phase took, in the order of the phases.
     pub phases: Vec<(Phase, Duration)>,
 }
 
 impl BuildStats {
-    /// The phases and their times for people: `evaluate 31 ms, realise 2.4 s`.
+    /// Returns the phases and their times as text: `evaluate 31 ms, realise 2.4 s`.
     pub fn times(&self) -> String {
         let phase = |(phase, time): &(Phase, Duration)| match time.as_millis() {
             milliseconds @ ..1000 => format!("{phase} {milliseconds} ms"),
@@ -118,43 +120,4 @@ impl BuildStats {
         let phases: Vec<_> = self.phases.iter().map(phase).collect();
         phases.join(", ")
     }
-}
-
-/// Takes a stored blob for a manifest if it says it is one, and reports the blobs it names.
-pub(crate) fn sniff_manifest(
-    digest: Digest,
-    bytes: Bytes,
-    mut names: impl FnMut(Digest, u64),
-) -> Option<ManifestBlob> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Probe {
-        media_type: MediaType,
-        config: Option<Descriptor>,
-        #[serde(default)]
-        layers: Vec<Descriptor>,
-        #[serde(default)]
-        manifests: Vec<Descriptor>,
-    }
-    // Layers do not start with a brace; do not parse megabytes to find that out.
-    if bytes.first() != Some(&b'{') {
-        return None;
-    }
-    let probe: Probe = serde_json::from_slice(&bytes).ok()?;
-    if !probe.media_type.is_manifest() && !probe.media_type.is_index() {
-        return None;
-    }
-    for blob in probe
-        .config
-        .iter()
-        .chain(&probe.layers)
-        .chain(&probe.manifests)
-    {
-        names(blob.digest, blob.size);
-    }
-    Some(ManifestBlob {
-        media_type: probe.media_type,
-        digest,
-        bytes,
-    })
 }

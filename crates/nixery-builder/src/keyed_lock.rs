@@ -1,4 +1,4 @@
-//! One lock per key, made when needed.
+//! One lock per key, created when it is needed.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OwnedMutexGuard;
 
-/// Locks by key: who packs a layer holds its lock, so that builds that share it pack it once.
+/// A lock for each key.
 #[derive(Debug)]
 pub(crate) struct KeyedLocks<K>(Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -17,11 +17,11 @@ impl<K> Default for KeyedLocks<K> {
 }
 
 impl<K: Eq + Hash> KeyedLocks<K> {
-    /// Waits until nobody else holds the key's lock.
+    /// Waits for the lock of the key.
     pub(crate) async fn lock(&self, key: K) -> OwnedMutexGuard<()> {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those nobody holds or waits for: only this map has them.
+            // Drops locks that no task holds or waits for: only this map has them.
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             Arc::clone(locks.entry(key).or_default())
         };
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_at_a_time_per_key_and_nothing_is_kept() {
+    async fn a_key_is_locked_once_and_unused_locks_are_dropped() {
         let locks = Arc::new(KeyedLocks::default());
         let first = locks.lock("a").await;
         let _other = locks.lock("b").await;

@@ -1,6 +1,6 @@
-//! Making sure that every layer of an image is in the blob store.
+//! Stores the layers of an image: finds each in the blob store, or packs it.
 
-use nixery_state::record::BUILDS;
+use std::cmp::Reverse;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,60 +11,80 @@ use nixery_core::{
     ReferenceGraph, RootLayer, StorePath, layer_key,
 };
 use nixery_manifest::{Digest, ImageLayer};
-use nixery_nix::{BuildLog, RealisedPackage};
-use nixery_state::record::LayerSummary;
-use nixery_state::record::{self, LayerRecord};
+use nixery_nix::BuildLog;
+use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::config::budget_of_paths;
-use crate::engine::Engine;
+use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 
-/// Layers of one build that are looked up, wait, are packed or stored at once, or as many as may be packed and
-/// lie in the spool, which the engine says, if that is more.
+/// Layers of one build that are looked up, packed or stored at once. If the engine allows more
+/// spool files, that number holds.
 const LAYERS_AT_ONCE: usize = 32;
 /// Names of store paths shown in a layer's history entry.
 const NAMES_SHOWN: usize = 5;
+/// Conflicts of the root layer listed in a build's log; two versions of a package may have
+/// thousands.
+const CONFLICTS_SHOWN: usize = 20;
 
-/// Conflicts of the root layer that a build's log lists; two versions of a package may have thousands.
-const CONFLICTS_TOLD: usize = 20;
-
-/// A layer whose digest is known: it is in the blob store, or on its way there.
+/// A layer whose digest is known. The layer is in the blob store, or on its way there.
 #[derive(Debug)]
 pub(crate) struct KnownLayer {
     pub(crate) image_layer: ImageLayer,
     pub(crate) summary: LayerSummary,
 }
 
-/// Tells of one layer as soon as its digest is known. When all of them are gone, all layers are.
-#[derive(Clone)]
-pub(crate) struct Announce(mpsc::UnboundedSender<KnownLayer>);
-
-impl Announce {
-    /// With who hears of it.
-    pub(crate) fn channel() -> (Self, mpsc::UnboundedReceiver<KnownLayer>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+impl KnownLayer {
+    /// `sharing` is the place of the layer in the plan's order, which the image keeps.
+    fn new(
+        record: &LayerRecord,
+        cached: bool,
+        sharing: u64,
+        paths: Vec<StorePath>,
+        reason: String,
+    ) -> Self {
+        Self {
+            image_layer: ImageLayer {
+                digest: record.digest,
+                diff_id: record.diff_id,
+                size: record.size,
+                compression: record.compression,
+                sharing,
+                created_by: created_by(&paths),
+                comment: Some(reason.clone()).filter(|reason| !reason.is_empty()),
+            },
+            summary: LayerSummary {
+                digest: record.digest,
+                diff_id: record.diff_id,
+                size: record.size,
+                tar_size: record.tar_size,
+                paths,
+                reason,
+                cached,
+            },
+        }
     }
 
-    fn known(self, layer: KnownLayer) {
-        // Nobody hears it where the build has failed meanwhile.
-        let _ = self.0.send(layer);
+    /// Whether this is the root layer, the only one without store paths.
+    pub(crate) fn is_root(&self) -> bool {
+        self.summary.paths.is_empty()
     }
 }
 
 /// A packed layer that is not in the blob store yet.
-struct Spooled {
+struct SpooledLayer {
     layer: PackedLayer,
-    /// Deleted before its room is given to others.
+    /// Declared before the permit, so that the file is deleted before another one may be made.
     file: NamedTempFile,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// Groups the graph's paths, and checks the strategy's plan. Leaves room for the root layer in the budget.
+/// Groups the paths of the graph into layers, and checks the strategy's plan. One layer of the
+/// budget is left for the root layer.
 pub(crate) async fn plan(
     engine: &Engine,
     strategy: Arc<dyn LayerStrategy>,
@@ -73,112 +93,99 @@ pub(crate) async fn plan(
     let budget = budget_of_paths(engine.config.budget);
     let planning = tokio::task::spawn_blocking(move || {
         let plan = strategy.plan(&graph, budget);
-        plan.check(&graph, budget).map_err(|error| {
-            let id = strategy.id();
-            BuildError::internal(format!(
-                "the plan of the layer strategy `{id}` is invalid: {error}"
-            ))
-        })?;
-        Ok((graph, plan))
+        match plan.check(&graph, budget) {
+            Ok(()) => Ok((graph, plan)),
+            Err(violation) => Err(BuildError::InvalidPlan {
+                strategy: strategy.id(),
+                violation,
+            }),
+        }
     });
     planning
         .await
         .unwrap_or_else(|panic| Err(BuildError::internal(format!("layer planning: {panic}"))))
 }
 
-/// Puts every layer of the plan into the store: finds it there, or packs it.
-pub(crate) async fn ensure_all(
+/// Stores every layer of a checked plan, and sends each to `announce` as soon as its digest is
+/// known.
+pub(crate) async fn store_all(
     engine: &Engine,
     graph: &ReferenceGraph,
     plan: &LayerPlan,
     handle: &BuildHandle,
-    announce: Announce,
+    announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<(), BuildError> {
-    let bytes = plan
-        .layers
-        .iter()
-        .fold(0, |sum: u64, layer| sum.saturating_add(layer.nar_size));
+    let sizes = plan.layers.iter().map(|layer| layer.nar_size);
+    let bytes = sizes.fold(0, u64::saturating_add);
     handle.update(|progress| {
         progress.layers_total = plan.layers.len() + 1;
         progress.bytes_total = bytes;
     });
     // The largest first, so that the last ones to finish are small.
-    let places = (1u64..).zip(plan.layers.iter().rev());
-    let mut order: Vec<(u64, &PlannedLayer)> = places.collect();
-    order.sort_by_key(|(_, layer)| std::cmp::Reverse(layer.nar_size));
-    let work: Vec<_> = order
-        .into_iter()
-        .map(|(sharing, layer)| {
-            let announce = announce.clone();
-            async move {
-                ensure(engine, graph, layer, sharing, announce).await?;
-                handle.update(|progress| {
-                    progress.layers_done += 1;
-                    progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
-                });
-                Ok(())
-            }
-        })
-        .collect();
+    let mut layers: Vec<_> = (1..).zip(plan.layers.iter().rev()).collect();
+    layers.sort_by_key(|(_, layer)| Reverse(layer.nar_size));
+    let stores = layers.into_iter().map(|(sharing, layer)| {
+        let announce = announce.clone();
+        async move {
+            store(engine, graph, layer, sharing, announce).await?;
+            handle.update(|progress| {
+                progress.layers_done += 1;
+                progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
+            });
+            Ok(())
+        }
+    });
+    let stores: Vec<_> = stores.collect();
+    // The receiver ends when the last layer is known.
     drop(announce);
-    stream::iter(work)
-        .buffer_unordered(LAYERS_AT_ONCE.max(engine.most_spooled))
+    stream::iter(stores)
+        .buffer_unordered(LAYERS_AT_ONCE.max(engine.max_spool_files))
         .try_collect()
         .await
 }
 
-/// `sharing` is the layer's place in the plan's order, which the image keeps: ratings may be equal.
-async fn ensure(
+/// Finds one layer in the store, or packs and stores it.
+async fn store(
     engine: &Engine,
     graph: &ReferenceGraph,
     layer: &PlannedLayer,
     sharing: u64,
-    announce: Announce,
+    announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<(), BuildError> {
-    let nodes: Vec<_> = layer
-        .paths
-        .iter()
-        .filter_map(|&index| graph.get(index))
-        .collect();
-    if nodes.is_empty() || nodes.len() != layer.paths.len() {
-        return Err(BuildError::internal(
-            "the layer plan names paths that are not in the graph",
-        ));
-    }
+    let nodes: Vec<_> = layer.paths.iter().map(|&id| graph.node(id)).collect();
     let paths: Vec<StorePath> = nodes.iter().map(|node| node.path.clone()).collect();
-    let members: Option<Vec<_>> = nodes
+    let members = nodes
         .iter()
-        .map(|node| Some((&node.path, node.nar_hash.as_ref()?)))
-        .collect();
-    let Some(members) = members else {
-        return Err(BuildError::internal("Nix told no NAR hash of a store path"));
-    };
-    let key = layer_key(&members, engine.config.compression, PACKER_VERSION);
+        .map(|node| Some((&node.path, node.nar_hash.as_ref()?)));
+    let members: Vec<_> = members
+        .collect::<Option<_>>()
+        .ok_or_else(|| BuildError::internal("Nix reported no NAR hash of a store path"))?;
+    let compression = engine.config.compression;
+    let key = layer_key(&members, compression, PACKER_VERSION);
 
-    // Another build that needs this very layer waits here, and then finds it.
+    // Another build that needs this layer waits here, and then finds it.
     let _lock = engine.layer_locks.lock(key).await;
-    let facts = |record: &LayerRecord, cached, paths| {
-        let reason = layer.reason.clone();
-        facts(record, cached, sharing, paths, reason)
-    };
+    let reason = layer.reason.clone();
     if let Some(record) = find(engine, key).await? {
-        announce.known(facts(&record, true, paths));
+        // A build that has failed meanwhile no longer receives.
+        let _ = announce.send(KnownLayer::new(&record, true, sharing, paths, reason));
         return Ok(());
     }
-    let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
-    let packing = paths.clone();
+    let (store, contents) = (engine.nix.store_root().clone(), paths.clone());
     let packed = pack(engine, move |packer, out| {
-        packer.pack_layer(&packing, &store, compression, out)
+        packer.pack_layer(&contents, &store, compression, out)
     });
     let packed = packed.await?;
     let record = LayerRecord::from(packed.layer.clone());
-    announce.known(facts(&record, false, paths));
+    let _ = announce.send(KnownLayer::new(&record, false, sharing, paths, reason));
+    drop(announce);
     put(engine, packed).await?;
     let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await;
     saved.map_err(BuildError::stored)
 }
 
-/// The layer built for a key, if its blob is still there, which then stays for this build.
+/// Returns the layer that was built for a key, if the store still has its blob, and keeps the blob
+/// for this build.
 pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
     let record = record::load::<LayerRecord>(&*engine.storage, &Key::new(BUILDS, key)).await;
     match record.map_err(BuildError::looked_up)? {
@@ -187,44 +194,42 @@ pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRec
     }
 }
 
-/// Packs and stores the root layer. It takes milliseconds, so it has no cache entry.
-pub(crate) async fn ensure_root(
+/// Packs and stores the root layer. This takes milliseconds, so the layer has no record.
+pub(crate) async fn store_root_layer(
     engine: &Engine,
-    packages: &[RealisedPackage],
+    packages: Vec<StorePath>,
     handle: &BuildHandle,
-    known: oneshot::Sender<KnownLayer>,
+    announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<(), BuildError> {
-    let packages: Vec<_> = packages
-        .iter()
-        .map(|package| package.path.clone())
-        .collect();
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
-    let told = handle.clone();
+    let log_handle = handle.clone();
     let packed = pack(engine, move |packer, out| {
         let root = RootLayer::plan(&packages, &store)?;
-        tell_what_is_left_out(&root, told.log());
+        log_omissions(&root, log_handle.log());
         packer.pack_root_layer(&root, compression, out)
     });
     let packed = packed.await?;
     let record = LayerRecord::from(packed.layer.clone());
     let reason = "root layer: links into the packages".to_owned();
-    // Nobody hears it where the build has failed meanwhile.
-    let _ = known.send(facts(&record, false, 0, Vec::new(), reason));
+    // A build that has failed meanwhile no longer receives.
+    let _ = announce.send(KnownLayer::new(&record, false, 0, Vec::new(), reason));
+    drop(announce);
     put(engine, packed).await?;
     handle.update(|progress| progress.layers_done += 1);
     Ok(())
 }
 
-/// Says in the build's log what a user may look for in vain in the image's own directories.
-fn tell_what_is_left_out(root: &RootLayer, log: &BuildLog) {
+/// Logs the files that a user may miss in the image's own directories.
+fn log_omissions(root: &RootLayer, log: &BuildLog) {
     for path in root.unlinked() {
         let path = path.as_str();
         log.push(&format!(
-            "root layer: {path} is no directory and no program, nothing links to it"
+            "root layer: {path} is not a directory and not a program, so nothing links to it"
         ));
     }
-    for conflict in root.conflicts().iter().take(CONFLICTS_TOLD) {
-        // Without the slash in front: logs are shown without the server's paths, and this is not one.
+    for conflict in root.conflicts().iter().take(CONFLICTS_SHOWN) {
+        // Without the leading slash: logs are shown without paths of the server, and this is not
+        // one.
         let place = conflict.path.strip_prefix("/").unwrap_or(&conflict.path);
         let kept = conflict.kept.as_deref().map(Path::display);
         let kept = kept.map_or("the image's own".to_owned(), |kept| kept.to_string());
@@ -234,12 +239,12 @@ fn tell_what_is_left_out(root: &RootLayer, log: &BuildLog) {
             place.display()
         ));
     }
-    if let more @ 1.. = root.conflicts().len().saturating_sub(CONFLICTS_TOLD) {
+    if let more @ 1.. = root.conflicts().len().saturating_sub(CONFLICTS_SHOWN) {
         log.push(&format!("root layer: {more} more files are left out"));
     }
 }
 
-/// Packs into a spool file.
+/// Packs a layer into a spool file.
 async fn pack(
     engine: &Engine,
     pack: impl FnOnce(
@@ -248,26 +253,27 @@ async fn pack(
     ) -> Result<(PackedLayer, BufWriter<NamedTempFile>), PackError>
     + Send
     + 'static,
-) -> Result<Spooled, BuildError> {
+) -> Result<SpooledLayer, BuildError> {
     let spool_error = |source| BuildError::Spool {
         action: "write a spool file",
         source,
     };
-    let room = engine.may_spool().await?;
-    let permit = engine.may_pack().await?;
+    let may_spool = permit(&engine.spooling).await?;
+    let may_pack = permit(&engine.packing).await?;
     let spool = engine.instance.spool_file().map_err(spool_error)?;
     let packer = Arc::clone(&engine.packer);
     let packing = tokio::task::spawn_blocking(move || {
-        let _permit = permit;
+        // The thread holds the permit, as it goes on when its build is stopped.
+        let _permit = may_pack;
         let (layer, out) = pack(&packer, BufWriter::with_capacity(128 * 1024, spool))?;
         let mut file = out
             .into_inner()
             .map_err(|error| spool_error(error.into_error()))?;
         file.flush().map_err(spool_error)?;
-        Ok(Spooled {
+        Ok(SpooledLayer {
             layer,
             file,
-            _room: room,
+            _permit: may_spool,
         })
     });
     packing
@@ -275,43 +281,14 @@ async fn pack(
         .unwrap_or_else(|panic| Err(BuildError::internal(format!("packing a layer: {panic}"))))
 }
 
-/// Stores a packed layer under its digest. The store makes it durable.
-async fn put(engine: &Engine, packed: Spooled) -> Result<(), BuildError> {
+/// Stores a packed layer under its digest.
+async fn put(engine: &Engine, packed: SpooledLayer) -> Result<(), BuildError> {
     let (digest, size) = (packed.layer.digest, packed.layer.size);
     let stored = engine.blobs.put_file(digest, size, packed.file.path());
     let stored = stored.await;
     // Deleting gigabytes takes a while.
     tokio::task::spawn_blocking(move || drop(packed));
     stored
-}
-
-fn facts(
-    record: &LayerRecord,
-    cached: bool,
-    sharing: u64,
-    paths: Vec<StorePath>,
-    reason: String,
-) -> KnownLayer {
-    KnownLayer {
-        image_layer: ImageLayer {
-            digest: record.digest,
-            diff_id: record.diff_id,
-            size: record.size,
-            compression: record.compression,
-            sharing,
-            created_by: created_by(&paths),
-            comment: (!reason.is_empty()).then(|| reason.clone()),
-        },
-        summary: LayerSummary {
-            digest: record.digest,
-            diff_id: record.diff_id,
-            size: record.size,
-            tar_size: record.tar_size,
-            paths,
-            reason,
-            cached,
-        },
-    }
 }
 
 /// `nixery: glibc-2.38, bash-5.2 and 3 more`

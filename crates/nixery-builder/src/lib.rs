@@ -1,41 +1,37 @@
 //! Builds container images from Nix packages: evaluate, realise, plan layers, pack, store, cache.
 //!
-//! A [`Builder`] takes the name of an image and gives a [`BuildHandle`]: many may wait for one
-//! build, and it goes on whoever stops waiting. The main flow is in `flow.rs` and reads in one
-//! piece. What it needs of Nix is the trait [`Nix`](nixery_nix::Nix);
-//! [`NixCli`](nixery_nix::NixCli) runs the command-line tools.
+//! A [`Builder`] takes a request for an image and returns a [`BuildHandle`]. Requests for one image
+//! share one build, which continues if all of them are dropped. The main flow is in `flow.rs`. The
+//! builder uses Nix through the trait [`Nix`](nixery_nix::Nix), which
+//! [`NixCli`](nixery_nix::NixCli) implements with the command-line tools.
 //!
-//! - An image of a source that is pinned to a commit is found in the manifest cache without Nix;
-//!   any other is evaluated, and found by what it evaluates to.
-//! - A cache entry counts only while every blob it names is in the store with the right size.
-//!   What is missing or truncated is made again, and nothing else is.
-//! - Of several builders on one store, in whatever processes, one builds an image while the others
-//!   wait for it. What one fails to build, or dies over, the next one tries.
-//! - Layers are packed in parallel, each once, into a spool file, and stored under their digests;
-//!   what refers to a blob is stored after it. A process that dies at any moment leaves a store
-//!   that is whole.
+//! - An image whose source is pinned to a commit is found in the store without Nix. Any other is
+//!   evaluated, and found by what it evaluates to.
+//! - A cached image counts only while the store has each of its blobs with the right size. Missing
+//!   and truncated blobs are made again, and only those.
+//! - Among several builders on one store, also in several processes, one builds an image and the
+//!   others wait for it. If it fails or dies, the next one tries.
+//! - Layers are packed in parallel into spool files and stored under their digests. A document is
+//!   stored after the blobs that it names, so a process that dies leaves a consistent store.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use nixery_builder::{Builder, BuilderConfig, ImageRequest};
 //! use nixery_core::{ImageName, PackageSource, Tag};
-//! use nixery_nix::{Nix, NixCli, NixCliConfig};
+//! use nixery_nix::{NixCli, NixCliConfig};
 //! use nixery_storage::MemoryStorage;
 //!
 //! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let spool = tempfile::tempdir()?;
 //! let nix = NixCli::new(NixCliConfig::new(spool.path()))?;
-//! for finding in nix.preflight().await {
-//!     println!("{}: {}", finding.problem, finding.remedy);
-//! }
 //!
 //! let source = PackageSource::path("/srv/packages")?;
 //! let config = BuilderConfig::new(source, spool.path());
 //! let builder = Builder::new(config, Arc::new(nix), Arc::new(MemoryStorage::new())).await?;
 //!
 //! let request = ImageRequest { name: ImageName::parse("shell/git")?, tag: Tag::latest() };
-//! match builder.request(request).wait().await {
+//! match builder.start(request).wait().await {
 //!     Ok(image) => println!("{} in {} layers", image.oci.digest, image.layers.len()),
 //!     // "the package set does not evaluate: the package set (path …/packages) does not exist"
 //!     Err(error) => println!("{error}"),
@@ -53,22 +49,20 @@ mod flow;
 mod handle;
 mod history;
 mod image;
+mod image_lease;
+mod image_store;
 mod keyed_lock;
 mod layers;
 mod load;
-mod phases;
 mod progress;
 mod recipe;
 mod serve;
-mod target;
-mod turn;
 mod warm;
 
-pub use builder::{Builder, Ready};
+pub use builder::{Builder, WarmImage};
 pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
-    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, STALE_INTERVALS, budget_of_paths,
-    default_eval_interval,
+    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, budget_of_paths,
 };
 pub use error::{BuildError, BuilderError};
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

@@ -1,4 +1,4 @@
-//! Loading a layer strategy's data from a URL or a file.
+//! Loads a layer strategy's data from a URL or a file.
 
 use std::error::Error;
 use std::io::{self, Read};
@@ -6,203 +6,133 @@ use std::path::Path;
 
 use nixery_core::{ClusterPlan, MAX_FILE_BYTES, Popularity};
 
-/// A kind of data.
-struct Kind {
+/// What is loaded, and what it must be.
+#[derive(Debug, Clone, Copy)]
+struct DataFormat {
     name: &'static str,
-    /// What it must be.
-    needed: &'static str,
-    /// Most bytes it may have.
-    most: usize,
+    required: &'static str,
+    max_bytes: usize,
 }
 
-const POPULARITY: Kind = Kind {
+const POPULARITY: DataFormat = DataFormat {
     name: "popularity data",
-    needed: "a JSON object of name to count",
-    // nixpkgs' is about 4 MB.
-    most: 256 << 20,
+    required: "a JSON object of name to count",
+    // The file for nixpkgs has about 4 MB.
+    max_bytes: 256 << 20,
 };
 
-const PLAN: Kind = Kind {
+const PLAN: DataFormat = DataFormat {
     name: "a cluster plan",
-    needed: "a file that 'nixery plan build' wrote",
-    most: MAX_FILE_BYTES,
+    required: "a file that 'nixery plan build' wrote",
+    max_bytes: MAX_FILE_BYTES,
 };
+
+/// Why a strategy's data could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{problem}")]
+pub struct LoadError {
+    problem: String,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
 
 /// Loads popularity data, a JSON object of name → count, from an `http(s)://` or `file://` URL or
 /// from a path.
 ///
 /// # Errors
-/// It cannot be read or fetched, is over 256 MiB, or is not such JSON.
+/// The data cannot be read or fetched, is over 256 MiB, or is not such JSON.
 pub async fn load_popularity(url_or_path: &str) -> Result<Popularity, LoadError> {
-    load(&POPULARITY, url_or_path, Popularity::from_json).await
+    load(POPULARITY, url_or_path, Popularity::from_json).await
 }
 
 /// Loads a cluster plan from an `http(s)://` or `file://` URL or from a path.
 ///
 /// # Errors
-/// It cannot be read or fetched, is over 16 MiB, or is no plan, or a damaged one.
+/// The plan cannot be read or fetched, is over 16 MiB, or is not an undamaged plan.
 pub async fn load_cluster_plan(url_or_path: &str) -> Result<ClusterPlan, LoadError> {
-    load(&PLAN, url_or_path, ClusterPlan::from_bytes).await
+    load(PLAN, url_or_path, ClusterPlan::from_bytes).await
 }
 
 async fn load<T, E: Error + Send + Sync + 'static>(
-    kind: &Kind,
-    url_or_path: &str,
+    format: DataFormat,
+    location: &str,
     parse: impl FnOnce(&[u8]) -> Result<T, E>,
 ) -> Result<T, LoadError> {
-    let what = kind.name;
-    let location = || url_or_path.to_owned();
-    let bytes = if url_or_path.starts_with("http://") || url_or_path.starts_with("https://") {
-        http::fetch(kind, url_or_path).await?
+    let DataFormat {
+        name,
+        required,
+        max_bytes,
+    } = format;
+    let error = |problem, source| LoadError { problem, source };
+    let (verb, bytes) = if location.starts_with("http://") || location.starts_with("https://") {
+        ("fetch", fetch(location, max_bytes).await)
     } else {
-        let path = url_or_path
-            .strip_prefix("file://")
-            .unwrap_or(url_or_path)
-            .to_owned();
-        let most = kind.most;
-        let read = tokio::task::spawn_blocking(move || read_file(Path::new(&path), most)).await;
-        read.unwrap_or_else(|panic| Err(io::Error::other(panic)))
-            .map_err(|source| LoadError::Read {
-                what,
-                location: location(),
-                source,
-            })?
+        let path = location.strip_prefix("file://").unwrap_or(location);
+        let path = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || read_file(Path::new(&path), max_bytes));
+        let read = read
+            .await
+            .unwrap_or_else(|panic| Err(io::Error::other(panic)));
+        ("read", read.map_err(Into::into))
     };
-    if bytes.len() > kind.most {
-        return Err(kind.too_large(url_or_path));
+    let bytes = bytes.map_err(|source| {
+        error(
+            format!("cannot {verb} {name} from {location}"),
+            Some(source),
+        )
+    })?;
+    if bytes.len() > max_bytes {
+        let max = max_bytes >> 20;
+        let problem =
+            format!("{location} is over {max} MiB, too large for {name}: it must be {required}");
+        return Err(error(problem, None));
     }
-    parse(&bytes).map_err(|source| LoadError::Parse {
-        what,
-        location: location(),
-        needed: kind.needed,
-        source: source.into(),
+    parse(&bytes).map_err(|source| {
+        let problem = format!("{location} cannot be used as {name}: it must be {required}");
+        error(problem, Some(source.into()))
     })
 }
 
-/// The file, or a byte more than `most` of it.
-fn read_file(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+/// Reads the file, or one byte more than `max_bytes` of it.
+fn read_file(path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?
-        .take(most as u64 + 1)
+        .take(max_bytes as u64 + 1)
         .read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
+/// Fetches the URL, or somewhat more than `max_bytes` of it.
 #[cfg(feature = "http")]
-mod http {
-    use std::time::Duration;
+async fn fetch(url: &str, max_bytes: usize) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    /// The server starts only after the data is there.
+    const TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
-    use super::{Kind, LoadError};
-
-    /// How long fetching may take: it stands between the operator and the server's start.
-    const TIMEOUT: Duration = Duration::from_secs(60);
-
-    pub(super) async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
-        let failed = |source: reqwest::Error| LoadError::Fetch {
-            what: kind.name,
-            location: url.to_owned(),
-            source: source.without_url().into(),
-        };
-        nixery_storage::install_tls_provider();
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .build()
-            .map_err(failed)?;
-        let mut response = client
-            .get(url)
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status)
-            .map_err(failed)?;
+    nixery_storage::install_tls_provider();
+    let fetch = async {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).build()?;
+        let response = client.get(url).send().await?;
+        let mut response = response.error_for_status()?;
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if bytes.len() + chunk.len() > kind.most {
-                return Err(kind.too_large(url));
-            }
+        while bytes.len() <= max_bytes
+            && let Some(chunk) = response.chunk().await?
+        {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes)
-    }
+    };
+    fetch
+        .await
+        .map_err(|error: reqwest::Error| error.without_url().into())
 }
 
 #[cfg(not(feature = "http"))]
-mod http {
-    use super::{Kind, LoadError};
-
-    pub(super) async fn fetch(kind: &Kind, url: &str) -> Result<Vec<u8>, LoadError> {
-        Err(LoadError::Fetch {
-            what: kind.name,
-            location: url.to_owned(),
-            source: "this program is built without the feature `http`".into(),
-        })
-    }
+async fn fetch(_: &str, _: usize) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    Err("this program is built without the feature `http`".into())
 }
 
-impl Kind {
-    fn too_large(&self, location: &str) -> LoadError {
-        LoadError::TooLarge {
-            what: self.name,
-            location: location.to_owned(),
-            most: self.most >> 20,
-            needed: self.needed,
-        }
-    }
-}
-
-/// Why a strategy's data could not be loaded.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The file cannot be read.
-    #[error("cannot read {what} from {location}")]
-    Read {
-        /// The kind of data.
-        what: &'static str,
-        /// URL or path as given.
-        location: String,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// The URL cannot be fetched.
-    #[error("cannot fetch {what} from {location}")]
-    Fetch {
-        /// The kind of data.
-        what: &'static str,
-        /// The URL as given.
-        location: String,
-        /// The client's error.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-    /// It is too long.
-    #[error("{location} is over {most} MiB, too much for {what}: it must be {needed}")]
-    TooLarge {
-        /// The kind of data.
-        what: &'static str,
-        /// URL or path as given.
-        location: String,
-        /// Most MiB that are allowed.
-        most: usize,
-        /// What it must be.
-        needed: &'static str,
-    },
-    /// It is something else.
-    #[error("{location} cannot be used as {what}: it must be {needed}")]
-    Parse {
-        /// The kind of data.
-        what: &'static str,
-        /// URL or path as given.
-        location: String,
-        /// What it must be.
-        needed: &'static str,
-        /// What is wrong with it.
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
-}
-
-// They fetch from a server of their own.
-#[cfg(all(test, feature = "http"))]
+// The tests fetch from a server of their own.
+#[cfg(feature = "http")]
+#[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::net::TcpListener;

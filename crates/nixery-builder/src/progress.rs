@@ -1,18 +1,17 @@
-//! Where a build stands: its phase, its counters and its identity.
+//! The progress of a build: its id, its phase and its counters.
 
 use std::fmt;
 use std::str::FromStr;
 
 use nixery_nix::ClosureStep;
-use serde::Serialize;
 
-/// What a build is doing. In the order they happen; a cached image skips most.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "lowercase")]
+/// What a build is doing. The phases are in their usual order; a cached image skips most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
-    /// Waiting for its turn, or looking for a cached result.
+    /// The build waits for other builds, or looks for the image in the store.
+    #[default]
     Queued,
-    /// Another server on the same store makes the image, and this one waits for it.
+    /// The build waits for another server on the same store that makes the image.
     Waiting,
     /// Nix evaluates the packages to derivations.
     Evaluate,
@@ -26,16 +25,16 @@ pub enum Phase {
     Pack,
     /// Config and manifests are written.
     Assemble,
-    /// What is packed and written goes on being stored.
+    /// The last layers and the documents are stored.
     Store,
-    /// The image is there.
+    /// The image is in the store.
     Done,
     /// The build failed.
     Failed,
 }
 
 impl Phase {
-    /// The phase in one lower-case word.
+    /// Returns the phase as one lower-case word.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -49,6 +48,16 @@ impl Phase {
             Self::Store => "store",
             Self::Done => "done",
             Self::Failed => "failed",
+        }
+    }
+
+    /// What happens in the phase, in plain words that start a clause: "building the packages".
+    pub(crate) const fn activity(self) -> &'static str {
+        match self {
+            Self::Evaluate => "evaluating the packages",
+            Self::Realise => "building the packages",
+            Self::Graph => "reading the dependencies of the packages",
+            other => other.as_str(),
         }
     }
 }
@@ -69,16 +78,17 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A snapshot of a running build, for progress bars and pages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The state of a running build, for progress bars and pages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// What the build is doing.
     pub phase: Phase,
-    /// Layers the image has, once planned; 0 before.
+    /// Layers of the image; 0 before they are planned.
     pub layers_total: usize,
     /// Layers that are in the blob store.
     pub layers_done: usize,
-    /// NAR bytes of all layers, once planned; 0 before.
+    /// NAR bytes of all layers; 0 before they are planned.
     pub bytes_total: u64,
     /// NAR bytes of the layers that are in the blob store.
     pub bytes_done: u64,
@@ -86,26 +96,13 @@ pub struct Progress {
     pub log_line: Option<String>,
 }
 
-impl Default for Progress {
-    fn default() -> Self {
-        Self {
-            phase: Phase::Queued,
-            layers_total: 0,
-            layers_done: 0,
-            bytes_total: 0,
-            bytes_done: 0,
-            log_line: None,
-        }
-    }
-}
-
-/// Names one build of this process, for URLs: 16 lower-case hexadecimal digits.
+/// The id of a build of this process, for URLs: 16 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BuildId(u64);
 
 impl BuildId {
-    /// Ids are unique within a process, and unlikely to repeat in its successor: a link to a log
-    /// from before a restart then answers "no such build" and not another build's log.
+    /// Returns an id that is unique in this process and unlikely to occur in the next one. So a
+    /// link from before a restart does not show the log of another build.
     pub(crate) fn fresh() -> Self {
         use std::hash::{BuildHasher, RandomState};
         use std::sync::LazyLock;

@@ -1,7 +1,7 @@
-//! What an image shows besides its files, and the cache keys it is found by.
+//! The configuration and labels of an image, and the keys of its record in the store.
 //!
-//! Everything here is a function of the inputs of the manifest's key, or is put into the key: two
-//! requests with one key must mean the same bytes.
+//! Everything here depends only on the inputs of the key, or is part of the key: two requests with
+//! one key must give the same bytes.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use crate::config::{BuilderConfig, ImageRequest};
 
-/// Docker's default search path; the root layer links programs into `/bin` and `/sbin`.
+/// Docker's default search path. The root layer links programs into `/bin` and `/sbin`.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where nixpkgs' `cacert` has its bundle, as the root layer links it.
+/// The path of the certificates of nixpkgs' `cacert`, as the root layer links it.
 const CA_BUNDLE: &str = "/etc/ssl/certs/ca-bundle.crt";
 
 /// A request with its resolved source.
@@ -45,20 +45,20 @@ impl<'a> Recipe<'a> {
         }
     }
 
-    /// The key that needs no evaluation: only of a source that can never change.
+    /// Returns the key that needs no evaluation, if the source cannot change.
     pub(crate) fn pinned_key(&self) -> Option<Digest> {
         self.source.revision.as_ref()?;
         let (src_type, src_args) = (self.source.src_type, self.source.src_args.as_str());
         Some(self.key(SourceIdentity::Revision { src_type, src_args }))
     }
 
-    /// The key of any source, by what its packages evaluate to.
+    /// Returns the key that depends on what the packages evaluate to, for any source.
     pub(crate) fn evaluated_key(&self, evaluation: &Evaluation) -> Digest {
         let packages = evaluation.packages.iter();
         let mut identity: Vec<_> = packages
             .map(|package| format!("{}!{}", package.derivation, package.output))
             .collect();
-        // Another branch with the same derivations gives another image: its labels differ.
+        // Another branch with the same derivations gives another image, as the labels differ.
         identity.push(serde_json::json!({ "labels": self.labels }).to_string());
         self.key(SourceIdentity::Derivations(&identity))
     }
@@ -76,7 +76,7 @@ impl<'a> Recipe<'a> {
         })
     }
 
-    /// The image's parts, given its layers.
+    /// Returns the parts of the image, given its layers.
     pub(crate) fn parts(self, layers: Vec<ImageLayer>, root: ImageLayer) -> ImageParts {
         let shell = self.request.name.shell();
         let config = RuntimeConfig {
@@ -85,11 +85,7 @@ impl<'a> Recipe<'a> {
                 format!("SSL_CERT_FILE={CA_BUNDLE}"),
                 format!("NIX_SSL_CERT_FILE={CA_BUNDLE}"),
             ],
-            cmd: if shell {
-                vec!["bash".to_owned()]
-            } else {
-                Vec::new()
-            },
+            cmd: shell.then(|| "bash".to_owned()).into_iter().collect(),
             labels: self.labels.clone(),
             ..RuntimeConfig::default()
         };
@@ -103,8 +99,8 @@ impl<'a> Recipe<'a> {
     }
 }
 
-/// Labels say what is in the image and where it is from; of a local path only that it is one, since
-/// a path is the server's own business and differs between replicas.
+/// Returns the labels: the packages of the image and their source. A local path is not shown, as it
+/// is private to the server and differs between replicas.
 fn labels(request: &ImageRequest, source: &ResolvedSource) -> BTreeMap<String, String> {
     #[derive(Deserialize)]
     struct Git {
@@ -140,10 +136,10 @@ fn labels(request: &ImageRequest, source: &ResolvedSource) -> BTreeMap<String, S
 #[cfg(test)]
 mod tests {
     use nixery_core::{ImageName, PackageSource, StorePath, Tag};
+    use nixery_nix::EvaluatedPackage;
     use rstest::rstest;
 
     use super::*;
-    use nixery_nix::EvaluatedPackage;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -181,7 +177,7 @@ mod tests {
     #[case::head(git("https://example.org/pkgs"), "latest", false)]
     #[case::commit(git("https://example.org/pkgs"), COMMIT, true)]
     #[case::path(PackageSource::path("/srv/pkgs").expect("valid"), COMMIT, false)]
-    fn only_what_cannot_change_has_a_key_without_evaluation(
+    fn only_an_immutable_source_has_a_key_without_evaluation(
         #[case] source: PackageSource,
         #[case] tag: &str,
         #[case] pinned: bool,
@@ -194,7 +190,7 @@ mod tests {
 
     /// The original's key left out the architecture and joined names without a separator.
     #[test]
-    fn keys_tell_apart_what_differs() {
+    fn different_inputs_have_different_keys() {
         let source = git("https://example.org/pkgs");
         let base = keys(&source, "git", "main", "/nix/store/x.drv");
         assert_eq!(base, keys(&source, "git", "main", "/nix/store/x.drv"));
@@ -245,7 +241,7 @@ mod tests {
             ("nixery.source.url", "https://example.org/pkgs.git"),
         ]
     )]
-    fn labels_say_where_it_is_from(
+    fn labels_name_the_source(
         #[case] source: PackageSource,
         #[case] tag: &str,
         #[case] expected: &[(&str, &str)],

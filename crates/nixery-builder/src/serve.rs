@@ -1,24 +1,25 @@
-//! Serves stored blobs: a client never receives all bytes of a wrong blob.
+//! Serves stored blobs and manifests. A client never receives all bytes of a damaged blob.
 //!
-//! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. Behind them stand the
-//! sizes that manifests give, the digests that this process has verified, and the deletion of
-//! damaged blobs.
+//! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. They check the size that
+//! manifests give, verify the digest at the first reading, and delete damaged blobs.
 
-use std::fmt;
+use std::future::ready;
+use std::{fmt, iter, mem};
 
 use bytes::Bytes;
+use futures::future::FutureExt;
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
-use nixery_state::causes;
-use nixery_storage::{ByteRange, Key, Storage, StorageError, verify};
+use nixery_storage::{ByteRange, Key, Storage, StorageError, error_chain, verify};
 
 use crate::builder::Builder;
 use crate::error::BuildError;
 use crate::image::ManifestBlob;
+use crate::image_store;
 
 /// Blobs up to this size are verified before their first byte is sent: configs are no larger.
-const MOST_IN_MEMORY: u64 = 64 * 1024;
-/// Bytes hashed before other tasks run: a tenth of a millisecond's work.
+const MAX_IN_MEMORY: u64 = 64 * 1024;
+/// Bytes hashed before other tasks run, about a tenth of a millisecond of work.
 const SLICE: usize = 64 * 1024;
 
 /// What the store has under a digest.
@@ -30,7 +31,7 @@ pub enum OpenBlob {
     Manifest(ManifestBlob),
 }
 
-/// A blob of the store whose size is right as far as the right one is known.
+/// A stored blob. Its size is right if the right size is known.
 #[derive(Debug)]
 pub struct StoredBlob {
     builder: Builder,
@@ -39,6 +40,7 @@ pub struct StoredBlob {
 }
 
 /// The bytes of a blob, or of a part of it.
+#[non_exhaustive]
 pub struct BlobBody {
     /// The size of the whole blob in bytes.
     pub size: u64,
@@ -77,21 +79,22 @@ pub enum OpenBlobError {
 
 /// Why a body ends early.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BlobBodyError {
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The bytes do not match the digest; the last ones are withheld.
+    /// The bytes do not match the digest. The last ones are withheld.
     #[error("the stored blob is damaged: it does not match its digest")]
     Damaged,
 }
 
 impl Builder {
-    /// Finds the blob with this digest, be it a layer, a config or a manifest; `None` where the
-    /// store has none.
+    /// Finds the blob with this digest: a layer, a config or a manifest. Returns `None` if the
+    /// store does not have it.
     ///
-    /// An image that needs a blob that is missing or damaged is checked, and repaired, at its next
-    /// request.
+    /// If a blob is missing or damaged, the images that need it are checked, and repaired, at their
+    /// next request.
     ///
     /// # Errors
     /// The store failed, or its copy has the wrong size.
@@ -114,55 +117,80 @@ impl Builder {
         Ok(Some(OpenBlob::Stored(blob)))
     }
 
-    /// How many stored blobs this process has found damaged while it served them.
+    /// Returns the manifest or index with this digest, verified, or `None` if the store does not
+    /// have it.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn manifest_by_digest(
+        &self,
+        digest: &Digest,
+    ) -> Result<Option<ManifestBlob>, BuildError> {
+        image_store::manifest_to_serve(self.engine(), digest).await
+    }
+
+    /// Records that an image is being served, by the digest of the manifest that the client gets.
+    /// Garbage collection deletes images that have not been used for long.
+    ///
+    /// Returns at once; sometimes writes a mark in the background.
+    pub fn record_use(&self, manifest: &Digest) {
+        let uses = self.engine().blobs.uses();
+        uses.mark_soon(*manifest, self.runtime());
+    }
+
+    /// Returns how many stored blobs this process has found damaged while it served them.
     pub fn damaged_blobs(&self) -> u64 {
         self.engine().blobs.damaged()
     }
 
+    /// Records that a blob is missing or damaged. The images that need it are checked, and
+    /// repaired, at their next request.
+    pub(crate) fn report_missing(&self, digest: &Digest) {
+        // Clients may ask for any digest: one that no image names is not worth the search.
+        if self.engine().blobs.report_missing(digest) {
+            self.warm_images().invalidate(digest);
+        }
+    }
+
     fn unreadable(&self, digest: &Digest, error: StorageError) -> OpenBlobError {
-        tracing::error!(%digest, cause = causes(&error), "cannot read a blob: {error}");
+        tracing::error!(%digest, "cannot read a blob: {}", error_chain(&error));
         self.report_missing(digest);
         error.into()
     }
 
-    /// Records that a blob does not match its digest, and deletes it in the background.
+    /// Records that a blob does not match its digest, and deletes it in the background. Later
+    /// builds would use it otherwise, as its size is right.
     fn report_damaged(&self, digest: Digest) {
-        tracing::error!(%digest, "a stored blob does not match its digest: it is not sent to its end");
+        tracing::error!(%digest, "a stored blob does not match its digest: its last bytes are not sent");
         self.engine().blobs.count_damaged();
+        self.report_missing(&digest);
         let builder = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = builder.recheck(&digest).await {
-                tracing::error!(%digest, cause = causes(&error), "cannot delete a damaged blob; `nixery verify --delete-corrupt` can do it later: {error}");
+            // Many clients may request one damaged blob at once.
+            let blobs = &builder.engine().blobs;
+            let _lock = blobs.verify_locks.lock(digest).await;
+            match delete_if_damaged(&**builder.storage(), &digest).await {
+                Ok(Some(size)) => blobs.record_verified(digest, size),
+                // A build may have confirmed the blob before it was deleted.
+                Ok(None) => builder.report_missing(&digest),
+                Err(error) => {
+                    tracing::error!(%digest, "cannot delete a damaged blob: {}. Fix: run `nixery verify --delete-corrupt`", error_chain(&error));
+                }
             }
         });
-    }
-
-    /// Reads a blob again that was found damaged, and deletes it if it is: with the right size,
-    /// every later build would use it.
-    async fn recheck(&self, digest: &Digest) -> Result<(), StorageError> {
-        self.report_missing(digest);
-        let blobs = &self.engine().blobs;
-        // Many clients may ask for one damaged blob at once.
-        let _lock = blobs.lock_recheck(*digest).await;
-        match delete_if_damaged(&**self.storage(), digest).await? {
-            Some(size) => blobs.verified(*digest, size),
-            // Again: a build may have seen it since.
-            None => self.report_missing(digest),
-        }
-        Ok(())
     }
 }
 
 impl StoredBlob {
-    /// Bytes of the whole blob.
+    /// Returns the size of the whole blob in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Reads the blob, or a part of it; `None` where it has been deleted since it was opened.
+    /// Reads the blob, or a part of it. Returns `None` if it has been deleted since it was opened.
     ///
-    /// The first time that this process reads the whole blob, the body withholds its last bytes
-    /// until all of them match the digest.
+    /// The first time that this process reads the whole blob, the body withholds the last bytes
+    /// until all bytes match the digest.
     ///
     /// # Errors
     /// The store failed, or its copy is damaged.
@@ -179,19 +207,22 @@ impl StoredBlob {
         let blobs = &builder.engine().blobs;
         let body = if range.is_some() || blobs.is_verified(&digest) {
             reader.body.map_err(BlobBodyError::from).boxed()
-        } else if size <= MOST_IN_MEMORY {
+        } else if size <= MAX_IN_MEMORY {
             let bytes = reader.bytes().await.map_err(failed)?;
             if digest.verify(&bytes).is_err() {
                 builder.report_damaged(digest);
                 return Err(OpenBlobError::WrongDigest { digest });
             }
-            blobs.verified(digest, size);
+            blobs.record_verified(digest, size);
             stream::iter([Ok(bytes)]).boxed()
         } else {
             let builder = builder.clone();
-            let at_end = move |verdict| match verdict {
-                Verdict::Sound(size) => builder.engine().blobs.verified(digest, size),
-                Verdict::Damaged => builder.report_damaged(digest),
+            let at_end = move |matches| {
+                if matches {
+                    builder.engine().blobs.record_verified(digest, size);
+                } else {
+                    builder.report_damaged(digest);
+                }
             };
             verified(reader.body, digest, at_end).boxed()
         };
@@ -206,20 +237,19 @@ impl StoredBlob {
     /// one.
     fn check_size(&self, stored: u64) -> Result<(), OpenBlobError> {
         let (digest, blobs) = (self.digest, &self.builder.engine().blobs);
-        match blobs.expected_size(&digest) {
-            Some(expected) if expected != stored => {
-                tracing::error!(%digest, stored, expected, "a stored blob has the wrong size and is not served");
-                blobs.count_damaged();
-                // The next build stores it again, as its size is wrong.
-                self.builder.report_missing(&digest);
-                Err(OpenBlobError::WrongSize {
-                    digest,
-                    stored,
-                    expected,
-                })
-            }
-            _ => Ok(()),
+        let expected = blobs.expected_size(&digest).unwrap_or(stored);
+        if expected == stored {
+            return Ok(());
         }
+        tracing::error!(%digest, stored, expected, "a stored blob has the wrong size, so it is not served");
+        blobs.count_damaged();
+        // The next build that needs the blob replaces it, as its size is wrong.
+        self.builder.report_missing(&digest);
+        Err(OpenBlobError::WrongSize {
+            digest,
+            stored,
+            expected,
+        })
     }
 }
 
@@ -232,12 +262,10 @@ impl fmt::Debug for BlobBody {
     }
 }
 
-/// Reads a blob to its end and deletes it if its digest is wrong; returns the size of one that is
-/// right.
+/// Reads a whole blob and deletes it if its digest is wrong; returns the size of an undamaged one.
 ///
-/// A blob that cannot be read to its end stays: only a whole reading proves anything. If another
-/// process replaces the blob between the reading and the deletion, a sound copy is lost, which
-/// costs a rebuild and nothing else.
+/// A blob that cannot be read to its end stays, as nothing is proven. If another process replaces
+/// the blob between the reading and the deletion, an undamaged copy is lost, which costs a rebuild.
 async fn delete_if_damaged(
     storage: &dyn Storage,
     digest: &Digest,
@@ -248,91 +276,58 @@ async fn delete_if_damaged(
         Some((actual, size)) if actual == *digest => Ok(Some(size)),
         Some((actual, size)) => {
             storage.delete(&key).await?;
-            tracing::error!(%digest, %actual, size, "deleted a damaged blob; the next build that needs it makes it again");
+            tracing::error!(%digest, %actual, size, "deleted a damaged blob: the next build that needs it stores it again");
             Ok(None)
         }
     }
 }
 
-/// What the end of a body showed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// The bytes match the digest; with their number.
-    Sound(u64),
-    /// They do not.
-    Damaged,
-}
-
 /// Passes the bytes on, and withholds the last ones until the digest of all of them is right.
 ///
-/// Calls `at_end` before the last bytes are passed on, and never if the body fails or is dropped
-/// before its end.
+/// Calls `at_end` with whether the digest is right before the last bytes are passed on, and never
+/// if the body fails or is dropped before its end.
 fn verified(
     body: BoxStream<'static, Result<Bytes, StorageError>>,
     expected: Digest,
-    at_end: impl FnOnce(Verdict) + Send + 'static,
+    at_end: impl FnOnce(bool) + Send + 'static,
 ) -> impl Stream<Item = Result<Bytes, BlobBodyError>> + Send + 'static {
-    let start = VerifiedBody {
-        body,
-        unhashed: Bytes::new(),
-        withheld: Bytes::new(),
-        digester: Digester::new(),
-        expected,
-        at_end: Some(at_end),
-    };
-    stream::try_unfold(start, VerifiedBody::next)
+    let slices = body.map_ok(|chunk| stream::iter(slices(chunk)).map(Ok));
+    let slices = slices.try_flatten().map_ok(Some);
+    let parts = slices.chain(stream::once(ready(Ok(None))));
+
+    let (mut digester, mut withheld) = (Digester::new(), Bytes::new());
+    let mut at_end = Some(at_end);
+    let passed = parts.then(move |part| {
+        let passed = match part {
+            Ok(Some(slice)) => {
+                digester.update(&slice);
+                Ok(mem::replace(&mut withheld, slice))
+            }
+            Ok(None) => match at_end.take() {
+                None => Ok(Bytes::new()),
+                Some(at_end) => {
+                    let matches = mem::take(&mut digester).finish() == expected;
+                    at_end(matches);
+                    matches
+                        .then(|| mem::take(&mut withheld))
+                        .ok_or(BlobBodyError::Damaged)
+                }
+            },
+            Err(error) => {
+                at_end = None;
+                Err(BlobBodyError::Storage(error))
+            }
+        };
+        tokio::task::yield_now().map(|()| passed)
+    });
+    passed.try_filter(|bytes| ready(!bytes.is_empty()))
 }
 
-struct VerifiedBody<F> {
-    body: BoxStream<'static, Result<Bytes, StorageError>>,
-    unhashed: Bytes,
-    /// Hashed, and not passed on.
-    withheld: Bytes,
-    digester: Digester,
-    expected: Digest,
-    /// `None` at the end.
-    at_end: Option<F>,
-}
-
-impl<F: FnOnce(Verdict)> VerifiedBody<F> {
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BlobBodyError> {
-        if self.at_end.is_none() {
-            return Ok(None);
-        }
-        loop {
-            while self.unhashed.is_empty() {
-                let Some(chunk) = self.body.try_next().await? else {
-                    return self.end();
-                };
-                self.unhashed = chunk;
-            }
-            let slice = self.unhashed.split_to(self.unhashed.len().min(SLICE));
-            self.digester.update(&slice);
-            tokio::task::yield_now().await;
-            let passed = std::mem::replace(&mut self.withheld, slice);
-            if !passed.is_empty() {
-                return Ok(Some((passed, self)));
-            }
-        }
-    }
-
-    fn end(mut self) -> Result<Option<(Bytes, Self)>, BlobBodyError> {
-        let digester = std::mem::take(&mut self.digester);
-        let size = digester.bytes();
-        let sound = digester.finish() == self.expected;
-        if let Some(at_end) = self.at_end.take() {
-            at_end(if sound {
-                Verdict::Sound(size)
-            } else {
-                Verdict::Damaged
-            });
-        }
-        if !sound {
-            return Err(BlobBodyError::Damaged);
-        }
-        let last = std::mem::take(&mut self.withheld);
-        Ok((!last.is_empty()).then_some((last, self)))
-    }
+fn slices(mut chunk: Bytes) -> impl Iterator<Item = Bytes> {
+    iter::from_fn(move || {
+        let slice = chunk.split_to(chunk.len().min(SLICE));
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 #[cfg(test)]
@@ -349,7 +344,7 @@ mod tests {
     fn run(
         chunks: Vec<Result<Bytes, StorageError>>,
         digest: Digest,
-    ) -> (Vec<u8>, Option<BlobBodyError>, Option<Verdict>) {
+    ) -> (Vec<u8>, Option<BlobBodyError>, Option<bool>) {
         let verdict = Arc::new(Mutex::new(None));
         let seen = Arc::clone(&verdict);
         let at_end = move |verdict| *seen.lock().expect("not poisoned") = Some(verdict);
@@ -394,7 +389,7 @@ mod tests {
         ) {
             let (sent, error, verdict) = run(cut(&bytes, &sizes), Digest::of(&bytes));
             prop_assert!(error.is_none());
-            prop_assert_eq!(verdict, Some(Verdict::Sound(bytes.len() as u64)));
+            prop_assert_eq!(verdict, Some(true));
             prop_assert_eq!(sent, bytes);
         }
 
@@ -405,7 +400,7 @@ mod tests {
         ) {
             let (sent, error, verdict) = run(cut(&bytes, &sizes), Digest::of(b"other"));
             prop_assert!(matches!(error, Some(BlobBodyError::Damaged)));
-            prop_assert_eq!(verdict, Some(Verdict::Damaged));
+            prop_assert_eq!(verdict, Some(false));
             prop_assert!(sent.len() < bytes.len());
             prop_assert!(bytes.starts_with(&sent));
         }

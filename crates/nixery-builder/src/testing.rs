@@ -1,5 +1,5 @@
-//! Doubles for the tests of the flow: a store of made-up packages in a temporary directory behind
-//! the [`Nix`] trait, and a blob store that counts. Real Nix runs in `tests/real_nix.rs`.
+//! Fixtures for the tests of the flow: a [`Nix`] that makes packages in a temporary directory, and
+//! a blob store that counts. Real Nix runs in `tests/real_nix`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +13,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
 use nixery_manifest::Digest;
+use nixery_nix::{
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
+    RealisedPackage,
+};
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
     BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
@@ -21,34 +25,29 @@ use nixery_storage::{
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
 
-use nixery_nix::BuildLog;
-use nixery_nix::{
-    EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage,
-};
-
 use crate::builder::Builder;
 use crate::config::{BuilderConfig, ImageRequest};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// Packages whose names say what happens to them: `missing…`, `broken…`, `panics…`; all others
-/// depend on `libc`.
+/// A Nix whose packages behave as their names say: `missing…`, `broken…`, `panics…`. All other
+/// packages depend on `libc`.
 #[derive(Debug)]
 pub(crate) struct FakeNix {
     _dir: TempDir,
     store: StoreRoot,
     pub(crate) evaluations: AtomicUsize,
     pub(crate) realisations: AtomicUsize,
-    /// Each realisation takes a permit for good.
+    /// Each realisation consumes a permit.
     pub(crate) gate: Semaphore,
-    /// Each telling of a reference graph takes a permit for good.
+    /// Each reading of a reference graph consumes a permit.
     pub(crate) graph_gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
-    /// Something was packed though the last GC roots were gone.
+    /// Whether something was packed without GC roots.
     pub(crate) packed_unrooted: AtomicBool,
     /// How often the package set has been changed.
     pub(crate) edits: AtomicUsize,
-    /// The package set cannot be evaluated.
+    /// Whether the package set cannot be evaluated.
     pub(crate) unreadable: AtomicBool,
     made: Mutex<BTreeSet<StorePath>>,
 }
@@ -71,7 +70,7 @@ impl FakeNix {
         }
     }
 
-    /// Once: what is in a store never changes.
+    /// Makes a path once, as the contents of a store never change.
     fn make(&self, path: &StorePath) {
         let mut made = self.made.lock().expect("not poisoned");
         if !made.insert(path.clone()) {
@@ -84,7 +83,6 @@ impl FakeNix {
     }
 }
 
-/// A path whose hash is a function of the name.
 #[async_trait]
 impl Nix for FakeNix {
     async fn evaluate(
@@ -180,7 +178,7 @@ impl Nix for FakeNix {
         Vec::new()
     }
 
-    /// Asked for by whatever is about to be packed.
+    /// Called before each packing.
     fn store_root(&self) -> &StoreRoot {
         let roots = self.gc_roots.lock().expect("not poisoned");
         if roots.as_ref().is_some_and(|dir| !dir.is_dir()) {
@@ -190,7 +188,7 @@ impl Nix for FakeNix {
     }
 }
 
-/// A store, in memory unless another is given, that counts the files put into it: packed layers.
+/// A store, in memory by default, that counts the packed layers put into it.
 #[derive(Debug)]
 pub(crate) struct CountingStorage {
     inner: Arc<dyn Storage>,
@@ -251,16 +249,16 @@ impl Storage for CountingStorage {
     }
 }
 
-/// A builder over doubles.
-pub(crate) struct Bench {
+/// A builder over a [`FakeNix`] and a [`CountingStorage`].
+pub(crate) struct Fixture {
     pub(crate) nix: Arc<FakeNix>,
     pub(crate) storage: Arc<CountingStorage>,
     pub(crate) builder: Builder,
     _spool: TempDir,
 }
 
-impl Bench {
-    /// Of a source that moves, with nothing remembered.
+impl Fixture {
+    /// A builder of a moving source that remembers nothing.
     pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -311,7 +309,7 @@ pub(crate) fn request(name: &str) -> ImageRequest {
     }
 }
 
-/// Makes the source one that cannot change.
+/// Configures a source that cannot change.
 pub(crate) fn pinned(config: &mut BuilderConfig) {
     config.source = PackageSource::channel(COMMIT).expect("valid");
 }

@@ -1,10 +1,10 @@
-//! Images that answer at once: the last one of each name and source.
+//! Warm images: the last image of each name and source, which answers requests from memory.
 //!
-//! What cannot change answers for as long as its blobs are there. What a moving source gave answers
-//! for [`STALE_INTERVALS`] intervals; after one of them the source is evaluated anew in the
-//! background (*stale while revalidate*, as RFC 5861 has it for HTTP caches), whether or not that
-//! works. So nobody waits for Nix as long as somebody asks now and then, a set that is broken for a
-//! moment breaks no pull, and nobody gets what is older than those intervals.
+//! An image of a source that cannot change answers as long as its blobs are in the store. An image
+//! of a moving source answers for [`STALE_INTERVALS`] evaluation intervals. After the first one,
+//! the source is evaluated in the background (*stale-while-revalidate*, as in RFC 5861 for HTTP
+//! caches). So no request waits for Nix if requests come now and then, a package set that is broken
+//! for a short time breaks no pull, and no client gets an image that is older than those intervals.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,191 +15,178 @@ use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, STALE_INTERVALS};
-use crate::handle::BuildHandle;
+use crate::handle::{BuildHandle, BuildTarget};
 use crate::image::Image;
-use crate::target::Target;
 
 /// Bytes of images in memory. An image has 30 to 150 kB.
-const MEMORY: u64 = 64 * 1024 * 1024;
-/// An image's bytes, to guess how many there are.
-const USUAL_WEIGHT: u64 = 64 * 1024;
-/// Time between two tries to have a source evaluated, so that requests in their thousands do not
-/// ask for it in their thousands.
-const RETRY: Duration = Duration::from_secs(1);
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of a usual image, to estimate how many fit.
+const USUAL_BYTES: u64 = 64 * 1024;
+/// Time between two attempts to evaluate a source in the background, so that thousands of requests
+/// do not cause thousands of attempts.
+const REFRESH_DELAY: Duration = Duration::from_secs(1);
 
 /// The last image of each target, bounded in memory.
 #[derive(Debug)]
-pub(crate) struct Warm {
-    images: Cache<Target, Entry, ByWeight>,
+pub(crate) struct WarmImages {
+    images: Cache<BuildTarget, WarmEntry, ByBytes>,
     interval: Duration,
-    /// How long an image whose blobs were seen answers.
-    seen_counts: Duration,
+    /// How long an image answers before its blobs are looked up again.
+    confirmed_for: Duration,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct WarmEntry {
     image: Arc<Image>,
-    /// The manifest cache's.
-    key: Digest,
     /// About the bytes that the entry takes.
-    weight: u64,
-    /// When the source was looked at; `None` for one that cannot change.
+    bytes: u64,
+    /// When the source was evaluated; `None` if it cannot change.
     evaluated: Option<Instant>,
-    /// When all blobs were seen; `None` if one is said to be missing.
-    checked: Option<Instant>,
-    /// When one was last said to be missing.
-    doubted: Option<Instant>,
-    /// When it was last tried to evaluate the source in the background.
-    tried: Option<Instant>,
+    /// When the store had all blobs; `None` if one was reported missing since.
+    confirmed: Option<Instant>,
+    /// When a blob was last reported missing.
+    missing: Option<Instant>,
+    /// When the last evaluation in the background began.
+    refreshed: Option<Instant>,
 }
 
-/// Bounds the entries by their weight.
+/// Bounds the entries by their bytes.
 #[derive(Debug, Clone)]
-struct ByWeight;
+struct ByBytes;
 
-impl Weighter<Target, Entry> for ByWeight {
-    fn weight(&self, _: &Target, entry: &Entry) -> u64 {
-        entry.weight
+impl Weighter<BuildTarget, WarmEntry> for ByBytes {
+    fn weight(&self, _: &BuildTarget, entry: &WarmEntry) -> u64 {
+        entry.bytes
     }
 }
 
 /// An image that is young enough to answer.
 #[derive(Debug)]
-pub(crate) struct WarmImage {
+pub(crate) struct Candidate {
     pub(crate) image: Arc<Image>,
-    pub(crate) key: Digest,
-    /// Whether all blobs were seen lately.
-    pub(crate) checked: bool,
-    /// Whether the source has to be looked at.
+    /// Whether the store had all blobs recently.
+    pub(crate) confirmed: bool,
+    /// Whether the source has to be evaluated again.
     pub(crate) stale: bool,
 }
 
-impl Warm {
+impl WarmImages {
     pub(crate) fn new(config: &BuilderConfig) -> Self {
         Self {
-            images: Cache::with_weighter((MEMORY / USUAL_WEIGHT) as usize, MEMORY, ByWeight),
+            images: Cache::with_weighter((MAX_BYTES / USUAL_BYTES) as usize, MAX_BYTES, ByBytes),
             interval: config.eval_interval,
-            seen_counts: config.seen_counts(),
+            confirmed_for: config.confirmed_for(),
         }
     }
 
-    /// The image of a target, unless it is too old to answer.
-    pub(crate) fn get(&self, target: &Target) -> Option<WarmImage> {
-        let (interval, seen_counts) = (self.interval, self.seen_counts);
-        let too_old = interval.saturating_mul(STALE_INTERVALS);
+    /// Returns the image of a target, unless it is too old to answer.
+    pub(crate) fn get(&self, target: &BuildTarget) -> Option<Candidate> {
         let entry = self.images.get(target)?;
         let age = entry.evaluated.map(|evaluated| evaluated.elapsed());
-        if age.is_some_and(|age| age >= too_old) {
+        let max_age = self.interval.saturating_mul(STALE_INTERVALS);
+        if age.is_some_and(|age| age >= max_age) {
             return None;
         }
-        let checked = entry.checked.map(|checked| checked.elapsed());
-        Some(WarmImage {
+        Some(Candidate {
             image: Arc::clone(&entry.image),
-            key: entry.key,
-            checked: checked.is_some_and(|age| age < seen_counts),
-            stale: age.is_some_and(|age| age >= interval),
+            confirmed: entry
+                .confirmed
+                .is_some_and(|confirmed| confirmed.elapsed() < self.confirmed_for),
+            stale: age.is_some_and(|age| age >= self.interval),
         })
     }
 
-    /// Whether it is time to try and evaluate the target's source; if so, it counts as tried.
-    pub(crate) fn try_again(&mut self, target: &Target) -> bool {
+    /// Returns whether the target's source is to be evaluated now in the background. If so, this
+    /// counts as an attempt.
+    pub(crate) fn begin_refresh(&mut self, target: &BuildTarget) -> bool {
         let Some(mut entry) = self.images.get_mut(target) else {
             return false;
         };
-        let due = entry.tried.is_none_or(|tried| tried.elapsed() >= RETRY);
+        let due = entry
+            .refreshed
+            .is_none_or(|refreshed| refreshed.elapsed() >= REFRESH_DELAY);
         if due {
-            entry.tried = Some(Instant::now());
+            entry.refreshed = Some(Instant::now());
         }
         due
     }
 
-    /// Keeps what a build ended with.
-    pub(crate) fn built(&mut self, build: &BuildHandle, image: &Arc<Image>) {
-        let Some(key) = build.key() else { return };
-        let now = Instant::now();
-        // An image that took long to build answers for an interval all the same: whoever was told to
-        // come back for it would else wait for another build, again and again.
-        let answering = self.interval.saturating_mul(STALE_INTERVALS - 1);
-        let earliest = now.checked_sub(answering).unwrap_or(now);
-        let evaluated = (!image.stats.immutable).then(|| build.evaluated_at().max(earliest));
-        if evaluated.is_some() && self.interval.is_zero() {
-            return;
-        }
+    /// Keeps the image of a build.
+    pub(crate) fn insert(&mut self, build: &BuildHandle, image: &Arc<Image>) {
         let target = build.target();
-        let entry = Entry {
+        let now = Instant::now();
+        let evaluated = if target.source.revision.is_some() {
+            None
+        } else if self.interval.is_zero() {
+            return;
+        } else {
+            // An image that took long to build still answers for one interval. Otherwise a client
+            // that was asked to come back for it would wait for another build, again and again.
+            let max_age = self.interval.saturating_mul(STALE_INTERVALS - 1);
+            let earliest = now.checked_sub(max_age).unwrap_or(now);
+            Some(build.evaluated_at().max(earliest))
+        };
+        let entry = WarmEntry {
             image: Arc::clone(image),
-            key,
-            weight: weight(target, image) as u64,
+            bytes: bytes_in_memory(target, image) as u64,
             evaluated,
-            checked: Some(now),
-            doubted: None,
-            tried: None,
+            confirmed: Some(now),
+            missing: None,
+            refreshed: None,
         };
         self.images.insert(target.clone(), entry);
     }
 
-    /// Keeps what the cache has under the key, whose blobs were all looked up, or seen lately enough,
-    /// after `at`.
-    pub(crate) fn checked(
-        &mut self,
-        target: &Target,
-        key: &Digest,
-        image: &Arc<Image>,
-        at: Instant,
-    ) {
-        // Without it a build has put another one in its place.
+    /// Keeps an image that a look-up, which began at `begun`, found with all its blobs.
+    pub(crate) fn confirm(&mut self, target: &BuildTarget, image: &Arc<Image>, begun: Instant) {
+        // A build may have replaced the image meanwhile.
         if let Some(mut entry) = self.images.get_mut(target)
-            && entry.key == *key
+            && entry.image.key == image.key
         {
             entry.image = Arc::clone(image);
-            // The look-up may have been before what is doubted happened.
-            if entry.doubted.is_none_or(|doubted| doubted < at) {
-                entry.checked = Some(at);
+            // A blob may have been reported missing after the look-up.
+            if entry.missing.is_none_or(|missing| missing < begun) {
+                entry.confirmed = Some(begun);
             }
         }
     }
 
-    /// The cache no longer has the image under the key.
-    pub(crate) fn forget(&mut self, target: &Target, key: &Digest) {
-        // A build may have put another one in its place meanwhile.
-        let _ = self.images.remove_if(target, |entry| entry.key == *key);
+    /// Drops the image with a key that is no longer in the store.
+    pub(crate) fn remove(&mut self, target: &BuildTarget, key: &Digest) {
+        // A build may have replaced the image meanwhile.
+        let _ = self
+            .images
+            .remove_if(target, |entry| entry.image.key == *key);
     }
 
-    /// Forgets all of them: images are grouped in another way from now on.
+    /// Drops all images, as the layer strategy has changed.
     pub(crate) fn clear(&mut self) {
         self.images.clear();
     }
 
-    /// Lets no image that needs the blob answer without being checked.
-    pub(crate) fn doubt(&mut self, blob: &Digest) {
-        let needing = self
-            .images
-            .iter()
-            .filter(|(_, entry)| entry.image.needs(blob));
-        let needing: Vec<Target> = needing.map(|(target, _)| target.clone()).collect();
-        for target in needing {
+    /// Makes sure that the images that need the blob are looked up before they answer.
+    pub(crate) fn invalidate(&mut self, blob: &Digest) {
+        let affected = self.images.iter();
+        let affected = affected.filter(|(_, entry)| entry.image.needs(blob));
+        let affected: Vec<_> = affected.map(|(target, _)| target.clone()).collect();
+        for target in affected {
             if let Some(mut entry) = self.images.peek_mut(&target) {
-                (entry.checked, entry.doubted) = (None, Some(Instant::now()));
+                (entry.confirmed, entry.missing) = (None, Some(Instant::now()));
             }
         }
     }
 }
 
-/// About the bytes that an image and its target take.
-fn weight(target: &Target, image: &Image) -> usize {
+/// Estimates the bytes that an image and its target take in memory.
+fn bytes_in_memory(target: &BuildTarget, image: &Image) -> usize {
+    let text = |text: &str| text.len() + 40;
     let manifests: usize = image.manifests().map(|manifest| manifest.bytes.len()).sum();
     let layers = image.layers.iter().map(|layer| {
-        let paths = layer.paths.iter().map(|path| path.as_str().len() + 40);
-        let paths: usize = paths.sum();
+        let paths: usize = layer.paths.iter().map(|path| text(path.as_str())).sum();
         size_of_val(layer) + layer.reason.len() + paths
     });
     let layers: usize = layers.sum();
-    // In the image, in the target, and in the name as it was asked for.
-    let names: usize = target
-        .name
-        .packages()
-        .iter()
-        .map(|name| name.len() + 40)
-        .sum();
-    size_of::<Image>() + size_of::<Entry>() + manifests + layers + 3 * names
+    let names: usize = target.name.packages().iter().map(|name| text(name)).sum();
+    // The names are in the image, in the target, and in the name as it was requested.
+    size_of::<Image>() + size_of::<WarmEntry>() + manifests + layers + 3 * names
 }

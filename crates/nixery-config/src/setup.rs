@@ -3,8 +3,7 @@
 use crate::table::{LAYER_PLAN, POPULARITY_URL};
 use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
 use nixery_builder::{
-    Builder, BuilderConfig, BuilderError, LoadError, default_eval_interval, load_cluster_plan,
-    load_popularity,
+    Builder, BuilderConfig, BuilderError, LoadError, load_cluster_plan, load_popularity,
 };
 use nixery_core::ClusterPlan;
 use nixery_core::PackageSource;
@@ -239,23 +238,21 @@ pub async fn builder(
     storage: Arc<dyn Storage>,
     gc_grace: Duration,
 ) -> Result<Builder, SetupError> {
-    let config = BuilderConfig {
-        gc_grace,
-        eval_interval: nix_settings
-            .eval_interval
-            .unwrap_or_else(|| default_eval_interval(&source)),
-        budget: layering.budget,
-        strategy: strategy(&layering.strategy, &*storage).await?,
-        compression: layering.compression,
-        pack_threads: layering.pack_threads,
-        max_builds: nix_settings.max_builds,
-        max_evaluations: nix_settings.max_evaluations,
-        max_waiting: nix_settings.max_waiting,
-        failure_ttl: nix_settings.failure_ttl,
-        lease_ttl: nix_settings.lease_ttl,
-        history: nix_settings.history,
-        ..BuilderConfig::new(source, spool)
-    };
+    let mut config = BuilderConfig::new(source, spool);
+    config.gc_grace = gc_grace;
+    if let Some(interval) = nix_settings.eval_interval {
+        config.eval_interval = interval;
+    }
+    config.budget = layering.budget;
+    config.strategy = strategy(&layering.strategy, &*storage).await?;
+    config.compression = layering.compression;
+    config.pack_threads = layering.pack_threads;
+    config.max_builds = nix_settings.max_builds;
+    config.max_evaluations = nix_settings.max_evaluations;
+    config.max_waiting = nix_settings.max_waiting;
+    config.failure_ttl = nix_settings.failure_ttl;
+    config.lease_ttl = nix_settings.lease_ttl;
+    config.history = nix_settings.history;
     Ok(Builder::new(config, nix, storage).await?)
 }
 

@@ -36,7 +36,7 @@ fn what_is_left_out_is_told_in_the_log() {
         "{conflict}"
     );
     assert!(
-        log.contains("file-output-1.0 is no directory and no program"),
+        log.contains("file-output-1.0 is not a directory and not a program"),
         "{log}"
     );
 }

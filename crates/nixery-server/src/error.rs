@@ -281,7 +281,9 @@ impl BuildAnswer {
                 Self::Direct(answer)
             }
             BuildError::Spool { source, .. } if is_full(source) => unavailable(),
-            BuildError::Spool { .. } | BuildError::Internal { .. } => own_fault(),
+            BuildError::InvalidPlan { .. }
+            | BuildError::Spool { .. }
+            | BuildError::Internal { .. } => own_fault(),
         }
     }
 

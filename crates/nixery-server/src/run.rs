@@ -151,11 +151,11 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
         Some((requests, builds)) => {
             tracing::warn!(requests, builds, "stopped before all work had ended");
             exit_soon(0);
-            builder.leave().await;
+            builder.release_leases().await;
         }
         None => {
             exit_soon(INTERRUPTED);
-            builder.leave().await;
+            builder.release_leases().await;
             return Err(RunError::Interrupted);
         }
     }

@@ -75,9 +75,9 @@ impl AppState {
         }))
     }
 
-    /// Returns the image that answers a request without a build, see [`Builder::ready`].
+    /// Returns the image that answers a request without a build, see [`Builder::warm_image`].
     pub async fn ready(&self, request: &ImageRequest) -> Option<Arc<Image>> {
-        let ready = self.0.builder.ready(request).await?;
+        let ready = self.0.builder.warm_image(request).await?;
         self.0.metrics.count_ready();
         if let Some(refresh) = &ready.refresh {
             self.count(refresh);
@@ -87,7 +87,7 @@ impl AppState {
 
     /// Starts or joins the build of an image.
     pub fn build(&self, request: ImageRequest) -> BuildHandle {
-        let handle = self.0.builder.request(request);
+        let handle = self.0.builder.start(request);
         self.count(&handle);
         handle
     }

@@ -1,43 +1,40 @@
-//! Docker archives: the tar that `docker save` writes and `docker load`, `podman load` and
-//! `skopeo copy docker-archive:` read, as the Docker image specification 1.2 lays it down
+//! Docker archives: the tar files that `docker save` writes, and that `docker load`, `podman load`
+//! and `skopeo copy docker-archive:` read. The format is in the Docker image specification 1.2
 //! (<https://github.com/moby/docker-image-spec/blob/v1.2.0/v1.2.md>, "Combined Image JSON").
 //!
-//! Layers go in as they are stored, compressed; all three readers take them so. The archive is the
-//! same byte for byte whenever the image is.
+//! Layers are written compressed, as they are stored; all three readers accept this. The bytes of
+//! an archive depend on the image alone.
 
 use std::collections::HashSet;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use nixery_manifest::Digest;
 use nixery_storage::Storage;
 use serde::Serialize;
 
-use super::oci_layout::write_whole;
-use super::source::{Blobs, on_thread};
-use super::{ExportError, Exported, file_error};
+use super::blob_source::on_thread;
+use super::{ExportError, Exported, file_error, write_whole};
 use crate::image::Image;
 
-/// Tar pads everything to blocks.
-const BLOCK: usize = 512;
-/// Headers and padding are small; blobs come in large chunks and pass through.
+/// Headers and padding are small; blobs come in large chunks.
 const BUFFER_BYTES: usize = 64 * 1024;
 
-/// `manifest.json`, one element per image.
+/// One image in `manifest.json`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct ArchiveManifest {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
+struct ArchivedImage<'a> {
+    config: &'a str,
+    repo_tags: &'a [String],
+    layers: Vec<&'a str>,
 }
 
-/// Writes the image as a docker archive to `file`, replacing what is there; `tags` are the names
-/// it gets when it is loaded, `git/htop:latest`. `progress` is told bytes as they are written.
+/// Writes the image as a Docker archive to `file`, which is replaced. `tags` are the names that the
+/// image gets when it is loaded, such as `git/htop:latest`. `progress` receives the number of bytes
+/// of each chunk.
 ///
 /// # Errors
-/// [`ExportError`]; then `file` is as it was.
+/// [`ExportError`]; then `file` is unchanged.
 pub async fn write_docker_archive(
     image: &Image,
     storage: &Arc<dyn Storage>,
@@ -45,106 +42,60 @@ pub async fn write_docker_archive(
     tags: &[String],
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<Exported, ExportError> {
-    let writer = Writer {
-        config: (image.config.digest, image.config.size),
-        layers: image
-            .layers
-            .iter()
-            .map(|layer| (layer.digest, layer.size))
-            .collect(),
-        tags: tags.to_vec(),
-        file: file.to_owned(),
-    };
-    on_thread(storage, progress, file, move |source| writer.write(source)).await
-}
+    let config = &image.config;
+    let config_name = format!("{}.json", config.digest.hex());
+    // Gzip or zstd: readers look at the bytes, not at the name. Podman and go-containerregistry
+    // write this name too.
+    let layers = image.layers.iter().map(|layer| {
+        let name = format!("{}.tar", layer.digest.hex());
+        (name, layer.digest, layer.size)
+    });
+    let layers: Vec<_> = layers.collect();
+    let manifest = [ArchivedImage {
+        config: &config_name,
+        repo_tags: tags,
+        layers: layers.iter().map(|(name, ..)| name.as_str()).collect(),
+    }];
+    let manifest = serde_json::to_vec(&manifest).unwrap_or_default();
+    let mut blobs = vec![(config_name, config.digest, config.size)];
+    blobs.extend(layers);
+    let mut names = HashSet::new();
+    blobs.retain(|(name, ..)| names.insert(name.clone()));
 
-struct Writer {
-    config: (Digest, u64),
-    layers: Vec<(Digest, u64)>,
-    tags: Vec<String>,
-    file: PathBuf,
-}
-
-impl Writer {
-    fn write(self, mut source: Blobs) -> Result<Exported, ExportError> {
-        let path = self.file.clone();
+    let path = file.to_owned();
+    on_thread(storage, progress, file, move |mut source| {
         let mut exported = Exported::default();
+        let failed = || file_error("write", &path);
         write_whole(&path, |file| {
-            let mut out = BufWriter::with_capacity(BUFFER_BYTES, file);
-            self.write_entries(&mut source, &mut out, &mut exported)?;
-            // The end of a tar: two blocks of zeros.
-            out.write_all(&[0; 2 * BLOCK])
-                .and_then(|()| out.flush())
-                .map_err(file_error("write", &path))
+            let buffered = BufWriter::with_capacity(BUFFER_BYTES, file);
+            let mut archive = tar::Builder::new(buffered);
+            // First, so that a reader of a stream knows what follows.
+            let mut header = header();
+            header.set_size(manifest.len() as u64);
+            archive
+                .append_data(&mut header, "manifest.json", &manifest[..])
+                .map_err(failed())?;
+            for (name, digest, size) in &blobs {
+                let mut entry = archive.append_writer(&mut header, name).map_err(failed())?;
+                source.copy(digest, *size, &mut entry, &path)?;
+                entry.finish().map_err(failed())?;
+                exported.bytes_written += size;
+            }
+            let written = archive.into_inner().and_then(|mut out| out.flush());
+            written.map_err(failed())
         })?;
         Ok(exported)
-    }
+    })
+    .await
+}
 
-    fn write_entries(
-        &self,
-        source: &mut Blobs,
-        out: &mut dyn Write,
-        exported: &mut Exported,
-    ) -> Result<(), ExportError> {
-        let config_name = format!("{}.json", self.config.0.hex());
-        // Gzip or zstd: readers look at the bytes, not at the name. Podman and go-containerregistry
-        // write this name too.
-        let layer_name = |digest: &Digest| format!("{}.tar", digest.hex());
-        let manifest = [ArchiveManifest {
-            config: config_name.clone(),
-            repo_tags: self.tags.clone(),
-            layers: self
-                .layers
-                .iter()
-                .map(|(digest, _)| layer_name(digest))
-                .collect(),
-        }];
-        // First: a reader that streams knows what to expect.
-        let manifest = serde_json::to_vec(&manifest).unwrap_or_default();
-        self.header(out, "manifest.json", manifest.len() as u64)?;
-        out.write_all(&manifest)
-            .map_err(file_error("write", &self.file))?;
-        self.pad(out, manifest.len() as u64)?;
-
-        let mut written = HashSet::new();
-        let config = std::iter::once((config_name, self.config));
-        let layers = self
-            .layers
-            .iter()
-            .map(|layer| (layer_name(&layer.0), *layer));
-        for (name, (digest, size)) in config.chain(layers) {
-            if !written.insert(name.clone()) {
-                continue;
-            }
-            self.header(out, &name, size)?;
-            source.copy(&digest, size, out, &self.file)?;
-            self.pad(out, size)?;
-            exported.bytes_written += size;
-        }
-        Ok(())
-    }
-
-    fn header(&self, out: &mut dyn Write, name: &str, size: u64) -> Result<(), ExportError> {
-        let mut header = tar::Header::new_gnu();
-        header.set_path(name).map_err(|_| ExportError::EntryName {
-            name: name.to_owned(),
-        })?;
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(size);
-        header.set_cksum();
-        out.write_all(header.as_bytes())
-            .map_err(file_error("write", &self.file))
-    }
-
-    fn pad(&self, out: &mut dyn Write, size: u64) -> Result<(), ExportError> {
-        let over = (size % BLOCK as u64) as usize;
-        let zeros = [0; BLOCK];
-        let padding = &zeros[..(BLOCK - over) % BLOCK];
-        out.write_all(padding)
-            .map_err(file_error("write", &self.file))
-    }
+/// Returns the header of a file that depends on nothing but its name and size.
+fn header() -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }

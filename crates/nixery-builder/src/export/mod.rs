@@ -1,17 +1,19 @@
-//! Writing a finished image to disk, for tools that take files: OCI layouts and docker archives.
+//! Writes a finished image to disk, for tools that read files: OCI layouts and Docker archives.
 //!
-//! Every blob is hashed as it is copied, so that a damaged store never makes a damaged export.
-//! Files get their names when they are whole; an export that fails or is cancelled leaves nothing
-//! under the name it was asked for.
+//! Every blob is verified as it is copied, so a damaged store never makes a damaged export. Files
+//! get their names when they are complete; an export that fails or is cancelled leaves nothing
+//! under the requested name.
 
+mod blob_source;
 mod docker_archive;
 mod oci_layout;
-mod source;
 
 #[cfg(test)]
 mod tests;
 
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nixery_manifest::{Digest, ParseError};
@@ -22,35 +24,37 @@ pub use oci_layout::{check_oci_layout, write_oci_layout};
 
 /// What an export wrote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Exported {
     /// Bytes of blobs written.
     pub bytes_written: u64,
-    /// Blobs that were there already (OCI layouts only).
+    /// Blobs that an OCI layout had already.
     pub blobs_kept: usize,
 }
 
 /// Why an image could not be exported.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ExportError {
     /// The destination holds something else.
     #[error(
-        "{} holds files but no OCI layout: choose an empty or new directory, or an OCI layout to add to",
+        "{} holds files but no OCI layout. Fix: choose an empty or new directory, or an OCI layout to add to",
         path.display()
     )]
     NotALayout {
         /// The destination.
         path: PathBuf,
     },
-    /// The layout at the destination is of a version nobody knows yet.
-    #[error("the OCI layout at {} has version {version:?}: only 1.0.0 can be added to", path.display())]
+    /// The layout at the destination has an unknown version.
+    #[error("the OCI layout at {} has version {version:?}; only version 1.0.0 is supported", path.display())]
     LayoutVersion {
         /// The destination.
         path: PathBuf,
-        /// What its `oci-layout` says; empty where it says nothing readable.
+        /// The version in its `oci-layout`; empty if that cannot be read.
         version: String,
     },
     /// The index of the layout at the destination is damaged.
-    #[error("{} is damaged", path.display())]
+    #[error("the index {} is damaged", path.display())]
     DamagedIndex {
         /// The `index.json`.
         path: PathBuf,
@@ -63,38 +67,32 @@ pub enum ExportError {
     File {
         /// "write", "read", "create".
         action: &'static str,
-        /// Which one.
+        /// Its path.
         path: PathBuf,
         /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// A blob of the image is not in the store any more.
-    #[error("blob {digest} of the image is missing in the store: build the image again")]
+    /// A blob of the image is no longer in the store.
+    #[error("blob {digest} of the image is missing in the store. Fix: build the image again")]
     MissingBlob {
-        /// Which one.
+        /// Its digest.
         digest: Digest,
     },
-    /// A blob of the image is not what its name says.
+    /// A blob of the image does not match its digest.
     #[error(
-        "blob {digest} in the store is corrupt, its bytes have the digest {actual}: run nixery verify --delete-corrupt, then build the image again"
+        "blob {digest} in the store is corrupt: its bytes have the digest {actual}. Fix: run `nixery verify --delete-corrupt`, then build the image again"
     )]
     CorruptBlob {
-        /// Which one.
+        /// Its digest.
         digest: Digest,
-        /// What the bytes have.
+        /// The digest of the bytes.
         actual: Digest,
     },
     /// The store failed.
     #[error("a blob of the image cannot be read")]
     Storage(#[source] StorageError),
-    /// A name that a docker archive cannot carry.
-    #[error("the tar entry for {name} is too long")]
-    EntryName {
-        /// Which entry.
-        name: String,
-    },
-    /// The caller went away.
+    /// The future of the export was dropped.
     #[error("the export was cancelled")]
     Cancelled,
 }
@@ -108,10 +106,19 @@ fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ex
     }
 }
 
-/// The directory that a file is in; the current one for a bare name.
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+/// Writes to a temporary file next to `path`, and renames it when it is complete.
+fn write_whole(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let mut file = tempfile::Builder::new()
+        .prefix(".nixery-")
+        // The umask then applies, as for other files of the user.
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(parent.unwrap_or(Path::new(".")))
+        .map_err(file_error("write", path))?;
+    write(file.as_file_mut())?;
+    let named = file.persist(path).map(drop);
+    named.map_err(|error| file_error("write", path)(error.error))
 }

@@ -1,22 +1,21 @@
 //! OCI image layouts: <https://github.com/opencontainers/image-spec/blob/v1.1.1/image-layout.md>.
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
 
-use nixery_manifest::{Descriptor, Digest, Index, Platform};
+use nixery_manifest::Index;
 use nixery_storage::Storage;
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
-use super::source::{Blobs, on_thread};
-use super::{ExportError, Exported, file_error};
+use super::blob_source::on_thread;
+use super::{ExportError, Exported, file_error, write_whole};
 use crate::image::Image;
 
-/// The only version there is.
+/// The only version that exists.
 const LAYOUT_VERSION: &str = "1.0.0";
-/// Names an entry of `index.json`.
+/// The annotation that names an entry of `index.json`.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 #[derive(Serialize, Deserialize)]
@@ -26,15 +25,15 @@ struct LayoutFile {
 }
 
 /// Writes the image into the OCI layout at `directory` as `reference`, the name that
-/// `skopeo copy oci:DIRECTORY:REFERENCE` takes. The manifest is the OCI one, byte for byte as the
-/// registry serves it.
+/// `skopeo copy oci:DIRECTORY:REFERENCE` takes. The manifest is the OCI one, as the registry serves
+/// it.
 ///
-/// A missing or empty directory becomes a layout; an existing layout gets the image added, and an
-/// image of the same reference replaced. Blobs that are there with the right size are kept.
-/// `progress` is told bytes as they are written.
+/// A missing or empty directory becomes a layout. In an existing layout, the image is added and an
+/// image of the same reference is replaced; blobs with the right size are kept. `progress` receives
+/// the number of bytes of each chunk.
 ///
 /// # Errors
-/// [`ExportError`]; then the layout is as it was, apart from blobs that nothing refers to.
+/// [`ExportError`]; then the layout is unchanged, apart from blobs that nothing refers to.
 pub async fn write_oci_layout(
     image: &Image,
     storage: &Arc<dyn Storage>,
@@ -42,96 +41,71 @@ pub async fn write_oci_layout(
     reference: &str,
     progress: impl FnMut(u64) + Send + 'static,
 ) -> Result<Exported, ExportError> {
-    let mut entry = Descriptor::new(
-        image.oci.media_type.clone(),
-        image.oci.digest,
-        image.oci.bytes.len() as u64,
-    );
+    let manifest = image.oci.bytes.clone();
+    let mut entry = image.oci.descriptor();
     entry.annotations.insert(REF_NAME.into(), reference.into());
-    entry.platform = Some(Platform {
-        architecture: image.architecture.oci_name().into(),
-        os: "linux".into(),
-        variant: None,
-    });
+    entry.platform = Some(image.architecture.platform());
     let config = (image.config.digest, image.config.size);
     let layers = image.layers.iter().map(|layer| (layer.digest, layer.size));
-    let writer = Writer {
-        blobs: std::iter::once(config).chain(layers).collect(),
-        manifest: image.oci.bytes.clone(),
-        entry,
-        directory: directory.to_owned(),
-    };
-    on_thread(storage, progress, directory, move |source| {
-        writer.write(source)
-    })
-    .await
-}
+    let blobs: Vec<_> = std::iter::once(config).chain(layers).collect();
 
-struct Writer {
-    /// Config and layers.
-    blobs: Vec<(Digest, u64)>,
-    manifest: bytes::Bytes,
-    entry: Descriptor,
-    directory: PathBuf,
-}
-
-impl Writer {
-    fn write(self, mut source: Blobs) -> Result<Exported, ExportError> {
-        let mut index = existing_index(&self.directory)?;
-        let folder = self.directory.join("blobs/sha256");
+    let root = directory.to_owned();
+    on_thread(storage, progress, directory, move |mut source| {
+        let mut index = existing_index(&root)?;
+        let folder = root.join("blobs/sha256");
         fs::create_dir_all(&folder).map_err(file_error("create", &folder))?;
 
         let mut exported = Exported::default();
-        for (digest, size) in &self.blobs {
+        for (digest, size) in &blobs {
             let path = folder.join(digest.hex());
             if fs::metadata(&path).is_ok_and(|file| file.is_file() && file.len() == *size) {
                 exported.blobs_kept += 1;
-                source.skip(*size);
+                source.report(*size);
                 continue;
             }
             write_whole(&path, |file| source.copy(digest, *size, file, &path))?;
             exported.bytes_written += size;
         }
-        let path = folder.join(self.entry.digest.hex());
-        write_bytes(&path, &self.manifest)?;
-        exported.bytes_written += self.manifest.len() as u64;
+        write_bytes(&folder.join(entry.digest.hex()), &manifest)?;
+        exported.bytes_written += manifest.len() as u64;
 
         let layout = LayoutFile {
             image_layout_version: LAYOUT_VERSION.into(),
         };
         let layout = serde_json::to_vec(&layout).unwrap_or_default();
-        write_bytes(&self.directory.join("oci-layout"), &layout)?;
+        write_bytes(&root.join("oci-layout"), &layout)?;
 
-        // Last, so that readers never see a reference to a blob that is not there yet.
-        let name = self.entry.annotations.get(REF_NAME);
+        // Last, so that a reader never finds a reference to a blob that is not written yet.
+        let name = entry.annotations.get(REF_NAME);
         index
             .manifests
             .retain(|other| other.annotations.get(REF_NAME) != name);
-        index.manifests.push(self.entry);
-        write_bytes(&self.directory.join("index.json"), &index.to_bytes())?;
+        index.manifests.push(entry);
+        write_bytes(&root.join("index.json"), &index.to_bytes())?;
         Ok(exported)
-    }
+    })
+    .await
 }
 
-/// Tells whether an image could be added at `directory`: it is missing, empty, or an OCI layout.
-/// For finding out before a long build. Blocks shortly.
+/// Checks that an image can be added at `directory`: it is missing, empty, or an OCI layout. For a
+/// check before a long build. Blocks for a short time.
 ///
 /// # Errors
-/// What [`write_oci_layout`] would say.
+/// As [`write_oci_layout`].
 pub fn check_oci_layout(directory: &Path) -> Result<(), ExportError> {
     existing_index(directory).map(drop)
 }
 
-/// The index to add to; an empty one for a new layout.
+/// Returns the index of the layout, an empty one for a new layout.
 fn existing_index(directory: &Path) -> Result<Index, ExportError> {
     let layout = directory.join("oci-layout");
     if !layout.exists() {
         let occupied = match fs::read_dir(directory) {
-            // What an earlier export that was cut off may have left.
+            // An earlier export that was interrupted may have left blobs.
             Ok(entries) => entries
                 .map_while(Result::ok)
                 .any(|entry| entry.file_name() != "blobs"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(file_error("read", directory)(error)),
         };
         if occupied {
@@ -155,7 +129,7 @@ fn existing_index(directory: &Path) -> Result<Index, ExportError> {
         Ok(bytes) => {
             Index::from_slice(&bytes).map_err(|source| ExportError::DamagedIndex { path, source })
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Index::empty()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Index::empty()),
         Err(error) => Err(file_error("read", &path)(error)),
     }
 }
@@ -164,26 +138,4 @@ fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
     write_whole(path, |file| {
         file.write_all(bytes).map_err(file_error("write", path))
     })
-}
-
-/// Writes to a temporary file next to `path`, and gives it its name when it is whole.
-pub(super) fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
-) -> Result<(), ExportError> {
-    let mut file = new_file(path)?;
-    write(file.as_file_mut())?;
-    file.persist(path)
-        .map(drop)
-        .map_err(|error| file_error("write", path)(error.error))
-}
-
-fn new_file(path: &Path) -> Result<NamedTempFile, ExportError> {
-    use std::os::unix::fs::PermissionsExt;
-    tempfile::Builder::new()
-        .prefix(".nixery-")
-        // As any program makes files: the umask takes away what the user does not want.
-        .permissions(fs::Permissions::from_mode(0o666))
-        .tempfile_in(super::parent(path))
-        .map_err(file_error("write", path))
 }

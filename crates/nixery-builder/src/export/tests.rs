@@ -1,4 +1,4 @@
-//! What is written, and what is refused. The real readers are in the end-to-end tests.
+//! Exports that are written, and that are refused. Real readers are in the end-to-end tests.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -174,7 +174,7 @@ async fn a_layout_is_added_to_and_a_reference_replaced() {
         assert_eq!(references(&layout), expected);
         assert_eq!(exported.blobs_kept, if expected.len() == 1 { 0 } else { 3 });
     }
-    // A blob that was cut off is written again.
+    // A truncated blob is written again.
     let blob = layout
         .join("blobs/sha256")
         .join(fixture.image.layers[0].digest.hex());
@@ -217,11 +217,11 @@ async fn other_directories_are_left_alone() {
 #[tokio::test]
 async fn an_archive_holds_manifest_config_and_layers() {
     let fixture = fixture().await;
-    let told = Arc::new(AtomicU64::new(0));
+    let reported = Arc::new(AtomicU64::new(0));
     let progress = {
-        let told = Arc::clone(&told);
+        let reported = Arc::clone(&reported);
         move |bytes| {
-            told.fetch_add(bytes, Ordering::Relaxed);
+            reported.fetch_add(bytes, Ordering::Relaxed);
         }
     };
     let path = fixture.path("image.tar");
@@ -229,7 +229,7 @@ async fn an_archive_holds_manifest_config_and_layers() {
     let exported = write_docker_archive(&fixture.image, &fixture.storage, &path, &tags, progress)
         .await
         .unwrap();
-    assert_eq!(told.load(Ordering::Relaxed), exported.bytes_written);
+    assert_eq!(reported.load(Ordering::Relaxed), exported.bytes_written);
 
     let mut entries = Vec::new();
     let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
@@ -264,7 +264,7 @@ async fn an_archive_holds_manifest_config_and_layers() {
     );
 }
 
-/// A blob is missing, of another size, or has other bytes.
+/// A blob is missing, has another size, or has other bytes.
 #[rstest]
 #[case(None, "missing in the store")]
 #[case(Some(b"cut".as_slice()), "cannot be read")]
@@ -326,7 +326,7 @@ async fn a_cancelled_export_leaves_nothing() {
     export.abort();
     assert!(export.await.unwrap_err().is_cancelled());
     drop(go_on);
-    // The thread removes its file as soon as it notices.
+    // The thread removes its file at its next chunk.
     while !fixture.names().is_empty() {
         tokio::task::yield_now().await;
     }

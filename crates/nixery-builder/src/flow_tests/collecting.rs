@@ -1,9 +1,6 @@
-//! Collections beside builds and pulls, in any order of their calls to the store, with collectors
-//! killed and processes that know only what they saw: no image that was answered, and none that is
-//! kept, lacks a blob.
+//! Garbage collections, builds and pulls at the same time, with any order of their calls to the
+//! store. Collectors may be killed. No image that was answered or kept may lack a blob.
 
-use nixery_state::record::BUILDS;
-use nixery_state::record::MANIFESTS;
 use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
@@ -13,9 +10,9 @@ use std::time::Duration;
 
 use futures::task::noop_waker_ref;
 use nixery_core::PackageSource;
-use nixery_manifest::{Blob, Digest, MediaType};
+use nixery_manifest::Digest;
 use nixery_state::gc::{GcError, GcMode, GcPolicy, collect};
-use nixery_state::record;
+use nixery_state::record::{self, BUILDS, MANIFESTS};
 use nixery_state::testing::stepped::Stepped;
 use nixery_state::testing::world::{
     GRACE, Made, RETENTIONS, is_there, layer_key, layer_record, memory,
@@ -28,33 +25,33 @@ use tokio::time::{Instant, advance};
 
 use crate::config::BuilderConfig;
 use crate::engine::Engine;
-use crate::layers;
 use crate::testing::{FakeNix, request};
+use crate::{image_store, layers};
 
 /// Servers on the store.
 const SERVERS: usize = 2;
-/// Longest time that a build or a pull may take: what the grace is for.
+/// Longest time that a build or a pull may take within the grace period.
 const LONGEST: Duration = Duration::from_secs(GRACE.as_secs() / 2);
 
-/// What happens next.
+/// One step of the model.
 #[derive(Debug, Clone)]
 enum Move {
-    /// The actor with this number, of those that run, takes some steps.
+    /// The running actor with this number makes some calls.
     Step(usize, u8),
-    /// Somebody pulls an image by its tag, which builds it if need be.
+    /// A client pulls an image by its tag, which builds the image if it is missing.
     Pull {
         server: usize,
         image: usize,
     },
-    /// Somebody pulls it by the digest of its manifest.
+    /// A client pulls an image by the digest of its manifest.
     PullDigest {
         server: usize,
         image: usize,
     },
     Collect(GcPolicy),
-    /// The collector with this number dies.
+    /// The collector with this number is killed.
     Kill(usize),
-    /// As many seconds pass, if builds and pulls allow it.
+    /// Seconds pass, unless a build or pull would take too long.
     Wait(u64),
     /// Background tasks run.
     Background,
@@ -163,7 +160,7 @@ impl World {
                 self.collectors.push(Box::pin(async move {
                     match collect(store, &policy, &RETENTIONS, GcMode::Sweep, |_| ()).await {
                         Ok(_) => Ok(()),
-                        // It was stopped for long.
+                        // The collection was paused for too long.
                         Err(GcError::Busy | GcError::Superseded | GcError::Slow { .. }) => Ok(()),
                         Err(error) => Err(error.to_string()),
                     }
@@ -190,7 +187,7 @@ impl World {
             .push((Box::pin(client), Instant::now() + LONGEST));
     }
 
-    /// Whether the actor has ended.
+    /// Makes one call of an actor, and returns whether the actor has ended.
     fn step(&mut self, at: usize) -> Result<bool, String> {
         let mut context = Context::from_waker(noop_waker_ref());
         let clients = self.clients.len();
@@ -212,9 +209,9 @@ impl World {
         Ok(ended)
     }
 
-    /// Lets everything that runs end.
+    /// Runs all actors to their end.
     async fn finish(&mut self) -> Result<(), String> {
-        for turn in 0..10_000 {
+        for round in 0..10_000 {
             let actors = self.clients.len() + self.collectors.len();
             if actors == 0 {
                 return Ok(());
@@ -223,8 +220,8 @@ impl World {
                 self.step(at)?;
             }
             tokio::task::yield_now().await;
-            // A collector that was stopped for hours in the midst of taking its lease pauses longer.
-            let hurry = self.clients.is_empty() && turn > 2000;
+            // A collector that was paused for hours while it took its lease pauses longer.
+            let hurry = self.clients.is_empty() && round > 2000;
             advance(Duration::from_millis(if hurry { 86_400_000 } else { 250 })).await;
         }
         Err(format!(
@@ -247,11 +244,10 @@ impl World {
     }
 }
 
-/// As the server answers a tag, and as a client goes on from there.
+/// Answers a tag as the server does, and fetches the blobs as a client does.
 async fn pull(engine: Arc<Engine>, image: Made) -> Result<(), String> {
     let words = |error: crate::BuildError| error.to_string();
-    let cached = engine
-        .cached_image(image.key, &request("git"))
+    let cached = image_store::find(&engine, image.key, &request("git"))
         .await
         .map_err(words)?;
     if cached.is_none() {
@@ -265,7 +261,7 @@ async fn pull(engine: Arc<Engine>, image: Made) -> Result<(), String> {
 }
 
 async fn pull_by_digest(engine: Arc<Engine>, image: Made) -> Result<(), String> {
-    match engine.manifest_to_serve(&image.digest()).await {
+    match image_store::manifest_to_serve(&engine, &image.digest()).await {
         Ok(None) => Ok(()),
         Ok(Some(_)) => fetch(&engine, &image, "its digest was answered").await,
         Err(error) => Err(error.to_string()),
@@ -285,7 +281,7 @@ async fn fetch(engine: &Engine, image: &Made, when: &str) -> Result<(), String> 
     Ok(())
 }
 
-/// The main flow's calls to the store.
+/// Makes the calls of the main flow to the store.
 async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
     for layer in &image.layers {
         let key = layer_key(layer.as_bytes());
@@ -302,12 +298,8 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
         }
     }
     for bytes in [&image.config, &image.manifest] {
-        let blob = Blob {
-            media_type: MediaType::from("application/octet-stream"),
-            digest: Digest::of(bytes),
-            bytes: bytes.to_vec(),
-        };
-        engine.store_blob(&blob).await?;
+        let bytes = bytes.clone();
+        engine.blobs.put(Digest::of(&bytes), bytes).await?;
     }
     let remembered = image.remember(&*engine.storage).await;
     remembered.map_err(crate::BuildError::stored)

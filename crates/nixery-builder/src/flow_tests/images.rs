@@ -1,4 +1,4 @@
-//! What an image is made of.
+//! The documents and layers of an image.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use nixery_manifest::{Family, ImageConfig, Manifest};
 use super::{build, bytes};
 use crate::config::BuilderConfig;
 use crate::progress::Phase;
-use crate::testing::{Bench, store_path};
+use crate::testing::{Fixture, store_path};
 
 #[tokio::test]
-async fn an_image_is_whole() {
-    let bench = Bench::new().await;
-    let image = build(&bench, "shell/git").await;
+async fn an_image_has_all_its_blobs() {
+    let fixture = Fixture::new().await;
+    let image = build(&fixture, "shell/git").await;
     let oci = Manifest::from_slice(&image.oci.bytes).expect("an OCI manifest");
     let docker = image
         .manifest(Family::Docker)
@@ -36,16 +36,16 @@ async fn an_image_is_whole() {
         "the summary has the manifest's order"
     );
     for (digest, size) in in_manifest {
-        let blob = bytes(&bench, &digest).await.expect("stored");
+        let blob = bytes(&fixture, &digest).await.expect("stored");
         digest.verify(&blob).expect("stored under its digest");
         assert_eq!(blob.len() as u64, size);
         assert_eq!(
-            bench.builder.engine().blobs.expected_size(&digest),
+            fixture.builder.engine().blobs.expected_size(&digest),
             Some(size)
         );
     }
     assert_eq!(oci.config.digest, docker.config.digest);
-    let config = bytes(&bench, &oci.config.digest).await.expect("stored");
+    let config = bytes(&fixture, &oci.config.digest).await.expect("stored");
     let config = ImageConfig::from_slice(&config).expect("a config");
     assert_eq!(config.config.cmd, ["bash"]);
     assert!(
@@ -87,9 +87,9 @@ async fn an_image_is_whole() {
 #[tokio::test]
 async fn the_budget_holds_with_the_root_layer() {
     for budget in [2, 3, 5] {
-        let bench =
-            Bench::with(|config| config.budget = budget.try_into().expect("not zero")).await;
-        let image = build(&bench, "a/b/c/d/e/f").await;
+        let fixture =
+            Fixture::with(|config| config.budget = budget.try_into().expect("not zero")).await;
+        let image = build(&fixture, "a/b/c/d/e/f").await;
         assert!(
             image.layers.len() <= budget,
             "{} > {budget}",
@@ -99,9 +99,9 @@ async fn the_budget_holds_with_the_root_layer() {
 }
 
 #[tokio::test]
-async fn digests_depend_on_neither_threads_nor_place() {
-    let one = Bench::with(|config| config.pack_threads = 1).await;
-    let two = Bench::with(|config| config.pack_threads = 2).await;
+async fn digests_do_not_depend_on_threads_or_directories() {
+    let one = Fixture::with(|config| config.pack_threads = 1).await;
+    let two = Fixture::with(|config| config.pack_threads = 2).await;
     let (first, second) = (
         build(&one, "shell/git").await,
         build(&two, "shell/git").await,
@@ -111,10 +111,10 @@ async fn digests_depend_on_neither_threads_nor_place() {
 }
 
 #[tokio::test]
-async fn zstd_images_are_oci_only_and_another_image() {
-    let gzip = Bench::new().await;
+async fn a_zstd_image_is_another_image_and_has_only_an_oci_manifest() {
+    let gzip = Fixture::new().await;
     let change = |config: &mut BuilderConfig| config.compression = Codec::Zstd;
-    let zstd = Bench::over(gzip.storage.clone(), change).await;
+    let zstd = Fixture::over(gzip.storage.clone(), change).await;
     let (first, second) = (build(&gzip, "git").await, build(&zstd, "git").await);
     assert!(!second.stats.from_cache);
     assert!(second.manifest(Family::Docker).is_none());
@@ -125,10 +125,13 @@ async fn zstd_images_are_oci_only_and_another_image() {
 
 #[tokio::test]
 async fn architectures_are_different_images() {
-    let bench = Bench::new().await;
-    let (amd64, arm64) = (build(&bench, "git").await, build(&bench, "arm64/git").await);
+    let fixture = Fixture::new().await;
+    let (amd64, arm64) = (
+        build(&fixture, "git").await,
+        build(&fixture, "arm64/git").await,
+    );
     assert_ne!(amd64.oci.digest, arm64.oci.digest);
-    let config = bytes(&bench, &arm64.config.digest).await.expect("stored");
+    let config = bytes(&fixture, &arm64.config.digest).await.expect("stored");
     assert_eq!(
         ImageConfig::from_slice(&config)
             .expect("a config")
@@ -137,7 +140,7 @@ async fn architectures_are_different_images() {
     );
 }
 
-/// A layer for each path, those of one rating in the order of paths, or against it.
+/// A layer for each path; layers with equal ratings are in the order of paths, or reversed.
 #[derive(Debug)]
 struct AllAlike {
     backwards: bool,
@@ -168,8 +171,9 @@ impl LayerStrategy for AllAlike {
 #[tokio::test]
 async fn an_image_keeps_the_order_of_its_layer_plan() {
     for backwards in [false, true] {
-        let bench = Bench::with(|config| config.strategy = Arc::new(AllAlike { backwards })).await;
-        let image = build(&bench, "shell/git").await;
+        let fixture =
+            Fixture::with(|config| config.strategy = Arc::new(AllAlike { backwards })).await;
+        let image = build(&fixture, "shell/git").await;
         // The root layer has no store path.
         let paths = image.layers.iter().flat_map(|layer| &layer.paths);
         let paths: Vec<_> = paths.collect();

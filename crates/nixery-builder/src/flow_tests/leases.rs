@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use nixery_state::lease::LEASES;
 use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{FilesystemStorage, MemoryStorage, Storage};
 use rstest::rstest;
@@ -13,15 +14,14 @@ use super::{build, fail};
 use crate::config::{BuilderConfig, DEFAULT_LEASE_TTL};
 use crate::handle::BuildHandle;
 use crate::progress::Phase;
-use crate::testing::{Bench, CountingStorage, pinned, request};
-use nixery_state::lease::LEASES;
+use crate::testing::{CountingStorage, Fixture, pinned, request};
 
-/// What a waiter may take longer than the server it waits for.
+/// How much longer a server may take that waits for another one.
 const A_LITTLE: Duration = Duration::from_secs(2);
 
-async fn bench(storage: &Arc<dyn Storage>, change: impl FnOnce(&mut BuilderConfig)) -> Bench {
+async fn fixture(storage: &Arc<dyn Storage>, change: impl FnOnce(&mut BuilderConfig)) -> Fixture {
     let storage = CountingStorage::over(Arc::clone(storage));
-    Bench::over(Arc::new(storage), change).await
+    Fixture::over(Arc::new(storage), change).await
 }
 
 async fn reaches(handle: &BuildHandle, phase: Phase) {
@@ -30,10 +30,10 @@ async fn reaches(handle: &BuildHandle, phase: Phase) {
     reached.expect("runs");
 }
 
-/// An image that this server is at, until its Nix gets a permit.
-async fn begin(bench: &Bench, name: &str) -> BuildHandle {
-    bench.nix.gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request(name));
+/// Starts an image that is being built until its Nix gets a permit.
+async fn begin(fixture: &Fixture, name: &str) -> BuildHandle {
+    fixture.nix.gate.forget_permits(usize::MAX);
+    let handle = fixture.builder.start(request(name));
     reaches(&handle, Phase::Realise).await;
     handle
 }
@@ -42,7 +42,7 @@ fn moving(_: &mut BuilderConfig) {}
 
 #[rstest]
 #[case::moving(moving, 1)]
-// Not even evaluated.
+// The second server does not even evaluate.
 #[case::pinned(pinned, 0)]
 #[tokio::test(start_paused = true)]
 async fn two_builders_build_an_image_once(
@@ -54,11 +54,14 @@ async fn two_builders_build_an_image_once(
         source(config);
         (config.max_evaluations, config.max_builds) = (1, 1);
     };
-    let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
+    let (here, there) = (
+        fixture(&storage, narrow).await,
+        fixture(&storage, narrow).await,
+    );
     let first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
-    // Other images are built meanwhile: who waits holds no permit.
+    // Other images are built meanwhile: a waiting build holds no permit.
     build(&there, "hello").await;
 
     sleep(Duration::from_secs(3600)).await;
@@ -81,13 +84,16 @@ async fn two_builders_build_an_image_once(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_dies_is_followed_within_the_lease_time() {
+async fn another_builder_takes_over_within_the_lease_time() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let lifeline = FaultyStorage::new(Arc::clone(&storage));
     let mortal: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&lifeline);
-    let (here, there) = (bench(&mortal, moving).await, bench(&storage, moving).await);
+    let (here, there) = (
+        fixture(&mortal, moving).await,
+        fixture(&storage, moving).await,
+    );
     let _first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
 
     lifeline.dead.store(true, Ordering::SeqCst);
@@ -100,13 +106,16 @@ async fn a_builder_that_dies_is_followed_within_the_lease_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_builder_that_is_stopped_lets_others_begin_at_once() {
+async fn others_start_at_once_when_a_builder_is_stopped() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let (here, there) = (bench(&storage, moving).await, bench(&storage, moving).await);
+    let (here, there) = (
+        fixture(&storage, moving).await,
+        fixture(&storage, moving).await,
+    );
     let _first = begin(&here, "git").await;
-    let second = there.builder.request(request("git"));
+    let second = there.builder.start(request("git"));
     reaches(&second, Phase::Waiting).await;
-    here.builder.leave().await;
+    here.builder.release_leases().await;
     let begun = Instant::now();
     second.wait().await.expect("builds");
     assert!(begun.elapsed() < A_LITTLE);
@@ -116,23 +125,23 @@ async fn a_builder_that_is_stopped_lets_others_begin_at_once() {
 async fn a_failed_build_is_tried_by_one_server_after_the_other() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let benches = [
-        bench(&storage, moving).await,
-        bench(&storage, moving).await,
-        bench(&storage, moving).await,
+        fixture(&storage, moving).await,
+        fixture(&storage, moving).await,
+        fixture(&storage, moving).await,
     ];
-    for bench in &benches {
-        bench.nix.gate.forget_permits(usize::MAX);
+    for fixture in &benches {
+        fixture.nix.gate.forget_permits(usize::MAX);
     }
     let handles = benches
         .iter()
-        .map(|bench| bench.builder.request(request("broken")));
+        .map(|fixture| fixture.builder.start(request("broken")));
     let handles: Vec<_> = handles.collect();
     for tried in 1..=benches.len() {
         sleep(Duration::from_secs(60)).await;
-        let realisations: usize = benches.iter().map(Bench::realisations).sum();
+        let realisations: usize = benches.iter().map(Fixture::realisations).sum();
         assert_eq!(realisations, tried, "no two at once");
-        for bench in benches.iter().filter(|bench| bench.realisations() == 1) {
-            bench.nix.gate.add_permits(1);
+        for fixture in benches.iter().filter(|fixture| fixture.realisations() == 1) {
+            fixture.nix.gate.add_permits(1);
         }
     }
     for handle in handles {
@@ -141,19 +150,22 @@ async fn a_failed_build_is_tried_by_one_server_after_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_at_leases_fails_no_build() {
+async fn builds_succeed_if_leases_cannot_be_taken() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let faulty = FaultyStorage::new(Arc::clone(&storage));
     let shared: Arc<dyn Storage> = Arc::<FaultyStorage>::clone(&faulty);
-    let (here, there) = (bench(&shared, moving).await, bench(&shared, moving).await);
+    let (here, there) = (
+        fixture(&shared, moving).await,
+        fixture(&shared, moving).await,
+    );
     faulty.leases_fail.store(true, Ordering::SeqCst);
     let alone = build(&here, "git").await;
     assert!(!alone.stats.from_cache);
 
-    // Fails while one works and the other waits: at worst it is built twice.
+    // The leases fail while one server builds and the other waits: the image may be built twice.
     faulty.leases_fail.store(false, Ordering::SeqCst);
     let first = begin(&here, "hello").await;
-    let second = there.builder.request(request("hello"));
+    let second = there.builder.start(request("hello"));
     reaches(&second, Phase::Waiting).await;
     faulty.leases_fail.store(true, Ordering::SeqCst);
     let image = second.wait().await.expect("builds");
@@ -167,7 +179,7 @@ async fn a_store_that_cannot_create_exclusively_has_no_leases() {
     let plain = FaultyStorage::new(Arc::clone(&storage));
     plain.not_exclusive.store(true, Ordering::SeqCst);
     let plain: Arc<dyn Storage> = plain;
-    let (here, there) = (bench(&plain, moving).await, bench(&plain, moving).await);
+    let (here, there) = (fixture(&plain, moving).await, fixture(&plain, moving).await);
     let first = begin(&here, "git").await;
     build(&there, "git").await;
     here.nix.gate.add_permits(1);
@@ -175,24 +187,27 @@ async fn a_store_that_cannot_create_exclusively_has_no_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_lease_time_of_zero_nobody_waits() {
+async fn with_a_lease_time_of_zero_servers_do_not_wait() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let off = |config: &mut BuilderConfig| config.lease_ttl = Duration::ZERO;
-    let (here, there) = (bench(&storage, off).await, bench(&storage, off).await);
+    let (here, there) = (fixture(&storage, off).await, fixture(&storage, off).await);
     let first = begin(&here, "git").await;
     build(&there, "git").await;
     here.nix.gate.add_permits(1);
     first.wait().await.expect("builds");
 }
 
-/// What is queued at a busy server is left to an idle one.
+/// An idle server builds an image that is queued at a busy one.
 #[tokio::test(start_paused = true)]
 async fn a_queued_image_is_not_reserved() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let narrow = |config: &mut BuilderConfig| config.max_builds = 1;
-    let (here, there) = (bench(&storage, narrow).await, bench(&storage, narrow).await);
+    let (here, there) = (
+        fixture(&storage, narrow).await,
+        fixture(&storage, narrow).await,
+    );
     let long = begin(&here, "long").await;
-    let queued = here.builder.request(request("git"));
+    let queued = here.builder.start(request("git"));
     sleep(Duration::from_secs(60)).await;
     assert!(!build(&there, "git").await.stats.from_cache);
     here.nix.gate.add_permits(1);
@@ -200,18 +215,21 @@ async fn a_queued_image_is_not_reserved() {
     assert!(queued.wait().await.expect("finds it").stats.from_cache);
 }
 
-/// Real time and real files: many images over both servers, each built once.
+/// In real time and with real files, two servers build many images, each once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn on_a_file_system_two_builders_share_the_work() {
     let folder = tempfile::tempdir().expect("temp dir");
     let open =
         || -> Arc<dyn Storage> { Arc::new(FilesystemStorage::open(folder.path()).expect("opens")) };
-    let (here, there) = (bench(&open(), moving).await, bench(&open(), moving).await);
+    let (here, there) = (
+        fixture(&open(), moving).await,
+        fixture(&open(), moving).await,
+    );
     let names = ["a", "b", "c", "d"];
     let handles: Vec<_> = (0..40)
         .map(|n| {
-            let bench = if n % 2 == 0 { &here } else { &there };
-            (n / 2 % 4, bench.builder.request(request(names[n / 2 % 4])))
+            let fixture = if n % 2 == 0 { &here } else { &there };
+            (n / 2 % 4, fixture.builder.start(request(names[n / 2 % 4])))
         })
         .collect();
     let mut digests = std::collections::BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The builder as its callers see it, over the doubles of [`crate::testing`].
+//! The builder as its callers see it, over the fixtures of [`crate::testing`].
 
 mod caching;
 mod collecting;
@@ -18,20 +18,20 @@ use nixery_storage::{Key, Storage};
 
 use crate::error::BuildError;
 use crate::image::Image;
-use crate::testing::{Bench, request};
+use crate::testing::{Fixture, request};
 
-async fn build(bench: &Bench, name: &str) -> Arc<Image> {
-    let handle = bench.builder.request(request(name));
+async fn build(fixture: &Fixture, name: &str) -> Arc<Image> {
+    let handle = fixture.builder.start(request(name));
     handle.wait().await.expect("builds")
 }
 
-async fn fail(bench: &Bench, name: &str) -> Arc<BuildError> {
-    let handle = bench.builder.request(request(name));
+async fn fail(fixture: &Fixture, name: &str) -> Arc<BuildError> {
+    let handle = fixture.builder.start(request(name));
     handle.wait().await.expect_err("fails")
 }
 
-async fn bytes(bench: &Bench, digest: &Digest) -> Option<Bytes> {
+async fn bytes(fixture: &Fixture, digest: &Digest) -> Option<Bytes> {
     let key = Key::blob(*digest);
-    let blob = bench.storage.get_bytes(&key, u64::MAX).await;
+    let blob = fixture.storage.get_bytes(&key, u64::MAX).await;
     blob.expect("reads")
 }

@@ -1,32 +1,31 @@
-//! The graphs of images, which are recorded behind the builds.
+//! The graphs of images, which are recorded after the builds.
 
-use nixery_state::graphs::GRAPHS;
-use nixery_state::record::MANIFESTS;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_core::NodeId;
-use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::graphs::{self, GRAPHS, RecordedGraph};
+use nixery_state::record::MANIFESTS;
 use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{Key, MemoryStorage};
 use rstest::rstest;
 use tokio::time::Instant;
 
 use super::{build, fail};
-use crate::testing::{Bench, CountingStorage, pinned, store_path};
+use crate::testing::{CountingStorage, Fixture, pinned, store_path};
 
-async fn bench() -> (Bench, Arc<FaultyStorage>) {
+async fn fixture() -> (Fixture, Arc<FaultyStorage>) {
     let faulty = FaultyStorage::new(Arc::new(MemoryStorage::new()));
     let storage = Arc::new(CountingStorage::over(faulty.clone()));
-    (Bench::over(storage, |_| {}).await, faulty)
+    (Fixture::over(storage, |_| {}).await, faulty)
 }
 
-async fn recorded(bench: &Bench) -> Vec<RecordedGraph> {
-    bench.builder.recorded().await;
+async fn recorded(fixture: &Fixture) -> Vec<RecordedGraph> {
+    fixture.builder.drain().await;
     let mut graphs = Vec::new();
-    for entry in graphs::list(&*bench.storage).await.expect("lists") {
-        let graph = graphs::read(&*bench.storage, entry.key).await;
+    for entry in graphs::list(&*fixture.storage).await.expect("lists") {
+        let graph = graphs::read(&*fixture.storage, entry.key).await;
         graphs.extend(graph.expect("reads"));
     }
     graphs
@@ -34,9 +33,9 @@ async fn recorded(bench: &Bench) -> Vec<RecordedGraph> {
 
 #[tokio::test]
 async fn each_image_that_is_built_is_recorded_once() {
-    let (bench, store) = bench().await;
-    let image = build(&bench, "git").await;
-    let graphs = recorded(&bench).await;
+    let (fixture, store) = fixture().await;
+    let image = build(&fixture, "git").await;
+    let graphs = recorded(&fixture).await;
     let [recorded_git] = &graphs[..] else {
         panic!("{graphs:?}")
     };
@@ -74,14 +73,14 @@ async fn each_image_that_is_built_is_recorded_once() {
         .sum();
     assert_eq!(recorded_git.compressed_sizes.iter().sum::<u64>(), layers);
 
-    // Found again, it is not recorded again; another one is.
-    assert!(build(&bench, "git").await.stats.from_cache);
-    build(&bench, "htop").await;
-    assert_eq!(recorded(&bench).await.len(), 2);
+    // An image that is found is not recorded again; another image is recorded.
+    assert!(build(&fixture, "git").await.stats.from_cache);
+    build(&fixture, "htop").await;
+    assert_eq!(recorded(&fixture).await.len(), 2);
     let stored = store.stored.borrow().clone();
     let written = stored.iter().filter(|key| key.folder() == GRAPHS).count();
     assert_eq!(written, 2, "{stored:?}");
-    // Under the key of the image's record, after it.
+    // Each graph is stored after the record of its image, under the same key.
     for (place, key) in stored.iter().enumerate() {
         if key.folder() == GRAPHS {
             let record = Key::new(MANIFESTS, key.digest().expect("a digest"));
@@ -94,41 +93,44 @@ async fn each_image_that_is_built_is_recorded_once() {
 #[case::failing(false)]
 #[case::not_answering(true)]
 #[tokio::test(start_paused = true)]
-async fn a_graph_that_cannot_be_recorded_harms_no_image(#[case] hangs: bool) {
-    let (bench, store) = bench().await;
+async fn an_image_is_built_if_its_graph_cannot_be_recorded(#[case] hangs: bool) {
+    let (fixture, store) = fixture().await;
     store.graphs_fail.store(!hangs, Ordering::SeqCst);
     store.graphs_hang.store(hangs, Ordering::SeqCst);
     let begun = Instant::now();
-    let image = build(&bench, "git").await;
-    assert!(begun.elapsed() < Duration::from_secs(60), "nobody waits");
-    bench.builder.recorded().await;
+    let image = build(&fixture, "git").await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(60),
+        "the build does not wait"
+    );
+    fixture.builder.drain().await;
     let given_up = begun.elapsed() >= Duration::from_secs(60);
     assert_eq!(given_up, hangs, "{:?}", begun.elapsed());
-    assert!(recorded(&bench).await.is_empty());
-    let again = build(&bench, "git").await;
+    assert!(recorded(&fixture).await.is_empty());
+    let again = build(&fixture, "git").await;
     assert_eq!(
         (again.oci.digest, again.stats.from_cache),
         (image.oci.digest, true)
     );
     assert!(
-        recorded(&bench).await.is_empty(),
+        recorded(&fixture).await.is_empty(),
         "what is found is not recorded"
     );
 }
 
 #[tokio::test]
 async fn a_failed_build_records_nothing() {
-    let (bench, _) = bench().await;
-    fail(&bench, "broken").await;
-    assert!(recorded(&bench).await.is_empty());
+    let (fixture, _) = fixture().await;
+    fail(&fixture, "broken").await;
+    assert!(recorded(&fixture).await.is_empty());
 }
 
-/// Whoever stops in order has recorded what it built.
+/// A process that stops in an orderly way has recorded its graphs.
 #[tokio::test]
 async fn draining_waits_for_the_recording() {
-    let bench = Bench::with(pinned).await;
-    build(&bench, "git").await;
-    bench.builder.drain().await;
-    let listed = graphs::list(&*bench.storage).await.expect("lists");
+    let fixture = Fixture::with(pinned).await;
+    build(&fixture, "git").await;
+    fixture.builder.drain().await;
+    let listed = graphs::list(&*fixture.storage).await.expect("lists");
     assert_eq!(listed.len(), 1);
 }

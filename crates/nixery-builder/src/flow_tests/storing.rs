@@ -1,9 +1,6 @@
-//! How what is packed gets into the store: beside the packing, in bounds, and in an order that leaves nothing
-//! which names what is not there.
+//! Storing of packed layers: at the same time as packing, within bounds, and in an order in which
+//! every stored document names only stored blobs.
 
-use nixery_state::record::BUILDS;
-use nixery_state::record::MANIFESTS;
-use nixery_storage::BLOBS;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,38 +8,39 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use nixery_manifest::ImageConfig;
+use nixery_state::record::{BUILDS, MANIFESTS};
 use nixery_state::testing::faulty::FaultyStorage;
-use nixery_storage::{Folder, Key, MemoryStorage, Storage};
+use nixery_storage::{BLOBS, Folder, Key, MemoryStorage, Storage};
 use tokio::time::timeout;
 
 use super::{build, bytes, fail};
 use crate::error::BuildError;
-use crate::testing::{Bench, CountingStorage, request};
+use crate::testing::{CountingStorage, Fixture, request};
 
-/// What may lie in the spool with this many threads.
+/// Most spool files with this many threads.
 const THREADS: usize = 2;
 const MOST_SPOOLED: usize = THREADS + 8;
 
-/// On a clock that stands still, and moves when nothing else does.
+/// A duration on the paused clock, which advances when all tasks wait.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A bench with two threads over a store with flags.
-async fn bench() -> (Bench, Arc<FaultyStorage>) {
-    bench_with(THREADS).await
+/// A fixture with two threads over a store with flags.
+async fn fixture() -> (Fixture, Arc<FaultyStorage>) {
+    fixture_with(THREADS).await
 }
 
-async fn bench_with(threads: usize) -> (Bench, Arc<FaultyStorage>) {
+async fn fixture_with(threads: usize) -> (Fixture, Arc<FaultyStorage>) {
     let faulty = FaultyStorage::new(Arc::new(MemoryStorage::new()));
     let storage = Arc::new(CountingStorage::over(faulty.clone()));
-    let bench = Bench::over(storage, |config| config.pack_threads = threads).await;
-    (bench, faulty)
+    let fixture = Fixture::over(storage, |config| config.pack_threads = threads).await;
+    (fixture, faulty)
 }
 
-/// Spool files that there are.
-fn spooled(bench: &Bench) -> usize {
+/// Counts the spool files.
+fn spooled(fixture: &Fixture) -> usize {
     let entries = |path| fs::read_dir(path).expect("lists").flatten();
     let instances =
-        entries(bench.builder.config().spool_dir.clone()).filter(|entry| entry.path().is_dir());
+        entries(fixture.builder.config().spool_dir.clone()).filter(|entry| entry.path().is_dir());
     instances
         .flat_map(|instance| entries(instance.path()))
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("layer-"))
@@ -50,21 +48,21 @@ fn spooled(bench: &Bench) -> usize {
 }
 
 /// Waits for the threads that delete spool files.
-async fn nothing_is_spooled(bench: &Bench) {
-    while spooled(bench) > 0 {
+async fn nothing_is_spooled(fixture: &Fixture) {
+    while spooled(fixture) > 0 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Waits until so many files were given to the store.
+/// Waits until this many files were passed to the store.
 async fn files_given(store: &FaultyStorage, files: usize) {
     let mut given = store.files_given.subscribe();
     let reached = timeout(LONG, given.wait_for(|given| *given == files)).await;
     drop(reached.expect("nothing holds it up").expect("lives"));
 }
 
-async fn entries(bench: &Bench, folder: Folder) -> usize {
-    bench
+async fn entries(fixture: &Fixture, folder: Folder) -> usize {
+    fixture
         .storage
         .list(folder)
         .await
@@ -74,11 +72,11 @@ async fn entries(bench: &Bench, folder: Folder) -> usize {
 }
 
 #[tokio::test]
-async fn a_slow_store_holds_up_the_packing() {
-    let (bench, store) = bench().await;
+async fn packing_waits_for_a_slow_store() {
+    let (fixture, store) = fixture().await;
     store.file_gate.forget_permits(usize::MAX);
     let handles: Vec<_> = ["a/b/c/d/e/f", "g/h/i/j/k/l", "m/n/o/p/q/r"]
-        .map(|name| bench.builder.request(request(name)))
+        .map(|name| fixture.builder.start(request(name)))
         .into();
     // Six layers and a root layer each, and three that they share.
     let files = 3 * (6 + 1) + 3;
@@ -86,25 +84,25 @@ async fn a_slow_store_holds_up_the_packing() {
     for taken in 0..=files - MOST_SPOOLED {
         let reached = given.wait_for(|given| *given >= MOST_SPOOLED + taken).await;
         assert_eq!(*reached.expect("lives"), MOST_SPOOLED + taken);
-        assert_eq!(spooled(&bench), MOST_SPOOLED);
+        assert_eq!(spooled(&fixture), MOST_SPOOLED);
         store.file_gate.add_permits(1);
     }
     store.file_gate.add_permits(MOST_SPOOLED);
     for handle in handles {
         handle.wait().await.expect("builds");
     }
-    nothing_is_spooled(&bench).await;
+    nothing_is_spooled(&fixture).await;
 }
 
-/// One image uses all threads, also many.
+/// One image uses all threads, even many.
 #[tokio::test(start_paused = true)]
 async fn as_many_layers_of_an_image_are_packed_as_there_are_threads() {
     const MANY: usize = 40;
-    let (bench, store) = bench_with(MANY).await;
+    let (fixture, store) = fixture_with(MANY).await;
     store.file_gate.forget_permits(usize::MAX);
     let names: Vec<_> = (0..MANY).map(|n| format!("t{n}")).collect();
-    let handle = bench.builder.request(request(&names.join("/")));
-    // The two that every image has, what they all need, and the root layer.
+    let handle = fixture.builder.start(request(&names.join("/")));
+    // `cacert` and `iana-etc`, `libc`, and the root layer.
     let files = MANY + 2 + 1 + 1;
     files_given(&store, files).await;
     store.file_gate.add_permits(files);
@@ -113,44 +111,44 @@ async fn as_many_layers_of_an_image_are_packed_as_there_are_threads() {
 
 #[tokio::test(start_paused = true)]
 async fn the_root_layer_does_not_wait_for_the_reference_graph() {
-    let (bench, store) = bench().await;
-    bench.nix.graph_gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request("git"));
+    let (fixture, store) = fixture().await;
+    fixture.nix.graph_gate.forget_permits(usize::MAX);
+    let handle = fixture.builder.start(request("git"));
     files_given(&store, 1).await;
-    bench.nix.graph_gate.add_permits(1);
+    fixture.nix.graph_gate.add_permits(1);
     handle.wait().await.expect("builds");
 }
 
 #[tokio::test]
-async fn a_failing_store_stops_the_build_and_leaves_nothing_behind() {
-    let (bench, store) = bench().await;
+async fn a_failing_store_stops_the_build_and_leaves_no_spool_files() {
+    let (fixture, store) = fixture().await;
     store.files_fail.store(true, Ordering::SeqCst);
     let names: Vec<_> = (0..40).map(|n| format!("t{n}")).collect();
-    let error = fail(&bench, &names.join("/")).await;
+    let error = fail(&fixture, &names.join("/")).await;
     assert!(matches!(&*error, BuildError::Storage { .. }), "{error:?}");
     assert!(
-        bench.packed() <= MOST_SPOOLED,
+        fixture.packed() <= MOST_SPOOLED,
         "it goes on: {}",
-        bench.packed()
+        fixture.packed()
     );
-    nothing_is_spooled(&bench).await;
+    nothing_is_spooled(&fixture).await;
     for kind in [MANIFESTS, BUILDS, BLOBS] {
-        assert_eq!(entries(&bench, kind).await, 0, "{kind:?}");
+        assert_eq!(entries(&fixture, kind).await, 0, "{kind:?}");
     }
     store.files_fail.store(false, Ordering::SeqCst);
-    build(&bench, &names.join("/")).await;
+    build(&fixture, &names.join("/")).await;
 }
 
 #[tokio::test]
-async fn what_names_a_blob_is_stored_after_it() {
-    let (bench, store) = bench().await;
+async fn a_document_is_stored_after_the_blobs_it_names() {
+    let (fixture, store) = fixture().await;
     store.file_gate.forget_permits(usize::MAX);
-    let handle = bench.builder.request(request("git"));
-    // All layers are on their way, the root layer beside the others.
+    let handle = fixture.builder.start(request("git"));
+    // All layers are being stored, also the root layer.
     let (mut given, mut stored) = (store.files_given.subscribe(), store.stored.subscribe());
     let all = given.wait_for(|given| *given == 5).await;
     drop(all.expect("lives"));
-    // The config names none of them. It is the only blob meanwhile.
+    // The config names no blobs. It is the only stored blob meanwhile.
     let config = stored
         .wait_for(|stored| stored.iter().any(|key| key.folder() == BLOBS))
         .await
@@ -162,12 +160,12 @@ async fn what_names_a_blob_is_stored_after_it() {
         panic!("{blobs:?}");
     };
     let config = config.digest().expect("a digest");
-    let text = bytes(&bench, &config).await.expect("stored");
+    let text = bytes(&fixture, &config).await.expect("stored");
     ImageConfig::from_slice(&text).expect("a config");
-    // Layer by layer, so that there is time for what should wait.
+    // Layer by layer, so that a document that does not wait would be stored too early.
     for _ in 0..5 {
         tokio::task::yield_now().await;
-        assert_eq!(entries(&bench, MANIFESTS).await, 0);
+        assert_eq!(entries(&fixture, MANIFESTS).await, 0);
         store.file_gate.add_permits(1);
     }
     let image = handle.wait().await.expect("builds");

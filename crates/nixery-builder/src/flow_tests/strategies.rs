@@ -1,4 +1,4 @@
-//! A builder whose layer strategy is replaced while it runs.
+//! Layer strategies: replaced while the builder runs, and broken ones.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use nixery_core::{
 use rstest::rstest;
 
 use super::build;
-use crate::testing::{Bench, pinned, request};
+use crate::error::BuildError;
+use crate::testing::{Fixture, pinned, request};
 
 /// As [`Size`], with at most this many layers.
 #[derive(Debug)]
@@ -31,61 +32,65 @@ impl LayerStrategy for Few {
 
 #[tokio::test]
 async fn another_strategy_gives_other_images_under_other_keys() {
-    let bench = Bench::with(|config| {
+    let fixture = Fixture::with(|config| {
         pinned(config);
         config.recheck_after = Duration::from_secs(3600);
     })
     .await;
-    let old = build(&bench, "git").await;
+    let old = build(&fixture, "git").await;
     assert_eq!(
         old.layers.len(),
         5,
         "three packages, libc and the root layer"
     );
-    assert!(bench.builder.ready(&request("git")).await.is_some());
+    assert!(fixture.builder.warm_image(&request("git")).await.is_some());
 
-    bench.builder.set_strategy(Arc::new(Few(1)));
-    assert_eq!(bench.builder.strategy().id(), "few 1");
-    let ready = bench.builder.ready(&request("git")).await;
-    assert!(ready.is_none(), "what is in memory is of the old strategy");
-    let new = build(&bench, "git").await;
+    fixture.builder.set_strategy(Arc::new(Few(1)));
+    assert_eq!(fixture.builder.strategy().id(), "few 1");
+    let ready = fixture.builder.warm_image(&request("git")).await;
+    assert!(ready.is_none(), "images of the old strategy are dropped");
+    let new = build(&fixture, "git").await;
     assert_eq!((new.layers.len(), new.stats.from_cache), (2, false));
     assert_ne!((new.key, new.oci.digest), (old.key, old.oci.digest));
-    let ready = bench.builder.ready(&request("git")).await.expect("is warm");
+    let ready = fixture
+        .builder
+        .warm_image(&request("git"))
+        .await
+        .expect("is warm");
     assert_eq!(ready.image.oci, new.oci);
 
-    // Back again, the store still has it.
-    bench.builder.set_strategy(Arc::new(Size));
-    let again = build(&bench, "git").await;
+    // With the old strategy again, the store still has the old image.
+    fixture.builder.set_strategy(Arc::new(Size));
+    let again = build(&fixture, "git").await;
     assert!(again.stats.from_cache);
     assert_eq!((again.key, &again.oci), (old.key, &old.oci));
 }
 
 #[tokio::test]
-async fn a_build_that_runs_keeps_to_its_strategy_and_is_not_kept_warm() {
-    let bench = Bench::with(pinned).await;
-    bench.nix.gate.forget_permits(usize::MAX);
-    let running = bench.builder.request(request("git"));
-    // It waits for Nix: its key is known, its layers are not.
-    while bench.realisations() == 0 {
+async fn a_running_build_keeps_its_strategy_and_its_image_is_not_kept_warm() {
+    let fixture = Fixture::with(pinned).await;
+    fixture.nix.gate.forget_permits(usize::MAX);
+    let running = fixture.builder.start(request("git"));
+    // The build waits for Nix: its key is known, its layers are not.
+    while fixture.realisations() == 0 {
         tokio::task::yield_now().await;
     }
-    bench.builder.set_strategy(Arc::new(Few(1)));
-    bench.nix.gate.add_permits(9);
+    fixture.builder.set_strategy(Arc::new(Few(1)));
+    fixture.nix.gate.add_permits(9);
     let old = running.wait().await.expect("builds");
     assert_eq!(old.layers.len(), 5);
-    assert!(bench.builder.ready(&request("git")).await.is_none());
-    let new = build(&bench, "git").await;
+    assert!(fixture.builder.warm_image(&request("git")).await.is_none());
+    let new = build(&fixture, "git").await;
     assert_eq!(new.layers.len(), 2);
     assert_ne!(new.key, old.key);
 
-    // Under its key there is what the key says.
-    bench.builder.set_strategy(Arc::new(Size));
-    let again = build(&bench, "git").await;
+    // The image under the key is the one of the old strategy.
+    fixture.builder.set_strategy(Arc::new(Size));
+    let again = build(&fixture, "git").await;
     assert_eq!((again.key, again.layers.len()), (old.key, 5));
     assert!(again.stats.from_cache);
-    bench.builder.set_strategy(Arc::new(Dominator::default()));
-    assert!(!build(&bench, "git").await.stats.from_cache);
+    fixture.builder.set_strategy(Arc::new(Dominator::default()));
+    assert!(!build(&fixture, "git").await.stats.from_cache);
 }
 
 /// Strategies that break the contract of [`LayerStrategy`].
@@ -139,14 +144,21 @@ async fn a_broken_strategy_is_an_error_that_names_it(
     #[case] strategy: Broken,
     #[case] violation: &str,
 ) {
-    let bench = Bench::with(|config| {
+    let fixture = Fixture::with(|config| {
         config.strategy = Arc::new(strategy);
         config.budget = NonZeroUsize::new(3).expect("it is not 0");
     })
     .await;
-    let error = bench.builder.request(request("git")).wait().await;
-    let message = error.expect_err("the plan is refused").to_string();
-    let id = format!("the plan of the layer strategy `broken {strategy:?}` is invalid");
-    assert!(message.contains(&id), "{message}");
+    let error = fixture.builder.start(request("git")).wait().await;
+    let error = error.expect_err("the plan is refused");
+    assert!(
+        matches!(*error, BuildError::InvalidPlan { .. }),
+        "{error:?}"
+    );
+    assert_eq!(error.kind(), "invalid-layer-plan");
+    let message = error.to_string();
+    let names_it = format!("the layer strategy `broken {strategy:?}` returned an invalid plan");
+    assert!(message.starts_with(&names_it), "{message}");
     assert!(message.contains(violation), "{message}");
+    assert!(fixture.packed() <= 1, "at most the root layer is packed");
 }

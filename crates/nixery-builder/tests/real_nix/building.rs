@@ -1,4 +1,4 @@
-//! What is built, and what is held meanwhile.
+//! Builds with real Nix, and the GC roots that they hold.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -91,7 +91,7 @@ async fn tags_are_branches_and_commits_of_a_git_source() {
 
 #[tokio::test]
 #[ignore = "needs Nix: run make test"]
-async fn a_spool_that_is_cleared_under_a_running_server_is_made_again() {
+async fn a_spool_directory_that_is_deleted_while_the_server_runs_is_created_again() {
     let setup = Setup::new().await;
     setup.build("foo").await;
     std::fs::remove_dir_all(setup.dir.path().join("spool")).expect("removes");
@@ -105,7 +105,7 @@ fn gc_roots_of(path: &str) -> String {
     String::from_utf8(out.expect("nix-store runs").stdout).expect("UTF-8")
 }
 
-/// Real Nix that notes the GC roots of what was realised when it is asked for the graph.
+/// Real Nix that notes the GC roots of the realised packages before it reads the graph.
 #[derive(Debug)]
 struct Watched {
     nix: NixCli,
@@ -150,8 +150,8 @@ impl Nix for Watched {
     }
 }
 
-/// Each realised package is held while the build runs, every output of one derivation too; once
-/// it has ended, nothing is. That packing is within that time is tested in `src/flow_tests`.
+/// Each realised package has a GC root while the build runs, also each output of one derivation.
+/// The roots end with the build. `src/flow_tests` tests that they last until the packing has ended.
 #[tokio::test]
 #[ignore = "needs Nix: run make test"]
 async fn gc_roots_end_with_the_build() {
@@ -167,7 +167,7 @@ async fn gc_roots_end_with_the_build() {
         name: ImageName::parse("foo/multi/multilib").expect("valid"),
         tag: Tag::latest(),
     };
-    let handle = builder.expect("opens").request(request);
+    let handle = builder.expect("opens").start(request);
     let image = handle.wait().await.expect("builds");
 
     let spool = spool.canonicalize().expect("is there");

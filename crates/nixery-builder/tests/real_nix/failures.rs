@@ -1,4 +1,4 @@
-//! What fails, and how the reason is found in what Nix says.
+//! Failed builds, and the reasons that are found in the output of Nix.
 
 use nixery_builder::BuildError;
 use rstest::rstest;
@@ -20,7 +20,10 @@ async fn all_missing_packages_are_named() {
 #[case("func", "a function")]
 #[tokio::test]
 #[ignore = "needs Nix: run make test"]
-async fn what_is_no_package_is_said_to_be_none(#[case] name: &str, #[case] kind: &str) {
+async fn an_attribute_that_is_not_a_package_is_an_error_that_says_what_it_is(
+    #[case] name: &str,
+    #[case] kind: &str,
+) {
     match &*Setup::new().await.fail(name).await {
         BuildError::NotDerivation { package, found } => {
             assert_eq!((package.as_str(), found.as_str()), (name, kind));
@@ -85,7 +88,7 @@ async fn build_failures_name_package_derivation_and_log(#[case] name: &str) {
 
 #[tokio::test]
 #[ignore = "needs Nix: run make test"]
-async fn what_nix_refuses_of_an_output_is_said() {
+async fn the_reason_that_nix_refuses_an_output_is_reported() {
     match &*Setup::new().await.fail("fifo").await {
         BuildError::Failed {
             package,

@@ -1,8 +1,8 @@
 //! The builder over real Nix, with a package set of `/bin/sh` derivations.
 //!
 //! Needs `nix-bin` (2.8 or later). As root without a `nixbld` group, and without a network:
-//! `NIX_CONFIG=$'build-users-group =\nsubstituters ='`. `make test` sees to it.
-#![allow(clippy::panic)] // Helpers of tests fail tests.
+//! `NIX_CONFIG=$'build-users-group =\nsubstituters ='`. `make test` sets it.
+#![allow(clippy::panic)] // A helper of a test may fail the test.
 
 mod building;
 mod failures;

@@ -1,4 +1,4 @@
-//! What is found wrong with Nix before anything is built.
+//! Problems with Nix that are found before anything is built.
 
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig};
 use rstest::rstest;

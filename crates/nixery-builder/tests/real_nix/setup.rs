@@ -107,7 +107,7 @@ impl Setup {
     pub(crate) fn request_at(&self, name: &str, tag: &str) -> BuildHandle {
         let name = ImageName::parse(name).expect("valid");
         let tag = Tag::parse(tag).expect("valid");
-        self.builder.request(ImageRequest { name, tag })
+        self.builder.start(ImageRequest { name, tag })
     }
 
     pub(crate) async fn build(&self, name: &str) -> Arc<Image> {

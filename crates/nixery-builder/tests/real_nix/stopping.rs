@@ -1,4 +1,4 @@
-//! Builders end when they take too long, and when nobody is left who would stop them.
+//! Package builders end when they take too long, and when the process that started them is killed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -63,11 +63,11 @@ async fn helper_builds_until_killed() {
     let _ = handle.wait().await;
 }
 
-/// Nobody can stop what a killed process has started. It ends by the deadline all the same, as Nix
-/// was told of it.
+/// A killed process cannot stop the builders that it has started. They still end by the deadline,
+/// as Nix knows it.
 #[test]
 #[ignore = "needs Nix: run make test"]
-fn builders_of_a_killed_process_end_in_time() {
+fn builders_of_a_killed_process_end_by_the_deadline() {
     let dir = tempfile::tempdir().expect("temp dir");
     let note = dir.path().join("pid");
     let mut helper = std::process::Command::new(std::env::current_exe().expect("this program"))

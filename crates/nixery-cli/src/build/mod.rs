@@ -88,13 +88,13 @@ pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
     if done.is_ok() {
         // The image is there already, and its graph is of use, not needed.
         let recorded = async {
-            builder.recorded().await;
+            builder.drain().await;
             Ok(())
         };
         let _ = or_interrupted(recorded).await;
     }
     // Servers on the same store may be waiting for this build.
-    builder.leave().await;
+    builder.release_leases().await;
     done
 }
 
@@ -145,7 +145,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
 async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
     let (request, destination) = (&work.request, &work.destination);
     let mut reporter = work.reporter;
-    let build = work.builder.request(request.clone());
+    let build = work.builder.start(request.clone());
     watch::watch(&build, &mut reporter, verbose).await;
     let image = match build.wait().await {
         Ok(image) => image,

@@ -69,7 +69,7 @@ fn by_image(
     image: &Image,
 ) -> Result<Response, ApiError> {
     let manifest = pick(image, preference(&request.headers))?;
-    state.builder().used(&manifest.digest);
+    state.builder().record_use(&manifest.digest);
     let mut headers = content_headers(&manifest.digest, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
     let answer = answer(request, headers, manifest);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, Phase};
-use nixery_core::PackError;
+use nixery_core::{LayerPlanError, PackError};
 use nixery_manifest::Digest;
 use nixery_nix::NixError;
 use nixery_server::error::{ApiError, BuildAnswer};
@@ -217,6 +217,10 @@ fn build_errors() -> Vec<BuildError> {
             source: system(),
         },
         BuildError::Internal { what: message },
+        BuildError::InvalidPlan {
+            strategy: "broken".to_owned(),
+            violation: LayerPlanError::EmptyLayer { layer: 2 },
+        },
     ];
     errors.extend(pack_errors().into_iter().map(BuildError::Pack));
     errors.extend(
@@ -271,6 +275,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
             BuildError::Unavailable { .. }
                 | BuildError::Storage { .. }
                 | BuildError::Spool { .. }
+                | BuildError::InvalidPlan { .. }
                 | BuildError::Internal { .. }
         );
         let answer = BuildAnswer::of(&error);

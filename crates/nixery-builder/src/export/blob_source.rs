@@ -1,27 +1,27 @@
-//! Reading an image's blobs, hashed on the way, on a thread that may block.
+//! Reads an image's blobs on a thread that may block, and verifies them on the way.
 
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::TryStreamExt;
 use nixery_manifest::{Digest, Digester};
 use nixery_storage::{Key, Storage, StorageError};
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 
 use super::{ExportError, file_error};
 
-/// The store as the writing thread sees it.
-pub(super) struct Blobs {
+/// The store, for the thread that writes.
+pub(super) struct BlobSource {
     storage: Arc<dyn Storage>,
     runtime: Handle,
-    cancelled: Arc<AtomicBool>,
+    cancelled: CancellationToken,
     progress: Box<dyn FnMut(u64) + Send>,
 }
 
-impl Blobs {
-    /// Copies the blob to `out`; `path` is where `out` writes to, for errors.
+impl BlobSource {
+    /// Copies the blob to `out`; `path` is the file behind `out`, for errors.
     pub(super) fn copy(
         &mut self,
         digest: &Digest,
@@ -30,10 +30,8 @@ impl Blobs {
         path: &Path,
     ) -> Result<(), ExportError> {
         let key = Key::blob(*digest);
-        let reader = self
-            .runtime
-            .block_on(self.storage.get(&key, None))
-            .map_err(ExportError::Storage)?;
+        let reader = self.runtime.block_on(self.storage.get(&key, None));
+        let reader = reader.map_err(ExportError::Storage)?;
         let mut reader = reader.ok_or(ExportError::MissingBlob { digest: *digest })?;
         if reader.stat.size != size {
             return Err(ExportError::Storage(StorageError::Truncated {
@@ -44,31 +42,28 @@ impl Blobs {
             }));
         }
         let mut digester = Digester::new();
-        while let Some(chunk) = self
-            .runtime
-            .block_on(reader.body.try_next())
-            .map_err(ExportError::Storage)?
-        {
-            if self.cancelled.load(Ordering::Relaxed) {
+        loop {
+            let chunk = self.runtime.block_on(reader.body.try_next());
+            let Some(chunk) = chunk.map_err(ExportError::Storage)? else {
+                break;
+            };
+            if self.cancelled.is_cancelled() {
                 return Err(ExportError::Cancelled);
             }
             digester.update(&chunk);
             out.write_all(&chunk).map_err(file_error("write", path))?;
-            (self.progress)(chunk.len() as u64);
+            self.report(chunk.len() as u64);
         }
-        let actual = digester.finish();
-        if actual != *digest {
-            return Err(ExportError::CorruptBlob {
-                digest: *digest,
-                actual,
-            });
+        let (digest, actual) = (*digest, digester.finish());
+        if actual != digest {
+            return Err(ExportError::CorruptBlob { digest, actual });
         }
         Ok(())
     }
 
-    /// Counts a blob that needs no copying.
-    pub(super) fn skip(&mut self, size: u64) {
-        (self.progress)(size);
+    /// Reports bytes that were written, or that need no writing.
+    pub(super) fn report(&mut self, bytes: u64) {
+        (self.progress)(bytes);
     }
 }
 
@@ -77,22 +72,17 @@ pub(super) async fn on_thread<T: Send + 'static>(
     storage: &Arc<dyn Storage>,
     progress: impl FnMut(u64) + Send + 'static,
     path: &Path,
-    write: impl FnOnce(Blobs) -> Result<T, ExportError> + Send + 'static,
+    write: impl FnOnce(BlobSource) -> Result<T, ExportError> + Send + 'static,
 ) -> Result<T, ExportError> {
-    struct CancelOnDrop(Arc<AtomicBool>);
-    impl Drop for CancelOnDrop {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
-        }
-    }
-    let guard = CancelOnDrop(Arc::default());
-    let blobs = Blobs {
+    let cancelled = CancellationToken::new();
+    let source = BlobSource {
         storage: Arc::clone(storage),
         runtime: Handle::current(),
-        cancelled: Arc::clone(&guard.0),
+        cancelled: cancelled.clone(),
         progress: Box::new(progress),
     };
-    tokio::task::spawn_blocking(move || write(blobs))
+    let _cancel_on_drop = cancelled.drop_guard();
+    tokio::task::spawn_blocking(move || write(source))
         .await
         .unwrap_or_else(|error| Err(file_error("write", path)(io::Error::other(error))))
 }
