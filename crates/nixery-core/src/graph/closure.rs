@@ -1,20 +1,28 @@
-//! Closure sizes, for graphs that come without.
+//! Closure sizes, for graphs that come without them.
 
-use super::NodeId;
 use super::components::Components;
+use super::{NodeId, ReferenceGraph};
 
 /// Targets looked at in one pass: four words per node keep the pass in the cache and vectorise.
 const WORDS: usize = 4;
 const BLOCK: usize = WORDS * 64;
 
-/// For each node the sum of the weights of all nodes it reaches, itself included; saturating.
+impl ReferenceGraph {
+    /// Sums up the NAR sizes of all closures.
+    pub(super) fn compute_closure_sizes(&mut self) {
+        let weights: Vec<u64> = self.nodes.iter().map(|node| node.nar_size).collect();
+        let sums = closure_sums(&weights, |node| self.references(node));
+        for (node, sum) in self.nodes.iter_mut().zip(sums) {
+            node.closure_size = sum;
+        }
+    }
+}
+
+/// Returns for each node the sum of the weights of all nodes it reaches, itself included; saturating.
 ///
 /// Exact, unlike a sum over references, which would count what is shared many times. One pass per 256 nodes
 /// marks who reaches them, so time is O(nodes × references / 256), memory O(nodes + references).
-pub(super) fn closure_sums<'a>(
-    weights: &[u64],
-    references: impl Fn(NodeId) -> &'a [NodeId],
-) -> Vec<u64> {
+fn closure_sums<'a>(weights: &[u64], references: impl Fn(NodeId) -> &'a [NodeId]) -> Vec<u64> {
     let components = Components::of(weights.len(), &references);
     let condensed = Condensed::new(&components, weights, &references);
     let sums = condensed.sums();

@@ -1,33 +1,30 @@
 //! Reference graphs: what Nix says about a closure, checked and numbered.
 
+use std::borrow::Cow;
+use std::collections::HashMap;
+
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use crate::json_error::JsonError;
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
-mod check;
+mod build;
 mod closure;
 mod components;
 mod error;
-mod kind;
-mod listed;
+mod nix_json;
 mod node_id;
-mod part;
 mod path_index;
 mod path_references;
-mod raw;
-mod raw_hash;
-mod raw_text;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use build::ListedPath;
 pub use error::GraphError;
-pub use kind::JsonKind;
-pub use listed::ListedPath;
 pub use node_id::NodeId;
 pub use path_references::{PathInfoJson, PathReferences};
-use raw::RawGraph;
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
@@ -88,8 +85,35 @@ pub struct PathInfo {
     pub closure_size: u64,
 }
 
-fn malformed(error: serde_json::Error) -> GraphError {
-    GraphError::Malformed(JsonError::new(error))
+/// The two kinds of JSON in which Nix describes closures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonKind {
+    /// The structured attributes of `exportReferencesGraph`, which [`ReferenceGraph::parse`] reads.
+    Graph,
+    /// The output of `nix path-info --json`, which [`ReferenceGraph::from_path_info`] reads.
+    PathInfo,
+}
+
+impl JsonKind {
+    /// The kind that the outermost keys show; the rest may still be invalid. `None` for anything but a
+    /// JSON array or object.
+    #[must_use]
+    pub fn of(json: &[u8]) -> Option<Self> {
+        let path_info = |key: &str| key.starts_with('/') || key == "info";
+        let graph = |key: &str| matches!(key, "exportReferencesGraph" | "graph");
+        match json.trim_ascii_start().first()? {
+            b'[' => Some(Self::PathInfo),
+            b'{' => match serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(json) {
+                Ok(keys) if keys.keys().any(|key| graph(key)) => Some(Self::Graph),
+                // A map keyed by path, empty for no paths, or version 2 of it.
+                Ok(keys) => (keys.is_empty() || keys.keys().any(|key| path_info(key)))
+                    .then_some(Self::PathInfo),
+                // Invalid JSON: reading it as a graph reports where.
+                Err(_) => Some(Self::Graph),
+            },
+            _ => None,
+        }
+    }
 }
 
 impl ReferenceGraph {
@@ -101,8 +125,10 @@ impl ReferenceGraph {
     /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's entries but the choice
     /// among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
-        let raw = RawGraph::export(json).map_err(malformed)?;
-        check::check(&raw, raw.roots.iter().map(String::as_str))
+        let raw = nix_json::read(json, JsonKind::Graph)
+            .map_err(JsonError::new)
+            .map_err(GraphError::Malformed)?;
+        Self::from_raw(&raw, raw.roots.iter().map(String::as_str))
     }
 
     /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by path
@@ -111,8 +137,35 @@ impl ReferenceGraph {
     /// # Errors
     /// What the table of [`ReferenceGraph`] says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
-        let raw = RawGraph::path_info(json).map_err(malformed)?;
-        check::check(&raw, roots.iter().map(StorePath::as_str))
+        let raw = nix_json::read(json, JsonKind::PathInfo)
+            .map_err(JsonError::new)
+            .map_err(GraphError::Malformed)?;
+        Self::from_raw(&raw, roots.iter().map(StorePath::as_str))
+    }
+
+    /// Reads a graph in any form that Nix writes: the structured attribute `exportReferencesGraph`
+    /// ([`Self::parse`]), or the output of `nix path-info --json --recursive` of any version
+    /// ([`Self::from_path_info`]).
+    ///
+    /// Path information does not say what the roots are. Without `roots`, they are the paths that no other
+    /// path refers to. A graph names its roots itself.
+    ///
+    /// # Errors
+    /// What [`GraphError`] lists: the JSON is of neither form, is invalid, or lacks a path that is referred to;
+    /// or `roots` are given for a graph that names its own.
+    pub fn from_json(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
+        match JsonKind::of(json) {
+            Some(JsonKind::Graph) if roots.is_empty() => Self::parse(json),
+            Some(JsonKind::Graph) => Err(GraphError::RootsNotAllowed),
+            Some(JsonKind::PathInfo) => {
+                let mut graph = Self::from_path_info(json, roots)?;
+                if roots.is_empty() {
+                    graph.roots = graph.entry_points();
+                }
+                Ok(graph)
+            }
+            None => Err(GraphError::UnknownJson),
+        }
     }
 
     /// Number of paths.
@@ -190,18 +243,7 @@ impl ReferenceGraph {
     pub fn entry_points(&self) -> Vec<NodeId> {
         let mut reached = vec![false; self.len()];
         let mut entries = self.roots.clone();
-        let mut todo = Vec::new();
-        let mut walk = |start: NodeId, reached: &mut [bool]| {
-            todo.push(start);
-            while let Some(node) = todo.pop() {
-                if !std::mem::replace(&mut reached[node.index()], true) {
-                    todo.extend(self.references(node));
-                }
-            }
-        };
-        for &root in &self.roots {
-            walk(root, &mut reached);
-        }
+        self.mark_reached(&entries, &mut reached);
         let mut referred = vec![false; self.len()];
         for node in self.ids().filter(|node| !reached[node.index()]) {
             for &reference in self.references(node) {
@@ -212,11 +254,21 @@ impl ReferenceGraph {
         for node in first.chain(self.ids()) {
             if !reached[node.index()] {
                 entries.push(node);
-                walk(node, &mut reached);
+                self.mark_reached(&[node], &mut reached);
             }
         }
         entries.sort_unstable();
         entries
+    }
+
+    /// Marks the nodes that are reached from `starts`.
+    fn mark_reached(&self, starts: &[NodeId], reached: &mut [bool]) {
+        let mut todo = starts.to_vec();
+        while let Some(node) = todo.pop() {
+            if !std::mem::replace(&mut reached[node.index()], true) {
+                todo.extend(self.references(node));
+            }
+        }
     }
 
     /// The graph as [`Self::parse`] reads it, in one fixed byte sequence.

@@ -1,7 +1,7 @@
 //! What single store paths refer to, whether or not the whole closure is known.
 
-use super::raw::RawGraph;
-use super::{NodeId, ReferenceGraph};
+use super::nix_json::{self, RawGraph};
+use super::{JsonKind, NodeId, ReferenceGraph};
 use crate::json_error::JsonError;
 use crate::store_path::{StorePathError, base_name_of, check_base_name};
 
@@ -80,7 +80,8 @@ impl<'a> PathInfoJson<'a> {
     /// # Errors
     /// It has another form.
     pub fn parse(json: &'a [u8]) -> Result<Self, JsonError> {
-        RawGraph::path_info(json).map(Self).map_err(JsonError::new)
+        let raw = nix_json::read(json, JsonKind::PathInfo);
+        raw.map(Self).map_err(JsonError::new)
     }
 
     /// The paths that are in the Nix store, in the order of the input.
