@@ -98,15 +98,15 @@ pub use nar_hash::{NarHash, NarHashError};
 #[cfg(feature = "pack")]
 pub use pack::{
     Conflict, ConflictKind, PackError, PackErrorKind, PackedLayer, Packer, RootEntry,
-    RootEntryKind, RootLayer, pack_layer, pack_root_layer, write_layer_tar,
+    RootEntryKind, RootLayer, pack_layer, write_layer_tar,
 };
 #[cfg(feature = "pack")]
 pub use plan::MAX_FILE_BYTES;
 pub use plan::{
     ClusterId, ClusterPlan, ClusterPlanError, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD,
     Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, LineRule, PlannedLayer,
-    PlannedPackage, Popularity, PopularityError, Size, Weight, human_bytes, layer_rows,
-    package_key, to_dot, to_table,
+    PlannedPackage, Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot,
+    to_table,
 };
 pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};

@@ -47,7 +47,6 @@ pub use cluster_plan::{
 pub use clustered::Clustered;
 pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use popularity::{Popularity, PopularityError};
-pub use reason::human_bytes;
 pub use size::Size;
 
 pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
