@@ -47,15 +47,6 @@ impl Architecture {
             variant: None,
         }
     }
-
-    /// The architecture this program runs on; none if images cannot be built for it.
-    pub fn host() -> Option<Self> {
-        match std::env::consts::ARCH {
-            "x86_64" => Some(Self::Amd64),
-            "aarch64" => Some(Self::Arm64),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Architecture {

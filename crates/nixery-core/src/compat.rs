@@ -45,13 +45,8 @@ pub fn original_image_key<S: AsRef<str>>(
 }
 
 fn hex(hash: Sha1) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(40);
-    for byte in hash.finalize() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

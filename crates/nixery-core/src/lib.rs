@@ -104,9 +104,8 @@ pub use pack::{
 pub use plan::MAX_FILE_BYTES;
 pub use plan::{
     ClusterId, ClusterPlan, ClusterPlanError, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD,
-    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, LineRule, PlannedLayer,
-    PlannedPackage, Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot,
-    to_table,
+    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, PlannedLayer, PlannedPackage,
+    Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot, to_table,
 };
 pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};

@@ -73,11 +73,13 @@ pub struct ReferenceGraph {
 }
 
 /// What is known of one store path of a graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PathInfo {
     /// The path.
     pub path: StorePath,
     /// SHA-256 of its NAR, where the source tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub nar_hash: Option<NarHash>,
     /// Bytes of its NAR.
     pub nar_size: u64,
@@ -277,10 +279,7 @@ impl ReferenceGraph {
         let graph: Vec<Written<'_>> = self
             .iter()
             .map(|(id, node)| Written {
-                path: &node.path,
-                nar_hash: node.nar_hash,
-                nar_size: node.nar_size,
-                closure_size: node.closure_size,
+                node,
                 references: self.references(id).iter().map(path).collect(),
             })
             .collect();
@@ -306,12 +305,8 @@ struct WrittenRoots<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Written<'a> {
-    path: &'a StorePath,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nar_hash: Option<NarHash>,
-    nar_size: u64,
-    closure_size: u64,
+    #[serde(flatten)]
+    node: &'a PathInfo,
     references: Vec<&'a StorePath>,
 }

@@ -6,8 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::size::LARGE;
-use super::stability::{Draft, Reach, in_order, least_name, nar_size};
-use super::tails::{self, TAILS};
+use super::stability::{self, Draft, Reach, TAILS, in_order, least_name, nar_size};
 use super::{ClusterId, ClusterPlan, package_key};
 use super::{LayerPlan, LayerStrategy, reason};
 use crate::graph::{NodeId, ReferenceGraph};
@@ -60,7 +59,7 @@ impl LayerStrategy for Clustered {
 
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
         let mut buckets = self.buckets(graph);
-        let kept = tails::kept(buckets.len(), 0, budget);
+        let kept = stability::kept(buckets.len(), 0, budget);
         let mut tails: [Option<Bucket>; TAILS] = Default::default();
         if kept < buckets.len() {
             buckets.sort_by_cached_key(|bucket| {
@@ -71,7 +70,7 @@ impl LayerStrategy for Clustered {
                 )
             });
             for bucket in buckets.drain(kept..) {
-                let tail = &mut tails[tails::tail(self.tail(bucket.samples.1), budget)];
+                let tail = &mut tails[stability::tail(self.tail(bucket.samples.1), budget)];
                 match tail {
                     Some(tail) => {
                         tail.paths.extend(bucket.paths);
@@ -82,7 +81,7 @@ impl LayerStrategy for Clustered {
             }
         }
 
-        let last = tails::tail(TAILS - 1, budget);
+        let last = stability::tail(TAILS - 1, budget);
         let alone = buckets.into_iter().map(|bucket| Draft {
             reason: self.reason(graph, &bucket),
             reach: self.reach(bucket.samples.0),

@@ -117,7 +117,7 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
         }
         dot.push_str("  }\n");
     }
-    let layer_of = plan.layer_of_paths(graph);
+    let layer_of = plan.layers_of_paths(graph).ok();
     for root in graph.roots() {
         let _ = writeln!(dot, "  image -> n{root} [style=bold];");
     }

@@ -24,7 +24,6 @@ use std::num::NonZeroUsize;
 use crate::graph::{NodeId, ReferenceGraph};
 
 mod check;
-mod closure_count;
 mod cluster_plan;
 mod clustered;
 mod dominator;
@@ -34,16 +33,13 @@ mod popularity;
 mod reason;
 mod size;
 mod stability;
-mod tails;
 #[cfg(test)]
 mod tests;
 
 pub use check::LayerPlanError;
 #[cfg(feature = "pack")]
 pub use cluster_plan::MAX_FILE_BYTES;
-pub use cluster_plan::{
-    ClusterId, ClusterPlan, ClusterPlanError, LineRule, PlannedPackage, package_key,
-};
+pub use cluster_plan::{ClusterId, ClusterPlan, ClusterPlanError, PlannedPackage, package_key};
 pub use clustered::Clustered;
 pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use popularity::{Popularity, PopularityError};
@@ -88,20 +84,4 @@ pub struct PlannedLayer {
     pub rating: u64,
     /// Why these paths are together, in one sentence for people.
     pub reason: String,
-}
-
-impl LayerPlan {
-    /// For each path of the graph the index of its layer; `None` if this is no partition of the graph.
-    pub fn layer_of_paths(&self, graph: &ReferenceGraph) -> Option<Vec<usize>> {
-        let mut layer_of = vec![usize::MAX; graph.len()];
-        for (layer, planned) in self.layers.iter().enumerate() {
-            for &path in &planned.paths {
-                let slot = layer_of.get_mut(path.index())?;
-                if std::mem::replace(slot, layer) != usize::MAX {
-                    return None;
-                }
-            }
-        }
-        (!layer_of.contains(&usize::MAX)).then_some(layer_of)
-    }
 }

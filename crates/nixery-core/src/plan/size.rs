@@ -3,9 +3,7 @@
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
-use super::closure_count::ClosureCount;
-use super::stability::{Draft, Reach, in_order};
-use super::tails::{self, TAILS};
+use super::stability::{self, ClosureCount, Draft, Reach, TAILS, in_order};
 use super::{LayerPlan, LayerStrategy, reason};
 use crate::graph::{NodeId, ReferenceGraph};
 
@@ -49,13 +47,13 @@ impl LayerStrategy for Size {
         let mut into_tail = |path: NodeId, tails: &mut [Vec<NodeId>; TAILS]| {
             let needed = closures.up_to(STEPS[TAILS - 2] + 1, &[path]);
             let step = STEPS.iter().filter(|&&step| needed > step).count();
-            tails[tails::tail(step, budget)].push(path);
+            tails[stability::tail(step, budget)].push(path);
         };
         for path in small {
             into_tail(path, &mut tails);
         }
         let filled = tails.iter().filter(|tail| !tail.is_empty()).count();
-        let kept = tails::kept(large.len(), filled, budget);
+        let kept = stability::kept(large.len(), filled, budget);
         for path in large.drain(kept..) {
             into_tail(path, &mut tails);
         }
@@ -65,7 +63,7 @@ impl LayerStrategy for Size {
             reach: Reach::NONE,
             reason: reason::of_large(graph.node(path).path.name(), graph.node(path).nar_size),
         });
-        let last = tails::tail(TAILS - 1, budget);
+        let last = stability::tail(TAILS - 1, budget);
         let together = tails.into_iter().enumerate().map(|(tail, mut paths)| {
             paths.sort_unstable();
             let from = if tail == 0 { 0 } else { STEPS[tail - 1] + 1 };

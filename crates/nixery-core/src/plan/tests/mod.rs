@@ -81,7 +81,7 @@ fn check(graph: &ReferenceGraph, plan: &LayerPlan, budget: usize) {
         plan.layers.len()
     );
     assert!(
-        plan.layer_of_paths(graph).is_some(),
+        plan.layers_of_paths(graph).is_ok(),
         "every path in exactly one layer"
     );
     for layer in &plan.layers {
