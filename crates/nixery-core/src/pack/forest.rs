@@ -23,26 +23,24 @@ const DIRECTORY_MODE: u32 = 0o755;
 /// others. nixpkgs' own `buildEnv` leaves it out too.
 const BUILD_METADATA: &[u8] = b"nix-support";
 
-enum Node {
-    Directory {
-        mode: u32,
-        /// The first directory that is merged here; `None` for the image's own.
-        from: Option<PathBuf>,
-    },
-    File {
-        mode: u32,
-        contents: Vec<u8>,
-    },
-    Link {
-        target: PathBuf,
-    },
+struct Node {
+    kind: RootEntryKind,
+    /// The path in the store that it shows; `None` for the image's own.
+    from: Option<PathBuf>,
 }
 
 impl Node {
     /// A directory in which packages meet.
     fn shared_directory(from: Option<PathBuf>) -> Self {
         let mode = DIRECTORY_MODE;
-        Self::Directory { mode, from }
+        let kind = RootEntryKind::Directory { mode };
+        Self { kind, from }
+    }
+
+    fn link(target: PathBuf) -> Self {
+        let from = Some(target.clone());
+        let kind = RootEntryKind::Link { target };
+        Self { kind, from }
     }
 }
 
@@ -80,7 +78,8 @@ impl<'a> Forest<'a> {
 
     /// Adds a directory of the image's own, which no package can replace.
     pub(super) fn add_directory(&mut self, at: &str, mode: u32) -> Result<(), PackError> {
-        self.insert(at.as_bytes(), Node::Directory { mode, from: None })
+        let kind = RootEntryKind::Directory { mode };
+        self.insert(at.as_bytes(), Node { kind, from: None })
     }
 
     /// Merges what a directory of the store holds into the root.
@@ -136,7 +135,7 @@ impl<'a> Forest<'a> {
         if !accept(&end) || !self.make_parents(at)? {
             return Ok(false);
         }
-        self.insert(at.as_bytes(), Node::Link { target })?;
+        self.insert(at.as_bytes(), Node::link(target))?;
         Ok(true)
     }
 
@@ -148,7 +147,8 @@ impl<'a> Forest<'a> {
         contents: Vec<u8>,
     ) -> Result<(), PackError> {
         if self.look_up(at)?.is_none() && self.make_parents(at)? {
-            self.insert(at.as_bytes(), Node::File { mode, contents })?;
+            let kind = RootEntryKind::File { mode, contents };
+            self.insert(at.as_bytes(), Node { kind, from: None })?;
         }
         Ok(())
     }
@@ -157,11 +157,7 @@ impl<'a> Forest<'a> {
     pub(super) fn finish(self) -> (Vec<RootEntry>, Vec<Conflict>) {
         let entry = |(path, node): (Vec<u8>, Node)| RootEntry {
             path: OsStr::from_bytes(&path).into(),
-            kind: match node {
-                Node::Directory { mode, .. } => RootEntryKind::Directory { mode },
-                Node::File { mode, contents } => RootEntryKind::File { mode, contents },
-                Node::Link { target } => RootEntryKind::Link { target },
-            },
+            kind: node.kind,
         };
         (self.nodes.into_iter().map(entry).collect(), self.conflicts)
     }
@@ -179,18 +175,18 @@ impl<'a> Forest<'a> {
             self.conflict(at, &path, ConflictKind::Reserved);
             return Ok(None);
         }
-        let old = match self.nodes.get(at) {
+        let old = match self.kind(at) {
             None if kind == FileKind::Directory => {
                 self.insert(at, Node::shared_directory(Some(path.clone())))?;
                 return Ok(Some(path));
             }
             None => {
-                self.insert(at, Node::Link { target: path })?;
+                self.insert(at, Node::link(path))?;
                 return Ok(None);
             }
-            Some(Node::Directory { .. }) => None,
-            Some(Node::Link { target }) => Some(self.resolver.resolve(target)?),
-            Some(Node::File { .. }) => Some(Target::Nowhere),
+            Some(RootEntryKind::Directory { .. }) => None,
+            Some(RootEntryKind::Link { target }) => Some(self.resolver.resolve(target)?),
+            Some(RootEntryKind::File { .. }) => Some(Target::Nowhere),
         };
         let new = match kind {
             FileKind::Directory => Target::Directory(path.clone()),
@@ -226,10 +222,10 @@ impl<'a> Forest<'a> {
     fn make_parents(&mut self, at: &str) -> Result<bool, PackError> {
         for (slash, _) in at.match_indices('/') {
             let parent = &at.as_bytes()[..slash];
-            let target = match self.nodes.get(parent) {
-                Some(Node::Directory { .. }) => continue,
-                Some(Node::File { .. }) => return Ok(false),
-                Some(Node::Link { target }) => self.resolver.resolve(target)?,
+            let target = match self.kind(parent) {
+                Some(RootEntryKind::Directory { .. }) => continue,
+                Some(RootEntryKind::File { .. }) => return Ok(false),
+                Some(RootEntryKind::Link { target }) => self.resolver.resolve(target)?,
                 None => {
                     self.insert(parent, Node::shared_directory(None))?;
                     continue;
@@ -248,14 +244,14 @@ impl<'a> Forest<'a> {
     fn look_up(&self, at: &str) -> Result<Option<(PathBuf, Target)>, PackError> {
         let ends = at.match_indices('/').map(|(slash, _)| slash);
         for end in ends.chain([at.len()]) {
-            match self.nodes.get(&at.as_bytes()[..end]) {
+            match self.kind(&at.as_bytes()[..end]) {
                 None => return Ok(None),
-                Some(Node::Directory { .. }) if end < at.len() => {}
-                Some(Node::Directory { .. } | Node::File { .. }) => break,
-                Some(Node::Link { target }) if end == at.len() => {
+                Some(RootEntryKind::Directory { .. }) if end < at.len() => {}
+                Some(RootEntryKind::Directory { .. } | RootEntryKind::File { .. }) => break,
+                Some(RootEntryKind::Link { target }) if end == at.len() => {
                     return Ok(Some((target.clone(), self.resolver.resolve(target)?)));
                 }
-                Some(Node::Link { target }) => {
+                Some(RootEntryKind::Link { target }) => {
                     let path = target.join(&at[end + 1..]);
                     let end = self.resolver.resolve(&path)?;
                     // Below a link there is only what is in the store.
@@ -264,6 +260,10 @@ impl<'a> Forest<'a> {
             }
         }
         Ok(Some((absolute(at.as_bytes()), Target::Nowhere)))
+    }
+
+    fn kind(&self, at: &[u8]) -> Option<&RootEntryKind> {
+        self.nodes.get(at).map(|node| &node.kind)
     }
 
     fn frame(&self, at: Vec<u8>, directory: PathBuf) -> Result<Frame, PackError> {
@@ -287,11 +287,7 @@ impl<'a> Forest<'a> {
     }
 
     fn conflict(&mut self, at: &[u8], skipped: &Path, kind: ConflictKind) {
-        let kept = match self.nodes.get(at) {
-            Some(Node::Directory { from, .. }) => from.clone(),
-            Some(Node::Link { target }) => Some(target.clone()),
-            Some(Node::File { .. }) | None => None,
-        };
+        let kept = self.nodes.get(at).and_then(|node| node.from.clone());
         self.conflicts.push(Conflict {
             path: absolute(at),
             kept,

@@ -21,6 +21,12 @@ pub(super) enum Target {
     Nowhere,
 }
 
+impl Target {
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self, Self::File { executable, .. } if *executable)
+    }
+}
+
 /// Follows links inside one store and never reads the host outside of it: an image has its own
 /// `/etc`, and the absolute links of a chroot's store lead to other files on this host.
 pub(super) struct Resolver<'a> {

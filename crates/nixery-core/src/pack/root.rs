@@ -123,11 +123,9 @@ impl RootLayer {
             .map_or(Path::new(DEFAULT_STORE), |path| Path::new(path.store_dir()));
         let resolver = Resolver::new(store, directory.to_owned());
         let mut forest = Forest::new(resolver);
-        for parent in directory.ancestors() {
-            if let Ok(parent) = parent.strip_prefix("/")
-                && let Some(parent) = parent.to_str().filter(|parent| !parent.is_empty())
-            {
-                forest.add_directory(parent, PARENT_MODE)?;
+        for parent in walk::parents(&directory.join("path")) {
+            if let Some(parent) = parent.to_str() {
+                forest.add_directory(parent.trim_start_matches('/'), PARENT_MODE)?;
             }
         }
         for &(path, mode) in DIRECTORIES {
@@ -256,17 +254,14 @@ fn add_package(
     walk::inspect(store, path)?;
     match forest.resolve(path)? {
         Target::Directory(directory) => forest.merge(&directory)?,
-        Target::File {
-            executable: true, ..
-        } => {
+        target if target.is_program() => {
             let name = match package.package_name() {
                 "" => package.name(),
                 name => name,
             };
             if name.as_bytes().starts_with(WHITEOUT) {
-                return Err(PackError::Whiteout {
-                    path: path.to_owned(),
-                });
+                let path = path.to_owned();
+                return Err(PackError::Whiteout { path });
             }
             forest.add_program(&format!("bin/{name}"), path)?;
         }
@@ -277,18 +272,9 @@ fn add_package(
 
 /// Adds what programs expect at fixed places, unless a package has it.
 fn add_fixed_places(forest: &mut Forest<'_>) -> Result<(), PackError> {
-    let program = |target: &Target| {
-        matches!(
-            target,
-            Target::File {
-                executable: true,
-                ..
-            }
-        )
-    };
     let file = |target: &Target| matches!(target, Target::File { .. });
-    let shell = forest.add_alias("bin/sh", "bin/bash", program)?;
-    forest.add_alias("usr/bin/env", "bin/env", program)?;
+    let shell = forest.add_alias("bin/sh", "bin/bash", Target::is_program)?;
+    forest.add_alias("usr/bin/env", "bin/env", Target::is_program)?;
     forest.add_alias(
         "etc/ssl/certs/ca-certificates.crt",
         "etc/ssl/certs/ca-bundle.crt",

@@ -24,7 +24,7 @@ const OWNER_EXECUTES: u32 = 0o100;
 /// Mode of the directories above the store paths.
 pub(super) const PARENT_MODE: u32 = 0o755;
 
-/// What a name in the store is.
+/// The kind of a file in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileKind {
     Directory,
@@ -40,9 +40,9 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// The order of a layer: bytewise by the names of the entries, in which directories end in
-    /// `/`. Sorted so, a walk that enters each directory where it stands gives a list that is
-    /// bytewise sorted as a whole.
+    /// The order of a layer: bytewise by the names of the entries, where those of directories end in
+    /// `/`. A walk in this order that enters each directory at once gives a list that is bytewise
+    /// sorted as a whole.
     fn order(&self, other: &Self) -> Ordering {
         fn key(child: &Child) -> impl Iterator<Item = u8> {
             let slash = (child.kind == FileKind::Directory).then_some(b'/');
@@ -52,10 +52,10 @@ impl Child {
     }
 }
 
-/// The names in a directory in the order of a layer. Holds no file descriptor when it returns.
+/// Lists a directory in the order of a layer. Holds no file descriptor when it returns.
 ///
 /// # Errors
-/// If the directory cannot be listed, or holds what no layer may.
+/// The directory cannot be listed, or holds what no layer may.
 pub(super) fn list(store: &StoreRoot, directory: &Path) -> Result<Vec<Child>, PackError> {
     let failed = PackError::unreadable("list the directory", directory);
     let mut children = Vec::new();
@@ -63,9 +63,8 @@ pub(super) fn list(store: &StoreRoot, directory: &Path) -> Result<Vec<Child>, Pa
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         if name.as_bytes().starts_with(WHITEOUT) {
-            return Err(PackError::Whiteout {
-                path: directory.join(name),
-            });
+            let path = directory.join(name);
+            return Err(PackError::Whiteout { path });
         }
         let path = directory.join(&name);
         let kind = entry.file_type();
@@ -79,10 +78,10 @@ pub(super) fn list(store: &StoreRoot, directory: &Path) -> Result<Vec<Child>, Pa
     Ok(children)
 }
 
-/// What a store path itself is.
+/// Returns the kind of a store path itself.
 ///
 /// # Errors
-/// [`PackError::Missing`] if it does not exist.
+/// [`PackError::Missing`] if the path does not exist.
 pub(super) fn inspect(store: &StoreRoot, path: &Path) -> Result<FileKind, PackError> {
     match fs::symlink_metadata(store.physical(path)) {
         Ok(metadata) => classify(metadata.file_type(), path),
@@ -93,7 +92,7 @@ pub(super) fn inspect(store: &StoreRoot, path: &Path) -> Result<FileKind, PackEr
     }
 }
 
-/// Whether Nix takes a file with these permissions for executable.
+/// Whether a file with these permissions is executable for Nix.
 pub(super) fn executable(permissions: &fs::Permissions) -> bool {
     permissions.mode() & OWNER_EXECUTES != 0
 }
@@ -150,9 +149,7 @@ fn top(
     let Some(first) = paths.first().map(|path| Path::new(path.as_str())) else {
         return Ok(top);
     };
-    for parent in store_parents(first) {
-        top.push((parent, None));
-    }
+    top.extend(parents(first).map(|parent| (parent.to_owned(), None)));
     let mut paths: Vec<&Path> = paths.iter().map(|path| Path::new(path.as_str())).collect();
     paths.sort_unstable();
     paths.dedup();
@@ -171,16 +168,10 @@ fn top(
     Ok(top)
 }
 
-/// The directories above a store path, `/nix` and `/nix/store`, outermost first.
-pub(super) fn store_parents(path: &Path) -> Vec<PathBuf> {
-    let mut parents: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .filter(|parent| parent.parent().is_some())
-        .map(Path::to_owned)
-        .collect();
-    parents.reverse();
-    parents
+/// Returns the directories above a store path, `/nix/store` and `/nix`.
+pub(super) fn parents(path: &Path) -> impl Iterator<Item = &Path> {
+    let above = path.ancestors().skip(1);
+    above.filter(|parent| parent.parent().is_some())
 }
 
 /// The name of a tar entry for an absolute path: without the slash in front, with one at the end
@@ -200,8 +191,8 @@ struct Walk<'a, S> {
 }
 
 impl<S: BlockSink> Walk<'_, S> {
-    /// Writes what is at `path` and below. Keeps its own stack (of listings, not of open
-    /// directories), so that neither depth nor open files are limited by the thread or the system.
+    /// Writes a path and all below it. Keeps its own stack, of listings and not of open directories,
+    /// so that neither the thread's stack nor the limit of open files limits the depth.
     fn tree(&mut self, path: &Path, kind: FileKind) -> Result<(), PackError> {
         let mut path = path.to_owned();
         if kind != FileKind::Directory {
@@ -234,14 +225,9 @@ impl<S: BlockSink> Walk<'_, S> {
     }
 
     fn leaf(&mut self, path: &Path, kind: FileKind) -> Result<(), PackError> {
-        if kind == FileKind::Link {
-            self.link(path)
-        } else {
-            self.file(path)
+        if kind != FileKind::Link {
+            return self.file(path);
         }
-    }
-
-    fn link(&mut self, path: &Path) -> Result<(), PackError> {
         let target = read_link(self.store, path)?;
         self.tar
             .link(&entry_name(path, false), target.as_os_str().as_bytes())
@@ -251,7 +237,7 @@ impl<S: BlockSink> Walk<'_, S> {
     fn file(&mut self, path: &Path) -> Result<(), PackError> {
         let unreadable = PackError::unreadable("read the file", path);
         let file = File::open(self.store.physical(path)).map_err(unreadable)?;
-        // Of the open file: what was listed may be gone.
+        // Of the open file, because the listed one may have been replaced.
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(PackError::Changed {
