@@ -14,8 +14,9 @@
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
 //!
-//! Packing and the compressed form of cluster plans need the feature `pack`, which is on by default.
-//! Without it no C is compiled. The original's cache keys need `original-keys`, also on by default.
+//! Packing and the compressed form of cluster plans need the feature `pack`, which is on by
+//! default. Without it no C is compiled. The original's cache keys need `original-keys`, also on by
+//! default.
 //!
 //! ```
 //! use nixery_core::{DEFAULT_BUDGET, Dominator, ImageName, LayerStrategy, ReferenceGraph};

@@ -31,10 +31,11 @@ const NAME_CHARACTERS: [bool; 256] = {
 
 /// A valid store path such as `/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38`.
 ///
-/// Any absolute store directory is accepted, since Nix can be built for another one; the base name follows
-/// the rules of Nix (store path specification: 32 characters of Nix base 32, a dash, 1 to 211 characters of
-/// `A-Za-z0-9+-._?=`, neither `.` nor `..` nor one of these followed by a dash). Ordered by the full path,
-/// bytewise. Cloning is cheap. The paths of a reference graph share one allocation.
+/// Any absolute store directory is accepted, since Nix can be built for another one; the base name
+/// follows the rules of Nix (store path specification: 32 characters of Nix base 32, a dash, 1 to
+/// 211 characters of `A-Za-z0-9+-._?=`, neither `.` nor `..` nor one of these followed by a dash).
+/// Ordered by the full path, bytewise. Cloning is cheap. The paths of a reference graph share one
+/// allocation.
 ///
 /// ```
 /// use nixery_core::StorePath;
@@ -151,16 +152,16 @@ impl StorePath {
         &self.base_name()[HASH_LEN + 1..]
     }
 
-    /// The name without hash and version, `glibc`, split as Nix's `builtins.parseDrvName` does: the version
-    /// starts after the first dash that is followed by something other than a letter.
+    /// The name without hash and version, `glibc`, split as Nix's `builtins.parseDrvName` does: the
+    /// version starts after the first dash that is followed by something other than a letter.
     #[must_use]
     pub fn package_name(&self) -> &str {
         package_name(self.name())
     }
 }
 
-/// Checked paths on their way into one allocation: there are as many as a graph has, and each on its own would
-/// take longer to make than to check.
+/// Checked paths on their way into one allocation: there are as many as a graph has, and each on
+/// its own would take longer to make than to check.
 #[derive(Debug, Default)]
 pub(crate) struct StorePaths {
     text: String,

@@ -1,5 +1,6 @@
-//! Layer planning on a real list of packages: what a shell image with curl and cairo's Python binding
-//! consists of, from Debian's package lists with Nix's kind of store paths, before and after a week's updates.
+//! Layer planning on a real list of packages: what a shell image with curl and cairo's Python
+//! binding consists of, from Debian's package lists with Nix's kind of store paths, before and
+//! after a week's updates.
 
 use std::collections::HashSet;
 use std::num::NonZeroUsize;

@@ -18,7 +18,8 @@ impl ReferenceGraph {
     }
 }
 
-/// Returns for each node the sum of the weights of all nodes it reaches, itself included; saturating.
+/// Returns for each node the sum of the weights of all nodes it reaches, itself included;
+/// saturating.
 ///
 /// Exact, unlike a sum over references, which counts shared nodes several times. One pass per 256
 /// nodes marks the nodes that reach them, so time is O(nodes × references / 256), memory O(nodes +
@@ -114,7 +115,8 @@ impl Condensed {
     }
 }
 
-/// Sums of a block's weights by bit pattern: per byte of the mask its 256 patterns, per word all ones.
+/// Sums of a block's weights by bit pattern: per byte of the mask its 256 patterns, per word all
+/// ones.
 struct BlockTable {
     bytes: Vec<[u128; 256]>,
     words: [u128; WORDS],

@@ -8,8 +8,8 @@ use crate::store_path::StorePathError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GraphError {
-    /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative, fractional or
-    /// over 2^64 − 1 end here too.
+    /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative,
+    /// fractional or over 2^64 − 1 end here too.
     #[error("the reference graph is not the JSON that Nix writes")]
     Malformed(#[source] JsonError),
     /// The JSON is neither of the two kinds that describe a closure.

@@ -28,11 +28,11 @@ pub use path_references::{PathInfoJson, PathReferences};
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
-/// It comes from the structured attribute `exportReferencesGraph`
-/// ([`Self::parse`]), from `nix path-info` ([`Self::from_path_info`]), from either ([`Self::from_json`]), or
-/// from a list whose references are numbers already ([`Self::from_list`]). Its nodes are
-/// sorted by path whatever order the input had, and everything else refers to them by [`NodeId`]. What happens
-/// to input that Nix would not write:
+/// It comes from the structured attribute `exportReferencesGraph` ([`Self::parse`]), from `nix
+/// path-info` ([`Self::from_path_info`]), from either ([`Self::from_json`]), or from a list whose
+/// references are numbers already ([`Self::from_list`]). Its nodes are sorted by path whatever
+/// order the input had, and everything else refers to them by [`NodeId`]. What happens to input
+/// that Nix would not write:
 ///
 /// | input | outcome |
 /// |---|---|
@@ -97,8 +97,8 @@ pub enum JsonKind {
 }
 
 impl JsonKind {
-    /// The kind that the outermost keys show; the rest may still be invalid. `None` for anything but a
-    /// JSON array or object.
+    /// The kind that the outermost keys show; the rest may still be invalid. `None` for anything
+    /// but a JSON array or object.
     #[must_use]
     pub fn of(json: &[u8]) -> Option<Self> {
         let path_info = |key: &str| key.starts_with('/') || key == "info";
@@ -119,13 +119,13 @@ impl JsonKind {
 }
 
 impl ReferenceGraph {
-    /// Parses the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]` and structured
-    /// attributes (Nix manual, "Advanced attributes"). Unknown fields are ignored, a missing `closureSize`
-    /// is computed.
+    /// Parses the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]` and
+    /// structured attributes (Nix manual, "Advanced attributes"). Unknown fields are ignored, a
+    /// missing `closureSize` is computed.
     ///
     /// # Errors
-    /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's entries but the choice
-    /// among several.
+    /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's
+    /// entries but the choice among several.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
         let raw = nix_json::read(json, JsonKind::Graph)
             .map_err(JsonError::new)
@@ -133,8 +133,9 @@ impl ReferenceGraph {
         Self::from_raw(&raw, raw.roots.iter().map(String::as_str))
     }
 
-    /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by path
-    /// (since 2.19), or base names under `info` (version 2). A missing `closureSize` is computed.
+    /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by
+    /// path (since 2.19), or base names under `info` (version 2). A missing `closureSize` is
+    /// computed.
     ///
     /// # Errors
     /// What the table of [`ReferenceGraph`] says.
@@ -149,12 +150,12 @@ impl ReferenceGraph {
     /// ([`Self::parse`]), or the output of `nix path-info --json --recursive` of any version
     /// ([`Self::from_path_info`]).
     ///
-    /// Path information does not say what the roots are. Without `roots`, they are the paths that no other
-    /// path refers to. A graph names its roots itself.
+    /// Path information does not say what the roots are. Without `roots`, they are the paths that
+    /// no other path refers to. A graph names its roots itself.
     ///
     /// # Errors
-    /// What [`GraphError`] lists: the JSON is of neither form, is invalid, or lacks a path that is referred to;
-    /// or `roots` are given for a graph that names its own.
+    /// What [`GraphError`] lists: the JSON is of neither form, is invalid, or lacks a path that is
+    /// referred to; or `roots` are given for a graph that names its own.
     pub fn from_json(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
         match JsonKind::of(json) {
             Some(JsonKind::Graph) if roots.is_empty() => Self::parse(json),
@@ -238,10 +239,12 @@ impl ReferenceGraph {
             .sum()
     }
 
-    /// The roots, and where these do not reach everything, what else a walk must start from, sorted.
+    /// The roots, and where these do not reach everything, what else a walk must start from,
+    /// sorted.
     ///
-    /// Nix's graphs are reached from their roots whole, so there it equals [`Self::roots`]. Otherwise the
-    /// paths that no unreached path refers to are added, and for cycles that are left the first by path.
+    /// Nix's graphs are reached from their roots whole, so there it equals [`Self::roots`].
+    /// Otherwise the paths that no unreached path refers to are added, and for cycles that are left
+    /// the first by path.
     pub fn entry_points(&self) -> Vec<NodeId> {
         let mut reached = vec![false; self.len()];
         let mut entries = self.roots.clone();

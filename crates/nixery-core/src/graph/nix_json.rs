@@ -40,8 +40,8 @@ pub(crate) struct RawNode {
     pub(crate) closure_size: Option<u64>,
     /// Nix 2.8 writes `"valid": false` for a path that it does not have.
     pub(crate) valid: bool,
-    /// Where its references end; they begin where those of the node before end. There are fewer than 2^32: each
-    /// ends at a place of its own in the texts.
+    /// Where its references end; they begin where those of the node before end. There are fewer
+    /// than 2^32: each ends at a place of its own in the texts.
     end: u32,
 }
 
@@ -473,7 +473,8 @@ impl Text {
     }
 }
 
-/// What [`Text`]s are places in: the input, followed by what is not in it as it is, like strings with escapes.
+/// What [`Text`]s are places in: the input, followed by what is not in it as it is, like strings
+/// with escapes.
 #[derive(Debug, Default)]
 struct Texts<'a> {
     /// Empty where the input is not UTF-8: then nothing is borrowed from it.

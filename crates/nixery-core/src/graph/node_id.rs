@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A path of a [`ReferenceGraph`](crate::ReferenceGraph): its place among the paths of that graph, which are
-/// sorted. It means nothing in another graph.
+/// A path of a [`ReferenceGraph`](crate::ReferenceGraph): its place among the paths of that graph,
+/// which are sorted. It means nothing in another graph.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(u32);

@@ -12,10 +12,10 @@ const TOGETHER: usize = 64;
 
 /// The indices of a graph's paths, by text.
 ///
-/// A large graph's paths do not fit in the processor's caches, and each reference is looked up: most of the time goes
-/// by waiting for memory. So the table is small, the texts are close together, and look-ups come in lists, whose
-/// waits overlap. The hashes are seeded at random, so no input made beforehand makes many
-/// paths collide.
+/// A large graph's paths do not fit in the processor's caches, and each reference is looked up:
+/// most of the time goes by waiting for memory. So the table is small, the texts are close
+/// together, and look-ups come in lists, whose waits overlap. The hashes are seeded at random, so
+/// no input made beforehand makes many paths collide.
 pub(super) struct PathIndex<'a> {
     text: &'a str,
     slots: HashTable<Slot>,

@@ -3,8 +3,8 @@
 use super::PackError;
 
 /// Bytes of a block: small enough that a large layer keeps every core busy, and large enough that a
-/// compressor that restarts with each block loses little. Part of the layer format: compressors give
-/// different output for the same input cut differently.
+/// compressor that restarts with each block loses little. Part of the layer format: compressors
+/// give different output for the same input cut differently.
 pub(super) const BLOCK: usize = 1024 * 1024;
 
 /// A buffer for a block: [`BLOCK`] bytes, of which the first `filled` count.
@@ -66,8 +66,8 @@ impl<S: BlockSink> Blocks<S> {
         }
     }
 
-    /// Returns the place of the next bytes, at least one. Report with [`advance`](Self::advance) how
-    /// many were written.
+    /// Returns the place of the next bytes, at least one. Report with [`advance`](Self::advance)
+    /// how many were written.
     pub(super) fn space(&mut self) -> Result<&mut [u8], PackError> {
         let mut block = self.block.take().ok_or_else(PackError::stopped)?;
         if block.filled == BLOCK {

@@ -11,8 +11,9 @@ use super::resolve::{Resolver, Target};
 use super::root::{Conflict, ConflictKind, RootEntry, RootEntryKind};
 use super::walk::{Child, FileKind, list};
 
-/// The greatest number of entries. It is several times what the largest packages have, and takes some
-/// hundred megabytes of memory. Links that multiply (`a/{x,y} -> b`, `b/{x,y} -> c`, …) exceed it.
+/// The greatest number of entries. It is several times what the largest packages have, and takes
+/// some hundred megabytes of memory. Links that multiply (`a/{x,y} -> b`, `b/{x,y} -> c`, …) exceed
+/// it.
 const MAX_ENTRIES: usize = 1_000_000;
 
 /// Mode of the directories that packages share.
@@ -162,8 +163,8 @@ impl<'a> Forest<'a> {
         (self.nodes.into_iter().map(entry).collect(), self.conflicts)
     }
 
-    /// Adds a file, link or directory of a package at `at`. Returns the directory to merge there, if
-    /// it is one.
+    /// Adds a file, link or directory of a package at `at`. Returns the directory to merge there,
+    /// if it is one.
     fn place(
         &mut self,
         at: &[u8],

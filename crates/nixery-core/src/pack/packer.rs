@@ -14,10 +14,10 @@ use crate::{Codec, StorePath, StoreRoot};
 
 /// Packs layers with a limited number of threads.
 ///
-/// Share one packer in a process. Each calling thread packs its layer, and free threads of the packer
-/// help with the blocks of 1 MiB. So small layers are packed side by side, and one large layer is
-/// packed by all threads. Bytes do not depend on the number of threads. Memory is bounded by it:
-/// about 5 MiB per thread.
+/// Share one packer in a process. Each calling thread packs its layer, and free threads of the
+/// packer help with the blocks of 1 MiB. So small layers are packed side by side, and one large
+/// layer is packed by all threads. Bytes do not depend on the number of threads. Memory is bounded
+/// by it: about 5 MiB per thread.
 ///
 /// The packer's own threads, one fewer than it may use, start when they are first needed, and end
 /// when it is dropped.
@@ -101,8 +101,8 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// A packer that uses this number of threads, calling threads included; 0 counts as 1. It starts
-    /// none yet.
+    /// A packer that uses this number of threads, calling threads included; 0 counts as 1. It
+    /// starts none yet.
     pub fn new(threads: usize) -> Self {
         Self::with_encoder(threads, Encoders::encode)
     }

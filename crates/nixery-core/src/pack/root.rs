@@ -61,10 +61,12 @@ services: files
 ///   Links are followed as the image will see them, inside of the store only.
 /// - A package that is one executable file becomes `/bin/NAME`, where NAME is the package's name
 ///   without the version. A package that is another file, or a link to nothing, adds nothing (see
-///   [`unlinked`](Self::unlinked)). A package that is a link to a directory counts as that directory.
+///   [`unlinked`](Self::unlinked)). A package that is a link to a directory counts as that
+///   directory.
 /// - `nix-support` at the top of a package is left out: it is for builds of other packages.
-/// - The image has directories of its own: `/tmp` and `/var/tmp` 1777, `/root` 0700, `/var/empty` 0555, `/dev`,
-///   `/proc`, `/sys` and `/etc`; the store's directories with the modes of the other layers.
+/// - The image has directories of its own: `/tmp` and `/var/tmp` 1777, `/root` 0700, `/var/empty`
+///   0555, `/dev`, `/proc`, `/sys` and `/etc`; the store's directories with the modes of the other
+///   layers.
 /// - `/bin/sh` leads to `bash` if no package has a `sh`, `/usr/bin/env` to the packages' `env`,
 ///   and `/etc/ssl/certs/ca-certificates.crt` (where most programs look) to `ca-bundle.crt` (what
 ///   nixpkgs' `cacert` has): each only if that is there.
@@ -115,8 +117,8 @@ impl RootLayer {
     /// store.
     ///
     /// # Errors
-    /// A package is missing, cannot be listed, or has what no layer may hold; or the packages are of
-    /// different stores or have more than a million files.
+    /// A package is missing, cannot be listed, or has what no layer may hold; or the packages are
+    /// of different stores or have more than a million files.
     pub fn plan(packages: &[StorePath], store: &StoreRoot) -> Result<Self, PackError> {
         let directory = packages
             .first()

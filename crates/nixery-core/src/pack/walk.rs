@@ -40,9 +40,9 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// The order of a layer: bytewise by the names of the entries, where those of directories end in
-    /// `/`. A walk in this order that enters each directory at once gives a list that is bytewise
-    /// sorted as a whole.
+    /// The order of a layer: bytewise by the names of the entries, where those of directories end
+    /// in `/`. A walk in this order that enters each directory at once gives a list that is
+    /// bytewise sorted as a whole.
     fn order(&self, other: &Self) -> Ordering {
         fn key(child: &Child) -> impl Iterator<Item = u8> {
             let slash = (child.kind == FileKind::Directory).then_some(b'/');
@@ -191,8 +191,9 @@ struct Walk<'a, S> {
 }
 
 impl<S: BlockSink> Walk<'_, S> {
-    /// Writes a path and all below it. Keeps its own stack, of listings and not of open directories,
-    /// so that neither the thread's stack nor the limit of open files limits the depth.
+    /// Writes a path and all below it. Keeps its own stack, of listings and not of open
+    /// directories, so that neither the thread's stack nor the limit of open files limits the
+    /// depth.
     fn tree(&mut self, path: &Path, kind: FileKind) -> Result<(), PackError> {
         let mut path = path.to_owned();
         if kind != FileKind::Directory {

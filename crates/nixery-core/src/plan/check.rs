@@ -51,8 +51,8 @@ pub enum LayerPlanError {
 }
 
 impl LayerPlan {
-    /// Checks that each path of the graph is in exactly one layer, that no layer is empty, and that there are
-    /// at most `budget` layers.
+    /// Checks that each path of the graph is in exactly one layer, that no layer is empty, and that
+    /// there are at most `budget` layers.
     ///
     /// # Errors
     /// The first violation.

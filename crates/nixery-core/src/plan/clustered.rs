@@ -1,4 +1,5 @@
-//! The strategy with a plan for the whole package set: what one image has of a cluster shares a layer.
+//! The strategy with a plan for the whole package set: what one image has of a cluster shares a
+//! layer.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,21 +12,23 @@ use super::{ClusterId, ClusterPlan, package_key};
 use super::{LayerPlan, LayerStrategy, reason};
 use crate::graph::{NodeId, ReferenceGraph};
 
-/// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and 0.37 %.
+/// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and
+/// 0.37 %.
 const STEPS: [u64; TAILS - 1] = [300, 60, 15];
 const STEP_UNIT: u64 = 4096;
 
 /// The strategy that knows the package set: in every image the same packages share a layer.
 ///
-/// Paths whose names ([`package_key`]) the plan has in one cluster are one layer. Of names it does not know,
-/// paths of 256 KiB (NAR) and more are layers of their own, the smaller ones one layer together. If these are
-/// more than the budget, the largest `budget − 4` stay, and the others are put together in four tails, by the
-/// share of samples that have the most used of their packages: 300/4096 (7.3 %) and more, 60/4096 and more,
-/// 15/4096 and more, and less. A budget below 4 has as many tails, the last of them for all smaller shares.
+/// Paths whose names ([`package_key`]) the plan has in one cluster are one layer. Of names it does
+/// not know, paths of 256 KiB (NAR) and more are layers of their own, the smaller ones one layer
+/// together. If these are more than the budget, the largest `budget − 4` stay, and the others are
+/// put together in four tails, by the share of samples that have the most used of their packages:
+/// 300/4096 (7.3 %) and more, 60/4096 and more, 15/4096 and more, and less. A budget below 4 has as
+/// many tails, the last of them for all smaller shares.
 ///
-/// The layers are in the order of expected stability: descending size · p / (1 − p), where
-/// p = (0.8 + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the layer's closure), by least package name
-/// where that is equal. Closures of more than 1,024 paths count as 1,024.
+/// The layers are in the order of expected stability: descending size · p / (1 − p), where p = (0.8
+/// + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the layer's closure), by least package
+/// name where that is equal. Closures of more than 1,024 paths count as 1,024.
 ///
 /// Cost: O(paths × log paths), with one look into the plan per path.
 #[derive(Debug, Clone)]

@@ -19,8 +19,8 @@ const BIG_CLOSURE: u64 = 100_000_000;
 /// The size that counts for a path in a group's rating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Weight {
-    /// Bytes of the path's closure, as in the original's code. The sum over a group counts shared paths
-    /// several times.
+    /// Bytes of the path's closure, as in the original's code. The sum over a group counts shared
+    /// paths several times.
     #[default]
     ClosureSize,
     /// Bytes of the path alone, as in the original's documented example.
@@ -52,8 +52,8 @@ impl Weight {
 /// many of the lowest-rated as needed become one layer. As in the original, their sum does not move
 /// that layer up among the others while merging.
 ///
-/// The differences from the original: equal ratings are ordered by the head's path, ratings saturate
-/// at 2^128 − 1 and do not wrap around, and paths that no root leads to are included
+/// The differences from the original: equal ratings are ordered by the head's path, ratings
+/// saturate at 2^128 − 1 and do not wrap around, and paths that no root leads to are included
 /// ([`ReferenceGraph::entry_points`]).
 ///
 /// Cost: O(references × log paths); 50,000 paths with 450,000 references take some 50 ms.

@@ -47,7 +47,8 @@ pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<Lay
     plan.layers.iter().enumerate().map(row).collect()
 }
 
-/// Returns a table with one line per layer: number, size, share of the image, paths, and why they are together.
+/// Returns a table with one line per layer: number, size, share of the image, paths, and why they
+/// are together.
 ///
 /// ```
 /// use nixery_core::{Dominator, LayerStrategy, ReferenceGraph, to_table};
@@ -86,8 +87,8 @@ pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     table
 }
 
-/// Returns the plan as a Graphviz digraph (DOT language). Each layer is a cluster, labelled with its
-/// size and the reason why its paths are together. Each path is a box with name and size, each
+/// Returns the plan as a Graphviz digraph (DOT language). Each layer is a cluster, labelled with
+/// its size and the reason why its paths are together. Each path is a box with name and size, each
 /// reference an edge. The image itself is a node that refers to the roots. Equal input gives equal
 /// text.
 pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {

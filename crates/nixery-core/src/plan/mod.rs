@@ -1,8 +1,8 @@
 //! Layer planning: which store paths share a layer.
 //!
-//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy carries its
-//! own data (popularity, and whatever others need); the graph offers it every path's name, sizes, references
-//! and the roots.
+//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy
+//! carries its own data (popularity, and whatever others need); the graph offers it every path's
+//! name, sizes, references and the roots.
 //!
 //! ```
 //! use nixery_core::{Dominator, LayerStrategy, ReferenceGraph};
@@ -53,12 +53,12 @@ pub const DEFAULT_BUDGET: NonZeroUsize = NonZeroUsize::new(94).unwrap();
 
 /// A way to partition a reference graph into layers.
 ///
-/// What every implementation keeps to: each path is in exactly one layer, no layer is empty, there are at
-/// most `budget` layers, and the plan is a pure function of strategy, graph and budget: neither the order of
-/// the graph's input nor hash maps nor threads change it.
+/// What every implementation keeps to: each path is in exactly one layer, no layer is empty, there
+/// are at most `budget` layers, and the plan is a pure function of strategy, graph and budget:
+/// neither the order of the graph's input nor hash maps nor threads change it.
 pub trait LayerStrategy: Send + Sync + Debug {
-    /// Name, version, every parameter and the digest of the data: two strategies with one id plan alike.
-    /// Part of cache keys.
+    /// Name, version, every parameter and the digest of the data: two strategies with one id plan
+    /// alike. Part of cache keys.
     fn id(&self) -> String;
 
     /// Partitions the graph into at most `budget` layers; no layers for an empty graph.
@@ -79,8 +79,8 @@ pub struct PlannedLayer {
     pub paths: Vec<NodeId>,
     /// Bytes of its paths' NARs; saturating.
     pub nar_size: u64,
-    /// How widely the strategy expects the layer to be shared; never larger than that of the layer before.
-    /// Comparable within one strategy only; saturating.
+    /// How widely the strategy expects the layer to be shared; never larger than that of the layer
+    /// before. Comparable within one strategy only; saturating.
     pub rating: u64,
     /// Why these paths are together, in one sentence for people.
     pub reason: String,

@@ -1,7 +1,7 @@
 //! Popularity: how many packages of a package set refer to each name.
 //!
-//! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the format of
-//! the original's `popcount`.
+//! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the
+//! format of the original's `popcount`.
 
 use std::collections::HashMap;
 
@@ -11,8 +11,8 @@ use nixery_manifest::Digest;
 use crate::json_error::JsonError;
 use crate::store_path::{StorePath, package_name};
 
-/// What `nss-cacert` and `iana-etc` count, which join every image: more than the most referenced package of
-/// nixpkgs, glibc with some 300,000 (a figure of the original).
+/// What `nss-cacert` and `iana-etc` count, which join every image: more than the most referenced
+/// package of nixpkgs, glibc with some 300,000 (a figure of the original).
 const ALWAYS_PRESENT: u64 = 500_000;
 
 /// What a name counts that is not in the data.
@@ -33,12 +33,14 @@ const ALWAYS_PRESENT_NAMES: [&str; 2] = ["nss-cacert", "iana-etc"];
 #[derive(Debug, Clone)]
 pub struct Popularity {
     counts: Counts,
-    /// The greatest count per package name, where names without a count of their own are to have it.
+    /// The greatest count per package name, where names without a count of their own are to have
+    /// it.
     packages: Option<Counts>,
     digest: Digest,
 }
 
-/// By name. Every path of a graph is looked up, so with a faster hash than the standard one; seeded as well.
+/// By name. Every path of a graph is looked up, so with a faster hash than the standard one; seeded
+/// as well.
 type Counts = HashMap<String, u64, DefaultHashBuilder>;
 
 /// Why popularity data was refused.
@@ -70,13 +72,14 @@ impl Popularity {
         }
     }
 
-    /// Lets a name that is not in the data count what another version of its package does, the greatest
-    /// if several are.
+    /// Lets a name that is not in the data count what another version of its package does, the
+    /// greatest if several are.
     ///
-    /// Data is made for one revision of a package set, and with each update more of its names, which hold
-    /// versions, no longer occur. The original looks up exact names only, and so does this type unless
-    /// asked. Measured on eight weeks of updates of Debian's packages: with this, the dominator strategy
-    /// moves 120.3 GB where it moves 129.1 GB without, and 142.9 GB with no data at all.
+    /// Data is made for one revision of a package set, and with each update more of its names,
+    /// which hold versions, no longer occur. The original looks up exact names only, and so does
+    /// this type unless asked. Measured on eight weeks of updates of Debian's packages: with this,
+    /// the dominator strategy moves 120.3 GB where it moves 129.1 GB without, and 142.9 GB with no
+    /// data at all.
     #[must_use]
     pub fn across_versions(mut self) -> Self {
         let mut packages = Counts::default();
@@ -109,8 +112,8 @@ impl Popularity {
             .unwrap_or(UNKNOWN)
     }
 
-    /// Digest of the content: equal where names, counts and the way of looking them up are, however the
-    /// JSON was written.
+    /// Digest of the content: equal where names, counts and the way of looking them up are, however
+    /// the JSON was written.
     pub fn digest(&self) -> Digest {
         self.digest
     }

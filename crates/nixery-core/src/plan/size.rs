@@ -15,15 +15,16 @@ const STEPS: [usize; TAILS - 1] = [2, 8, 30];
 
 /// The best strategy without any data.
 ///
-/// Paths of 256 KiB (NAR) and more are layers of their own, largest first, as far as the budget goes. The rest
-/// is in four tails, by the number of paths in each path's own closure: at most 2, at most 8, at most 30, and
-/// more; what needs little changes seldom. If the large paths and the tails that small paths fill are more
-/// than the budget, the largest `budget − 4` stay alone and the other large paths are in tails too. A budget
-/// below 4 has as many tails, the last of them for all larger closures.
+/// Paths of 256 KiB (NAR) and more are layers of their own, largest first, as far as the budget
+/// goes. The rest is in four tails, by the number of paths in each path's own closure: at most 2,
+/// at most 8, at most 30, and more; what needs little changes seldom. If the large paths and the
+/// tails that small paths fill are more than the budget, the largest `budget − 4` stay alone and
+/// the other large paths are in tails too. A budget below 4 has as many tails, the last of them for
+/// all larger closures.
 ///
-/// The layers are in the order of expected stability: descending size · p / (1 − p), where
-/// p = 0.8 · e^(−0.03 · paths in the layer's closure), by least package name where that is equal. Closures of
-/// more than 1,024 paths count as 1,024.
+/// The layers are in the order of expected stability: descending size · p / (1 − p), where p = 0.8
+/// · e^(−0.03 · paths in the layer's closure), by least package name where that is equal. Closures
+/// of more than 1,024 paths count as 1,024.
 ///
 /// Cost: O(paths × log paths), and per path of a tail a walk of at most 31 paths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! What strategies share: the order of layers by expected stability, and tails.
 //!
-//! Clients that key their snapshots by chain reuse a layer only if all layers below it are the same.
-//! So large layers that other images and later revisions have unchanged come first. The worth of a
-//! layer of *size* bytes (NAR) is *size* · *p* / (1 − *p*), where
+//! Clients that key their snapshots by chain reuse a layer only if all layers below it are the
+//! same. So large layers that other images and later revisions have unchanged come first. The worth
+//! of a layer of *size* bytes (NAR) is *size* · *p* / (1 − *p*), where
 //!
 //! *p* = (0.8 + 0.2 · min(1, 3 · *reach*)) · e^(−0.03 · *closure*)
 //!
@@ -19,15 +19,15 @@ use std::num::NonZeroUsize;
 use super::{LayerPlan, PlannedLayer};
 use crate::graph::{NodeId, ReferenceGraph};
 
-/// A closure of more paths counts as this many. e^(−0.03 · n) is 4.6 · 10⁻¹⁴ here, so such layers come
-/// last anyway. Counting further would take a walk through the whole graph per layer.
+/// A closure of more paths counts as this many. e^(−0.03 · n) is 4.6 · 10⁻¹⁴ here, so such layers
+/// come last anyway. Counting further would take a walk through the whole graph per layer.
 const MOST_COUNTED: usize = 1024;
 
 /// e^(−0.03) in units of 2⁻⁶⁴, rounded down.
 const DECAY: u64 = 17_901_560_394_843_847_067;
 
-/// e^(−0.03 · n) in units of 2⁻⁶⁴ for n from 1 to [`MOST_COUNTED`]. Each product is rounded down, so
-/// values are at most 33 units too small.
+/// e^(−0.03 · n) in units of 2⁻⁶⁴ for n from 1 to [`MOST_COUNTED`]. Each product is rounded down,
+/// so values are at most 33 units too small.
 const DECAYED: [u64; MOST_COUNTED] = {
     let mut decayed = [DECAY; MOST_COUNTED];
     let mut n = 1;
@@ -101,8 +101,8 @@ pub(super) fn in_order(graph: &ReferenceGraph, drafts: Vec<Draft>) -> LayerPlan 
 fn worth(size: u64, reach: Reach, closure: usize) -> u128 {
     let decayed = u128::from(DECAYED[closure.clamp(1, MOST_COUNTED) - 1]);
     let (samples, of) = (u128::from(reach.samples), u128::from(reach.of));
-    // 0.8 + 0.2 · min(1, 3 · samples / of) = (4 · of + min(of, 3 · samples)) / (5 · of); at most 1, so that
-    // p is at most e^(−0.03) and 1 − p is not 0.
+    // 0.8 + 0.2 · min(1, 3 · samples / of) = (4 · of + min(of, 3 · samples)) / (5 · of); at most 1,
+    // so that p is at most e^(−0.03) and 1 − p is not 0.
     let p = decayed * (4 * of + of.min(3 * samples)) / (5 * of);
     let odds = (p << 64) / ((1 << 64) - p);
     u128::from(size).saturating_mul(odds)
@@ -125,8 +125,8 @@ pub(super) fn least_name<'a>(graph: &'a ReferenceGraph, paths: &[NodeId]) -> &'a
 
 /// Counts the closures of a graph's paths, one after another, without clearing its marks.
 ///
-/// Cost: memory for a number per path of the graph. A count up to `most` visits at most `most` paths
-/// and `most` references of each.
+/// Cost: memory for a number per path of the graph. A count up to `most` visits at most `most`
+/// paths and `most` references of each.
 pub(super) struct ClosureCount<'a> {
     graph: &'a ReferenceGraph,
     /// The count that visited each path last.

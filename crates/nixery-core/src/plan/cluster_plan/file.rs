@@ -16,8 +16,8 @@ impl ClusterPlan {
     /// Reads a plan's file.
     ///
     /// # Errors
-    /// It is no such file, damaged, of another version, too large, or has something behind its end; or what
-    /// [`ClusterPlan::new`] refuses.
+    /// It is no such file, damaged, of another version, too large, or has something behind its end;
+    /// or what [`ClusterPlan::new`] refuses.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ClusterPlanError> {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(ClusterPlanError::TooLarge);

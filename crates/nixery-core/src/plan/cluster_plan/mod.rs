@@ -1,8 +1,8 @@
 //! Cluster plans: which packages share a layer in every image.
 //!
-//! A [`ClusterPlan`] is made once for a whole package set. For every package *name*, without hash and
-//! version ([`package_key`]), it has the cluster and the *reach*: the number of sampled images in
-//! which the name occurs. The strategy [`Clustered`](crate::Clustered) puts the packages of one
+//! A [`ClusterPlan`] is made once for a whole package set. For every package *name*, without hash
+//! and version ([`package_key`]), it has the cluster and the *reach*: the number of sampled images
+//! in which the name occurs. The strategy [`Clustered`](crate::Clustered) puts the packages of one
 //! cluster into one layer, so that the same packages are together in every image.
 //!
 //! ```
@@ -54,8 +54,8 @@ pub struct ClusterPlan {
     samples: u32,
     /// Sorted by name.
     packages: Vec<Package>,
-    /// Index in `packages` by name, with a faster hash than the standard one: strategies look up every
-    /// path. Seeded as well.
+    /// Index in `packages` by name, with a faster hash than the standard one: strategies look up
+    /// every path. Seeded as well.
     index: HashMap<Arc<str>, u32, DefaultHashBuilder>,
     /// The first package of each cluster, as index in `packages`.
     firsts: Vec<u32>,
@@ -81,13 +81,13 @@ pub struct PlannedPackage {
 }
 
 impl ClusterPlan {
-    /// Makes a plan from what `samples` images of the package set's `revision` showed. The order of the
-    /// packages does not matter.
+    /// Makes a plan from what `samples` images of the package set's `revision` showed. The order of
+    /// the packages does not matter.
     ///
     /// # Errors
-    /// There are no samples, the revision is not one line of text, a name cannot be in a store path or
-    /// occurs twice, a cluster is not named for its least name, or a name has more samples than there
-    /// are.
+    /// There are no samples, the revision is not one line of text, a name cannot be in a store path
+    /// or occurs twice, a cluster is not named for its least name, or a name has more samples than
+    /// there are.
     pub fn new(
         revision: String,
         samples: u32,
@@ -172,7 +172,8 @@ impl ClusterPlan {
         &self.packages[self.firsts[cluster as usize] as usize]
     }
 
-    /// The cluster of a name that [`package_key`] returned, and the number of samples with the name.
+    /// The cluster of a name that [`package_key`] returned, and the number of samples with the
+    /// name.
     pub fn get(&self, key: &str) -> Option<(ClusterId, u32)> {
         let package = &self.packages[*self.index.get(key)? as usize];
         Some((package.cluster, package.samples))

@@ -8,8 +8,8 @@
 //! git 160
 //! ```
 //!
-//! Each line after the third is a cluster: its names, sorted bytewise, each followed by the number of
-//! samples that have it. Clusters are sorted by their first name. So a plan has only one text.
+//! Each line after the third is a cluster: its names, sorted bytewise, each followed by the number
+//! of samples that have it. Clusters are sorted by their first name. So a plan has only one text.
 
 use std::fmt::Write as _;
 
