@@ -1,8 +1,7 @@
 //! Strongly connected components: the reference graph without its cycles.
 //!
 //! Nix refuses to register paths that refer to each other in a circle, so every component of a
-//! graph that Nix wrote is a single path. A graph from elsewhere may have cycles; they are handled,
-//! not refused.
+//! graph that Nix wrote is a single path. Other graphs may have cycles, which are accepted.
 
 use super::NodeId;
 
@@ -31,7 +30,7 @@ impl Components {
         let mut visited = 0;
         // Visited nodes whose component is not complete.
         let mut open: Vec<NodeId> = Vec::new();
-        // The way from the start to the current node: node, its own number, references followed.
+        // The path from the start to the current node: node, its own number, references followed.
         let mut way: Vec<(NodeId, u32, usize)> = Vec::new();
         for start in (0..nodes as u32).map(NodeId::new) {
             let mut enter = (low[start.index()] == NONE).then_some(start);

@@ -1,4 +1,4 @@
-//! Reference graphs: what Nix says about a closure, checked and numbered.
+//! Reference graphs: closures as Nix describes them, checked and numbered.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -34,7 +34,7 @@ pub use path_references::{PathInfoJson, PathReferences};
 /// order the input had, and everything else refers to them by [`NodeId`]. What happens to input
 /// that Nix would not write:
 ///
-/// | input | outcome |
+/// | input | result |
 /// |---|---|
 /// | a reference to a path without entry | [`GraphError::MissingReference`] |
 /// | two entries for one path | one, if they agree; else [`GraphError::Conflict`] |
@@ -65,9 +65,9 @@ pub use path_references::{PathInfoJson, PathReferences};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraph {
     nodes: Vec<PathInfo>,
-    /// Those of all paths, one after the other.
+    /// The references of all paths, one after the other.
     references: Vec<NodeId>,
-    /// Where each path's references end.
+    /// The place where each path's references end.
     ends: Vec<usize>,
     roots: Vec<NodeId>,
 }
@@ -78,12 +78,12 @@ pub struct ReferenceGraph {
 pub struct PathInfo {
     /// The path.
     pub path: StorePath,
-    /// SHA-256 of its NAR, where the source tells it.
+    /// SHA-256 of its NAR, if the source has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nar_hash: Option<NarHash>,
     /// Bytes of its NAR.
     pub nar_size: u64,
-    /// Bytes of the NARs of its closure, itself included: as Nix says, else computed; saturating.
+    /// Bytes of the NARs of its closure, itself included: from Nix, or computed; saturating.
     pub closure_size: u64,
 }
 
@@ -97,7 +97,7 @@ pub enum JsonKind {
 }
 
 impl JsonKind {
-    /// The kind that the outermost keys show; the rest may still be invalid. `None` for anything
+    /// Returns the kind that the outermost keys show. The rest may be invalid. `None` for anything
     /// but a JSON array or object.
     #[must_use]
     pub fn of(json: &[u8]) -> Option<Self> {
@@ -124,8 +124,8 @@ impl ReferenceGraph {
     /// missing `closureSize` is computed.
     ///
     /// # Errors
-    /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's
-    /// entries but the choice among several.
+    /// As the table of [`ReferenceGraph`] says. If there are several errors, the order of the
+    /// entries decides which one is returned.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
         let raw = nix_json::read(json, JsonKind::Graph)
             .map_err(JsonError::new)
@@ -138,7 +138,7 @@ impl ReferenceGraph {
     /// computed.
     ///
     /// # Errors
-    /// What the table of [`ReferenceGraph`] says.
+    /// As the table of [`ReferenceGraph`] says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
         let raw = nix_json::read(json, JsonKind::PathInfo)
             .map_err(JsonError::new)
@@ -194,7 +194,7 @@ impl ReferenceGraph {
         &self.nodes[id.index()]
     }
 
-    /// What is known of a path; `None` where the graph does not have this node.
+    /// What is known of a path; `None` if the graph does not have this node.
     pub fn get(&self, id: NodeId) -> Option<&PathInfo> {
         self.nodes.get(id.index())
     }
@@ -239,12 +239,11 @@ impl ReferenceGraph {
             .sum()
     }
 
-    /// The roots, and where these do not reach everything, what else a walk must start from,
-    /// sorted.
+    /// The nodes from which a walk reaches every path, sorted: the roots, and others if necessary.
     ///
-    /// Nix's graphs are reached from their roots whole, so there it equals [`Self::roots`].
-    /// Otherwise the paths that no unreached path refers to are added, and for cycles that are left
-    /// the first by path.
+    /// The roots of Nix's graphs reach everything, so the result equals [`Self::roots`]. In other
+    /// graphs, it has also the paths that no unreached path refers to, and the first path of each
+    /// remaining cycle.
     pub fn entry_points(&self) -> Vec<NodeId> {
         let mut reached = vec![false; self.len()];
         let mut entries = self.roots.clone();
@@ -276,7 +275,7 @@ impl ReferenceGraph {
         }
     }
 
-    /// The graph as [`Self::parse`] reads it, in one fixed byte sequence.
+    /// Returns the graph as JSON that [`Self::parse`] reads. Equal graphs give equal bytes.
     pub fn to_json(&self) -> Vec<u8> {
         let path = |&id: &NodeId| &self.node(id).path;
         let graph: Vec<Written<'_>> = self

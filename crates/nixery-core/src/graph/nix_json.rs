@@ -20,13 +20,13 @@ use super::JsonKind;
 /// Most bytes of a store directory; Linux's longest path.
 const MAX_STORE_DIR: usize = 4096;
 
-/// What the input says, in its order and unchecked.
+/// The input in its order, unchecked.
 #[derive(Debug, Default)]
 pub(crate) struct RawGraph<'a> {
-    /// What all strings are places in.
+    /// All strings are places in it.
     texts: Texts<'a>,
     pub(crate) nodes: Vec<RawNode>,
-    /// Those of all nodes, one after the other.
+    /// The references of all nodes, one after the other.
     references: Vec<Text>,
     pub(crate) roots: Vec<String>,
 }
@@ -40,8 +40,8 @@ pub(crate) struct RawNode {
     pub(crate) closure_size: Option<u64>,
     /// Nix 2.8 writes `"valid": false` for a path that it does not have.
     pub(crate) valid: bool,
-    /// Where its references end; they begin where those of the node before end. There are fewer
-    /// than 2^32: each ends at a place of its own in the texts.
+    /// The place where its references end. They begin where those of the node before end. There are
+    /// fewer than 2^32: each ends at a place of its own in the texts.
     end: u32,
 }
 
@@ -64,24 +64,24 @@ impl RawGraph<'_> {
         node.nar_hash.map(|hash| self.text(hash))
     }
 
-    /// What all nodes refer to, one after the other, as often as the input names it.
+    /// The references of all nodes, one after the other, with repetitions.
     pub(crate) fn all_references(&self) -> &[Text] {
         &self.references
     }
 
-    /// Where among all references a node's are.
+    /// The places of a node's references among all references.
     pub(crate) fn place(&self, node: usize) -> Range<usize> {
         let start = node.checked_sub(1).map_or(0, |i| self.nodes[i].end);
         start as usize..self.nodes[node].end as usize
     }
 
-    /// What a node refers to.
+    /// The paths that a node refers to.
     pub(crate) fn references(&self, node: usize) -> impl Iterator<Item = &str> {
         let references = &self.references[self.place(node)];
         references.iter().map(|&reference| self.text(reference))
     }
 
-    /// Puts the store directory before what are base names only (version 2).
+    /// Completes base names (version 2) with the store directory.
     fn complete_base_names<E: Error>(&mut self, store_dir: &str) -> Result<(), E> {
         let paths = self.nodes.iter_mut().filter_map(|node| node.path.as_mut());
         for text in paths.chain(&mut self.references) {
@@ -132,7 +132,7 @@ pub(crate) fn read(json: &[u8], kind: JsonKind) -> serde_json::Result<RawGraph<'
     }
 }
 
-/// Gives a visitor of a list or map the method that makes it the value of one.
+/// Implements `DeserializeSeed` for a visitor of a list or map.
 macro_rules! seed {
     ($seed:ident, $method:ident) => {
         impl<'de> DeserializeSeed<'de> for $seed<'_, 'de> {
@@ -194,7 +194,7 @@ struct Roots {
     graph: Vec<String>,
 }
 
-/// Notes that a field is met; an error the second time.
+/// Marks a field as read. Fails the second time.
 fn once<E: Error>(met: &mut Option<()>, field: &'static str) -> Result<(), E> {
     match met.replace(()) {
         None => Ok(()),
@@ -202,7 +202,7 @@ fn once<E: Error>(met: &mut Option<()>, field: &'static str) -> Result<(), E> {
     }
 }
 
-/// All that `nix path-info` prints.
+/// The whole output of `nix path-info`.
 struct PathInfo<'g, 'a>(&'g mut RawGraph<'a>);
 
 impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
@@ -235,7 +235,7 @@ impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
             }
         }
         let store_dir = store_dir.as_deref().unwrap_or("/nix/store");
-        // It is put before every base name.
+        // Every base name gets it.
         if store_dir.len() > MAX_STORE_DIR {
             let message = format!("storeDir has more than {MAX_STORE_DIR} bytes");
             return Err(A::Error::custom(message));
@@ -405,7 +405,7 @@ impl<'de> Visitor<'de> for References<'_, 'de> {
     }
 }
 
-/// A hash as text, in the parts that some versions of Nix write, or `null`.
+/// A hash: a text, an object of its parts in some versions of Nix, or `null`.
 struct Hash<'t, 'a>(&'t mut Texts<'a>);
 
 impl<'de> DeserializeSeed<'de> for Hash<'_, 'de> {
@@ -473,8 +473,8 @@ impl Text {
     }
 }
 
-/// What [`Text`]s are places in: the input, followed by what is not in it as it is, like strings
-/// with escapes.
+/// The texts that [`Text`]s are places in: the input, followed by strings that are not in it
+/// literally, such as those with escapes.
 #[derive(Debug, Default)]
 struct Texts<'a> {
     /// Empty where the input is not UTF-8: then nothing is borrowed from it.
@@ -498,10 +498,10 @@ impl<'a> Texts<'a> {
         }
     }
 
-    /// Makes a string one of these.
+    /// Adds a string.
     ///
     /// # Errors
-    /// They are 4 GiB or more together.
+    /// The strings have 4 GiB or more together.
     fn add<E: Error>(&mut self, text: &str) -> Result<Text, E> {
         // A byte between them keeps `end` above 0 where all is empty.
         self.added.push('\0');
@@ -511,7 +511,7 @@ impl<'a> Texts<'a> {
         Ok(place)
     }
 
-    /// Finds a part of the input in it.
+    /// Returns the place of a part of the input.
     fn borrow<E: Error>(&mut self, text: &str) -> Result<Text, E> {
         let start = (text.as_ptr() as usize).wrapping_sub(self.input.as_ptr() as usize);
         match start < self.input.len() {

@@ -476,7 +476,7 @@ mod list {
     }
 
     #[rstest]
-    #[case::twice(&["a", "b", "a"], &[], &[], "is there twice")]
+    #[case::twice(&["a", "b", "a"], &[], &[], "is in the list twice")]
     #[case::reference(&["a", "b"], &[1, 2], &[], "place 2 of a list of 2 paths")]
     #[case::root(&["a"], &[], &[1], "place 1 of a list of 1 paths")]
     #[case::empty(&[], &[], &[0], "place 0 of a list of 0 paths")]

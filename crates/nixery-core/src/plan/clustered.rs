@@ -1,4 +1,4 @@
-//! The strategy with a plan for the whole package set: what one image has of a cluster shares a
+//! The strategy with a plan for the whole package set: an image's packages of one cluster share a
 //! layer.
 
 use std::cmp::Reverse;
@@ -17,18 +17,18 @@ use crate::graph::{NodeId, ReferenceGraph};
 const STEPS: [u64; TAILS - 1] = [300, 60, 15];
 const STEP_UNIT: u64 = 4096;
 
-/// The strategy that knows the package set: in every image the same packages share a layer.
+/// The strategy with a plan for the package set: in every image the same packages share a layer.
 ///
-/// Paths whose names ([`package_key`]) the plan has in one cluster are one layer. Of names it does
-/// not know, paths of 256 KiB (NAR) and more are layers of their own, the smaller ones one layer
-/// together. If these are more than the budget, the largest `budget − 4` stay, and the others are
-/// put together in four tails, by the share of samples that have the most used of their packages:
-/// 300/4096 (7.3 %) and more, 60/4096 and more, 15/4096 and more, and less. A budget below 4 has as
-/// many tails, the last of them for all smaller shares.
+/// Paths whose names ([`package_key`]) are in one cluster of the plan are one layer. Among paths
+/// that are not in the plan, those of 256 KiB (NAR) and more are layers of their own, and the
+/// smaller ones are one layer together. If there are more layers than the budget, the largest
+/// `budget − 4` stay, and the others are joined in four tails, by the share of samples that have
+/// the most used of their packages: 300/4096 (7.3 %) and more, 60/4096 and more, 15/4096 and more,
+/// and less. A budget below 4 has as many tails, the last of them for all smaller shares.
 ///
-/// The layers are in the order of expected stability: descending size · p / (1 − p), where p = (0.8
-/// + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the layer's closure), by least package
-/// name where that is equal. Closures of more than 1,024 paths count as 1,024.
+/// The layers are in the order of expected stability: descending size · p / (1 − p), then by least
+/// package name, where `p = (0.8 + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the
+/// closure)`. Closures of more than 1,024 paths count as 1,024.
 ///
 /// Cost: O(paths × log paths), with one look into the plan per path.
 #[derive(Debug, Clone)]
@@ -37,13 +37,13 @@ pub struct Clustered {
     pub plan: Arc<ClusterPlan>,
 }
 
-/// Why paths are together before the budget is looked at; in the order of names.
+/// The reason why paths are together before the budget is applied; in the order of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Bond {
     Cluster(ClusterId),
-    /// A large path that the plan does not know.
+    /// A large path that is not in the plan.
     Unknown(NodeId),
-    /// All small paths that the plan does not know.
+    /// All small paths that are not in the plan.
     SmallUnknown,
 }
 
@@ -106,7 +106,7 @@ impl LayerStrategy for Clustered {
 }
 
 impl Clustered {
-    /// What belongs together, whatever the budget.
+    /// Returns the paths that belong together, whatever the budget.
     fn buckets(&self, graph: &ReferenceGraph) -> Vec<Bucket> {
         let mut buckets: BTreeMap<Bond, Bucket> = BTreeMap::new();
         for (path, node) in graph.iter() {
@@ -132,7 +132,7 @@ impl Clustered {
         Reach { samples, of }
     }
 
-    /// The tail, from 0, for layers whose most used package is in so many samples.
+    /// The tail, from 0, of layers whose most used package is in this number of samples.
     fn tail(&self, samples: u32) -> usize {
         let reaches =
             |step: u64| u64::from(samples) * STEP_UNIT >= step * u64::from(self.plan.samples());

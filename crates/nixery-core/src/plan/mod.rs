@@ -1,8 +1,8 @@
 //! Layer planning: which store paths share a layer.
 //!
-//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy
-//! carries its own data (popularity, and whatever others need); the graph offers it every path's
-//! name, sizes, references and the roots.
+//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy has
+//! its own data, such as popularity. The graph has the roots, and every path's name, sizes and
+//! references.
 //!
 //! ```
 //! use nixery_core::{Dominator, LayerStrategy, ReferenceGraph};
@@ -47,18 +47,18 @@ pub use size::Size;
 
 pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
 
-/// Most layers of an image by default, the root layer included. Docker's limit is 125, and people
+/// The most layers of an image by default, root layer included. Docker's limit is 125, and people
 /// build `FROM` these images. The same number as the original's.
 pub const DEFAULT_BUDGET: NonZeroUsize = NonZeroUsize::new(94).unwrap();
 
 /// A way to partition a reference graph into layers.
 ///
-/// What every implementation keeps to: each path is in exactly one layer, no layer is empty, there
-/// are at most `budget` layers, and the plan is a pure function of strategy, graph and budget:
-/// neither the order of the graph's input nor hash maps nor threads change it.
+/// The contract: each path is in exactly one layer, no layer is empty, there are at most `budget`
+/// layers, and the plan is a pure function of strategy, graph and budget. Neither the order of the
+/// graph's input nor hash maps nor threads change it. [`LayerPlan::check`] checks the first three.
 pub trait LayerStrategy: Send + Sync + Debug {
-    /// Name, version, every parameter and the digest of the data: two strategies with one id plan
-    /// alike. Part of cache keys.
+    /// Name, version, every parameter and the digest of the data. Strategies with the same id make
+    /// the same plans. Part of cache keys.
     fn id(&self) -> String;
 
     /// Partitions the graph into at most `budget` layers; no layers for an empty graph.
