@@ -2,6 +2,9 @@
 //!
 //! Nix refuses to register paths that refer to each other in a circle, so every component of a
 //! graph that Nix wrote is a single path. Other graphs may have cycles, which are accepted.
+//!
+//! `petgraph` has this algorithm, but would bring six further crates into the smallest form of this
+//! crate. The tests use it for dominators.
 
 use super::NodeId;
 
