@@ -11,7 +11,8 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-/// A reference graph as `serde_json` reads it into owned strings: nothing checked, sorted or numbered.
+/// A reference graph as `serde_json` reads it into owned strings: nothing checked, sorted or
+/// numbered.
 #[derive(Debug, Deserialize)]
 pub struct OwnedGraph {
     /// The roots.
@@ -45,7 +46,8 @@ pub struct OwnedPath {
 }
 
 impl OwnedGraph {
-    /// Checks all paths and finds the place of each reference, as [`ReferenceGraph::parse`] does besides reading.
+    /// Checks all paths and finds the place of each reference, as [`ReferenceGraph::parse`] does
+    /// besides reading.
     ///
     /// # Errors
     /// What is no store path, or a reference without entry, in words.

@@ -1,10 +1,10 @@
-//! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths. `read` is the part of
-//! parsing that is JSON.
+//! Parsing reference graphs and grouping their paths into layers, at 50 to 50,000 paths. `read` is
+//! the part of parsing that is JSON.
 //!
-//! `cargo bench -p nixery-benches --bench layers` runs everything in about two minutes; with `-- parse` or
-//! `-- group` a part of it.
-//! The `baseline` lines are the plain way of doing the same; a table after each group says how many times
-//! slower that was in this run. At the end come the promises about both and whether they hold.
+//! `cargo bench -p nixery-benches --bench layers` runs everything in about two minutes; with `--
+//! parse` or `-- group` a part of it. The `baseline` lines are the plain way of doing the same; a
+//! table after each group says how many times slower that was in this run. At the end come the
+//! promises about both and whether they hold.
 
 mod quick;
 mod ratios;

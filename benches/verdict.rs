@@ -16,16 +16,16 @@ use crate::ratios::median;
 /// Rounds, in each of which everything runs once: what slows the machine down slows all of it.
 const ROUNDS: usize = 15;
 
-/// References to a path: as in captured graphs of nixpkgs, as in Debian's package lists, and as in the other
-/// benchmarks.
+/// References to a path: as in captured graphs of nixpkgs, as in Debian's package lists, and as in
+/// the other benchmarks.
 const DENSITIES: [(u64, &str); 3] = [
     (3, "2 references a path"),
     (6, "5 references a path"),
     (10, "9 references a path"),
 ];
 
-/// Prints the measured ratios beside the promised ones. Freeing the result is part of the time, as in the other
-/// benchmarks.
+/// Prints the measured ratios beside the promised ones. Freeing the result is part of the time, as
+/// in the other benchmarks.
 pub(crate) fn print(_: &mut Criterion) {
     // A filter on the command line asks for something else, unless it asks for this.
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -165,8 +165,8 @@ impl Case {
         }
     }
 
-    /// Runs everything once. Each finds the processor's caches as the one before left them: a server parses a graph
-    /// once, too.
+    /// Runs everything once. Each finds the processor's caches as the one before left them: a
+    /// server parses a graph once, too.
     fn run(&self) -> Times {
         let json = black_box(self.json.as_bytes());
         let path_info = black_box(self.path_info.as_bytes());

@@ -348,7 +348,11 @@ mod tests {
     fn the_text_of_a_packing_error_occurs_once() {
         let path = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-x".into();
         let source = std::io::Error::other("the system's reason");
-        let error = BuildError::from(PackError::Read { path, source });
+        let error = BuildError::from(PackError::Unreadable {
+            action: "read the file",
+            path,
+            source,
+        });
         assert!(error.to_string().starts_with("cannot read the file"));
         let source = std::error::Error::source(&error).expect("is kept");
         assert_eq!(source.to_string(), "the system's reason");

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Architecture {
-    /// 64-bit x86: what a name that says nothing asks for, on every host.
+    /// 64-bit x86. The default on every host.
     #[default]
     Amd64,
     /// 64-bit Arm.
@@ -47,15 +47,6 @@ impl Architecture {
             variant: None,
         }
     }
-
-    /// The architecture this program runs on; none if images cannot be built for it.
-    pub fn host() -> Option<Self> {
-        match std::env::consts::ARCH {
-            "x86_64" => Some(Self::Amd64),
-            "aarch64" => Some(Self::Arm64),
-            _ => None,
-        }
-    }
 }
 
 impl fmt::Display for Architecture {
@@ -64,7 +55,7 @@ impl fmt::Display for Architecture {
     }
 }
 
-/// A text that names no [`Architecture`].
+/// A text that is not the name of an [`Architecture`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not an architecture: use amd64 or arm64")]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Numbers of bytes as people write and read them.
+//! Numbers of bytes in texts for people.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub u64);
 
-/// The text is no size.
+/// The text is not a size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a size is a whole number with a unit such as k, M, MiB, G or T")]
 pub struct NotASize;
@@ -38,8 +38,8 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Reads a whole number, perhaps a space, and a unit: `500M`, `100 GiB`. Capitals do not count; a
-/// number alone is a number of bytes.
+/// Reads a whole number, perhaps a space, and a unit: `500M`, `100 GiB`. Upper and lower case are
+/// the same. A number without a unit is in bytes.
 impl FromStr for ByteSize {
     type Err = NotASize;
 

@@ -1,14 +1,14 @@
-//! How the bytes of a layer are compressed.
+//! The compression of a layer's bytes.
 
 use std::fmt;
 
 use nixery_manifest::Compression;
 use serde::Serialize;
 
-/// How a layer is compressed: what its media type says, and the form of the stream.
+/// The compression of a layer: its media type and the form of the stream.
 ///
-/// All forms cut the tar into blocks of 1 MiB and compress each on its own, so that several threads
-/// can work on one layer and the bytes do not tell how many did.
+/// All forms cut the tar into blocks of 1 MiB and compress each on its own. So several threads can
+/// work on one layer, and the bytes do not depend on their number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Codec {
@@ -25,7 +25,7 @@ pub enum Codec {
 }
 
 impl Codec {
-    /// What media types call it.
+    /// The compression in media types.
     pub fn compression(self) -> Compression {
         match self {
             Self::Gzip | Self::GzipSingle => Compression::Gzip,

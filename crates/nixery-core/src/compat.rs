@@ -11,8 +11,8 @@ use crate::source::ResolvedSource;
 
 /// The original's key of a layer: SHA-1 of its store paths joined by `:`, in hexadecimal.
 ///
-/// The order counts. The original sorts the paths of a layer that was never merged; when it
-/// merges layers it appends the list of each larger one to what it has, unsorted.
+/// The order matters. The original sorts the paths of a layer that was never merged. When it merges
+/// layers, it appends the list of each larger one, unsorted.
 pub fn original_layer_key<S: AsRef<str>>(contents: &[S]) -> String {
     let mut hash = Sha1::new();
     for (index, path) in contents.iter().enumerate() {
@@ -25,7 +25,7 @@ pub fn original_layer_key<S: AsRef<str>>(contents: &[S]) -> String {
 }
 
 /// The original's key of an image's manifest: SHA-1 of the sorted package names joined without
-/// a separator and followed by the revision, in hexadecimal; none where the source is not pinned.
+/// a separator and followed by the revision, in hexadecimal; `None` if the source is not pinned.
 ///
 /// `packages` are those of [`ImageName::packages`](crate::ImageName::packages). The original kept
 /// repeated names, so a name such as `git/git` had another key there.
@@ -45,13 +45,8 @@ pub fn original_image_key<S: AsRef<str>>(
 }
 
 fn hex(hash: Sha1) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(40);
-    for byte in hash.finalize() {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    let bytes = hash.finalize();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

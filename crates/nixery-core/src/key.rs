@@ -1,7 +1,7 @@
-//! Cache keys: names of finished work, made from everything that its bytes depend on.
+//! Cache keys: names of finished work, computed from everything that its bytes depend on.
 //!
-//! A key is the SHA-256 of a JSON document, so no two inputs run together the way joined strings
-//! do. Each document names its kind: a layer's key is never an image's.
+//! A key is the SHA-256 of a JSON document, so different inputs never give the same text, as joined
+//! strings could. Each document names its kind, so a layer's key is never an image's.
 
 use nixery_manifest::Digest;
 use serde::Serialize;
@@ -11,9 +11,9 @@ use crate::codec::Codec;
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
-/// The version of the bytes that packing gives for one input. Part of every cache key, so raise it
-/// with any change to the tar, to the compressors or to their settings (the tests that pin digests
-/// tell when).
+/// The version of the bytes that packing gives for one input. It is part of every cache key. Raise
+/// it with any change to the tar, to the compressors or to their settings: the tests that pin
+/// digests fail then.
 pub const PACKER_VERSION: u32 = 2;
 
 /// Version of the key documents and of what is built from them besides layers: raise it when
@@ -22,22 +22,22 @@ const IMAGE_VERSION: u32 = 1;
 
 /// Everything that an image's manifest depends on.
 ///
-/// Whatever else an image shows, labels for example, must be a function of these.
+/// Everything else in an image, such as its labels, must be a function of these.
 #[derive(Debug, Clone, Serialize)]
 pub struct ManifestKeyInputs<'a> {
     /// What the packages are.
     pub identity: SourceIdentity<'a>,
-    /// The packages, as [`ImageName::packages`](crate::ImageName::packages) gives them. Their
-    /// order counts: it decides which package's file wins in the root layer.
+    /// The packages, as [`ImageName::packages`](crate::ImageName::packages) gives them. Their order
+    /// matters: it decides whose file the root layer has.
     pub packages: &'a [String],
     /// The architecture.
     pub architecture: Architecture,
-    /// Is it an image with a shell?
+    /// Whether the image has a shell.
     pub shell: bool,
     /// The layer strategy's [`id`](crate::LayerStrategy::id), which covers its parameters and
     /// data.
     pub strategy: &'a str,
-    /// Most layers the plan may have.
+    /// The most layers of the plan.
     pub budget: usize,
     /// How layers are compressed.
     pub compression: Codec,
@@ -45,7 +45,7 @@ pub struct ManifestKeyInputs<'a> {
     pub packer_version: u32,
 }
 
-/// What pins the contents of the packages.
+/// The identity of the packages' contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceIdentity<'a> {
@@ -56,8 +56,8 @@ pub enum SourceIdentity<'a> {
         /// [`ResolvedSource::src_args`](crate::ResolvedSource::src_args).
         src_args: &'a str,
     },
-    /// The packages' derivations with the outputs wanted of them, in the packages' order. They
-    /// pin any source, a moving channel or a directory too.
+    /// The packages' derivations with the outputs wanted of them, in the packages' order. They also
+    /// pin a moving channel or a directory.
     Derivations(&'a [String]),
 }
 
@@ -96,8 +96,8 @@ pub fn manifest_key(inputs: &ManifestKeyInputs<'_>) -> Digest {
 
 /// The key of a layer of these store paths, in any order.
 ///
-/// The NAR hash belongs to it because builds need not be reproducible: two machines may hold
-/// different bytes under one store path.
+/// The key covers the NAR hashes because builds may not be reproducible: two machines may have
+/// different bytes at one store path.
 pub fn layer_key(
     members: &[(&StorePath, &NarHash)],
     compression: Codec,
@@ -115,7 +115,7 @@ pub fn layer_key(
     })
 }
 
-/// What is hashed.
+/// The document that is hashed.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Document<'a> {

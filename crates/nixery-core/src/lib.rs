@@ -14,8 +14,9 @@
 //! | the packages themselves | the topmost layer | [`RootLayer`] |
 //! | what was asked for | the name of the cached result | [`manifest_key`], [`layer_key`] |
 //!
-//! Packing and the compressed form of cluster plans need the feature `pack`, which is on by default.
-//! Without it no C is compiled. The original's cache keys need `original-keys`, also on by default.
+//! Packing and the compressed form of cluster plans need the feature `pack`, which is on by
+//! default. Without it no C is compiled. The original's cache keys need `original-keys`, also on by
+//! default.
 //!
 //! ```
 //! use nixery_core::{DEFAULT_BUDGET, Dominator, ImageName, LayerStrategy, ReferenceGraph};
@@ -98,17 +99,16 @@ pub use nar_hash::{NarHash, NarHashError};
 #[cfg(feature = "pack")]
 pub use pack::{
     Conflict, ConflictKind, PackError, PackErrorKind, PackedLayer, Packer, RootEntry,
-    RootEntryKind, RootLayer, pack_layer, pack_root_layer, write_layer_tar,
+    RootEntryKind, RootLayer, pack_layer, write_layer_tar,
 };
 #[cfg(feature = "pack")]
 pub use plan::MAX_FILE_BYTES;
 pub use plan::{
     ClusterId, ClusterPlan, ClusterPlanError, Clustered, DEFAULT_BUDGET, DEFAULT_THRESHOLD,
-    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, LineRule, PlannedLayer,
-    PlannedPackage, Popularity, PopularityError, Size, Weight, human_bytes, layer_rows,
-    package_key, to_dot, to_table,
+    Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, PlannedLayer, PlannedPackage,
+    Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot, to_table,
 };
-pub use source::{PackageSource, ResolvedSource, SourceError};
+pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};
 pub use store_root::StoreRoot;
 pub use tag::{MAX_TAG_LEN, Tag, TagError};

@@ -1,11 +1,11 @@
 //! Meta-packages: leading name components that expand or change a build.
 //!
-//! The table is the only place that knows them. A component is a meta-package only while all
+//! The table is the only place that lists them. A component is a meta-package only if all
 //! components before it are: in `git/shell`, `shell` is a package of that name.
 
 use crate::arch::Architecture;
 
-/// What a meta-package does to a build.
+/// The effect of a meta-package on a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetaEffect {
     /// Adds what an interactive shell needs.
@@ -14,16 +14,16 @@ pub enum MetaEffect {
     Architecture(Architecture),
 }
 
-/// A name component with a meaning of its own.
+/// A name component with a special meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MetaPackage {
     /// The component.
     pub name: &'static str,
-    /// What it does.
+    /// Its effect.
     pub effect: MetaEffect,
     /// The packages it adds.
     pub packages: &'static [&'static str],
-    /// What it is for, for people.
+    /// Its purpose, for people.
     pub description: &'static str,
 }
 

@@ -19,8 +19,8 @@ pub const MAX_NAME_LEN: usize = 255;
 /// that [meta-packages](crate::meta) stand first.
 ///
 /// Two names are equal if they ask for the same image, however they are spelled. The
-/// [canonical](Self::canonical) text is for people: `shell/git` and `git/shell` share one, though
-/// the second asks for a *package* named `shell`.
+/// [canonical](Self::canonical) text is for people: `shell/git` and `git/shell` have the same one,
+/// although the second asks for a *package* named `shell`.
 ///
 /// ```
 /// use nixery_core::ImageName;
@@ -124,12 +124,12 @@ impl ImageName {
         self.architecture
     }
 
-    /// Was the `shell` meta-package asked for?
+    /// Whether the name has the `shell` meta-package.
     pub fn shell(&self) -> bool {
         self.shell
     }
 
-    /// What makes two names ask for the same image.
+    /// The parts of the name that determine the image.
     fn identity(&self) -> (&[String], Architecture, bool) {
         (&self.packages, self.architecture, self.shell)
     }
@@ -206,7 +206,7 @@ fn quoted(component: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ComponentRule {
-    /// Nothing between two slashes, before the first or after the last.
+    /// There is nothing between two slashes, before the first or after the last.
     #[error("is empty: remove the extra slash")]
     Empty,
     /// A capital letter, `A` to `Z`, which registries do not allow.
@@ -239,9 +239,9 @@ pub enum ComponentRule {
         /// The separator.
         found: char,
     },
-    /// Separators in a row that may not be.
+    /// A run of separators that the grammar does not allow.
     #[error(
-        "has a run of separators at offset {offset} that may not be: use one `.`, one or two `_`, or any number of `-`"
+        "has an invalid run of separators at offset {offset}: use one `.`, one or two `_`, or any number of `-`"
     )]
     Separators {
         /// Where the run starts.
@@ -259,10 +259,8 @@ fn check_component(component: &str) -> Result<(), ComponentRule> {
             return Err(ComponentRule::Character { found, offset });
         }
     }
-    let (Some(first), Some(last)) = (component.chars().next(), component.chars().next_back())
-    else {
-        return Err(ComponentRule::Empty);
-    };
+    let first = component.chars().next().ok_or(ComponentRule::Empty)?;
+    let last = component.chars().next_back().unwrap_or(first);
     if is_separator(first) {
         return Err(ComponentRule::LeadingSeparator { found: first });
     }

@@ -1,7 +1,7 @@
 //! The hash of a path on disk as Nix's archive format, NAR.
 //!
-//! The format is in the Nix manual, "Nix Archive (NAR) format": every token is a string with its length as a
-//! 64-bit little-endian number in front, padded with zeros to a multiple of eight bytes.
+//! The format is in the Nix manual, "Nix Archive (NAR) format": every token is a string, after its
+//! length as a 64-bit little-endian number, padded with zeros to a multiple of eight bytes.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -29,8 +29,8 @@ pub struct NarError {
 }
 
 impl NarHash {
-    /// Computes the hash of a file, directory or symbolic link as a NAR: what `nix-store --dump PATH | sha256sum`
-    /// prints.
+    /// Computes the hash of a file, directory or symbolic link as a NAR. This is the hash that
+    /// `nix-store --dump PATH | sha256sum` prints.
     ///
     /// # Errors
     /// Something at or below the path cannot be read, changes meanwhile, or is none of the three.
@@ -51,6 +51,12 @@ struct NarHasher {
 }
 
 impl NarHasher {
+    fn tokens(&mut self, tokens: &[&[u8]]) {
+        for token in tokens {
+            self.token(token);
+        }
+    }
+
     fn token(&mut self, bytes: &[u8]) {
         self.hash.update((bytes.len() as u64).to_le_bytes());
         self.hash.update(bytes);
@@ -69,18 +75,14 @@ impl NarHasher {
         };
         let metadata = fs::symlink_metadata(path).map_err(failed)?;
         let kind = metadata.file_type();
-        self.token(b"(");
-        self.token(b"type");
+        self.tokens(&[b"(", b"type"]);
         if kind.is_symlink() {
-            self.token(b"symlink");
-            self.token(b"target");
             let target = fs::read_link(path).map_err(failed)?;
-            self.token(target.as_os_str().as_bytes());
+            self.tokens(&[b"symlink", b"target", target.as_os_str().as_bytes()]);
         } else if kind.is_file() {
             self.token(b"regular");
             if metadata.permissions().mode() & 0o100 != 0 {
-                self.token(b"executable");
-                self.token(b"");
+                self.tokens(&[b"executable", b""]);
             }
             self.contents(path, metadata.len()).map_err(failed)?;
         } else if kind.is_dir() {
@@ -90,11 +92,7 @@ impl NarHasher {
             let mut names = names.collect::<io::Result<Vec<_>>>().map_err(failed)?;
             names.sort_unstable();
             for name in names {
-                self.token(b"entry");
-                self.token(b"(");
-                self.token(b"name");
-                self.token(name.as_bytes());
-                self.token(b"node");
+                self.tokens(&[b"entry", b"(", b"name", name.as_bytes(), b"node"]);
                 self.node(&path.join(&name))?;
                 self.token(b")");
             }

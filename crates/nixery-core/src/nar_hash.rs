@@ -12,7 +12,7 @@ use crate::base32;
 /// Characters of a SHA-256 in Nix base 32: 256 bits, five each.
 const BASE32_LEN: usize = 52;
 
-/// SHA-256 of a path's NAR; one value whichever form it was written in.
+/// SHA-256 of a path's NAR. The value does not depend on the form that it was read from.
 ///
 /// Reads `sha256:<52 Nix base 32>` (reference graphs, narinfo), `sha256:<64 hex>` and the SRI form
 /// `sha256-<base64>` (`nix path-info`); prints SRI.
@@ -53,7 +53,7 @@ impl NarHash {
     /// Parses any of the forms.
     ///
     /// # Errors
-    /// The text, and what is wrong: another algorithm, a wrong length, a character or padding out of place.
+    /// The text has another algorithm, a wrong length, or an invalid character or padding.
     pub fn parse(text: &str) -> Result<Self, NarHashError> {
         decode(text).map(Self).map_err(|problem| NarHashError {
             text: text.chars().take(100).collect(),
@@ -96,7 +96,8 @@ fn decode_hex(digits: &[u8]) -> Result<[u8; 32], &'static str> {
     Ok(bytes)
 }
 
-/// Nix base 32 writes the number that the bytes are in little-endian order, most significant digit first.
+/// Nix base 32 writes the number that the bytes are in little-endian order, most significant digit
+/// first.
 fn decode_base32(digits: &[u8]) -> Result<[u8; 32], &'static str> {
     let mut bytes = [0u8; 32];
     // Eight digits are five bytes; the last group, of the first four digits, has two bytes.
@@ -112,7 +113,7 @@ fn decode_base32(digits: &[u8]) -> Result<[u8; 32], &'static str> {
         }
         let written = value.to_le_bytes();
         five.copy_from_slice(&written[..five.len()]);
-        // 52 digits are 260 bits: the top four must be zero, else two texts would mean one hash.
+        // 52 digits are 260 bits. The top four must be zero, so that a hash has only one text.
         if written[five.len()..].iter().any(|&byte| byte != 0) {
             return Err("its first character is too large for 256 bits");
         }
@@ -159,7 +160,8 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    /// SHA-256 of "abc" in the three forms, as `nix hash to-sri`, `to-base32` and `to-base16` print it.
+    /// SHA-256 of "abc" in the three forms, as `nix hash to-sri`, `to-base32` and `to-base16` print
+    /// it.
     const HEX: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     const BASE32: &str = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s";
     const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";

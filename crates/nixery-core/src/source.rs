@@ -1,7 +1,7 @@
 //! Package sources: where the package set comes from.
 
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::tag::{Tag, is_commit};
 
 /// Where the package set comes from.
 ///
-/// Make one with [`channel`](Self::channel), [`git`](Self::git) or [`path`](Self::path): they
+/// Make one with [`channel`](Self::channel), [`git`](Self::git) or [`path`](Self::path), which
 /// refuse what Nix or git would misunderstand. `Display` leaves out a password in a URL.
 ///
 /// ```
@@ -66,25 +66,17 @@ impl PackageSource {
     /// # Errors
     /// [`SourceError`] if the text is neither.
     pub fn channel(channel: &str) -> Result<Self, SourceError> {
-        if channel.is_empty() {
-            return Err(SourceError::Empty { what: "channel" });
-        }
+        let invalid = |rule| SourceError::new("channel", channel, rule);
         let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+');
-        if let Some((offset, found)) = channel.char_indices().find(|(_, c)| !legal(*c)) {
-            return Err(SourceError::ChannelCharacter {
-                channel: channel.escape_debug().to_string(),
-                found,
-                offset,
-            });
-        }
         // The channel becomes part of a URL's path, and of a command's arguments.
         let legal_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '-']);
-        if !channel.split('/').all(legal_part) {
-            return Err(SourceError::ChannelPart {
-                channel: channel.to_owned(),
-            });
+        if let Some((offset, found)) = channel.char_indices().find(|(_, c)| !legal(*c)) {
+            Err(invalid(SourceRule::ChannelCharacter { found, offset }))
+        } else if !channel.split('/').all(legal_part) {
+            Err(invalid(SourceRule::ChannelPart))
+        } else {
+            Ok(Self::Channel(channel.to_owned()))
         }
-        Ok(Self::Channel(channel.to_owned()))
     }
 
     /// A git repository.
@@ -93,79 +85,73 @@ impl PackageSource {
     /// [`SourceError`] if the text is not a URL, an absolute path or `user@host:path`, or names
     /// one of git's transports that run a command.
     pub fn git(repository: &str) -> Result<Self, SourceError> {
-        if repository.is_empty() {
-            return Err(SourceError::Empty {
-                what: "git repository",
-            });
-        }
-        let shown = || redacted(repository).escape_debug().to_string();
+        let invalid = |rule| {
+            Err(SourceError::new(
+                "git repository",
+                &redacted(repository),
+                rule,
+            ))
+        };
         let illegal = |(_, c): &(usize, char)| c.is_control() || c.is_whitespace();
         if let Some((offset, found)) = repository.char_indices().find(illegal) {
-            return Err(SourceError::RepositoryCharacter {
-                repository: shown(),
-                found,
-                offset,
-            });
+            return invalid(SourceRule::RepositoryCharacter { found, offset });
         }
+        let url = repository.split_once("://");
         // A host that starts with `-` reaches ssh as an option.
-        let host = repository
-            .split_once("://")
-            .map_or(repository, |(_, rest)| rest);
+        let host = url.map_or(repository, |(_, rest)| rest);
         let host = host.split(['/', ':']).next().unwrap_or_default();
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
         if repository.starts_with('-') || host.starts_with('-') {
-            return Err(SourceError::RepositoryOption {
-                repository: shown(),
-            });
+            return invalid(SourceRule::RepositoryOption);
         }
         let scheme = repository.split(['/', '@']).next().unwrap_or_default();
         if scheme.contains("::") {
-            return Err(SourceError::RepositoryTransport {
-                repository: shown(),
-            });
+            return invalid(SourceRule::RepositoryTransport);
         }
-        let is_url = repository
-            .split_once("://")
-            .is_some_and(|(scheme, rest)| is_scheme(scheme) && !rest.is_empty());
-        let is_path = repository.starts_with('/');
-        let is_scp = repository.split_once(':').is_some_and(|(host, path)| {
-            !host.is_empty() && !host.contains('/') && !path.is_empty()
-        }) && !repository.contains("://");
-        if !(is_url || is_path || is_scp) {
-            return Err(SourceError::RepositoryForm {
-                repository: shown(),
-            });
+        let has_a_form = match (url, repository.split_once(':')) {
+            _ if repository.starts_with('/') => true,
+            (Some((scheme, rest)), _) => is_scheme(scheme) && !rest.is_empty(),
+            (None, Some((host, path))) => {
+                !host.is_empty() && !host.contains('/') && !path.is_empty()
+            }
+            (None, None) => false,
+        };
+        if !has_a_form {
+            return invalid(SourceRule::RepositoryForm);
         }
         Ok(Self::Git {
             repository: repository.to_owned(),
         })
     }
 
-    /// A directory or file of this host. Whether it exists is not looked at.
+    /// A directory or file of this host. It does not have to exist yet.
     ///
     /// # Errors
     /// [`SourceError`] if the path is not absolute, goes through `..`, or is not plain UTF-8.
     pub fn path(path: impl Into<PathBuf>) -> Result<Self, SourceError> {
         let path = path.into();
-        if path.as_os_str().is_empty() {
-            return Err(SourceError::Empty {
-                what: "package path",
-            });
+        let invalid = |rule| {
+            Err(SourceError::new(
+                "package path",
+                &path.to_string_lossy(),
+                rule,
+            ))
+        };
+        if path
+            .to_str()
+            .is_none_or(|text| text.contains(char::is_control))
+        {
+            invalid(SourceRule::PathText)
+        } else if !path.is_absolute() {
+            invalid(SourceRule::RelativePath)
+        } else if path.components().any(|part| part == Component::ParentDir) {
+            invalid(SourceRule::ParentInPath)
+        } else {
+            Ok(Self::Path(path))
         }
-        match path.to_str() {
-            Some(text) if !text.contains(char::is_control) => {}
-            _ => return Err(SourceError::PathText { path }),
-        }
-        if !path.is_absolute() {
-            return Err(SourceError::RelativePath { path });
-        }
-        if path.components().any(|part| part == Component::ParentDir) {
-            return Err(SourceError::ParentInPath { path });
-        }
-        Ok(Self::Path(path))
     }
 
-    /// What kind of source it is: `nixpkgs`, `git` or `path`.
+    /// The kind of source: `nixpkgs`, `git` or `path`.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Channel(_) => "nixpkgs",
@@ -174,7 +160,7 @@ impl PackageSource {
         }
     }
 
-    /// The source as the Nix code takes it, at a tag. Only a git source looks at the tag.
+    /// Returns the source as the Nix code takes it, at a tag. Only a git source uses the tag.
     ///
     /// `latest` stands for the repository's default branch, 40 hexadecimal characters for a
     /// commit, everything else for a branch or tag.
@@ -235,102 +221,85 @@ fn is_scheme(text: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
+impl SourceError {
+    fn new(what: &'static str, value: &str, rule: SourceRule) -> Self {
+        if value.is_empty() {
+            return Self::Empty { what };
+        }
+        let value = value.escape_debug().to_string();
+        Self::Invalid { what, value, rule }
+    }
+}
+
 /// Why something cannot be a package source.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// There is nothing.
+    /// The text or path is empty.
     #[error("the {what} is empty")]
     Empty {
-        /// What is empty.
+        /// The kind of source, such as `channel`.
         what: &'static str,
     },
-    /// A channel with a character that none has.
-    #[error(
-        "channel `{channel}` has the character {found:?} at offset {offset}: give a channel such as nixos-26.05, or a commit"
-    )]
-    ChannelCharacter {
-        /// The channel, control characters escaped.
-        channel: String,
-        /// The character.
-        found: char,
-        /// Its byte offset.
-        offset: usize,
-    },
-    /// A channel with an empty part, or with one that starts with `.` or `-`.
-    #[error(
-        "channel `{channel}` has a part that is empty or starts with `.` or `-`: give a channel such as nixos-26.05, or a commit"
-    )]
-    ChannelPart {
-        /// The channel.
-        channel: String,
-    },
-    /// A repository with white space or a control character.
-    #[error(
-        "git repository `{repository}` has the character {found:?} at offset {offset}: white space and control characters may not be used"
-    )]
-    RepositoryCharacter {
-        /// The repository, control characters escaped.
-        repository: String,
-        /// The character.
-        found: char,
-        /// Its byte offset.
-        offset: usize,
-    },
-    /// A repository that git would take for an option.
-    #[error(
-        "git repository `{repository}` or its host starts with `-`: git would take it for an option"
-    )]
-    RepositoryOption {
-        /// The repository.
-        repository: String,
-    },
-    /// A repository behind one of git's remote helpers, which run commands.
-    #[error(
-        "git repository `{repository}` uses a transport that runs a command: give a URL, an absolute path or user@host:path"
-    )]
-    RepositoryTransport {
-        /// The repository.
-        repository: String,
-    },
-    /// A text that is no repository's address.
-    #[error(
-        "git repository `{repository}` is not an address: give a URL, an absolute path or user@host:path"
-    )]
-    RepositoryForm {
-        /// The repository.
-        repository: String,
-    },
-    /// A path that depends on where the program was started.
-    #[error("package path `{}` is not absolute: write it from `/` on", .path.display())]
-    RelativePath {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A path with `..`.
-    #[error("package path `{}` goes through `..`: write where it leads", .path.display())]
-    ParentInPath {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A path that cannot be handed to Nix as text.
-    #[error("package path {path:?} has control characters or is not UTF-8: Nix cannot be given it")]
-    PathText {
-        /// The path.
-        path: PathBuf,
+    /// The text or path breaks a rule.
+    #[error("{what} `{value}` {rule}")]
+    Invalid {
+        /// The kind of source.
+        what: &'static str,
+        /// The text or path: without a password, control characters escaped.
+        value: String,
+        /// The rule.
+        rule: SourceRule,
     },
 }
 
-impl SourceError {
-    /// The path that was refused, where it was a path.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::RelativePath { path } | Self::ParentInPath { path } | Self::PathText { path } => {
-                Some(path)
-            }
-            _ => None,
-        }
-    }
+/// The rule that a package source breaks. Offsets are in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceRule {
+    /// Only some characters are allowed in a channel.
+    #[error(
+        "has the character {found:?} at offset {offset}: use a channel such as nixos-26.05, or a commit"
+    )]
+    ChannelCharacter {
+        /// The character.
+        found: char,
+        /// Its offset.
+        offset: usize,
+    },
+    /// No part of a channel is empty or starts with `.` or `-`.
+    #[error(
+        "has a part that is empty or starts with `.` or `-`: use a channel such as nixos-26.05, or a commit"
+    )]
+    ChannelPart,
+    /// White space and control characters are not allowed in a repository's address.
+    #[error(
+        "has the character {found:?} at offset {offset}: remove white space and control characters"
+    )]
+    RepositoryCharacter {
+        /// The character.
+        found: char,
+        /// Its offset.
+        offset: usize,
+    },
+    /// Neither a repository nor its host looks like an option.
+    #[error("or its host starts with `-`, which git would take for an option")]
+    RepositoryOption,
+    /// git's remote helpers, which run commands, are not allowed.
+    #[error("uses a transport that runs a command: use a URL, an absolute path or user@host:path")]
+    RepositoryTransport,
+    /// A repository's address has one of three forms.
+    #[error("is not an address: use a URL, an absolute path or user@host:path")]
+    RepositoryForm,
+    /// A path does not depend on the directory in which the program was started.
+    #[error("is not absolute: write the path from `/` on")]
+    RelativePath,
+    /// A path has no `..`.
+    #[error("goes through `..`: write the path without it")]
+    ParentInPath,
+    /// A path can be given to Nix as text.
+    #[error("has control characters or is not UTF-8, which Nix cannot read: rename it")]
+    PathText,
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Nix store paths: parsing, and the parts a name is made of.
+//! Nix store paths and the parts of their names.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -17,7 +17,7 @@ pub const HASH_LEN: usize = 32;
 /// The most bytes a store path's name (without hash) may have; Nix's `StorePath::MaxPathLen`.
 pub(crate) const MAX_NAME_LEN: usize = 211;
 
-/// Which bytes a name may hold.
+/// Whether a name may have each byte.
 const NAME_CHARACTERS: [bool; 256] = {
     let mut allowed = [false; 256];
     let mut byte = 0;
@@ -31,10 +31,11 @@ const NAME_CHARACTERS: [bool; 256] = {
 
 /// A valid store path such as `/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-glibc-2.38`.
 ///
-/// Any absolute store directory is accepted, since Nix can be built for another one; the base name follows
-/// the rules of Nix (store path specification: 32 characters of Nix base 32, a dash, 1 to 211 characters of
-/// `A-Za-z0-9+-._?=`, neither `.` nor `..` nor one of these followed by a dash). Ordered by the full path,
-/// bytewise. Cloning is cheap. The paths of a reference graph share one allocation.
+/// Any absolute store directory is accepted, since Nix can be built for another one; the base name
+/// follows the rules of Nix (store path specification: 32 characters of Nix base 32, a dash, 1 to
+/// 211 characters of `A-Za-z0-9+-._?=`, neither `.` nor `..` nor one of these followed by a dash).
+/// Ordered by the full path, bytewise. Cloning is cheap. The paths of a reference graph share one
+/// allocation.
 ///
 /// ```
 /// use nixery_core::StorePath;
@@ -44,11 +45,11 @@ const NAME_CHARACTERS: [bool; 256] = {
 /// ```
 #[derive(Clone)]
 pub struct StorePath {
-    /// The path, perhaps among others.
+    /// The path, possibly with other paths around it.
     text: Arc<str>,
     start: u32,
     end: u32,
-    /// Where its base name starts.
+    /// The place of its base name.
     base: u32,
 }
 
@@ -72,7 +73,7 @@ impl StorePathError {
     }
 }
 
-/// The rules a store path keeps.
+/// The rules of store paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StorePathRule {
@@ -103,7 +104,7 @@ impl StorePath {
     /// Parses an absolute store path.
     ///
     /// # Errors
-    /// The text and the first rule it breaks.
+    /// The text breaks a rule: the error has the first.
     pub fn parse(path: &str) -> Result<Self, StorePathError> {
         let mut paths = StorePaths::default();
         paths.push(path)?;
@@ -151,16 +152,16 @@ impl StorePath {
         &self.base_name()[HASH_LEN + 1..]
     }
 
-    /// The name without hash and version, `glibc`, split as Nix's `builtins.parseDrvName` does: the version
-    /// starts after the first dash that is followed by something other than a letter.
+    /// The name without hash and version, `glibc`, split as Nix's `builtins.parseDrvName` does: the
+    /// version starts after the first dash that is followed by something other than a letter.
     #[must_use]
     pub fn package_name(&self) -> &str {
         package_name(self.name())
     }
 }
 
-/// Checked paths on their way into one allocation: there are as many as a graph has, and each on its own would
-/// take longer to make than to check.
+/// Collects checked paths in one allocation. A graph has many, and an allocation for each would
+/// take longer than the check.
 #[derive(Debug, Default)]
 pub(crate) struct StorePaths {
     text: String,
@@ -169,7 +170,7 @@ pub(crate) struct StorePaths {
 }
 
 impl StorePaths {
-    /// With room for so many paths of so many bytes together.
+    /// Makes room for a number of paths with a total number of bytes.
     pub(crate) fn with_capacity(paths: usize, bytes: usize) -> Self {
         Self {
             text: String::with_capacity(bytes),
@@ -188,7 +189,7 @@ impl StorePaths {
         let Ok(end) = u32::try_from(start + path.len()) else {
             return Err(refused(StorePathRule::TotalLength));
         };
-        // What ends within bounds starts there.
+        // The start is below the end, which fits.
         self.places.push([start as u32, (start + base) as u32, end]);
         self.text.push_str(path);
         Ok(())
@@ -218,7 +219,7 @@ pub fn package_name(name: &str) -> &str {
     version.map_or(name, |dash| &name[..dash])
 }
 
-/// The last component of a store path, for whoever needs no more of it.
+/// Checks a store path and returns its last component.
 ///
 /// # Errors
 /// As [`StorePath::parse`].
@@ -227,7 +228,7 @@ pub(crate) fn base_name_of(path: &str) -> Result<&str, StorePathError> {
     Ok(&path[base..])
 }
 
-/// Checks the rules; gives the offset of the base name.
+/// Checks the rules. Returns the offset of the base name.
 fn check(path: &str) -> Result<usize, StorePathRule> {
     if !path.starts_with('/') {
         return Err(StorePathRule::Absolute);
@@ -235,7 +236,7 @@ fn check(path: &str) -> Result<usize, StorePathRule> {
     let base = path.rfind('/').map_or(0, |slash| slash + 1);
     let directory = &path[..base - 1];
     let plain = |c: &str| !matches!(c, "" | "." | "..") && !c.chars().any(char::is_control);
-    // Nearly all are in Nix's own store.
+    // Nearly all paths are in Nix's own store.
     let known = directory == "/nix/store" || directory.is_empty();
     if !known && !directory[1..].split('/').all(plain) {
         return Err(StorePathRule::Directory);
@@ -244,7 +245,7 @@ fn check(path: &str) -> Result<usize, StorePathRule> {
     Ok(base)
 }
 
-/// Checks a `<hash>-<name>`, such as narinfo files and newer path-info JSON have as references.
+/// Checks a `<hash>-<name>`. References in narinfo files and newer path-info JSON have this form.
 pub(crate) fn check_base_name(base_name: &str) -> Result<(), StorePathRule> {
     let bytes = base_name.as_bytes();
     if bytes.get(HASH_LEN) != Some(&b'-')

@@ -1,10 +1,10 @@
-//! Where a Nix store physically is.
+//! The physical place of a Nix store.
 
 use std::path::{Path, PathBuf};
 
 use crate::StorePath;
 
-/// Where a Nix store physically is: the directory that stands for `/`.
+/// The physical place of a Nix store: the directory that stands for `/`.
 ///
 /// Paths are logical (`/nix/store/…`) everywhere else. The prefix differs from `/` for a store in
 /// a chroot or at a mount point.
@@ -27,12 +27,12 @@ impl StoreRoot {
         &self.0
     }
 
-    /// Where on this host a store path is.
+    /// Returns the place of a store path on this host.
     pub fn locate(&self, path: &StorePath) -> PathBuf {
         self.physical(Path::new(path.as_str()))
     }
 
-    /// Where on this host a logical path, absolute, is.
+    /// Returns the place of an absolute logical path on this host.
     pub(crate) fn physical(&self, logical: &Path) -> PathBuf {
         self.0.join(logical.strip_prefix("/").unwrap_or(logical))
     }

@@ -11,7 +11,7 @@ const COMMIT_LEN: usize = 40;
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` (OCI distribution specification).
 ///
-/// With a git package source it selects the branch, tag or commit to build from.
+/// With a git package source, it selects the branch, tag or commit to build from.
 ///
 /// ```
 /// use nixery_core::Tag;
@@ -25,7 +25,7 @@ const COMMIT_LEN: usize = 40;
 pub struct Tag(String);
 
 impl Tag {
-    /// The tag clients ask for where the user gives none.
+    /// The tag that clients request if the user gives none.
     pub fn latest() -> Self {
         Self("latest".to_owned())
     }
@@ -56,7 +56,7 @@ impl Tag {
         &self.0
     }
 
-    /// Is it `latest`?
+    /// Whether it is `latest`.
     pub fn is_latest(&self) -> bool {
         self.0 == "latest"
     }
@@ -108,7 +108,7 @@ pub enum TagError {
         /// Its length in bytes.
         bytes: usize,
     },
-    /// It starts with a character that may only follow another.
+    /// It starts with a character that may not come first.
     #[error("the tag starts with {found:?}: only letters, digits and `_` may come first")]
     First {
         /// The character.

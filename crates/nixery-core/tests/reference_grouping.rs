@@ -1,8 +1,9 @@
 //! The strategy `plan` groups and orders as its executable specification does.
 //!
-//! `data/reference-grouping.json` is what that specification, a program in Python with floating-point numbers,
-//! printed for a few images of Debian packages with Nix-style paths: the part of its plan that the images
-//! need, their paths (base name, NAR size, references by index), and the layers at several budgets.
+//! `data/reference-grouping.json` is what that specification, a program in Python with
+//! floating-point numbers, printed for a few images of Debian packages with Nix-style paths: the
+//! part of its plan that the images need, their paths (base name, NAR size, references by index),
+//! and the layers at several budgets.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -6,9 +6,7 @@ mod pack_support;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nixery_core::{
-    Codec, Conflict, ConflictKind, PackError, RootEntryKind, RootLayer, pack_root_layer,
-};
+use nixery_core::{Codec, Conflict, ConflictKind, PackError, Packer, RootEntryKind, RootLayer};
 use nixery_manifest::Digest;
 use pack_support::root::{at, forest, kinds, plan};
 use pack_support::{Store, read_tar, store_path};
@@ -71,7 +69,9 @@ fn packages_become_directories_and_links() {
 )]
 fn the_bytes_are_pinned(#[case] codec: Codec, #[case] digest: &str) {
     let (_store, root) = sample();
-    let (layer, bytes) = pack_root_layer(&root, codec, Vec::new()).expect("a layer");
+    let (layer, bytes) = Packer::new(1)
+        .pack_root_layer(&root, codec, Vec::new())
+        .expect("a layer");
     assert_eq!(layer.digest, Digest::of(&bytes));
     let meant = "if that was meant, raise PACKER_VERSION, pin the new digests here, and say in the \
                  changelog that root layers differ";
@@ -248,7 +248,9 @@ fn a_package_with_20_000_files_is_linked_and_sorted() {
         .filter(|entry| matches!(entry.kind, RootEntryKind::Link { .. }))
         .count();
     assert_eq!(links, 20_000);
-    let (_, bytes) = pack_root_layer(&root, Codec::Gzip, Vec::new()).expect("a layer");
+    let (_, bytes) = Packer::new(1)
+        .pack_root_layer(&root, Codec::Gzip, Vec::new())
+        .expect("a layer");
     let mut tar = Vec::new();
     std::io::copy(&mut flate2::read::MultiGzDecoder::new(&bytes[..]), &mut tar).expect("gzip");
     let entries = read_tar(&tar);

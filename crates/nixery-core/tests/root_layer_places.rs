@@ -3,7 +3,7 @@
 
 mod pack_support;
 
-use nixery_core::{Codec, ConflictKind, pack_root_layer};
+use nixery_core::{Codec, ConflictKind, Packer};
 use nixery_manifest::Digest;
 use pack_support::root::{at, forest, kinds, plan};
 use pack_support::{Store, line, read_tar, store_path};
@@ -12,7 +12,9 @@ use rstest::rstest;
 #[test]
 fn without_packages_there_is_what_every_image_needs() {
     let root = plan(&Store::new(), &[]);
-    let (layer, bytes) = pack_root_layer(&root, Codec::Zstd, Vec::new()).expect("a layer");
+    let (layer, bytes) = Packer::new(1)
+        .pack_root_layer(&root, Codec::Zstd, Vec::new())
+        .expect("a layer");
     assert_eq!(layer.digest, Digest::of(&bytes));
     let tar = zstd::decode_all(&bytes[..]).expect("zstd");
     assert_eq!(layer.diff_id, Digest::of(&tar));

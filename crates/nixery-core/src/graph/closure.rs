@@ -1,20 +1,30 @@
-//! Closure sizes, for graphs that come without.
+//! Closure sizes, for graphs that come without them.
 
-use super::NodeId;
 use super::components::Components;
+use super::{NodeId, ReferenceGraph};
 
-/// Targets looked at in one pass: four words per node keep the pass in the cache and vectorise.
+/// Words of a node's mask in one pass: four keep the pass in the cache and vectorise.
 const WORDS: usize = 4;
 const BLOCK: usize = WORDS * 64;
 
-/// For each node the sum of the weights of all nodes it reaches, itself included; saturating.
+impl ReferenceGraph {
+    /// Sums up the NAR sizes of all closures.
+    pub(super) fn compute_closure_sizes(&mut self) {
+        let weights: Vec<u64> = self.nodes.iter().map(|node| node.nar_size).collect();
+        let sums = closure_sums(&weights, |node| self.references(node));
+        for (node, sum) in self.nodes.iter_mut().zip(sums) {
+            node.closure_size = sum;
+        }
+    }
+}
+
+/// Returns for each node the sum of the weights of all nodes it reaches, itself included;
+/// saturating.
 ///
-/// Exact, unlike a sum over references, which would count what is shared many times. One pass per 256 nodes
-/// marks who reaches them, so time is O(nodes × references / 256), memory O(nodes + references).
-pub(super) fn closure_sums<'a>(
-    weights: &[u64],
-    references: impl Fn(NodeId) -> &'a [NodeId],
-) -> Vec<u64> {
+/// Exact, unlike a sum over references, which counts shared nodes several times. One pass per 256
+/// nodes marks the nodes that reach them, so time is O(nodes × references / 256), memory O(nodes +
+/// references).
+fn closure_sums<'a>(weights: &[u64], references: impl Fn(NodeId) -> &'a [NodeId]) -> Vec<u64> {
     let components = Components::of(weights.len(), &references);
     let condensed = Condensed::new(&components, weights, &references);
     let sums = condensed.sums();
@@ -69,13 +79,13 @@ impl Condensed {
     fn sums(&self) -> Vec<u128> {
         let count = self.weights.len();
         let mut sums = vec![0u128; count];
-        // Only with two references or more are masks needed: chains cost nothing here.
+        // Only components with two references or more need masks: chains cost nothing here.
         let several = (0..count).rev().find(|&c| self.references(c).len() > 1);
         let end = several.map_or(0, |last| last + 1);
         let mut reached = vec![[0u64; WORDS]; end];
         for first in (0..end).step_by(BLOCK) {
             let table = BlockTable::new(&self.weights[first..count.min(first + BLOCK)]);
-            // A component reaches only lower numbers, so those below the block reach none of it.
+            // A component reaches only lower numbers, so those below the block reach nothing in it.
             for component in first..end {
                 let mut mask = [0u64; WORDS];
                 let own = component - first;
@@ -105,7 +115,8 @@ impl Condensed {
     }
 }
 
-/// Sums of a block's weights by bit pattern: per byte of the mask its 256 patterns, per word all ones.
+/// Sums of a block's weights by bit pattern: per byte of the mask its 256 patterns, per word all
+/// ones.
 struct BlockTable {
     bytes: Vec<[u128; 256]>,
     words: [u128; WORDS],

@@ -1,14 +1,18 @@
 //! Strongly connected components: the reference graph without its cycles.
 //!
-//! Nix refuses to register paths that refer to each other in a circle, so every component of a graph that
-//! Nix wrote is a single path. A graph from elsewhere may have cycles; they are handled, not refused.
+//! Nix refuses to register paths that refer to each other in a circle, so every component of a
+//! graph that Nix wrote is a single path. Other graphs may have cycles, which are accepted.
+//!
+//! `petgraph` has this algorithm, but would bring six further crates into the smallest form of this
+//! crate. The tests use it for dominators.
 
 use super::NodeId;
 
 /// A node that is in no component, or not visited, so far.
 const NONE: u32 = u32::MAX;
 
-/// The components of a graph, numbered so that every reference leads to a lower number or stays inside.
+/// The components of a graph, numbered so that every reference leads to a lower number or stays
+/// inside.
 pub(super) struct Components {
     /// The component of each node.
     pub(super) of: Vec<u32>,
@@ -19,7 +23,8 @@ pub(super) struct Components {
 impl Components {
     /// The components of a graph with this number of nodes; `references` returns those of a node.
     ///
-    /// Tarjan's algorithm in O(nodes + references), without recursion, which a long chain would overflow.
+    /// Tarjan's algorithm in O(nodes + references), without recursion, which a long chain would
+    /// overflow.
     pub(super) fn of<'a>(nodes: usize, references: impl Fn(NodeId) -> &'a [NodeId]) -> Self {
         let mut of = vec![NONE; nodes];
         let mut count = 0;
@@ -28,7 +33,7 @@ impl Components {
         let mut visited = 0;
         // Visited nodes whose component is not complete.
         let mut open: Vec<NodeId> = Vec::new();
-        // The way from the start to the current node: node, its own number, references followed.
+        // The path from the start to the current node: node, its own number, references followed.
         let mut way: Vec<(NodeId, u32, usize)> = Vec::new();
         for start in (0..nodes as u32).map(NodeId::new) {
             let mut enter = (low[start.index()] == NONE).then_some(start);

@@ -8,8 +8,8 @@ use crate::store_path::StorePathError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GraphError {
-    /// Not JSON, or not of the expected shape; the source says where. Sizes that are negative, fractional or
-    /// over 2^64 − 1 end here too.
+    /// Not JSON, or not of the expected shape; the source says where. This includes sizes that are
+    /// negative, fractional or over 2^64 − 1.
     #[error("the reference graph is not the JSON that Nix writes")]
     Malformed(#[source] JsonError),
     /// The JSON is neither of the two kinds that describe a closure.
@@ -19,7 +19,7 @@ pub enum GraphError {
     #[error("roots can be given for path information only: a reference graph names its roots")]
     RootsNotAllowed,
     /// An entry or root is not a store path.
-    #[error("the reference graph holds something else than store paths")]
+    #[error("the reference graph has a path that is not a store path")]
     Path(#[source] StorePathError),
     /// An entry's NAR hash cannot be read.
     #[error("the NAR hash of {path} cannot be read")]
@@ -37,7 +37,7 @@ pub enum GraphError {
         path: String,
     },
     /// Nix says that it does not have the path.
-    #[error("{path} is not in the Nix store: realise it before asking for its references")]
+    #[error("{path} is not in the Nix store. Fix: build it first")]
     NotValid {
         /// The path.
         path: String,
@@ -50,7 +50,7 @@ pub enum GraphError {
     },
     /// A path refers to one that has no entry.
     #[error(
-        "{path} refers to {reference}, which is not in the reference graph: ask for the whole closure"
+        "{path} refers to {reference}, which is not in the reference graph. Fix: give the whole closure, for example with `nix path-info --recursive`"
     )]
     MissingReference {
         /// The path that refers.
@@ -65,7 +65,7 @@ pub enum GraphError {
         root: String,
     },
     /// A list names one path at two places.
-    #[error("{path} is there twice")]
+    #[error("{path} is in the list twice")]
     Twice {
         /// The path.
         path: String,

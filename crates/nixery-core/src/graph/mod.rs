@@ -1,43 +1,40 @@
-//! Reference graphs: what Nix says about a closure, checked and numbered.
+//! Reference graphs: closures as Nix describes them, checked and numbered.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use crate::json_error::JsonError;
 use crate::nar_hash::NarHash;
 use crate::store_path::StorePath;
 
-mod check;
+mod build;
 mod closure;
 mod components;
 mod error;
-mod kind;
-mod listed;
+mod nix_json;
 mod node_id;
-mod part;
 mod path_index;
 mod path_references;
-mod raw;
-mod raw_hash;
-mod raw_text;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use build::ListedPath;
 pub use error::GraphError;
-pub use kind::JsonKind;
-pub use listed::ListedPath;
 pub use node_id::NodeId;
 pub use path_references::{PathInfoJson, PathReferences};
-use raw::RawGraph;
 
 /// The runtime dependency graph of some store paths; every reference leads to one of its nodes.
 ///
-/// It comes from the structured attribute `exportReferencesGraph`
-/// ([`Self::parse`]), from `nix path-info` ([`Self::from_path_info`]), from either ([`Self::from_json`]), or
-/// from a list whose references are numbers already ([`Self::from_list`]). Its nodes are
-/// sorted by path whatever order the input had, and everything else refers to them by [`NodeId`]. What happens
-/// to input that Nix would not write:
+/// It comes from the structured attribute `exportReferencesGraph` ([`Self::parse`]), from `nix
+/// path-info` ([`Self::from_path_info`]), from either ([`Self::from_json`]), or from a list whose
+/// references are numbers already ([`Self::from_list`]). Its nodes are sorted by path whatever
+/// order the input had, and everything else refers to them by [`NodeId`]. What happens to input
+/// that Nix would not write:
 ///
-/// | input | outcome |
+/// | input | result |
 /// |---|---|
 /// | a reference to a path without entry | [`GraphError::MissingReference`] |
 /// | two entries for one path | one, if they agree; else [`GraphError::Conflict`] |
@@ -68,51 +65,110 @@ use raw::RawGraph;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReferenceGraph {
     nodes: Vec<PathInfo>,
-    /// Those of all paths, one after the other.
+    /// The references of all paths, one after the other.
     references: Vec<NodeId>,
-    /// Where each path's references end.
+    /// The place where each path's references end.
     ends: Vec<usize>,
     roots: Vec<NodeId>,
 }
 
 /// What is known of one store path of a graph.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct PathInfo {
     /// The path.
     pub path: StorePath,
-    /// SHA-256 of its NAR, where the source tells it.
+    /// SHA-256 of its NAR, if the source has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub nar_hash: Option<NarHash>,
     /// Bytes of its NAR.
     pub nar_size: u64,
-    /// Bytes of the NARs of its closure, itself included: as Nix says, else computed; saturating.
+    /// Bytes of the NARs of its closure, itself included: from Nix, or computed; saturating.
     pub closure_size: u64,
 }
 
-fn malformed(error: serde_json::Error) -> GraphError {
-    GraphError::Malformed(JsonError::new(error))
+/// The two kinds of JSON in which Nix describes closures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonKind {
+    /// The structured attributes of `exportReferencesGraph`, which [`ReferenceGraph::parse`] reads.
+    Graph,
+    /// The output of `nix path-info --json`, which [`ReferenceGraph::from_path_info`] reads.
+    PathInfo,
+}
+
+impl JsonKind {
+    /// Returns the kind that the outermost keys show. The rest may be invalid. `None` for anything
+    /// but a JSON array or object.
+    #[must_use]
+    pub fn of(json: &[u8]) -> Option<Self> {
+        let path_info = |key: &str| key.starts_with('/') || key == "info";
+        let graph = |key: &str| matches!(key, "exportReferencesGraph" | "graph");
+        match json.trim_ascii_start().first()? {
+            b'[' => Some(Self::PathInfo),
+            b'{' => match serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(json) {
+                Ok(keys) if keys.keys().any(|key| graph(key)) => Some(Self::Graph),
+                // A map keyed by path, empty for no paths, or version 2 of it.
+                Ok(keys) => (keys.is_empty() || keys.keys().any(|key| path_info(key)))
+                    .then_some(Self::PathInfo),
+                // Invalid JSON: reading it as a graph reports where.
+                Err(_) => Some(Self::Graph),
+            },
+            _ => None,
+        }
+    }
 }
 
 impl ReferenceGraph {
-    /// Parses the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]` and structured
-    /// attributes (Nix manual, "Advanced attributes"). Unknown fields are ignored, a missing `closureSize`
-    /// is computed.
+    /// Parses the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]` and
+    /// structured attributes (Nix manual, "Advanced attributes"). Unknown fields are ignored, a
+    /// missing `closureSize` is computed.
     ///
     /// # Errors
-    /// What the table of [`ReferenceGraph`] says; no error depends on the order of the input's entries but the choice
-    /// among several.
+    /// As the table of [`ReferenceGraph`] says. If there are several errors, the order of the
+    /// entries decides which one is returned.
     pub fn parse(json: &[u8]) -> Result<Self, GraphError> {
-        let raw = RawGraph::export(json).map_err(malformed)?;
-        check::check(&raw, raw.roots.iter().map(String::as_str))
+        let raw = nix_json::read(json, JsonKind::Graph)
+            .map_err(JsonError::new)
+            .map_err(GraphError::Malformed)?;
+        Self::from_raw(&raw, raw.roots.iter().map(String::as_str))
     }
 
-    /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by path
-    /// (since 2.19), or base names under `info` (version 2). A missing `closureSize` is computed.
+    /// Parses the output of `nix path-info --json --recursive`: a list (Nix 2.8), a map keyed by
+    /// path (since 2.19), or base names under `info` (version 2). A missing `closureSize` is
+    /// computed.
     ///
     /// # Errors
-    /// What the table of [`ReferenceGraph`] says.
+    /// As the table of [`ReferenceGraph`] says.
     pub fn from_path_info(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
-        let raw = RawGraph::path_info(json).map_err(malformed)?;
-        check::check(&raw, roots.iter().map(StorePath::as_str))
+        let raw = nix_json::read(json, JsonKind::PathInfo)
+            .map_err(JsonError::new)
+            .map_err(GraphError::Malformed)?;
+        Self::from_raw(&raw, roots.iter().map(StorePath::as_str))
+    }
+
+    /// Reads a graph in any form that Nix writes: the structured attribute `exportReferencesGraph`
+    /// ([`Self::parse`]), or the output of `nix path-info --json --recursive` of any version
+    /// ([`Self::from_path_info`]).
+    ///
+    /// Path information does not say what the roots are. Without `roots`, they are the paths that
+    /// no other path refers to. A graph names its roots itself.
+    ///
+    /// # Errors
+    /// What [`GraphError`] lists: the JSON is of neither form, is invalid, or lacks a path that is
+    /// referred to; or `roots` are given for a graph that names its own.
+    pub fn from_json(json: &[u8], roots: &[StorePath]) -> Result<Self, GraphError> {
+        match JsonKind::of(json) {
+            Some(JsonKind::Graph) if roots.is_empty() => Self::parse(json),
+            Some(JsonKind::Graph) => Err(GraphError::RootsNotAllowed),
+            Some(JsonKind::PathInfo) => {
+                let mut graph = Self::from_path_info(json, roots)?;
+                if roots.is_empty() {
+                    graph.roots = graph.entry_points();
+                }
+                Ok(graph)
+            }
+            None => Err(GraphError::UnknownJson),
+        }
     }
 
     /// Number of paths.
@@ -138,7 +194,7 @@ impl ReferenceGraph {
         &self.nodes[id.index()]
     }
 
-    /// What is known of a path; `None` where the graph does not have this node.
+    /// What is known of a path; `None` if the graph does not have this node.
     pub fn get(&self, id: NodeId) -> Option<&PathInfo> {
         self.nodes.get(id.index())
     }
@@ -183,25 +239,15 @@ impl ReferenceGraph {
             .sum()
     }
 
-    /// The roots, and where these do not reach everything, what else a walk must start from, sorted.
+    /// The nodes from which a walk reaches every path, sorted: the roots, and others if necessary.
     ///
-    /// Nix's graphs are reached from their roots whole, so there it equals [`Self::roots`]. Otherwise the
-    /// paths that no unreached path refers to are added, and for cycles that are left the first by path.
+    /// The roots of Nix's graphs reach everything, so the result equals [`Self::roots`]. In other
+    /// graphs, it has also the paths that no unreached path refers to, and the first path of each
+    /// remaining cycle.
     pub fn entry_points(&self) -> Vec<NodeId> {
         let mut reached = vec![false; self.len()];
         let mut entries = self.roots.clone();
-        let mut todo = Vec::new();
-        let mut walk = |start: NodeId, reached: &mut [bool]| {
-            todo.push(start);
-            while let Some(node) = todo.pop() {
-                if !std::mem::replace(&mut reached[node.index()], true) {
-                    todo.extend(self.references(node));
-                }
-            }
-        };
-        for &root in &self.roots {
-            walk(root, &mut reached);
-        }
+        self.mark_reached(&entries, &mut reached);
         let mut referred = vec![false; self.len()];
         for node in self.ids().filter(|node| !reached[node.index()]) {
             for &reference in self.references(node) {
@@ -212,23 +258,30 @@ impl ReferenceGraph {
         for node in first.chain(self.ids()) {
             if !reached[node.index()] {
                 entries.push(node);
-                walk(node, &mut reached);
+                self.mark_reached(&[node], &mut reached);
             }
         }
         entries.sort_unstable();
         entries
     }
 
-    /// The graph as [`Self::parse`] reads it, in one fixed byte sequence.
+    /// Marks the nodes that are reached from `starts`.
+    fn mark_reached(&self, starts: &[NodeId], reached: &mut [bool]) {
+        let mut todo = starts.to_vec();
+        while let Some(node) = todo.pop() {
+            if !std::mem::replace(&mut reached[node.index()], true) {
+                todo.extend(self.references(node));
+            }
+        }
+    }
+
+    /// Returns the graph as JSON that [`Self::parse`] reads. Equal graphs give equal bytes.
     pub fn to_json(&self) -> Vec<u8> {
         let path = |&id: &NodeId| &self.node(id).path;
         let graph: Vec<Written<'_>> = self
             .iter()
             .map(|(id, node)| Written {
-                path: &node.path,
-                nar_hash: node.nar_hash,
-                nar_size: node.nar_size,
-                closure_size: node.closure_size,
+                node,
                 references: self.references(id).iter().map(path).collect(),
             })
             .collect();
@@ -254,12 +307,8 @@ struct WrittenRoots<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Written<'a> {
-    path: &'a StorePath,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nar_hash: Option<NarHash>,
-    nar_size: u64,
-    closure_size: u64,
+    #[serde(flatten)]
+    node: &'a PathInfo,
     references: Vec<&'a StorePath>,
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A path of a [`ReferenceGraph`](crate::ReferenceGraph): its place among the paths of that graph, which are
-/// sorted. It means nothing in another graph.
+/// A path of a [`ReferenceGraph`](crate::ReferenceGraph): its place among the paths of that graph,
+/// which are sorted. It has no meaning in another graph.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeId(u32);
@@ -30,7 +30,7 @@ impl NodeId {
     }
 }
 
-/// As the plain number, so that a list of nodes reads well.
+/// The plain number, so that lists of nodes are readable.
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)

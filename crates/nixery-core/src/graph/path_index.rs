@@ -1,4 +1,4 @@
-//! Which index a path has.
+//! Looks up the nodes of paths.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
@@ -7,15 +7,15 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::NodeId;
 
-/// Paths looked up together.
+/// The number of paths that are looked up together.
 const TOGETHER: usize = 64;
 
-/// The indices of a graph's paths, by text.
+/// The nodes of a graph's paths, by text.
 ///
-/// A large graph's paths do not fit in the processor's caches, and each reference is looked up: most of the time goes
-/// by waiting for memory. So the table is small, the texts are close together, and look-ups come in lists, whose
-/// waits overlap. The hashes are seeded at random, so no input made beforehand makes many
-/// paths collide.
+/// A large graph's paths do not fit in the processor's caches, and each reference is looked up, so
+/// most of the time is spent waiting for memory. Therefore the table is small, the texts are close
+/// together, and look-ups come in lists, so that their waits overlap. The hashes are seeded at
+/// random, so no input made beforehand makes many paths collide.
 pub(super) struct PathIndex<'a> {
     text: &'a str,
     slots: HashTable<Slot>,
@@ -53,7 +53,7 @@ impl<'a> PathIndex<'a> {
         found.map(|slot| slot.id)
     }
 
-    /// The indices of the paths; the position of the first that is not there is the error.
+    /// Returns the nodes of the paths. The error is the position of the first path without one.
     pub(super) fn find_all<'p, P: Copy>(
         &self,
         paths: &[P],

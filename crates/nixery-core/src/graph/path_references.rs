@@ -1,11 +1,11 @@
-//! What single store paths refer to, whether or not the whole closure is known.
+//! The references of single store paths, whether or not the whole closure is known.
 
-use super::raw::RawGraph;
-use super::{NodeId, ReferenceGraph};
+use super::nix_json::{self, RawGraph};
+use super::{JsonKind, NodeId, ReferenceGraph};
 use crate::json_error::JsonError;
 use crate::store_path::{StorePathError, base_name_of, check_base_name};
 
-/// What one store path refers to. All its names are valid.
+/// The references of one store path. All names are valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathReferences<'a> {
     path: &'a str,
@@ -57,7 +57,7 @@ impl<'a> PathReferences<'a> {
         self.base_name
     }
 
-    /// Bytes of its NAR, where the source has the size.
+    /// Bytes of its NAR, if the source has the size.
     pub fn nar_size(&self) -> Option<u64> {
         self.nar_size
     }
@@ -78,9 +78,10 @@ impl<'a> PathInfoJson<'a> {
     /// Reads the JSON.
     ///
     /// # Errors
-    /// It has another form.
+    /// The JSON has another form.
     pub fn parse(json: &'a [u8]) -> Result<Self, JsonError> {
-        RawGraph::path_info(json).map(Self).map_err(JsonError::new)
+        let raw = nix_json::read(json, JsonKind::PathInfo);
+        raw.map(Self).map_err(JsonError::new)
     }
 
     /// The paths that are in the Nix store, in the order of the input.

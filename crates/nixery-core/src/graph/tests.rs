@@ -338,3 +338,164 @@ proptest! {
         let _ = ReferenceGraph::from_path_info(text.as_bytes(), &[]);
     }
 }
+
+mod from_json {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn graph(json: &str, roots: &[&str]) -> Result<ReferenceGraph, GraphError> {
+        let json = json.replace("A", &path("a")).replace("B", &path("b"));
+        let roots: Vec<StorePath> = roots.iter().map(|r| path(r).parse().unwrap()).collect();
+        ReferenceGraph::from_json(json.as_bytes(), &roots)
+    }
+
+    #[rstest]
+    #[case::list(
+        r#"[{"path":"A","narSize":1,"references":["B"]},{"path":"B","narSize":2,"references":[]}]"#
+    )]
+    #[case::map(r#"{"A":{"narSize":1,"references":["B"]},"B":{"narSize":2,"references":[]}}"#)]
+    #[case::export(
+        r#"{"exportReferencesGraph":{"graph":["A"]},"graph":[
+            {"path":"A","narSize":1,"references":["B"]},{"path":"B","narSize":2,"references":[]}]}"#
+    )]
+    fn every_form_gives_the_same_graph(#[case] json: &str) {
+        let graph = graph(json, &[]).unwrap();
+        let roots: Vec<_> = graph
+            .roots()
+            .iter()
+            .map(|&r| graph.node(r).path.name())
+            .collect();
+        assert_eq!((graph.len(), roots), (2, vec!["a"]));
+    }
+
+    #[test]
+    fn roots_are_for_path_information_only() {
+        let list = r#"[{"path":"A","narSize":1,"references":[]},{"path":"B","narSize":2,"references":[]}]"#;
+        assert_eq!(graph(list, &["b"]).unwrap().roots().len(), 1);
+        assert_eq!(graph(list, &[]).unwrap().roots().len(), 2);
+        let export = r#"{"exportReferencesGraph":{"graph":[]},"graph":[]}"#;
+        assert!(matches!(
+            graph(export, &["a"]),
+            Err(GraphError::RootsNotAllowed)
+        ));
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("7")]
+    #[case(r#"{"glibc-2.38":312}"#)]
+    fn other_json_is_refused(#[case] json: &str) {
+        assert!(matches!(graph(json, &[]), Err(GraphError::UnknownJson)));
+    }
+}
+
+mod part {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_part_is_what_parsing_it_alone_gives() {
+        let node = |name: &str, size: u64, references: &[&str]| {
+            let references: Vec<String> = references.iter().map(|name| path(name)).collect();
+            json!({ "path": path(name), "narSize": size, "references": references })
+        };
+        let (a, b, c, d) = (
+            node("app-1", 5, &["cycle-1"]),
+            node("base-1", 7, &[]),
+            node("cycle-1", 11, &["dcycle-1"]),
+            node("dcycle-1", 13, &["cycle-1", "base-1"]),
+        );
+        let parse = |roots: &[&str], nodes: &[&serde_json::Value]| {
+            let roots: Vec<String> = roots.iter().map(|name| path(name)).collect();
+            let json = json!({ "exportReferencesGraph": { "graph": roots }, "graph": nodes });
+            ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
+        };
+        let whole = parse(&[], &[&a, &b, &c, &d]);
+        let index = |name: &str| whole.id_of(&path(name).parse().unwrap()).unwrap();
+
+        let (part, places) =
+            whole.part(&[index("cycle-1"), index("cycle-1"), NodeId::new(u32::MAX)]);
+        assert_eq!(part, parse(&["cycle-1"], &[&b, &c, &d]));
+        let back: Vec<_> = places.iter().map(|&old| &whole.node(old).path).collect();
+        let own: Vec<_> = part.nodes().iter().map(|node| &node.path).collect();
+        assert_eq!(back, own);
+
+        let (everything, _) = whole.part(&[index("app-1"), index("base-1")]);
+        assert_eq!(everything, parse(&["app-1", "base-1"], &[&a, &b, &c, &d]));
+        assert!(whole.part(&[]).0.is_empty());
+    }
+}
+
+mod list {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use serde_json::json;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_list_gives_what_its_path_info_gives(
+            references in proptest::collection::vec(proptest::collection::vec(0u32..8, 0..6), 8),
+            hashes in proptest::collection::vec(proptest::option::of(any::<[u8; 32]>()), 8),
+            sizes in proptest::collection::vec(0u64..1 << 40, 8),
+            order in Just((0..8usize).collect::<Vec<_>>()).prop_shuffle(),
+            roots in proptest::collection::vec(0u32..8, 0..4),
+        ) {
+            let names: Vec<String> = order.iter().map(|i| path(&format!("p{i}"))).collect();
+            let list: Vec<ListedPath<'_>> = (0..8)
+                .map(|i| ListedPath {
+                    path: names[i].parse().unwrap(),
+                    nar_size: sizes[i],
+                    nar_hash: hashes[i].map(NarHash::from_bytes),
+                    references: &references[i],
+                })
+                .collect();
+            let infos: Vec<_> = (0..8)
+                .map(|i| {
+                    let references: Vec<_> = references[i].iter().map(|&r| &names[r as usize]).collect();
+                    json!({
+                        "path": names[i],
+                        "narSize": sizes[i],
+                        "narHash": hashes[i].map(NarHash::from_bytes),
+                        "references": references
+                    })
+                })
+                .collect();
+            let root_paths: Vec<StorePath> =
+                roots.iter().map(|&r| names[r as usize].parse().unwrap()).collect();
+            let expected =
+                ReferenceGraph::from_path_info(&serde_json::to_vec(&infos).unwrap(), &root_paths).unwrap();
+            let (graph, places) = ReferenceGraph::from_list(&list, &roots).unwrap();
+            prop_assert_eq!(&graph, &expected);
+            for (listed, place) in list.iter().zip(places) {
+                prop_assert_eq!(&graph.node(place).path, &listed.path);
+            }
+        }
+    }
+
+    #[rstest]
+    #[case::twice(&["a", "b", "a"], &[], &[], "is in the list twice")]
+    #[case::reference(&["a", "b"], &[1, 2], &[], "place 2 of a list of 2 paths")]
+    #[case::root(&["a"], &[], &[1], "place 1 of a list of 1 paths")]
+    #[case::empty(&[], &[], &[0], "place 0 of a list of 0 paths")]
+    fn wrong_lists_are_refused(
+        #[case] names: &[&str],
+        #[case] references: &[u32],
+        #[case] roots: &[u32],
+        #[case] expected: &str,
+    ) {
+        let listed = |name: &&str| ListedPath {
+            path: path(name).parse().unwrap(),
+            nar_size: 1,
+            nar_hash: None,
+            references,
+        };
+        let list: Vec<_> = names.iter().map(listed).collect();
+        let error = ReferenceGraph::from_list(&list, roots)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

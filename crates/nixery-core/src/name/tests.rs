@@ -127,7 +127,7 @@ fn refuses_a_component(
 )]
 #[case(
     "git/a..b",
-    "component 2 of the image name, `a..b`, has a run of separators at offset 1 that may not be: \
+    "component 2 of the image name, `a..b`, has an invalid run of separators at offset 1: \
      use one `.`, one or two `_`, or any number of `-`"
 )]
 #[case(

@@ -2,10 +2,9 @@
 
 use super::PackError;
 
-/// Bytes of a block: small enough that a large layer keeps every core busy and buffers cost
-/// little, large enough that a compressor which starts anew with each loses next to nothing. Part
-/// of the layer format: compressors give different (equally valid) output for the same input cut
-/// differently.
+/// Bytes of a block: small enough that a large layer keeps every core busy, and large enough that a
+/// compressor that restarts with each block loses little. Part of the layer format: compressors
+/// give different output for the same input cut differently.
 pub(super) const BLOCK: usize = 1024 * 1024;
 
 /// A buffer for a block: [`BLOCK`] bytes, of which the first `filled` count.
@@ -23,12 +22,12 @@ impl Block {
         }
     }
 
-    /// What it holds.
+    /// The bytes that it holds.
     pub(super) fn filled(&self) -> &[u8] {
         &self.bytes[..self.filled]
     }
 
-    /// Makes it empty again.
+    /// Empties it.
     pub(super) fn clear(&mut self) {
         self.filled = 0;
     }
@@ -36,10 +35,10 @@ impl Block {
 
 /// Where full blocks go.
 pub(super) trait BlockSink {
-    /// Takes a block, which is full unless it is the last one, and gives an empty one for it.
+    /// Takes a block, which is full unless it is the last one, and returns an empty one.
     ///
     /// # Errors
-    /// If blocks can go no further; then no other one may be given.
+    /// The block cannot be passed on. No further block may be passed then.
     fn block(&mut self, block: Block) -> Result<Block, PackError>;
 
     /// Takes the last block.
@@ -51,8 +50,8 @@ pub(super) trait BlockSink {
     }
 }
 
-/// Collects what is written into blocks of exactly [`BLOCK`] bytes, the last one shorter. There is
-/// no way to end a block early: a short one in the middle would change the output.
+/// Collects what is written into blocks of exactly [`BLOCK`] bytes, the last one shorter. A block
+/// cannot be ended early, because a short one in the middle would change the output.
 pub(super) struct Blocks<S> {
     /// `None` after the sink has failed.
     block: Option<Block>,
@@ -67,8 +66,8 @@ impl<S: BlockSink> Blocks<S> {
         }
     }
 
-    /// Where the next bytes go, one at least; [`advance`](Self::advance) says how many were put
-    /// there.
+    /// Returns the place of the next bytes, at least one. Report with [`advance`](Self::advance)
+    /// how many were written.
     pub(super) fn space(&mut self) -> Result<&mut [u8], PackError> {
         let mut block = self.block.take().ok_or_else(PackError::stopped)?;
         if block.filled == BLOCK {
@@ -78,7 +77,7 @@ impl<S: BlockSink> Blocks<S> {
         Ok(&mut block.bytes[block.filled..])
     }
 
-    /// Counts so many bytes of the last [`space`](Self::space) in.
+    /// Reports how many bytes of the last [`space`](Self::space) were written.
     pub(super) fn advance(&mut self, bytes: usize) {
         if let Some(block) = &mut self.block {
             block.filled = BLOCK.min(block.filled + bytes);

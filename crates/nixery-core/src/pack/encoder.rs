@@ -19,7 +19,7 @@ const GZIP_SINGLE_LEVEL: u32 = 5;
 const ZSTD_LEVEL: i32 = 3;
 
 /// The head of a gzip member: deflate, no flags (so no name), no time, no hint of the level,
-/// unknown operating system (RFC 1952, section 2.3.1). The output must not tell hosts apart.
+/// unknown operating system (RFC 1952, section 2.3.1). The output must be the same on all hosts.
 pub(super) const GZIP_HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
 /// A deflate block that is the last one and empty (RFC 1951, section 3.2.6).
@@ -28,8 +28,7 @@ const DEFLATE_END: [u8; 2] = [0x03, 0x00];
 /// More than what sync flush and stored blocks can add to a block that does not compress.
 const DEFLATE_SPARE: usize = BLOCK / 64 + 1024;
 
-/// What has to be known of a compressed block besides its bytes.
-#[derive(Debug)]
+/// The facts about a compressed block.
 pub(super) struct Piece {
     /// How many bytes of the buffer it fills.
     pub(super) size: usize,
@@ -37,7 +36,7 @@ pub(super) struct Piece {
     pub(super) crc: Option<Crc>,
 }
 
-/// The compressors of one thread, each made when it is first needed and used again.
+/// The compressors of one thread. Each is made when it is first needed.
 #[derive(Default)]
 pub(super) struct Encoders {
     deflate: Option<Compressor>,
@@ -49,7 +48,7 @@ impl Encoders {
     /// A function of codec and block alone.
     ///
     /// # Errors
-    /// If the compressor cannot be made or fails, which no block makes it do.
+    /// The compressor cannot be made, or fails. No block makes it fail.
     pub(super) fn encode(
         &mut self,
         codec: Codec,
@@ -76,7 +75,7 @@ impl Encoders {
         let size = deflate
             .gzip_compress(block, out)
             .map_err(io::Error::other)?;
-        // libdeflate tells the level; the head is the same as of the other form.
+        // libdeflate writes the level into the head. The other form has this head, too.
         out.get_mut(..GZIP_HEAD.len())
             .ok_or_else(|| io::Error::other("a gzip member without a head"))?
             .copy_from_slice(&GZIP_HEAD);

@@ -1,7 +1,7 @@
-//! What can go wrong while a layer is packed.
+//! Errors of packing.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a layer could not be packed.
 ///
@@ -13,52 +13,27 @@ use std::path::PathBuf;
 pub enum PackError {
     /// A store path of the layer is not in the store.
     #[error(
-        "store path {path:?} is not in the Nix store; realise it again (was it garbage-collected?)"
+        "store path {path:?} is not in the Nix store: it may have been garbage-collected. Fix: build it again"
     )]
     Missing {
         /// The store path.
         path: PathBuf,
     },
-    /// The type of a file could not be read.
-    #[error("cannot inspect {path:?}; check that this user may read the Nix store")]
-    Inspect {
-        /// The file.
+    /// A file, directory or link of the store could not be read.
+    #[error("cannot {action} {path:?}. Fix: let this user read the Nix store")]
+    Unreadable {
+        /// What failed: `inspect`, or `list the directory`, or `read the file`.
+        action: &'static str,
+        /// The file, directory or link.
         path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A directory could not be listed.
-    #[error("cannot list the directory {path:?}; check that this user may read the Nix store")]
-    List {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// A file could not be opened or read.
-    #[error("cannot read the file {path:?}; check that this user may read the Nix store")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// The target of a symbolic link could not be read.
-    #[error("cannot read the symbolic link {path:?}")]
-    ReadLink {
-        /// The link.
-        path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         #[source]
         source: io::Error,
     },
     /// A file had another type or length when it was read than when it was inspected. Store paths
     /// are immutable, so something other than Nix is writing to the store, or its disk is failing.
     #[error(
-        "the file {path:?} changed while it was packed ({detail}); run `nix-store --verify --check-contents`"
+        "the file {path:?} changed while it was packed: {detail}. Fix: run `nix-store --verify --check-contents`"
     )]
     Changed {
         /// The file.
@@ -66,8 +41,8 @@ pub enum PackError {
         /// What was expected and what was found.
         detail: String,
     },
-    /// A socket, pipe or device: nothing a Nix store, or this layer format, can hold.
-    #[error("{path:?} is {kind}; a layer holds files, directories and symbolic links only")]
+    /// A socket, pipe or device, which neither a NAR nor a layer can hold.
+    #[error("{path:?} is {kind}: a layer holds files, directories and symbolic links only")]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -77,15 +52,15 @@ pub enum PackError {
     /// A name with the prefix that makes image unpackers delete files instead of creating one
     /// (OCI image specification, `layer.md`, "Whiteouts").
     #[error(
-        "{path:?} has a name that starts with `.wh.`, which in an image layer means \"delete this file\"; \
-         leave the package out or rename the file in it"
+        "{path:?} has a name that starts with `.wh.`, which in an image layer means \"delete this file\". \
+         Fix: leave the package out, or rename the file in it"
     )]
     Whiteout {
         /// The file, directory or link.
         path: PathBuf,
     },
-    /// Store paths of two stores in one layer, whose entries could not be ordered and nested.
-    #[error("store paths of two stores in one layer: {first:?} and {second:?}")]
+    /// The store paths of one layer are of two stores.
+    #[error("a layer cannot hold store paths of two stores: {first:?} and {second:?}")]
     MixedStores {
         /// A path of the first store.
         first: PathBuf,
@@ -94,36 +69,37 @@ pub enum PackError {
     },
     /// The merged symbolic links of the packages would be too many.
     #[error(
-        "the requested packages have more than {limit} files to link into the root of the image \
-         (reached at {path:?}); request fewer packages"
+        "the requested packages have more than {limit} files to link into the root of the image, \
+         {path:?} among them. Fix: request fewer packages"
     )]
     ForestTooLarge {
-        /// The file that went over the limit.
+        /// The first file above the limit.
         path: PathBuf,
         /// The greatest number of entries of a root layer.
         limit: usize,
     },
     /// The layer could not be written to where it should go.
-    #[error("cannot write the packed layer; is the disk full?")]
+    #[error("cannot write the packed layer. Fix: check that the disk is not full")]
     Write {
-        /// What the writer said.
+        /// The writer's error.
         #[source]
         source: io::Error,
     },
-    /// A block of the layer could not be compressed or hashed: a defect of a library or of this
-    /// crate, or no memory.
-    #[error("cannot compress the layer; this is a defect, please report it")]
+    /// A block of the layer could not be compressed: a defect of a library or of this crate, or
+    /// a lack of memory.
+    #[error("cannot compress the layer. This is a defect: please report it")]
     Compress {
-        /// What the compressor said.
+        /// The compressor's error.
         #[source]
         source: io::Error,
     },
 }
 
-/// What a [`PackError`] is caused by.
+/// The cause of a [`PackError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PackErrorKind {
-    /// The packages hold something that no layer can have: others have to be requested.
+    /// The packages hold something that no layer can have. The user has to request others.
     Contents,
     /// The Nix store lacks a path, or cannot be read.
     Store,
@@ -134,24 +110,33 @@ pub enum PackErrorKind {
 }
 
 impl PackError {
-    /// What the error is caused by.
+    /// The cause of the error.
     pub fn kind(&self) -> PackErrorKind {
         match self {
             Self::Unsupported { .. } | Self::Whiteout { .. } | Self::ForestTooLarge { .. } => {
                 PackErrorKind::Contents
             }
-            Self::Missing { .. }
-            | Self::Inspect { .. }
-            | Self::List { .. }
-            | Self::Read { .. }
-            | Self::ReadLink { .. }
-            | Self::Changed { .. } => PackErrorKind::Store,
+            Self::Missing { .. } | Self::Unreadable { .. } | Self::Changed { .. } => {
+                PackErrorKind::Store
+            }
             Self::Write { .. } => PackErrorKind::Output,
             Self::MixedStores { .. } | Self::Compress { .. } => PackErrorKind::Defect,
         }
     }
 
-    /// Packing goes on after it has failed, which no caller does.
+    /// Returns what makes a system's error one of this path.
+    pub(super) fn unreadable(
+        action: &'static str,
+        path: &Path,
+    ) -> impl FnOnce(io::Error) -> Self + Copy {
+        move |source| Self::Unreadable {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// The error of packing on after a failure, which no caller does.
     pub(super) fn stopped() -> Self {
         Self::Compress {
             source: io::Error::other("packing has already failed"),

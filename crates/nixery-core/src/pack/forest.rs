@@ -6,36 +6,43 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::vec;
 
-use super::conflict::{Conflict, ConflictKind};
+use super::PackError;
 use super::resolve::{Resolver, Target};
-use super::walk::{Child, Kind, list};
-use super::{PackError, RootEntry, RootEntryKind};
+use super::root::{Conflict, ConflictKind, RootEntry, RootEntryKind};
+use super::walk::{Child, FileKind, list};
 
-/// The greatest number of entries: several times what the largest packages have, and some hundred
-/// megabytes of memory. So links that multiply (`a/{x,y} -> b`, `b/{x,y} -> c`, …) end in an error.
+/// The greatest number of entries. It is several times what the largest packages have, and takes
+/// some hundred megabytes of memory. Links that multiply (`a/{x,y} -> b`, `b/{x,y} -> c`, …) exceed
+/// it.
 const MAX_ENTRIES: usize = 1_000_000;
 
 /// Mode of the directories that packages share.
 const DIRECTORY_MODE: u32 = 0o755;
 
-/// What Nix's builders leave at the top of a package for other builds. It says something about
-/// one package only (what it propagates, its set-up hook), so merged by "the first wins" it would
-/// be wrong for all others; nixpkgs' own `buildEnv` leaves it out too.
+/// A directory at the top of a package that Nix's builders make for other builds. It is about one
+/// package only (what it propagates, its set-up hook), so the first one would be wrong for all
+/// others. nixpkgs' own `buildEnv` leaves it out too.
 const BUILD_METADATA: &[u8] = b"nix-support";
 
-enum Node {
-    Directory {
-        mode: u32,
-        /// The first directory that is merged here; `None` for the image's own.
-        from: Option<PathBuf>,
-    },
-    File {
-        mode: u32,
-        contents: Vec<u8>,
-    },
-    Link {
-        target: PathBuf,
-    },
+struct Node {
+    kind: RootEntryKind,
+    /// The path in the store that it shows; `None` for the image's own.
+    from: Option<PathBuf>,
+}
+
+impl Node {
+    /// A directory in which packages meet.
+    fn shared_directory(from: Option<PathBuf>) -> Self {
+        let mode = DIRECTORY_MODE;
+        let kind = RootEntryKind::Directory { mode };
+        Self { kind, from }
+    }
+
+    fn link(target: PathBuf) -> Self {
+        let from = Some(target.clone());
+        let kind = RootEntryKind::Link { target };
+        Self { kind, from }
+    }
 }
 
 /// The tree so far. Paths in it are relative, without a slash at either end.
@@ -65,19 +72,25 @@ impl<'a> Forest<'a> {
         }
     }
 
-    /// Where a path of the store leads to.
+    /// Returns where a path of the store leads to.
     pub(super) fn resolve(&self, path: &Path) -> Result<Target, PackError> {
         self.resolver.resolve(path)
     }
 
     /// Adds a directory of the image's own, which no package can replace.
     pub(super) fn add_directory(&mut self, at: &str, mode: u32) -> Result<(), PackError> {
-        self.insert(at.as_bytes(), Node::Directory { mode, from: None })
+        let kind = RootEntryKind::Directory { mode };
+        self.insert(at.as_bytes(), Node { kind, from: None })
     }
 
     /// Merges what a directory of the store holds into the root.
     pub(super) fn merge(&mut self, directory: &Path) -> Result<(), PackError> {
-        let mut stack = vec![self.frame(Vec::new(), directory.to_owned())?];
+        self.merge_at(Vec::new(), directory.to_owned())
+    }
+
+    /// Merges what a directory of the store holds into a directory of the forest.
+    fn merge_at(&mut self, at: Vec<u8>, directory: PathBuf) -> Result<(), PackError> {
+        let mut stack = vec![self.frame(at, directory)?];
         while let Some(frame) = stack.last_mut() {
             let Some(child) = frame.children.next() else {
                 stack.pop();
@@ -99,15 +112,15 @@ impl<'a> Forest<'a> {
     /// Adds a link to a file of the store, if a directory can be above it.
     pub(super) fn add_program(&mut self, at: &str, file: &Path) -> Result<(), PackError> {
         if self.make_parents(at)? {
-            self.place(at.as_bytes(), file.to_owned(), Kind::Link, |_| false)?;
+            self.place(at.as_bytes(), file.to_owned(), FileKind::Link, |_| false)?;
         } else {
             self.conflict(at.as_bytes(), file, ConflictKind::FileAndDirectory);
         }
         Ok(())
     }
 
-    /// Adds a link to what another path of the forest leads to, as far as nothing is there and
-    /// that is a file. Whether it was, or already led to a file, is the answer.
+    /// Adds a link to what the path `of` of the forest leads to, if nothing is at `at` and `accept`
+    /// accepts that target. Returns whether `at` leads to an accepted target now.
     pub(super) fn add_alias(
         &mut self,
         at: &str,
@@ -123,11 +136,11 @@ impl<'a> Forest<'a> {
         if !accept(&end) || !self.make_parents(at)? {
             return Ok(false);
         }
-        self.insert(at.as_bytes(), Node::Link { target })?;
+        self.insert(at.as_bytes(), Node::link(target))?;
         Ok(true)
     }
 
-    /// Adds a file, as far as nothing is there.
+    /// Adds a file, unless something is there.
     pub(super) fn add_file(
         &mut self,
         at: &str,
@@ -135,59 +148,50 @@ impl<'a> Forest<'a> {
         contents: Vec<u8>,
     ) -> Result<(), PackError> {
         if self.look_up(at)?.is_none() && self.make_parents(at)? {
-            self.insert(at.as_bytes(), Node::File { mode, contents })?;
+            let kind = RootEntryKind::File { mode, contents };
+            self.insert(at.as_bytes(), Node { kind, from: None })?;
         }
         Ok(())
     }
 
-    /// The entries, in no order, and what was left out.
+    /// Returns the entries, unordered, and what is left out.
     pub(super) fn finish(self) -> (Vec<RootEntry>, Vec<Conflict>) {
         let entry = |(path, node): (Vec<u8>, Node)| RootEntry {
             path: OsStr::from_bytes(&path).into(),
-            kind: match node {
-                Node::Directory { mode, .. } => RootEntryKind::Directory { mode },
-                Node::File { mode, contents } => RootEntryKind::File { mode, contents },
-                Node::Link { target } => RootEntryKind::Link { target },
-            },
+            kind: node.kind,
         };
         (self.nodes.into_iter().map(entry).collect(), self.conflicts)
     }
 
-    /// Puts what a package has at `path` at its place. Gives the directory to merge there, if it
-    /// is one.
+    /// Adds a file, link or directory of a package at `at`. Returns the directory to merge there,
+    /// if it is one.
     fn place(
         &mut self,
         at: &[u8],
         path: PathBuf,
-        kind: Kind,
+        kind: FileKind,
         is_open: impl Fn(&Path) -> bool,
     ) -> Result<Option<PathBuf>, PackError> {
         if absolute(at) == self.resolver.directory() {
             self.conflict(at, &path, ConflictKind::Reserved);
             return Ok(None);
         }
-        let old = match self.nodes.get(at) {
-            None if kind == Kind::Directory => {
-                self.insert(
-                    at,
-                    Node::Directory {
-                        mode: DIRECTORY_MODE,
-                        from: Some(path.clone()),
-                    },
-                )?;
+        let old = match self.kind(at) {
+            None if kind == FileKind::Directory => {
+                self.insert(at, Node::shared_directory(Some(path.clone())))?;
                 return Ok(Some(path));
             }
             None => {
-                self.insert(at, Node::Link { target: path })?;
+                self.insert(at, Node::link(path))?;
                 return Ok(None);
             }
-            Some(Node::Directory { .. }) => None,
-            Some(Node::Link { target }) => Some(self.resolver.resolve(target)?),
-            Some(Node::File { .. }) => Some(Target::Nowhere),
+            Some(RootEntryKind::Directory { .. }) => None,
+            Some(RootEntryKind::Link { target }) => Some(self.resolver.resolve(target)?),
+            Some(RootEntryKind::File { .. }) => Some(Target::Nowhere),
         };
         let new = match kind {
-            Kind::Directory => Target::Directory(path.clone()),
-            Kind::File | Kind::Link => self.resolver.resolve(&path)?,
+            FileKind::Directory => Target::Directory(path.clone()),
+            FileKind::File | FileKind::Link => self.resolver.resolve(&path)?,
         };
         let kind = match (old, new) {
             (Some(old), new) if old == new && old != Target::Nowhere => return Ok(None),
@@ -206,57 +210,25 @@ impl<'a> Forest<'a> {
         Ok(None)
     }
 
-    /// Replaces a link to a directory by a directory with the same things in it, so that others
-    /// can join them.
+    /// Replaces a link to a directory by a directory with the same entries, so that other packages
+    /// can add theirs.
     fn open_link(&mut self, at: &[u8], directory: PathBuf) -> Result<(), PackError> {
-        self.nodes.insert(
-            at.to_vec(),
-            Node::Directory {
-                mode: DIRECTORY_MODE,
-                from: Some(directory.clone()),
-            },
-        );
-        let mut stack = vec![self.frame(at.to_vec(), directory)?];
-        while let Some(frame) = stack.last_mut() {
-            let Some(child) = frame.children.next() else {
-                stack.pop();
-                continue;
-            };
-            let at = join(&frame.at, &child.name);
-            let path = frame.directory.join(&child.name);
-            // Nothing can be there yet: it was below a link.
-            if child.kind == Kind::Directory {
-                self.insert(
-                    &at,
-                    Node::Directory {
-                        mode: DIRECTORY_MODE,
-                        from: Some(path.clone()),
-                    },
-                )?;
-                stack.push(self.frame(at, path)?);
-            } else {
-                self.insert(&at, Node::Link { target: path })?;
-            }
-        }
-        Ok(())
+        let node = Node::shared_directory(Some(directory.clone()));
+        self.nodes.insert(at.to_vec(), node);
+        // It was below a link, so no other package has anything there yet.
+        self.merge_at(at.to_vec(), directory)
     }
 
-    /// Makes the directories above `at`; false if something else is in the way.
+    /// Makes the directories above `at`. Returns false if something else is in the way.
     fn make_parents(&mut self, at: &str) -> Result<bool, PackError> {
         for (slash, _) in at.match_indices('/') {
             let parent = &at.as_bytes()[..slash];
-            let target = match self.nodes.get(parent) {
-                Some(Node::Directory { .. }) => continue,
-                Some(Node::File { .. }) => return Ok(false),
-                Some(Node::Link { target }) => self.resolver.resolve(target)?,
+            let target = match self.kind(parent) {
+                Some(RootEntryKind::Directory { .. }) => continue,
+                Some(RootEntryKind::File { .. }) => return Ok(false),
+                Some(RootEntryKind::Link { target }) => self.resolver.resolve(target)?,
                 None => {
-                    self.insert(
-                        parent,
-                        Node::Directory {
-                            mode: DIRECTORY_MODE,
-                            from: None,
-                        },
-                    )?;
+                    self.insert(parent, Node::shared_directory(None))?;
                     continue;
                 }
             };
@@ -268,20 +240,19 @@ impl<'a> Forest<'a> {
         Ok(true)
     }
 
-    /// What is at `at` in the image: the path in the store that a link there would name, and where
-    /// that leads to. `None` if nothing is there. The image's own files and directories lead
-    /// nowhere.
+    /// Returns the path in the store that a link to `at` has as its target, and where it leads to;
+    /// `None` if nothing is there. The image's own files and directories lead nowhere.
     fn look_up(&self, at: &str) -> Result<Option<(PathBuf, Target)>, PackError> {
         let ends = at.match_indices('/').map(|(slash, _)| slash);
         for end in ends.chain([at.len()]) {
-            match self.nodes.get(&at.as_bytes()[..end]) {
+            match self.kind(&at.as_bytes()[..end]) {
                 None => return Ok(None),
-                Some(Node::Directory { .. }) if end < at.len() => {}
-                Some(Node::Directory { .. } | Node::File { .. }) => break,
-                Some(Node::Link { target }) if end == at.len() => {
+                Some(RootEntryKind::Directory { .. }) if end < at.len() => {}
+                Some(RootEntryKind::Directory { .. } | RootEntryKind::File { .. }) => break,
+                Some(RootEntryKind::Link { target }) if end == at.len() => {
                     return Ok(Some((target.clone(), self.resolver.resolve(target)?)));
                 }
-                Some(Node::Link { target }) => {
+                Some(RootEntryKind::Link { target }) => {
                     let path = target.join(&at[end + 1..]);
                     let end = self.resolver.resolve(&path)?;
                     // Below a link there is only what is in the store.
@@ -290,6 +261,10 @@ impl<'a> Forest<'a> {
             }
         }
         Ok(Some((absolute(at.as_bytes()), Target::Nowhere)))
+    }
+
+    fn kind(&self, at: &[u8]) -> Option<&RootEntryKind> {
+        self.nodes.get(at).map(|node| &node.kind)
     }
 
     fn frame(&self, at: Vec<u8>, directory: PathBuf) -> Result<Frame, PackError> {
@@ -313,11 +288,7 @@ impl<'a> Forest<'a> {
     }
 
     fn conflict(&mut self, at: &[u8], skipped: &Path, kind: ConflictKind) {
-        let kept = match self.nodes.get(at) {
-            Some(Node::Directory { from, .. }) => from.clone(),
-            Some(Node::Link { target }) => Some(target.clone()),
-            Some(Node::File { .. }) | None => None,
-        };
+        let kept = self.nodes.get(at).and_then(|node| node.from.clone());
         self.conflicts.push(Conflict {
             path: absolute(at),
             kept,

@@ -1,4 +1,4 @@
-//! What the threads of a packer do for a layer: compress a block, or hash the tar.
+//! The jobs of a packer's threads: compressing a block, and hashing the tar.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,20 +6,19 @@ use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use nixery_manifest::{Digest, Digester};
 
 use super::blocks::Block;
 use super::encoder::{Encoders, Piece};
-use super::pool::Pool;
+use super::pool::{Pool, lock};
 use crate::Codec;
 
 /// [`Encoders::encode`], or what a test puts in its place.
 pub(super) type Encode = fn(&mut Encoders, Codec, &[u8], &mut Vec<u8>) -> io::Result<Piece>;
 
 /// A piece of work of one layer.
-#[derive(Debug)]
 pub(super) struct Job {
     /// Which layer it is for.
     pub(super) layer: u64,
@@ -27,7 +26,6 @@ pub(super) struct Job {
     pub(super) reply: Sender<Reply>,
 }
 
-#[derive(Debug)]
 pub(super) enum Task {
     Compress {
         /// The position of the block in the layer.
@@ -39,8 +37,7 @@ pub(super) enum Task {
     Hash(Arc<HashLane>),
 }
 
-/// What the thread that packs the layer hears of its jobs.
-#[derive(Debug)]
+/// The result of a job, for the thread that packs the layer.
 pub(super) enum Reply {
     Compressed {
         index: u64,
@@ -52,9 +49,9 @@ pub(super) enum Reply {
 }
 
 impl Job {
-    /// Does it, and replies whatever happens: a panic becomes an error.
+    /// Does the job and always replies: a panic becomes an error.
     pub(super) fn run(self, pool: &Pool, encoders: &mut Encoders) {
-        // Nobody listens when packing has failed meanwhile.
+        // Sending fails only where packing has already failed.
         match self.task {
             Task::Hash(lane) => lane.run(pool, || drop(self.reply.send(Reply::Hashed))),
             Task::Compress {
@@ -68,28 +65,28 @@ impl Job {
                 let piece = catch_unwind(encode).unwrap_or_else(|panic| {
                     Err(io::Error::other(format!(
                         "the compressor panicked: {}",
-                        what_it_said(&*panic)
+                        panic_message(&*panic)
                     )))
                 });
                 if piece.is_err() {
-                    // It may be in any state.
+                    // The compressors may be in any state.
                     drop(mem::take(encoders));
                 }
-                pool.give_back(block);
+                pool.return_block(block);
                 drop(self.reply.send(Reply::Compressed { index, piece, out }));
             }
         }
     }
 }
 
-fn what_it_said(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
 }
 
 /// The SHA-256 of a layer's tar, block by block in their order, by one thread at a time.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct HashLane {
     queue: Mutex<Queue>,
     digester: Mutex<Digester>,
@@ -97,34 +94,34 @@ pub(super) struct HashLane {
     hashed: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Queue {
     blocks: VecDeque<Arc<Block>>,
-    /// A thread is at it, or a job waits for one.
+    /// A thread hashes it, or a job to do so is queued.
     taken: bool,
 }
 
 impl HashLane {
-    /// Adds the next block; true if now a thread has to [`run`](Self::run) the lane.
+    /// Adds the next block. Returns true if the caller has to [`run`](Self::run) the lane.
     pub(super) fn push(&self, block: Arc<Block>) -> bool {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.queue);
         queue.blocks.push_back(block);
         !mem::replace(&mut queue.taken, true)
     }
 
-    /// Hashes what there is; calls `told` after each block.
-    pub(super) fn run(&self, pool: &Pool, told: impl Fn()) {
-        let mut digester = self.digester.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Hashes all blocks of the queue, and calls `report` after each.
+    pub(super) fn run(&self, pool: &Pool, report: impl Fn()) {
+        let mut digester = lock(&self.digester);
         while let Some(block) = self.next() {
             digester.update(block.filled());
-            pool.give_back(block);
+            pool.return_block(block);
             self.hashed.fetch_add(1, Ordering::Release);
-            told();
+            report();
         }
     }
 
     fn next(&self) -> Option<Arc<Block>> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queue = lock(&self.queue);
         let next = queue.blocks.pop_front();
         queue.taken = next.is_some();
         next
@@ -137,7 +134,7 @@ impl HashLane {
 
     /// Number of bytes and digest of what was hashed.
     pub(super) fn finish(&self) -> (u64, Digest) {
-        let mut digester = self.digester.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut digester = lock(&self.digester);
         let digester = mem::take(&mut *digester);
         (digester.bytes(), digester.finish())
     }

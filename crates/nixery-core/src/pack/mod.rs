@@ -1,7 +1,6 @@
 //! Deterministic layer packing: store paths, or the root of an image, as a compressed tar.
 
 mod blocks;
-mod conflict;
 mod encoder;
 mod error;
 mod forest;
@@ -18,17 +17,15 @@ use std::io::Write;
 
 use nixery_manifest::{Compression, Digest};
 
-pub use self::conflict::{Conflict, ConflictKind};
 pub use self::error::{PackError, PackErrorKind};
 pub use self::packer::Packer;
-pub use self::root::{RootEntry, RootEntryKind, RootLayer, pack_root_layer};
+pub use self::root::{Conflict, ConflictKind, RootEntry, RootEntryKind, RootLayer};
 
-use self::blocks::Block;
-use self::packer::Plain;
+use self::blocks::{Block, BlockSink};
 use self::tar::TarWriter;
 use crate::{Codec, StorePath, StoreRoot};
 
-/// The facts about a packed layer, known to the pass that wrote it.
+/// The facts about a packed layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedLayer {
     /// SHA-256 of the compressed bytes: the layer's name in a manifest and in the blob store.
@@ -43,8 +40,8 @@ pub struct PackedLayer {
     pub compression: Compression,
 }
 
-/// Packs store paths into a compressed layer on the calling thread alone: what
-/// [`Packer::pack_layer`] does with one thread. The bytes are the same.
+/// Packs store paths into a compressed layer on the calling thread alone. The bytes are the same as
+/// those of [`Packer::pack_layer`].
 ///
 /// # Errors
 /// As [`Packer::pack_layer`].
@@ -66,9 +63,21 @@ pub fn write_layer_tar<W: Write>(
     store: &StoreRoot,
     out: W,
 ) -> Result<W, PackError> {
-    let mut tar = TarWriter::new(Block::new(), Plain(out));
+    let mut tar = TarWriter::new(Block::new(), PlainSink(out));
     walk::write_store_paths(&mut tar, paths, store)?;
-    let Plain(mut out) = tar.finish()?;
+    let PlainSink(mut out) = tar.finish()?;
     out.flush().map_err(|source| PackError::Write { source })?;
     Ok(out)
+}
+
+/// Writes blocks as they are.
+struct PlainSink<W>(W);
+
+impl<W: Write> BlockSink for PlainSink<W> {
+    fn block(&mut self, mut block: Block) -> Result<Block, PackError> {
+        let written = self.0.write_all(block.filled());
+        written.map_err(|source| PackError::Write { source })?;
+        block.clear();
+        Ok(block)
+    }
 }

@@ -1,28 +1,26 @@
-//! Packs layers with a number of threads.
+//! Packs layers with several threads.
 
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
-use super::blocks::{Block, BlockSink};
 use super::encoder::Encoders;
 use super::job::Encode;
 use super::pipeline::Pipeline;
 use super::pool::Pool;
 use super::tar::TarWriter;
 use super::{PackError, PackedLayer, RootLayer, root, walk};
-use crate::StorePath;
-use crate::{Codec, StoreRoot};
+use crate::{Codec, StorePath, StoreRoot};
 
-/// Packs layers, with at most so many threads at work over all of them.
+/// Packs layers with a limited number of threads.
 ///
-/// Share one among everything that packs in a process. Layers that are packed at the same time,
-/// each by a thread that calls, are packed side by side; threads that are left over help with
-/// their blocks of 1 MiB. So one large layer is packed by all of them too. Bytes never depend on
-/// the number of threads, and memory is bounded by it: about 5 MiB per thread.
+/// Share one packer in a process. Each calling thread packs its layer, and free threads of the
+/// packer help with the blocks of 1 MiB. So small layers are packed side by side, and one large
+/// layer is packed by all threads. Bytes do not depend on the number of threads. Memory is bounded
+/// by it: about 5 MiB per thread.
 ///
-/// Its own threads, one less than it may use, start when they are first needed, and end when it is
-/// dropped.
+/// The packer's own threads, one fewer than it may use, start when they are first needed, and end
+/// when it is dropped.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -41,10 +39,10 @@ use crate::{Codec, StoreRoot};
 /// # }
 /// ```
 ///
-/// The bytes of a layer depend on what Nix's own archive format (NAR) keeps of a store path, and
-/// on nothing else of the host: the type of each file, its contents, whether its owner may execute
-/// it, the target of a link. Two stores that hold the same paths give the same layers, whoever
-/// owns the files, whenever they were made, and however many threads are at work.
+/// The bytes of a layer depend only on what Nix's own archive format (NAR) keeps of a store path:
+/// the type of each file, its contents, whether its owner may execute it, the target of a link. Two
+/// stores with the same paths give the same layers, whatever the owners and times of the files and
+/// the number of threads.
 ///
 /// # The format
 ///
@@ -59,21 +57,22 @@ use crate::{Codec, StoreRoot};
 /// - Owner and group 0 without names, modification time 1 s, no extended attributes, no hard
 ///   links (a file that has several names is written as often).
 /// - Names are relative (`nix/store/…`), those of directories end in `/`, and the entries of a
-///   layer are sorted bytewise by these names; none comes twice. So a directory comes before what
-///   it holds, and `lib-x` before `lib/`.
+///   layer are sorted bytewise by these names. None occurs twice. So a directory comes before its
+///   entries, and `lib-x` before `lib/`.
 /// - GNU tar headers; names and targets over 100 bytes as GNU long names, which hold any bytes;
 ///   sizes over 8 GiB in base 256.
 /// - The tar is cut into blocks of exactly 1 MiB, the last one shorter, and each is compressed on
-///   its own: the bytes do not tell how many threads did it. [`Codec`] says into what: gzip
+///   its own, so that the bytes do not depend on the number of threads. The [`Codec`] gives gzip
 ///   members (libdeflate, level 4), one gzip member (zlib-rs, level 5, flushed after each block,
-///   ended by an empty block), or zstd frames (level 3, which tell their size and have no
-///   checksum). The heads of gzip members name no file, time or system.
+///   ended by an empty block), or zstd frames (level 3, with their size and without a checksum).
+///   The heads of gzip members name no file, time or system.
 ///
 /// Refused, with the path: names that start with `.wh.` (an unpacker would delete files), sockets,
 /// pipes and devices, files that change while they are read. Paths longer than the system's limit
-/// (4,096 bytes on Linux) cannot be read, by Nix neither.
+/// (4,096 bytes on Linux) cannot be read, not even by Nix.
 ///
-/// Any change to the bytes has to raise [`PACKER_VERSION`](crate::PACKER_VERSION), which is part of every cache key.
+/// Any change to the bytes has to raise [`PACKER_VERSION`](crate::PACKER_VERSION), which is part of
+/// every cache key.
 ///
 /// # Example
 ///
@@ -102,7 +101,8 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// A packer of so many threads, those that call it included; 0 counts as 1. Starts none yet.
+    /// A packer that uses this number of threads, calling threads included; 0 counts as 1. It
+    /// starts none yet.
     pub fn new(threads: usize) -> Self {
         Self::with_encoder(threads, Encoders::encode)
     }
@@ -113,16 +113,16 @@ impl Packer {
         }
     }
 
-    /// Packs store paths into a compressed layer, written to `out` in the one pass over the files
-    /// that also hashes it, and in constant memory.
+    /// Packs store paths into a compressed layer and writes it to `out`, in one pass over the files
+    /// and in constant memory.
     ///
-    /// Order and repetition of `paths` do not matter. No path at all gives an empty tar. Returns
-    /// the layer's facts and `out`, flushed. Waits while as many layers are being packed as there
-    /// are threads; so `out` must not pack with the same packer.
+    /// Order and repetition of `paths` do not matter. Without paths the tar is empty. Returns the
+    /// layer's facts and `out`, flushed. Waits while as many layers are being packed as there are
+    /// threads, so `out` must not pack with the same packer.
     ///
     /// # Errors
-    /// [`PackError`], if a path is missing, cannot be read, holds what no layer may, or changes
-    /// meanwhile, or if `out` fails. What `out` has received then is no layer.
+    /// A path is missing, cannot be read, holds what no layer may, or changes meanwhile; or `out`
+    /// fails. The bytes that `out` has received are then not a layer.
     pub fn pack_layer<W: Write>(
         &self,
         paths: &[StorePath],
@@ -138,7 +138,7 @@ impl Packer {
     /// Packs a root layer into `out`, as [`pack_layer`](Self::pack_layer) packs store paths.
     ///
     /// # Errors
-    /// [`PackError::Write`], if `out` fails.
+    /// [`PackError::Write`] if `out` fails.
     pub fn pack_root_layer<W: Write>(
         &self,
         root: &RootLayer,
@@ -148,7 +148,7 @@ impl Packer {
         self.pack(codec.into(), out, |tar| root::write(tar, root))
     }
 
-    /// Packs the entries that `write` gives.
+    /// Packs the entries that `write` writes.
     pub(super) fn pack<W: Write>(
         &self,
         codec: Codec,
@@ -170,19 +170,7 @@ impl Drop for Packer {
 
 impl fmt::Debug for Packer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Packer").field(&self.pool).finish()
-    }
-}
-
-/// Writes blocks as they are.
-pub(super) struct Plain<W>(pub(super) W);
-
-impl<W: Write> BlockSink for Plain<W> {
-    fn block(&mut self, mut block: Block) -> Result<Block, PackError> {
-        let written = self.0.write_all(block.filled());
-        written.map_err(|source| PackError::Write { source })?;
-        block.clear();
-        Ok(block)
+        f.debug_struct("Packer").finish_non_exhaustive()
     }
 }
 

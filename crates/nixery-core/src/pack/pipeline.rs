@@ -1,4 +1,4 @@
-//! The stages that a layer goes through, as the thread that packs it sees them.
+//! The stages of packing a layer, on the thread that packs it.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,27 +15,27 @@ use super::pool::{Pool, Seat};
 use super::{PackError, PackedLayer};
 use crate::Codec;
 
-/// Takes the blocks of a layer's tar, has them hashed and compressed, writes what comes out to `W`
-/// in their order, and finishes into the facts about both.
+/// Takes the blocks of a layer's tar, has them hashed and compressed, and writes the results to `W`
+/// in their order.
 ///
-/// The thread that calls it never waits while there is work of its layer that nobody has begun.
+/// The calling thread never waits while there is work of its layer that no thread has begun.
 pub(super) struct Pipeline<W> {
     seat: Seat,
     codec: Codec,
     lane: Arc<HashLane>,
     sender: Sender<Reply>,
     replies: Receiver<Reply>,
-    /// Blocks that came in.
+    /// Blocks received.
     blocks: u64,
-    /// Blocks that went out.
+    /// Blocks written.
     written: u64,
-    /// Compressed blocks that those before them keep from being written.
+    /// Compressed blocks that wait for those before them.
     early: BTreeMap<u64, (Piece, Vec<u8>)>,
     out: Output<W>,
 }
 
 impl<W: Write> Pipeline<W> {
-    /// Waits for a seat; also gives the first block to fill.
+    /// Waits for a seat. Returns the first block to fill, too.
     pub(super) fn new(pool: &Arc<Pool>, codec: Codec, out: W) -> Result<(Self, Block), PackError> {
         let mut seat = Seat::take(pool);
         // A seat may always have one.
@@ -55,10 +55,10 @@ impl<W: Write> Pipeline<W> {
         Ok((pipeline, block))
     }
 
-    /// Writes the end of the layer; nothing else knows its digests and sizes.
+    /// Writes the end of the layer. Returns its digests and sizes.
     pub(super) fn finish(mut self) -> Result<(PackedLayer, W), PackError> {
         while self.done() < self.blocks {
-            self.go_on()?;
+            self.advance()?;
         }
         let (tar_size, diff_id) = self.lane.finish();
         let written = self.out.finish();
@@ -81,22 +81,22 @@ impl<W: Write> Pipeline<W> {
         }
     }
 
-    /// Blocks that are both hashed and written, and so in no buffer.
+    /// The number of blocks that are both hashed and written.
     fn done(&self) -> u64 {
         self.written.min(self.lane.hashed())
     }
 
-    /// Works, or waits for those who do.
-    fn go_on(&mut self) -> Result<(), PackError> {
+    /// Does a job of the layer, or waits for a helper's.
+    fn advance(&mut self) -> Result<(), PackError> {
         if !self.seat.work() {
-            // Everything that is not done has been begun by a helper, which replies in any case.
+            // A helper has begun all that is not done, and it always replies.
             let reply = self.replies.recv();
             self.reply(reply.map_err(|_| PackError::stopped())?)?;
         }
         self.collect()
     }
 
-    /// Deals with the replies that are there.
+    /// Handles the replies that have arrived.
     fn collect(&mut self) -> Result<(), PackError> {
         while let Ok(reply) = self.replies.try_recv() {
             self.reply(reply)?;
@@ -115,7 +115,7 @@ impl<W: Write> Pipeline<W> {
         while let Some((piece, out)) = self.early.remove(&self.written) {
             let written = self.out.piece(&piece, &out);
             written.map_err(|source| PackError::Write { source })?;
-            self.seat.pool.give_back_output(out);
+            self.seat.pool.return_output(out);
             self.written += 1;
         }
         Ok(())
@@ -129,7 +129,7 @@ impl<W: Write> BlockSink for Pipeline<W> {
             if let Some(block) = self.seat.block() {
                 return Ok(block);
             }
-            self.go_on()?;
+            self.advance()?;
         }
     }
 
@@ -145,7 +145,7 @@ impl<W: Write> BlockSink for Pipeline<W> {
         self.blocks += 1;
         if self.lane.push(block) {
             if self.seat.pool.hashes_aside() {
-                // First: it is the one stage that cannot be divided.
+                // First, because this stage cannot be divided among threads.
                 let hash = self.job(Task::Hash(Arc::clone(&self.lane)));
                 self.seat.pool.push(hash, true);
             } else {

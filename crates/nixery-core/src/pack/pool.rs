@@ -8,31 +8,29 @@ use super::blocks::Block;
 use super::encoder::Encoders;
 use super::job::{Encode, Job};
 
-/// How many threads work at once, and what they work at.
+/// Limits how many threads work at once, and distributes the work among them.
 ///
-/// A thread that packs a layer (a *caller*) takes a seat, and does everything for its layer that
-/// no one else does. Helpers, started when there is work for them, take the seats that are free,
-/// and compress and hash blocks. So many small layers are packed side by side without a word
-/// between threads, one large layer is packed by all, and never are more at work than there are
-/// seats.
-#[derive(Debug)]
+/// A thread that packs a layer (a *caller*) takes a seat and does all work of its layer that no
+/// helper has begun. Helpers are started when there is work for them. They take the free seats, and
+/// compress and hash blocks. So small layers are packed side by side without communication between
+/// threads, one large layer is packed by all threads, and there are never more at work than seats.
 pub(super) struct Pool {
     /// The number of seats.
     threads: usize,
     pub(super) encode: Encode,
-    state: Mutex<State>,
-    /// Told to helpers: there may be a job and a seat.
-    work: Condvar,
-    /// Told to callers: there may be a seat.
-    turn: Condvar,
+    state: Mutex<PoolState>,
+    /// Wakes helpers: there may be a job and a seat.
+    job_added: Condvar,
+    /// Wakes callers: there may be a seat.
+    seat_freed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     jobs: VecDeque<Job>,
     /// Seats taken.
     busy: usize,
-    /// Callers that wait for a seat; they come before helpers.
+    /// Callers that wait for a seat. They come before helpers.
     waiting: usize,
     /// Blocks that callers hold.
     blocks: usize,
@@ -41,12 +39,15 @@ struct State {
     /// Helpers that wait for work.
     idle: usize,
     closing: bool,
-    spare: Spare,
+    // Used buffers are kept: fresh ones cost a page fault for every 4 KiB.
+    spare_blocks: Vec<Block>,
+    spare_outputs: Vec<Vec<u8>>,
+    spare_encoders: Vec<Encoders>,
     #[cfg(test)]
     peak: (usize, usize),
 }
 
-impl State {
+impl PoolState {
     fn take_seat(&mut self) {
         self.busy += 1;
         #[cfg(test)]
@@ -61,26 +62,13 @@ impl State {
         {
             self.peak.1 = self.peak.1.max(self.blocks);
         }
-        self.spare.blocks.pop()
+        self.spare_blocks.pop()
     }
 }
 
-/// Used buffers: fresh ones cost a page fault for every 4 KiB.
-#[derive(Default)]
-struct Spare {
-    blocks: Vec<Block>,
-    outputs: Vec<Vec<u8>>,
-    encoders: Vec<Encoders>,
-}
-
-impl std::fmt::Debug for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State")
-            .field("jobs", &self.jobs.len())
-            .field("busy", &self.busy)
-            .field("blocks", &self.blocks)
-            .finish_non_exhaustive()
-    }
+/// Locks what no thread leaves in a broken state.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Pool {
@@ -89,17 +77,16 @@ impl Pool {
             threads: threads.max(1),
             encode,
             state: Mutex::default(),
-            work: Condvar::new(),
-            turn: Condvar::new(),
+            job_added: Condvar::new(),
+            seat_freed: Condvar::new(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing that holds the lock panics.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        lock(&self.state)
     }
 
-    /// Most blocks in memory, over all layers. A layer may always have one.
+    /// The most blocks in memory, over all layers. A layer may always have one.
     fn most_blocks(&self) -> usize {
         if self.threads == 1 {
             1
@@ -114,7 +101,7 @@ impl Pool {
         self.threads > 2
     }
 
-    /// Whether nobody is at work and nothing is held.
+    /// Whether no thread is at work and no block is held.
     #[cfg(test)]
     pub(super) fn is_quiet(&self) -> bool {
         let state = self.state();
@@ -129,18 +116,18 @@ impl Pool {
 
     /// Takes a spare buffer for compressed bytes.
     pub(super) fn output(&self) -> Vec<u8> {
-        self.state().spare.outputs.pop().unwrap_or_default()
+        self.state().spare_outputs.pop().unwrap_or_default()
     }
 
-    pub(super) fn give_back_output(&self, out: Vec<u8>) {
-        self.state().spare.outputs.push(out);
+    pub(super) fn return_output(&self, out: Vec<u8>) {
+        self.state().spare_outputs.push(out);
     }
 
-    /// Keeps a block for later if nobody else has it.
-    pub(super) fn give_back(&self, block: Arc<Block>) {
+    /// Keeps a block for later unless another thread has it.
+    pub(super) fn return_block(&self, block: Arc<Block>) {
         if let Some(mut block) = Arc::into_inner(block) {
             block.clear();
-            self.state().spare.blocks.push(block);
+            self.state().spare_blocks.push(block);
         }
     }
 
@@ -155,15 +142,15 @@ impl Pool {
         if state.idle == 0 && state.busy < self.threads && state.helpers.len() + 1 < self.threads {
             let pool = Arc::clone(self);
             let name = format!("pack-{}", state.helpers.len() + 1);
-            // If the system has no thread to give, the callers do the work.
+            // If the system has no further thread, the callers do the work.
             let helper = thread::Builder::new().name(name).spawn(move || pool.help());
             state.helpers.extend(helper);
         }
         drop(state);
-        self.work.notify_one();
+        self.job_added.notify_one();
     }
 
-    /// A helper's life.
+    /// Does jobs until the pool closes.
     fn help(&self) {
         let mut encoders = Encoders::default();
         let mut state = self.state();
@@ -172,10 +159,8 @@ impl Pool {
             let job = if free { state.jobs.pop_front() } else { None };
             let Some(job) = job else {
                 state.idle += 1;
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                let waited = self.job_added.wait(state);
+                state = waited.unwrap_or_else(PoisonError::into_inner);
                 state.idle -= 1;
                 continue;
             };
@@ -189,26 +174,26 @@ impl Pool {
         }
     }
 
-    /// Tells one who can use it that there is a seat.
-    fn wake(&self, state: &State) {
+    /// Wakes a thread that can use a free seat.
+    fn wake(&self, state: &PoolState) {
         if state.busy >= self.threads {
             return;
         }
         if state.waiting > 0 {
-            self.turn.notify_one();
+            self.seat_freed.notify_one();
         } else if !state.jobs.is_empty() {
-            self.work.notify_one();
+            self.job_added.notify_one();
         }
     }
 
-    /// Ends the helpers and waits for them. Callers may go on, alone.
+    /// Ends the helpers and waits for them. Callers can finish their layers alone.
     pub(super) fn close(&self) {
         let helpers = {
             let mut state = self.state();
             state.closing = true;
             std::mem::take(&mut state.helpers)
         };
-        self.work.notify_all();
+        self.job_added.notify_all();
         for helper in helpers {
             // Panics of its jobs are caught.
             drop(helper.join());
@@ -216,7 +201,7 @@ impl Pool {
     }
 }
 
-/// A caller's right to work, to hold blocks, and to have jobs done.
+/// A caller's right to work, to hold blocks and to add jobs.
 pub(super) struct Seat {
     pub(super) pool: Arc<Pool>,
     pub(super) layer: u64,
@@ -228,27 +213,24 @@ impl Seat {
     /// Waits until there is a seat.
     pub(super) fn take(pool: &Arc<Pool>) -> Self {
         let mut state = pool.state();
-        while state.busy >= pool.threads {
-            state.waiting += 1;
-            state = pool
-                .turn
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
-        }
+        state.waiting += 1;
+        let full = |state: &mut PoolState| state.busy >= pool.threads;
+        let waited = pool.seat_freed.wait_while(state, full);
+        state = waited.unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         state.take_seat();
         state.layers += 1;
         let seat = Self {
             pool: Arc::clone(pool),
             layer: state.layers,
             held: 0,
-            encoders: state.spare.encoders.pop().unwrap_or_default(),
+            encoders: state.spare_encoders.pop().unwrap_or_default(),
         };
         pool.wake(&state);
         seat
     }
 
-    /// An empty block, unless there are enough in memory.
+    /// Returns an empty block, unless there are enough in memory.
     pub(super) fn block(&mut self) -> Option<Block> {
         let mut state = self.pool.state();
         if self.held > 0 && state.blocks >= self.pool.most_blocks() {
@@ -260,7 +242,7 @@ impl Seat {
         Some(spare.unwrap_or_else(Block::new))
     }
 
-    /// Of the blocks taken only so many are in use any more.
+    /// Reports that only so many of the taken blocks are still in use.
     pub(super) fn hold_only(&mut self, blocks: usize) {
         if blocks < self.held {
             self.pool.state().blocks -= self.held - blocks;
@@ -268,7 +250,7 @@ impl Seat {
         }
     }
 
-    /// Does the first job of this layer that nobody has begun; false if there is none.
+    /// Does the first job of this layer that no thread has begun. Returns false if there is none.
     pub(super) fn work(&mut self) -> bool {
         let job = {
             let mut state = self.pool.state();
@@ -285,23 +267,21 @@ impl Seat {
 }
 
 impl Drop for Seat {
-    /// Leaves nothing of the layer behind, however it ended.
+    /// Removes what is left of the layer, however it ended.
     fn drop(&mut self) {
         let mut state = self.pool.state();
-        // Buffers of a layer that failed go with its jobs.
+        // The buffers of a failed layer are dropped with its jobs.
         state.jobs.retain(|job| job.layer != self.layer);
         state.blocks -= self.held;
         state.busy -= 1;
         let threads = self.pool.threads;
-        state
-            .spare
-            .encoders
-            .push(std::mem::take(&mut self.encoders));
+        let encoders = std::mem::take(&mut self.encoders);
+        state.spare_encoders.push(encoders);
         if state.blocks == 0 {
-            // Nobody packs: keep what the next small layers need.
-            state.spare.blocks.truncate(threads);
-            state.spare.outputs.truncate(threads);
-            state.spare.encoders.truncate(threads);
+            // No layer is being packed: keep what the next small layers need.
+            state.spare_blocks.truncate(threads);
+            state.spare_outputs.truncate(threads);
+            state.spare_encoders.truncate(threads);
         }
         self.pool.wake(&state);
     }

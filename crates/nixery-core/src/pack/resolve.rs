@@ -1,4 +1,4 @@
-//! Where a path in a store leads to, as the image will see it.
+//! Resolves paths of a store as the image will see them.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use crate::StoreRoot;
 /// Links followed before a path counts as a loop; Linux gives up after as many.
 const MAX_LINKS: usize = 40;
 
-/// What is at the end of a path, named by the path without any link in it.
+/// The end of a path, named by the path without any link in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Directory(PathBuf),
@@ -21,9 +21,14 @@ pub(super) enum Target {
     Nowhere,
 }
 
-/// Follows links inside one store, without ever asking the host what is outside of it: an image
-/// has its own `/etc`, and the store may be that of a chroot, whose absolute links lead astray
-/// here.
+impl Target {
+    pub(super) fn is_program(&self) -> bool {
+        matches!(self, Self::File { executable, .. } if *executable)
+    }
+}
+
+/// Follows links inside one store and never reads the host outside of it: an image has its own
+/// `/etc`, and the absolute links of a chroot's store lead to other files on this host.
 pub(super) struct Resolver<'a> {
     store: &'a StoreRoot,
     directory: PathBuf,
@@ -44,8 +49,8 @@ impl<'a> Resolver<'a> {
         &self.directory
     }
 
-    /// Where `path`, absolute, leads to. What does not exist or is outside of the store is
-    /// nowhere, and so are loops.
+    /// Returns where `path`, which is absolute, leads to. A path that does not exist, is outside of
+    /// the store or is a loop leads nowhere.
     ///
     /// # Errors
     /// If a part of the path cannot be inspected.
@@ -69,12 +74,7 @@ impl<'a> Resolver<'a> {
             let metadata = match fs::symlink_metadata(self.store.physical(&resolved)) {
                 Ok(metadata) => metadata,
                 Err(source) if is_absent(&source) => return Ok(Target::Nowhere),
-                Err(source) => {
-                    return Err(PackError::Inspect {
-                        path: resolved,
-                        source,
-                    });
-                }
+                Err(source) => return Err(PackError::unreadable("inspect", &resolved)(source)),
             };
             if metadata.is_symlink() {
                 links += 1;
@@ -102,7 +102,7 @@ impl<'a> Resolver<'a> {
                 return Ok(Target::Nowhere);
             }
         }
-        // The store's own directory, or one above it, is no part of a package.
+        // The store's own directory, and those above it, are not part of a package.
         if self.directory.starts_with(&resolved) {
             return Ok(Target::Nowhere);
         }
@@ -110,7 +110,7 @@ impl<'a> Resolver<'a> {
     }
 }
 
-/// Puts the components of `path` before `rest`; the caller has dealt with a `/` in front.
+/// Puts the components of `path` before `rest`. The caller has handled a leading `/`.
 fn prepend(rest: &mut VecDeque<OsString>, path: &Path) {
     for component in path.components().rev() {
         match component {

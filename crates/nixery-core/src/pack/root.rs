@@ -1,21 +1,19 @@
-//! The last layer of an image: a forest of symbolic links into its packages, and what programs
-//! expect at fixed places.
+//! The last layer of an image: symbolic links into its packages, and the files and directories that
+//! programs expect at fixed places.
 
-use std::io::Write;
+use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::PackError;
 use super::blocks::BlockSink;
-use super::conflict::Conflict;
 use super::forest::Forest;
 use super::resolve::{Resolver, Target};
 use super::tar::TarWriter;
 use super::walk::{self, PARENT_MODE, WHITEOUT, entry_name};
-use super::{PackError, PackedLayer, Packer};
-use crate::StorePath;
-use crate::{Codec, StoreRoot};
+use crate::{StorePath, StoreRoot};
 
-/// Where the store is if there is no package to tell.
+/// The store directory of an image without packages.
 const DEFAULT_STORE: &str = "/nix/store";
 
 /// The image's own directories with their modes. Packages can put things into them, not replace
@@ -36,7 +34,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
 const FILE_MODE: u32 = 0o644;
 
 const SHELL: &str = "/bin/sh";
-/// Not there, and so no shell. What `nologin` is called on most systems.
+/// The shell of accounts without one. The image does not have this file.
 const NO_SHELL: &str = "/sbin/nologin";
 
 const GROUP: &str = "root:x:0:\nnobody:x:65534:\n";
@@ -53,21 +51,22 @@ protocols: files
 services: files
 ";
 
-/// An image's root layer, planned: the entries, sorted as they go into the layer, and what was
-/// left out.
+/// The plan of an image's root layer: the entries in the order of the layer, and what is left out.
 ///
 /// - Every directory of a package is a directory, 0755; everything else of a package is a link to
 ///   its absolute store path. Directories of several packages merge. Where two packages have a
-///   file of one name the first wins, and so where a file meets a directory; each such
-///   [`Conflict`] is recorded.
+///   file of the same name, or a file and a directory, the first wins, and a [`Conflict`] is
+///   recorded.
 /// - A link to a directory stays a link until it meets another directory; then the two merge.
 ///   Links are followed as the image will see them, inside of the store only.
-/// - A package that is one executable file becomes `/bin/NAME`, NAME being its own without the
-///   version; one that is another file, or a link to nothing, adds nothing (see
-///   [`unlinked`](Self::unlinked)); one that is a link to a directory is taken for that directory.
-/// - `nix-support` at the top of a package is left out: it speaks to builds of other packages.
-/// - The image's own: `/tmp` and `/var/tmp` 1777, `/root` 0700, `/var/empty` 0555, `/dev`,
-///   `/proc`, `/sys` and `/etc`; the store's directories with the modes of the other layers.
+/// - A package that is one executable file becomes `/bin/NAME`, where NAME is the package's name
+///   without the version. A package that is another file, or a link to nothing, adds nothing (see
+///   [`unlinked`](Self::unlinked)). A package that is a link to a directory counts as that
+///   directory.
+/// - `nix-support` at the top of a package is left out: it is for builds of other packages.
+/// - The image has directories of its own: `/tmp` and `/var/tmp` 1777, `/root` 0700, `/var/empty`
+///   0555, `/dev`, `/proc`, `/sys` and `/etc`; the store's directories with the modes of the other
+///   layers.
 /// - `/bin/sh` leads to `bash` if no package has a `sh`, `/usr/bin/env` to the packages' `env`,
 ///   and `/etc/ssl/certs/ca-certificates.crt` (where most programs look) to `ca-bundle.crt` (what
 ///   nixpkgs' `cacert` has): each only if that is there.
@@ -114,22 +113,21 @@ pub enum RootEntryKind {
 impl RootLayer {
     /// Plans the root layer of packages, given in the order of their precedence.
     ///
-    /// Reads directories and links of the packages, but no file. All packages have to be realised.
+    /// Reads directories and links of the packages, but no file. All packages have to be in the
+    /// store.
     ///
     /// # Errors
-    /// [`PackError`], if a package is missing, cannot be listed, or has what no layer may hold, if
-    /// the packages are of different stores, or have more than a million files.
+    /// A package is missing, cannot be listed, or has what no layer may hold; or the packages are
+    /// of different stores or have more than a million files.
     pub fn plan(packages: &[StorePath], store: &StoreRoot) -> Result<Self, PackError> {
         let directory = packages
             .first()
             .map_or(Path::new(DEFAULT_STORE), |path| Path::new(path.store_dir()));
         let resolver = Resolver::new(store, directory.to_owned());
         let mut forest = Forest::new(resolver);
-        for parent in directory.ancestors() {
-            if let Ok(parent) = parent.strip_prefix("/")
-                && let Some(parent) = parent.to_str().filter(|parent| !parent.is_empty())
-            {
-                forest.add_directory(parent, PARENT_MODE)?;
+        for parent in walk::parents(&directory.join("path")) {
+            if let Some(parent) = parent.to_str() {
+                forest.add_directory(parent.trim_start_matches('/'), PARENT_MODE)?;
             }
         }
         for &(path, mode) in DIRECTORIES {
@@ -164,12 +162,12 @@ impl RootLayer {
         &self.entries
     }
 
-    /// What of the packages is left out, in the order it was met.
+    /// The parts of packages that are left out, in the order in which they were found.
     pub fn conflicts(&self) -> &[Conflict] {
         &self.conflicts
     }
 
-    /// The packages that have nothing to link: single files that are not programs, dangling links.
+    /// The packages without anything to link: single files that are not programs, dangling links.
     /// They are in the image at their store paths only.
     pub fn unlinked(&self) -> &[StorePath] {
         &self.unlinked
@@ -184,17 +182,49 @@ impl RootEntry {
     }
 }
 
-/// Packs a root layer into `out` on the calling thread alone, as
-/// [`pack_layer`](super::pack_layer) packs store paths.
-///
-/// # Errors
-/// [`PackError::Write`], if `out` fails.
-pub fn pack_root_layer<W: Write>(
-    root: &RootLayer,
-    codec: impl Into<Codec>,
-    out: W,
-) -> Result<(PackedLayer, W), PackError> {
-    Packer::new(1).pack_root_layer(root, codec, out)
+/// A file or directory of a package that is not in the root of the image, because another one has
+/// its place. It is in the image at its store path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The path in the image that both want, absolute.
+    pub path: PathBuf,
+    /// What is in the image: a path in the store, or `None` for the image's own.
+    pub kept: Option<PathBuf>,
+    /// What is left out: a path in the store.
+    pub skipped: PathBuf,
+    /// Why only one of them can be there.
+    pub kind: ConflictKind,
+}
+
+/// Why two things cannot share a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConflictKind {
+    /// Both are files, usually of two versions of one program. The first package wins.
+    SameName,
+    /// One is a directory and the other is not.
+    FileAndDirectory,
+    /// The place belongs to the Nix store.
+    Reserved,
+    /// A link to a directory that holds the link, met by another directory.
+    Loop,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is ", self.path)?;
+        match &self.kept {
+            Some(kept) => write!(f, "{kept:?}")?,
+            None => f.write_str("the image's own")?,
+        }
+        let why = match self.kind {
+            ConflictKind::SameName => "has the same name",
+            ConflictKind::FileAndDirectory => "has the same name, and one of them is a directory",
+            ConflictKind::Reserved => "would be in the image's Nix store",
+            ConflictKind::Loop => "links to a directory that holds it",
+        };
+        write!(f, "; {:?}, which {why}, is left out", self.skipped)
+    }
 }
 
 /// Writes the entries of a root layer.
@@ -216,7 +246,7 @@ pub(super) fn write<S: BlockSink>(
     Ok(())
 }
 
-/// Links a package into the forest; false if it has nothing to link.
+/// Links a package into the forest. Returns false if it has nothing to link.
 fn add_package(
     forest: &mut Forest<'_>,
     package: &StorePath,
@@ -226,17 +256,14 @@ fn add_package(
     walk::inspect(store, path)?;
     match forest.resolve(path)? {
         Target::Directory(directory) => forest.merge(&directory)?,
-        Target::File {
-            executable: true, ..
-        } => {
+        target if target.is_program() => {
             let name = match package.package_name() {
                 "" => package.name(),
                 name => name,
             };
             if name.as_bytes().starts_with(WHITEOUT) {
-                return Err(PackError::Whiteout {
-                    path: path.to_owned(),
-                });
+                let path = path.to_owned();
+                return Err(PackError::Whiteout { path });
             }
             forest.add_program(&format!("bin/{name}"), path)?;
         }
@@ -245,20 +272,11 @@ fn add_package(
     Ok(true)
 }
 
-/// Adds what programs expect at fixed places, where no package has it.
+/// Adds what programs expect at fixed places, unless a package has it.
 fn add_fixed_places(forest: &mut Forest<'_>) -> Result<(), PackError> {
-    let program = |target: &Target| {
-        matches!(
-            target,
-            Target::File {
-                executable: true,
-                ..
-            }
-        )
-    };
     let file = |target: &Target| matches!(target, Target::File { .. });
-    let shell = forest.add_alias("bin/sh", "bin/bash", program)?;
-    forest.add_alias("usr/bin/env", "bin/env", program)?;
+    let shell = forest.add_alias("bin/sh", "bin/bash", Target::is_program)?;
+    forest.add_alias("usr/bin/env", "bin/env", Target::is_program)?;
     forest.add_alias(
         "etc/ssl/certs/ca-certificates.crt",
         "etc/ssl/certs/ca-bundle.crt",

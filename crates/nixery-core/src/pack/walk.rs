@@ -24,9 +24,9 @@ const OWNER_EXECUTES: u32 = 0o100;
 /// Mode of the directories above the store paths.
 pub(super) const PARENT_MODE: u32 = 0o755;
 
-/// What a name in the store is.
+/// The kind of a file in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FileKind {
     Directory,
     File,
     Link,
@@ -36,85 +36,79 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Child {
     pub(super) name: OsString,
-    pub(super) kind: Kind,
+    pub(super) kind: FileKind,
 }
 
 impl Child {
-    /// The order of a layer: bytewise by the names of the entries, in which directories end in
-    /// `/`. Sorted so, a walk that enters each directory where it stands gives a list that is
+    /// The order of a layer: bytewise by the names of the entries, where those of directories end
+    /// in `/`. A walk in this order that enters each directory at once gives a list that is
     /// bytewise sorted as a whole.
     fn order(&self, other: &Self) -> Ordering {
         fn key(child: &Child) -> impl Iterator<Item = u8> {
-            let slash = (child.kind == Kind::Directory).then_some(b'/');
+            let slash = (child.kind == FileKind::Directory).then_some(b'/');
             child.name.as_bytes().iter().copied().chain(slash)
         }
         key(self).cmp(key(other))
     }
 }
 
-/// The names in a directory in the order of a layer. Holds no file descriptor when it returns.
+/// Lists a directory in the order of a layer. Holds no file descriptor when it returns.
 ///
 /// # Errors
-/// If the directory cannot be listed, or holds what no layer may.
+/// The directory cannot be listed, or holds what no layer may.
 pub(super) fn list(store: &StoreRoot, directory: &Path) -> Result<Vec<Child>, PackError> {
-    let failed = |source| PackError::List {
-        path: directory.to_owned(),
-        source,
-    };
+    let failed = PackError::unreadable("list the directory", directory);
     let mut children = Vec::new();
     for entry in fs::read_dir(store.physical(directory)).map_err(failed)? {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name();
         if name.as_bytes().starts_with(WHITEOUT) {
-            return Err(PackError::Whiteout {
-                path: directory.join(name),
-            });
+            let path = directory.join(name);
+            return Err(PackError::Whiteout { path });
         }
-        let kind = entry.file_type().map_err(|source| PackError::Inspect {
-            path: directory.join(&name),
-            source,
-        })?;
-        let kind = classify(kind, || directory.join(&name))?;
+        let path = directory.join(&name);
+        let kind = entry.file_type();
+        let kind = classify(
+            kind.map_err(PackError::unreadable("inspect", &path))?,
+            &path,
+        )?;
         children.push(Child { name, kind });
     }
     children.sort_unstable_by(Child::order);
     Ok(children)
 }
 
-/// What a store path itself is.
+/// Returns the kind of a store path itself.
 ///
 /// # Errors
-/// [`PackError::Missing`] if it does not exist.
-pub(super) fn inspect(store: &StoreRoot, path: &Path) -> Result<Kind, PackError> {
+/// [`PackError::Missing`] if the path does not exist.
+pub(super) fn inspect(store: &StoreRoot, path: &Path) -> Result<FileKind, PackError> {
     match fs::symlink_metadata(store.physical(path)) {
-        Ok(metadata) => classify(metadata.file_type(), || path.to_owned()),
+        Ok(metadata) => classify(metadata.file_type(), path),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Err(PackError::Missing {
             path: path.to_owned(),
         }),
-        Err(source) => Err(PackError::Inspect {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(PackError::unreadable("inspect", path)(source)),
     }
 }
 
-/// Whether Nix takes a file with these permissions for executable.
+/// Whether a file with these permissions is executable for Nix.
 pub(super) fn executable(permissions: &fs::Permissions) -> bool {
     permissions.mode() & OWNER_EXECUTES != 0
 }
 
-fn classify(kind: FileType, path: impl FnOnce() -> PathBuf) -> Result<Kind, PackError> {
+fn classify(kind: FileType, path: &Path) -> Result<FileKind, PackError> {
     if kind.is_dir() {
-        return Ok(Kind::Directory);
+        return Ok(FileKind::Directory);
     }
     if kind.is_file() {
-        return Ok(Kind::File);
+        return Ok(FileKind::File);
     }
     if kind.is_symlink() {
-        return Ok(Kind::Link);
+        return Ok(FileKind::Link);
     }
     Err(PackError::Unsupported {
-        path: path(),
+        path: path.to_owned(),
         kind: if kind.is_socket() {
             "a socket"
         } else if kind.is_fifo() {
@@ -138,27 +132,24 @@ pub(super) fn write_store_paths<S: BlockSink>(
     let mut walk = Walk { tar, store };
     for (path, kind) in top(paths, store)? {
         match kind {
-            Top::Parent => walk.directory(&path, PARENT_MODE)?,
-            Top::Path(kind) => walk.tree(&path, kind)?,
+            None => walk.directory(&path, PARENT_MODE)?,
+            Some(kind) => walk.tree(&path, kind)?,
         }
     }
     Ok(())
 }
 
-enum Top {
-    Parent,
-    Path(Kind),
-}
-
-/// The store paths, each once, and the directories above them, in the order of the layer.
-fn top(paths: &[StorePath], store: &StoreRoot) -> Result<Vec<(PathBuf, Top)>, PackError> {
-    let mut top: Vec<(PathBuf, Top)> = Vec::with_capacity(paths.len() + 2);
+/// Returns the store paths, each once, and the directories above them, which have no kind, in the
+/// order of the layer.
+fn top(
+    paths: &[StorePath],
+    store: &StoreRoot,
+) -> Result<Vec<(PathBuf, Option<FileKind>)>, PackError> {
+    let mut top = Vec::with_capacity(paths.len() + 2);
     let Some(first) = paths.first().map(|path| Path::new(path.as_str())) else {
         return Ok(top);
     };
-    for parent in store_parents(first) {
-        top.push((parent, Top::Parent));
-    }
+    top.extend(parents(first).map(|parent| (parent.to_owned(), None)));
     let mut paths: Vec<&Path> = paths.iter().map(|path| Path::new(path.as_str())).collect();
     paths.sort_unstable();
     paths.dedup();
@@ -169,26 +160,18 @@ fn top(paths: &[StorePath], store: &StoreRoot) -> Result<Vec<(PathBuf, Top)>, Pa
                 second: path.to_owned(),
             });
         }
-        top.push((path.to_owned(), Top::Path(inspect(store, path)?)));
+        top.push((path.to_owned(), Some(inspect(store, path)?)));
     }
-    let name = |(path, kind): &(PathBuf, Top)| {
-        let directory = matches!(kind, Top::Parent | Top::Path(Kind::Directory));
-        entry_name(path, directory)
-    };
-    top.sort_by_cached_key(name);
+    top.sort_by_cached_key(|(path, kind)| {
+        entry_name(path, kind.is_none_or(|kind| kind == FileKind::Directory))
+    });
     Ok(top)
 }
 
-/// The directories above a store path, `/nix` and `/nix/store`, outermost first.
-pub(super) fn store_parents(path: &Path) -> Vec<PathBuf> {
-    let mut parents: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .filter(|parent| parent.parent().is_some())
-        .map(Path::to_owned)
-        .collect();
-    parents.reverse();
-    parents
+/// Returns the directories above a store path, `/nix/store` and `/nix`.
+pub(super) fn parents(path: &Path) -> impl Iterator<Item = &Path> {
+    let above = path.ancestors().skip(1);
+    above.filter(|parent| parent.parent().is_some())
 }
 
 /// The name of a tar entry for an absolute path: without the slash in front, with one at the end
@@ -208,11 +191,12 @@ struct Walk<'a, S> {
 }
 
 impl<S: BlockSink> Walk<'_, S> {
-    /// Writes what is at `path` and below. Keeps its own stack (of listings, not of open
-    /// directories), so that neither depth nor open files are limited by the thread or the system.
-    fn tree(&mut self, path: &Path, kind: Kind) -> Result<(), PackError> {
+    /// Writes a path and all below it. Keeps its own stack, of listings and not of open
+    /// directories, so that neither the thread's stack nor the limit of open files limits the
+    /// depth.
+    fn tree(&mut self, path: &Path, kind: FileKind) -> Result<(), PackError> {
         let mut path = path.to_owned();
-        if kind != Kind::Directory {
+        if kind != FileKind::Directory {
             return self.leaf(&path, kind);
         }
         self.directory(&path, 0o555)?;
@@ -224,7 +208,7 @@ impl<S: BlockSink> Walk<'_, S> {
                 continue;
             };
             path.push(&child.name);
-            if child.kind == Kind::Directory {
+            if child.kind == FileKind::Directory {
                 self.directory(&path, 0o555)?;
                 stack.push(list(self.store, &path)?.into_iter());
             } else {
@@ -241,15 +225,10 @@ impl<S: BlockSink> Walk<'_, S> {
             .map_err(|error| failed(path, error))
     }
 
-    fn leaf(&mut self, path: &Path, kind: Kind) -> Result<(), PackError> {
-        if kind == Kind::Link {
-            self.link(path)
-        } else {
-            self.file(path)
+    fn leaf(&mut self, path: &Path, kind: FileKind) -> Result<(), PackError> {
+        if kind != FileKind::Link {
+            return self.file(path);
         }
-    }
-
-    fn link(&mut self, path: &Path) -> Result<(), PackError> {
         let target = read_link(self.store, path)?;
         self.tar
             .link(&entry_name(path, false), target.as_os_str().as_bytes())
@@ -257,12 +236,9 @@ impl<S: BlockSink> Walk<'_, S> {
     }
 
     fn file(&mut self, path: &Path) -> Result<(), PackError> {
-        let unreadable = |source| PackError::Read {
-            path: path.to_owned(),
-            source,
-        };
+        let unreadable = PackError::unreadable("read the file", path);
         let file = File::open(self.store.physical(path)).map_err(unreadable)?;
-        // Of the open file: what was listed may be gone.
+        // Of the open file, because the listed one may have been replaced.
         let metadata = file.metadata().map_err(unreadable)?;
         if !metadata.is_file() {
             return Err(PackError::Changed {
@@ -283,20 +259,17 @@ impl<S: BlockSink> Walk<'_, S> {
 
 /// The target of a link in the store, as it is written there.
 pub(super) fn read_link(store: &StoreRoot, path: &Path) -> Result<PathBuf, PackError> {
-    fs::read_link(store.physical(path)).map_err(|source| PackError::ReadLink {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read_link(store.physical(path))
+        .map_err(PackError::unreadable("read the symbolic link", path))
 }
 
 /// The error of an entry that could not be written.
 pub(super) fn failed(path: &Path, error: TarError) -> PackError {
-    let path = path.to_owned();
     match error {
-        TarError::Read(source) => PackError::Read { path, source },
+        TarError::Read(source) => PackError::unreadable("read the file", path)(source),
         TarError::Sink(error) => error,
         TarError::Length { announced, found } => PackError::Changed {
-            path,
+            path: path.to_owned(),
             detail: match found {
                 Some(found) => format!("it had {announced} bytes, but ended after {found}"),
                 None => format!("it had {announced} bytes, but goes on after them"),

@@ -1,4 +1,4 @@
-//! Whether a plan keeps what [`LayerStrategy`](super::LayerStrategy) promises.
+//! Checks that a plan keeps the contract of [`LayerStrategy`](super::LayerStrategy).
 
 use std::num::NonZeroUsize;
 
@@ -11,9 +11,9 @@ use crate::store_path::StorePath;
 #[non_exhaustive]
 pub enum LayerPlanError {
     /// There are more layers than the budget allows.
-    #[error("it has {layers} layers, and at most {budget} are allowed")]
+    #[error("it has {layers} layers, but at most {budget} are allowed")]
     TooManyLayers {
-        /// Layers of the plan.
+        /// The number of layers.
         layers: usize,
         /// The most that are allowed.
         budget: NonZeroUsize,
@@ -25,15 +25,15 @@ pub enum LayerPlanError {
         layer: usize,
     },
     /// A layer has a path that the graph does not have.
-    #[error("layer {layer} has a path that is not in the graph of {paths} paths")]
+    #[error("layer {layer} has a path that the image, with {paths} paths, does not have")]
     UnknownPath {
         /// Its number.
         layer: usize,
-        /// Paths of the graph.
+        /// The number of paths of the graph.
         paths: usize,
     },
     /// A path is in two layers, or in one layer twice.
-    #[error("{path} is in it twice, in layer {first} and in layer {second}")]
+    #[error("{path} is in more than one place, in layer {first} and in layer {second}")]
     Twice {
         /// The path.
         path: StorePath,
@@ -51,8 +51,8 @@ pub enum LayerPlanError {
 }
 
 impl LayerPlan {
-    /// Checks that each path of the graph is in exactly one layer, that no layer is empty, and that there are
-    /// at most `budget` layers.
+    /// Checks that each path of the graph is in exactly one layer, that no layer is empty, and that
+    /// there are at most `budget` layers.
     ///
     /// # Errors
     /// The first violation.
@@ -65,11 +65,20 @@ impl LayerPlan {
         if layers > budget.get() {
             return Err(LayerPlanError::TooManyLayers { layers, budget });
         }
+        let empty = self.layers.iter().position(|layer| layer.paths.is_empty());
+        if let Some(empty) = empty {
+            return Err(LayerPlanError::EmptyLayer { layer: empty + 1 });
+        }
+        self.layers_of_paths(graph).map(drop)
+    }
+
+    /// Returns for each path of the graph the number of its layer, from 1.
+    pub(super) fn layers_of_paths(
+        &self,
+        graph: &ReferenceGraph,
+    ) -> Result<Vec<usize>, LayerPlanError> {
         let mut layer_of = vec![0; graph.len()];
         for (layer, planned) in (1..).zip(&self.layers) {
-            if planned.paths.is_empty() {
-                return Err(LayerPlanError::EmptyLayer { layer });
-            }
             for &path in &planned.paths {
                 let (Some(first), Some(node)) = (layer_of.get_mut(path.index()), graph.get(path))
                 else {
@@ -90,7 +99,7 @@ impl LayerPlan {
             Some(missing) => Err(LayerPlanError::Missing {
                 path: graph.nodes()[missing].path.clone(),
             }),
-            None => Ok(()),
+            None => Ok(layer_of),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The strategy with a plan for the whole package set: what one image has of a cluster shares a layer.
+//! The strategy with a plan for the whole package set: an image's packages of one cluster share a
+//! layer.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -6,27 +7,28 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use super::size::LARGE;
-use super::stability::{Draft, Reach, in_order, least_name, nar_size};
-use super::tails::{self, TAILS};
+use super::stability::{self, Draft, Reach, TAILS, in_order, least_name, nar_size};
 use super::{ClusterId, ClusterPlan, package_key};
 use super::{LayerPlan, LayerStrategy, reason};
 use crate::graph::{NodeId, ReferenceGraph};
 
-/// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and 0.37 %.
+/// Least reach of the layers of each tail but the last, in units of 1/4096: about 7.3 %, 1.5 % and
+/// 0.37 %.
 const STEPS: [u64; TAILS - 1] = [300, 60, 15];
 const STEP_UNIT: u64 = 4096;
 
-/// The strategy that knows the package set: in every image the same packages share a layer.
+/// The strategy with a plan for the package set: in every image the same packages share a layer.
 ///
-/// Paths whose names ([`package_key`]) the plan has in one cluster are one layer. Of names it does not know,
-/// paths of 256 KiB (NAR) and more are layers of their own, the smaller ones one layer together. If these are
-/// more than the budget, the largest `budget − 4` stay, and the others are put together in four tails, by the
-/// share of samples that have the most used of their packages: 300/4096 (7.3 %) and more, 60/4096 and more,
-/// 15/4096 and more, and less. A budget below 4 has as many tails, the last of them for all smaller shares.
+/// Paths whose names ([`package_key`]) are in one cluster of the plan are one layer. Among paths
+/// that are not in the plan, those of 256 KiB (NAR) and more are layers of their own, and the
+/// smaller ones are one layer together. If there are more layers than the budget, the largest
+/// `budget − 4` stay, and the others are joined in four tails, by the share of samples that have
+/// the most used of their packages: 300/4096 (7.3 %) and more, 60/4096 and more, 15/4096 and more,
+/// and less. A budget below 4 has as many tails, the last of them for all smaller shares.
 ///
-/// The layers are in the order of expected stability: descending size · p / (1 − p), where
-/// p = (0.8 + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the layer's closure), by least package name
-/// where that is equal. Closures of more than 1,024 paths count as 1,024.
+/// The layers are in the order of expected stability: descending size · p / (1 − p), then by least
+/// package name, where `p = (0.8 + 0.2 · min(1, 3 · least reach)) · e^(−0.03 · paths in the
+/// closure)`. Closures of more than 1,024 paths count as 1,024.
 ///
 /// Cost: O(paths × log paths), with one look into the plan per path.
 #[derive(Debug, Clone)]
@@ -35,13 +37,13 @@ pub struct Clustered {
     pub plan: Arc<ClusterPlan>,
 }
 
-/// Why paths are together before the budget is looked at; in the order of names.
+/// The reason why paths are together before the budget is applied; in the order of names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Bond {
     Cluster(ClusterId),
-    /// A large path that the plan does not know.
+    /// A large path that is not in the plan.
     Unknown(NodeId),
-    /// All small paths that the plan does not know.
+    /// All small paths that are not in the plan.
     SmallUnknown,
 }
 
@@ -60,7 +62,7 @@ impl LayerStrategy for Clustered {
 
     fn plan(&self, graph: &ReferenceGraph, budget: NonZeroUsize) -> LayerPlan {
         let mut buckets = self.buckets(graph);
-        let kept = tails::kept(buckets.len(), 0, budget);
+        let kept = stability::kept(buckets.len(), 0, budget);
         let mut tails: [Option<Bucket>; TAILS] = Default::default();
         if kept < buckets.len() {
             buckets.sort_by_cached_key(|bucket| {
@@ -71,7 +73,7 @@ impl LayerStrategy for Clustered {
                 )
             });
             for bucket in buckets.drain(kept..) {
-                let tail = &mut tails[tails::tail(self.tail(bucket.samples.1), budget)];
+                let tail = &mut tails[stability::tail(self.tail(bucket.samples.1), budget)];
                 match tail {
                     Some(tail) => {
                         tail.paths.extend(bucket.paths);
@@ -82,7 +84,7 @@ impl LayerStrategy for Clustered {
             }
         }
 
-        let last = tails::tail(TAILS - 1, budget);
+        let last = stability::tail(TAILS - 1, budget);
         let alone = buckets.into_iter().map(|bucket| Draft {
             reason: self.reason(graph, &bucket),
             reach: self.reach(bucket.samples.0),
@@ -104,7 +106,7 @@ impl LayerStrategy for Clustered {
 }
 
 impl Clustered {
-    /// What belongs together, whatever the budget.
+    /// Returns the paths that belong together, whatever the budget.
     fn buckets(&self, graph: &ReferenceGraph) -> Vec<Bucket> {
         let mut buckets: BTreeMap<Bond, Bucket> = BTreeMap::new();
         for (path, node) in graph.iter() {
@@ -130,7 +132,7 @@ impl Clustered {
         Reach { samples, of }
     }
 
-    /// The tail, from 0, for layers whose most used package is in so many samples.
+    /// The tail, from 0, of layers whose most used package is in this number of samples.
     fn tail(&self, samples: u32) -> usize {
         let reaches =
             |step: u64| u64::from(samples) * STEP_UNIT >= step * u64::from(self.plan.samples());

@@ -1,22 +1,23 @@
-//! Heads: who alone gives access to a path.
+//! Heads: the paths that alone lead to others.
 //!
-//! In a graph with an entrance, *d* dominates *v* if every way from the entrance to *v* passes *d*. The
-//! dominator just below the entrance is called *v*'s head here: paths with one head are of no use without
-//! it, so they can share a layer.
+//! In a graph with an entrance, *d* dominates *v* if every way from the entrance to *v* passes *d*.
+//! The dominator just below the entrance is called *v*'s head here: only images with the head need
+//! those paths, so they can share a layer.
 //!
-//! This is Lengauer's and Tarjan's algorithm ("A fast algorithm for finding dominators in a flowgraph", 1979)
-//! in its simple form, O(references × log paths), without recursion. Not `petgraph`'s `simple_fast`: that one
-//! is quadratic on hostile graphs (a chain of 20,000 paths whose end a further 20,000 also hang on took 1.5 s,
-//! four times as much for twice the paths) and its hash sets take 170 ms at 50,000 paths and 500,000
-//! references. The tests hold the two against each other.
+//! This is Lengauer's and Tarjan's algorithm ("A fast algorithm for finding dominators in a
+//! flowgraph", 1979) in its simple form, O(references × log paths), without recursion. Not
+//! `petgraph`'s `simple_fast`: that one is quadratic on hostile graphs (a chain of 20,000 paths
+//! whose end a further 20,000 also hang on took 1.5 s, four times as much for twice the paths) and
+//! its hash sets take 170 ms at 50,000 paths and 500,000 references. The tests hold the two against
+//! each other.
 
 use crate::graph::NodeId;
 
 /// No node; also the value of `parent` and `ancestor` for those that have none.
 const NONE: u32 = u32::MAX;
 
-/// For each node its head: the node whose every way from the entrance it shares, possibly itself. `entrance`
-/// lists the nodes that can be entered directly; `None` for nodes that cannot be reached.
+/// Returns the head of each node, possibly itself; `None` for nodes that cannot be reached.
+/// `entrance` lists the nodes that the entrance leads to.
 pub(super) fn heads<'a>(
     nodes: usize,
     entrance: &[NodeId],
@@ -35,7 +36,8 @@ pub(super) fn heads<'a>(
     heads
 }
 
-/// A depth-first search from the entrance. Numbers are the order of discovery; the entrance is number 0.
+/// A depth-first search from the entrance. Numbers are the order of discovery; the entrance is
+/// number 0.
 struct Search {
     /// The node with each number; for the entrance none.
     vertex: Vec<NodeId>,
@@ -159,7 +161,7 @@ impl Forest {
             self.path.push(top);
             top = self.ancestor[top as usize];
         }
-        // The one just below the root has nothing to take over from the root.
+        // The number just below the root takes nothing from the root.
         self.path.pop();
         while let Some(x) = self.path.pop() {
             let above = self.ancestor[x as usize];

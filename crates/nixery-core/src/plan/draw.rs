@@ -4,16 +4,17 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::{LayerPlan, human_bytes};
+use super::{LayerPlan, PlannedLayer};
+use crate::ByteSize;
 use crate::graph::ReferenceGraph;
 use crate::store_path::StorePath;
 
-/// Fill colours of the layers, repeated in turn; light, so that black text reads well on them.
+/// Fill colours of the layers, repeated. They are light, so that black text is readable on them.
 const COLOURS: [&str; 8] = [
     "#e3f2fd", "#fff3e0", "#e8f5e9", "#fce4ec", "#f3e5f5", "#fffde7", "#e0f2f1", "#efebe9",
 ];
 
-/// One layer of a plan with its paths spelled out, ready for a table or as JSON.
+/// One layer of a plan with the texts of its paths, for a table or as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LayerRow<'a> {
@@ -29,10 +30,10 @@ pub struct LayerRow<'a> {
     pub paths: Vec<&'a StorePath>,
 }
 
-/// The layers of a plan for this graph, in the image's order. Nodes that the graph does not have are
-/// passed over.
+/// Returns the layers of a plan for this graph, in the image's order. Nodes that the graph does not
+/// have are ignored.
 pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<LayerRow<'a>> {
-    let row = |(index, layer): (usize, &'a super::PlannedLayer)| LayerRow {
+    let row = |(index, layer): (usize, &'a PlannedLayer)| LayerRow {
         number: index + 1,
         nar_size: layer.nar_size,
         rating: layer.rating,
@@ -46,7 +47,8 @@ pub fn layer_rows<'a>(graph: &'a ReferenceGraph, plan: &'a LayerPlan) -> Vec<Lay
     plan.layers.iter().enumerate().map(row).collect()
 }
 
-/// A table with one line per layer: number, size, share of the image, paths, and why they are together.
+/// Returns a table with one line per layer: number, size, share of the image, paths, and why they
+/// are together.
 ///
 /// ```
 /// use nixery_core::{Dominator, LayerStrategy, ReferenceGraph, to_table};
@@ -63,7 +65,7 @@ pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     );
     for row in layer_rows(graph, plan) {
         let share = (u128::from(row.nar_size) * 1000 + total / 2) / total;
-        let (size, paths) = (human_bytes(row.nar_size), row.paths.len());
+        let (size, paths) = (ByteSize(row.nar_size), row.paths.len());
         let _ = writeln!(
             table,
             "{:>5}  {size:>9}  {:>3}.{}%  {paths:>5}  {}",
@@ -78,64 +80,51 @@ pub fn to_table(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
         table,
         "{:>5}  {:>9}  {:>6}  {:>5}",
         "total",
-        human_bytes(whole),
+        ByteSize(whole),
         "",
         graph.len()
     );
     table
 }
 
-/// The plan as a Graphviz digraph (DOT language): each layer a cluster, labelled with its size and the
-/// reason why its paths are together; each path a box with name and size; an edge per reference. The image
-/// itself is a node that refers to the roots. The text is the same for equal input.
+/// Returns the plan as a Graphviz digraph (DOT language). Each layer is a cluster, labelled with
+/// its size and the reason why its paths are together. Each path is a box with name and size, each
+/// reference an edge. The image itself is a node that refers to the roots. Equal input gives equal
+/// text.
 pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
-    // Straight lines: Graphviz fails to route splines around many clusters, and loses edges then.
+    // Straight lines: with many clusters Graphviz fails to route splines and loses edges.
     let mut dot = String::from(
         "digraph layers {\n  rankdir=LR;\n  splines=line;\n  fontname=\"sans-serif\";\n  \
          node [shape=box, style=\"filled,rounded\", fillcolor=white, fontname=\"sans-serif\", fontsize=10];\n  \
          edge [color=\"#607d8b\", arrowsize=0.6];\n  image [shape=doublecircle, label=\"image\"];\n",
     );
     for (index, row) in layer_rows(graph, plan).into_iter().enumerate() {
-        let (size, paths) = (human_bytes(row.nar_size), row.paths.len());
+        let (size, paths) = (ByteSize(row.nar_size), row.paths.len());
         let plural = if paths == 1 { "path" } else { "paths" };
-        let label = format!(
-            "layer {}: {size}, {paths} {plural}\n{}",
-            row.number,
-            wrapped(row.reason)
-        );
+        let (number, reason) = (row.number, wrapped(row.reason));
+        let label = format!("layer {number}: {size}, {paths} {plural}\n{reason}");
         let colour = COLOURS[index % COLOURS.len()];
+        // Rust's quoted form of a text is one of DOT as well.
         let _ = writeln!(dot, "  subgraph cluster_{index} {{");
         let _ = writeln!(
             dot,
-            "    label={}; style=filled; color=\"{colour}\";",
-            quoted(&label)
+            "    label={label:?}; style=filled; color=\"{colour}\";"
         );
-        for &path in plan.layers[index]
-            .paths
-            .iter()
-            .filter(|&&path| path.index() < graph.len())
-        {
-            let node = graph.node(path);
-            let label = quoted(&format!(
-                "{}\n{}",
-                node.path.name(),
-                human_bytes(node.nar_size)
-            ));
-            let _ = writeln!(
-                dot,
-                "    n{path} [label={label}, tooltip={}];",
-                quoted(node.path.as_str())
-            );
+        for &id in &plan.layers[index].paths {
+            let Some(node) = graph.get(id) else { continue };
+            let label = format!("{}\n{}", node.path.name(), ByteSize(node.nar_size));
+            let tooltip = node.path.as_str();
+            let _ = writeln!(dot, "    n{id} [label={label:?}, tooltip={tooltip:?}];");
         }
         dot.push_str("  }\n");
     }
-    let layer_of = plan.layer_of_paths(graph);
+    let layer_of = plan.layers_of_paths(graph).ok();
     for root in graph.roots() {
         let _ = writeln!(dot, "  image -> n{root} [style=bold];");
     }
     for id in graph.ids() {
         for reference in graph.references(id) {
-            // What stays inside a layer explains it; the rest is kept in the background.
+            // References inside a layer explain it. The others stay in the background.
             let inside = layer_of
                 .as_ref()
                 .is_none_or(|of| of[id.index()] == of[reference.index()]);
@@ -147,7 +136,7 @@ pub fn to_dot(graph: &ReferenceGraph, plan: &LayerPlan) -> String {
     dot
 }
 
-/// The text in lines of about 60 characters, so that a label does not make its cluster wide.
+/// Breaks a text into lines of about 60 characters, so that a label does not widen its cluster.
 fn wrapped(text: &str) -> String {
     let mut lines = String::new();
     let mut length = 0;
@@ -165,22 +154,6 @@ fn wrapped(text: &str) -> String {
         length += word.len() + 1;
     }
     lines
-}
-
-/// A DOT string: in quotes, with quotes and backslashes escaped and new lines as `\n`.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
 }
 
 #[cfg(test)]

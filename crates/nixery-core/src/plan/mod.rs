@@ -1,8 +1,8 @@
 //! Layer planning: which store paths share a layer.
 //!
-//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy carries its
-//! own data (popularity, and whatever others need); the graph offers it every path's name, sizes, references
-//! and the roots.
+//! A [`LayerStrategy`] partitions a [`ReferenceGraph`] into at most *budget* layers. A strategy has
+//! its own data, such as popularity. The graph has the roots, and every path's name, sizes and
+//! references.
 //!
 //! ```
 //! use nixery_core::{Dominator, LayerStrategy, ReferenceGraph};
@@ -24,7 +24,6 @@ use std::num::NonZeroUsize;
 use crate::graph::{NodeId, ReferenceGraph};
 
 mod check;
-mod closure_count;
 mod cluster_plan;
 mod clustered;
 mod dominator;
@@ -34,36 +33,32 @@ mod popularity;
 mod reason;
 mod size;
 mod stability;
-mod tails;
 #[cfg(test)]
 mod tests;
 
 pub use check::LayerPlanError;
 #[cfg(feature = "pack")]
 pub use cluster_plan::MAX_FILE_BYTES;
-pub use cluster_plan::{
-    ClusterId, ClusterPlan, ClusterPlanError, LineRule, PlannedPackage, package_key,
-};
+pub use cluster_plan::{ClusterId, ClusterPlan, ClusterPlanError, PlannedPackage, package_key};
 pub use clustered::Clustered;
 pub use draw::{LayerRow, layer_rows, to_dot, to_table};
 pub use popularity::{Popularity, PopularityError};
-pub use reason::human_bytes;
 pub use size::Size;
 
 pub use dominator::{DEFAULT_THRESHOLD, Dominator, Weight};
 
-/// Most layers of an image by default, the root layer included. Docker's limit is 125, and people
+/// The most layers of an image by default, root layer included. Docker's limit is 125, and people
 /// build `FROM` these images. The same number as the original's.
 pub const DEFAULT_BUDGET: NonZeroUsize = NonZeroUsize::new(94).unwrap();
 
 /// A way to partition a reference graph into layers.
 ///
-/// What every implementation keeps to: each path is in exactly one layer, no layer is empty, there are at
-/// most `budget` layers, and the plan is a pure function of strategy, graph and budget: neither the order of
-/// the graph's input nor hash maps nor threads change it.
+/// The contract: each path is in exactly one layer, no layer is empty, there are at most `budget`
+/// layers, and the plan is a pure function of strategy, graph and budget. Neither the order of the
+/// graph's input nor hash maps nor threads change it. [`LayerPlan::check`] checks the first three.
 pub trait LayerStrategy: Send + Sync + Debug {
-    /// Name, version, every parameter and the digest of the data: two strategies with one id plan alike.
-    /// Part of cache keys.
+    /// Name, version, every parameter and the digest of the data. Strategies with the same id make
+    /// the same plans. Part of cache keys.
     fn id(&self) -> String;
 
     /// Partitions the graph into at most `budget` layers; no layers for an empty graph.
@@ -84,25 +79,9 @@ pub struct PlannedLayer {
     pub paths: Vec<NodeId>,
     /// Bytes of its paths' NARs; saturating.
     pub nar_size: u64,
-    /// How widely the strategy expects the layer to be shared; never larger than that of the layer before.
-    /// Comparable within one strategy only; saturating.
+    /// How widely the strategy expects the layer to be shared; never larger than that of the layer
+    /// before. Comparable within one strategy only; saturating.
     pub rating: u64,
     /// Why these paths are together, in one sentence for people.
     pub reason: String,
-}
-
-impl LayerPlan {
-    /// For each path of the graph the index of its layer; `None` if this is no partition of the graph.
-    pub fn layer_of_paths(&self, graph: &ReferenceGraph) -> Option<Vec<usize>> {
-        let mut layer_of = vec![usize::MAX; graph.len()];
-        for (layer, planned) in self.layers.iter().enumerate() {
-            for &path in &planned.paths {
-                let slot = layer_of.get_mut(path.index())?;
-                if std::mem::replace(slot, layer) != usize::MAX {
-                    return None;
-                }
-            }
-        }
-        (!layer_of.contains(&usize::MAX)).then_some(layer_of)
-    }
 }

@@ -1,7 +1,7 @@
 //! Popularity: how many packages of a package set refer to each name.
 //!
-//! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the format of
-//! the original's `popcount`.
+//! The data is a JSON object of name (without hash, with version: `glibc-2.38`) and count, in the
+//! format of the original's `popcount`.
 
 use std::collections::HashMap;
 
@@ -11,14 +11,14 @@ use nixery_manifest::Digest;
 use crate::json_error::JsonError;
 use crate::store_path::{StorePath, package_name};
 
-/// What `nss-cacert` and `iana-etc` count, which join every image: more than the most referenced package of
-/// nixpkgs, glibc with some 300,000 (a figure of the original).
+/// The count of `nss-cacert` and `iana-etc`, which are in every image. It is higher than that of
+/// the most referenced package of nixpkgs, glibc with some 300,000 (a figure of the original).
 const ALWAYS_PRESENT: u64 = 500_000;
 
-/// What a name counts that is not in the data.
+/// The count of a name that is not in the data.
 const UNKNOWN: u64 = 1;
 
-/// Starts of the names that count [`ALWAYS_PRESENT`], whatever the data says.
+/// Starts of the names whose count is [`ALWAYS_PRESENT`], whatever the data says.
 const ALWAYS_PRESENT_NAMES: [&str; 2] = ["nss-cacert", "iana-etc"];
 
 /// How many packages of a package set refer to each name; empty by default.
@@ -33,12 +33,13 @@ const ALWAYS_PRESENT_NAMES: [&str; 2] = ["nss-cacert", "iana-etc"];
 #[derive(Debug, Clone)]
 pub struct Popularity {
     counts: Counts,
-    /// The greatest count per package name, where names without a count of their own are to have it.
+    /// The greatest count per package name, if names without a count get it.
     packages: Option<Counts>,
     digest: Digest,
 }
 
-/// By name. Every path of a graph is looked up, so with a faster hash than the standard one; seeded as well.
+/// By name, with a faster hash than the standard one: every path of a graph is looked up. Seeded as
+/// well.
 type Counts = HashMap<String, u64, DefaultHashBuilder>;
 
 /// Why popularity data was refused.
@@ -51,10 +52,10 @@ pub enum PopularityError {
 }
 
 impl Popularity {
-    /// Reads a JSON object of names and counts; of a name that comes twice the last counts.
+    /// Reads a JSON object of names and counts. If a name occurs twice, the last count is used.
     ///
     /// # Errors
-    /// [`PopularityError::Malformed`] where it is anything else.
+    /// [`PopularityError::Malformed`] if the JSON is anything else.
     pub fn from_json(json: &[u8]) -> Result<Self, PopularityError> {
         serde_json::from_slice(json)
             .map(Self::from_counts)
@@ -70,13 +71,13 @@ impl Popularity {
         }
     }
 
-    /// Lets a name that is not in the data count what another version of its package does, the greatest
-    /// if several are.
+    /// Gives a name that is not in the data the count of another version of its package, the
+    /// greatest if there are several.
     ///
-    /// Data is made for one revision of a package set, and with each update more of its names, which hold
-    /// versions, no longer occur. The original looks up exact names only, and so does this type unless
-    /// asked. Measured on eight weeks of updates of Debian's packages: with this, the dominator strategy
-    /// moves 120.3 GB where it moves 129.1 GB without, and 142.9 GB with no data at all.
+    /// Data is made for one revision of a package set. Names have versions, so with each update
+    /// fewer of them occur. The original looks up exact names only, and so does this type by
+    /// default. Measured on eight weeks of updates of Debian's packages: with this, the dominator
+    /// strategy moves 120.3 GB where it moves 129.1 GB without, and 142.9 GB with no data at all.
     #[must_use]
     pub fn across_versions(mut self) -> Self {
         let mut packages = Counts::default();
@@ -91,8 +92,8 @@ impl Popularity {
         self
     }
 
-    /// How many packages refer to the path's name: 1 where the name is not in the data, and 500,000
-    /// for what is in every image.
+    /// The number of packages that refer to the path's name: 1 if the name is not in the data, and
+    /// 500,000 for packages of every image.
     pub fn get(&self, path: &StorePath) -> u64 {
         let name = path.name();
         if ALWAYS_PRESENT_NAMES
@@ -109,8 +110,8 @@ impl Popularity {
             .unwrap_or(UNKNOWN)
     }
 
-    /// Digest of the content: equal where names, counts and the way of looking them up are, however the
-    /// JSON was written.
+    /// Digest of the content: equal if names, counts and the kind of look-up are equal, whatever
+    /// the layout of the JSON.
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -1,8 +1,8 @@
-//! Sentences that say why paths share a layer.
+//! Sentences for people about why paths share a layer.
 
 use crate::ByteSize;
 
-/// Heads that a sentence about a merged layer names.
+/// The most names in a sentence.
 const NAMED: usize = 3;
 
 /// Why a path heads a group of its own.
@@ -10,9 +10,9 @@ const NAMED: usize = 3;
 pub(super) enum Cause {
     /// It is a root of the graph.
     AskedFor,
-    /// So many packages refer to its name.
+    /// This number of packages refers to its name.
     Popular(u64),
-    /// Its closure has so many bytes.
+    /// Its closure has this number of bytes.
     Big(u64),
     /// Nothing reachable from the roots refers to it.
     Unreached,
@@ -20,12 +20,12 @@ pub(super) enum Cause {
     Shared,
 }
 
-/// One group: a head and how many further paths are of no use without it.
+/// One group: a head, and the number of further paths that only it needs.
 pub(super) fn of_group(head: &str, cause: Cause, others: usize) -> String {
     let cause = match cause {
         Cause::AskedFor => "asked for".to_owned(),
         Cause::Popular(count) => format!("which {count} packages refer to"),
-        Cause::Big(size) => format!("whose closure is {}", human_bytes(size)),
+        Cause::Big(size) => format!("whose closure is {}", ByteSize(size)),
         Cause::Unreached => "which no root leads to".to_owned(),
         Cause::Shared => "needed by several groups".to_owned(),
     };
@@ -36,7 +36,7 @@ pub(super) fn of_group(head: &str, cause: Cause, others: usize) -> String {
     }
 }
 
-/// Several groups in one layer, since the budget was too small; `heads` are named in order.
+/// Several groups in one layer, because the budget is too small; `heads` are named in order.
 pub(super) fn of_merged<'a>(
     heads: impl ExactSizeIterator<Item = &'a str>,
     budget: usize,
@@ -48,13 +48,10 @@ pub(super) fn of_merged<'a>(
 
 /// A path that is large enough for a layer of its own.
 pub(super) fn of_large(name: &str, size: u64) -> String {
-    format!(
-        "{name}, large enough to be alone with {}",
-        human_bytes(size)
-    )
+    format!("{name}, large enough to be alone with {}", ByteSize(size))
 }
 
-/// Paths that need, themselves included, so many paths; without `to` at least `from`.
+/// Paths whose closures have `from` to `to` paths; without `to` at least `from`.
 pub(super) fn of_needs(count: usize, from: usize, to: Option<usize>) -> String {
     let needs = match (from, to) {
         (0, None) => return format!("{}, since the budget is one layer", paths(count)),
@@ -68,7 +65,7 @@ pub(super) fn of_needs(count: usize, from: usize, to: Option<usize>) -> String {
     )
 }
 
-/// Paths of a cluster, named in order; the shares are the least and most samples of one of them, of all.
+/// Paths of a cluster, named in order, with the least and most samples of one of them, of all.
 pub(super) fn of_cluster<'a>(
     names: impl ExactSizeIterator<Item = &'a str>,
     cluster: &str,
@@ -84,32 +81,27 @@ pub(super) fn of_cluster<'a>(
     } else {
         format!("{least} to {most}")
     };
-    match count {
-        1 => format!("{names}, in {shares} of the plan's images"),
-        _ => {
-            format!("{names}{more}, one cluster of the plan ({cluster}), in {shares} of its images")
-        }
+    if count == 1 {
+        return format!("{names}, in {shares} of the plan's images");
     }
+    format!("{names}{more}, one cluster of the plan ({cluster}), in {shares} of its images")
 }
 
-/// A large path that the plan does not know.
+/// A large path that is not in the plan.
 pub(super) fn of_unknown(name: &str, size: u64) -> String {
-    format!(
-        "{name}, {}, which the plan does not know",
-        human_bytes(size)
-    )
+    format!("{name}, {}, which the plan does not know", ByteSize(size))
 }
 
-/// Small paths that the plan does not know.
+/// Small paths that are not in the plan.
 pub(super) fn of_small_unknown(count: usize, below: u64) -> String {
     format!(
         "{} below {} which the plan does not know",
         paths(count),
-        human_bytes(below)
+        ByteSize(below)
     )
 }
 
-/// Paths of clusters that were too many; shares are fractions of the plan's images.
+/// Paths of clusters beyond the budget; shares are fractions of the plan's images.
 pub(super) fn of_reach(
     count: usize,
     budget: usize,
@@ -117,22 +109,17 @@ pub(super) fn of_reach(
     most: Option<(u64, u64)>,
 ) -> String {
     let share = |(part, all)| share(part, all);
+    let packages = ", with packages that";
     let reach = match (least.map(share), most.map(share)) {
         (None, None) => String::new(),
-        (Some(least), None) => {
-            format!(", with packages that {least} or more of the plan's images have")
-        }
-        (None, Some(most)) => {
-            format!(", with packages that less than {most} of the plan's images have")
-        }
+        (Some(least), None) => format!("{packages} {least} or more of the plan's images have"),
+        (None, Some(most)) => format!("{packages} less than {most} of the plan's images have"),
         (Some(least), Some(most)) => {
-            format!(", with packages that {least} to {most} of the plan's images have")
+            format!("{packages} {least} to {most} of the plan's images have")
         }
     };
-    format!(
-        "{} of the smallest layers, to keep within {budget} layers{reach}",
-        paths(count)
-    )
+    let paths = paths(count);
+    format!("{paths} of the smallest layers, to keep within {budget} layers{reach}")
 }
 
 fn paths(count: usize) -> String {
@@ -142,7 +129,7 @@ fn paths(count: usize) -> String {
     }
 }
 
-/// The first names, and how many more there are.
+/// Returns the first names, and the number of further ones as text.
 fn named<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> (String, String) {
     let more = match names.len().saturating_sub(NAMED) {
         0 => String::new(),
@@ -152,7 +139,7 @@ fn named<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> (String, String) 
     (named.join(", "), more)
 }
 
-/// A share in per cent with as many digits as tell something: `12 %`, `1.5 %`, `0.37 %`.
+/// Formats a share in per cent with two significant digits: `12 %`, `1.5 %`, `0.37 %`.
 fn share(part: u64, all: u64) -> String {
     let hundredths = (u128::from(part) * 10_000 + u128::from(all) / 2) / u128::from(all.max(1));
     let (whole, rest) = (hundredths / 100, hundredths % 100);
@@ -168,12 +155,6 @@ fn share(part: u64, all: u64) -> String {
         ),
         _ => format!("{} %", (hundredths + 50) / 100),
     }
-}
-
-/// A number of bytes in decimal units, such as `167.3 MB`.
-#[must_use]
-pub fn human_bytes(bytes: u64) -> String {
-    ByteSize(bytes).to_string()
 }
 
 #[cfg(test)]

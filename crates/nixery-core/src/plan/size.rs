@@ -3,29 +3,27 @@
 use std::cmp::Reverse;
 use std::num::NonZeroUsize;
 
-use super::closure_count::ClosureCount;
-use super::stability::{Draft, Reach, in_order};
-use super::tails::{self, TAILS};
+use super::stability::{self, ClosureCount, Draft, Reach, TAILS, in_order};
 use super::{LayerPlan, LayerStrategy, reason};
 use crate::graph::{NodeId, ReferenceGraph};
 
-/// NAR bytes from which a path is worth a layer of its own.
+/// NAR bytes from which a path gets a layer of its own.
 pub(super) const LARGE: u64 = 256 << 10;
 
 /// Most paths in the closure of a path of each tail but the last.
 const STEPS: [usize; TAILS - 1] = [2, 8, 30];
 
-/// The best strategy without any data.
+/// The best strategy that needs no data.
 ///
-/// Paths of 256 KiB (NAR) and more are layers of their own, largest first, as far as the budget goes. The rest
-/// is in four tails, by the number of paths in each path's own closure: at most 2, at most 8, at most 30, and
-/// more; what needs little changes seldom. If the large paths and the tails that small paths fill are more
-/// than the budget, the largest `budget − 4` stay alone and the other large paths are in tails too. A budget
-/// below 4 has as many tails, the last of them for all larger closures.
+/// Paths of 256 KiB (NAR) and more are layers of their own, largest first, within the budget. The
+/// rest is in four tails, by the number of paths in each path's own closure: at most 2, at most 8,
+/// at most 30, and more. Paths with small closures change seldom. If the large paths and the tails
+/// of small paths exceed the budget, the largest `budget − 4` stay alone and the other large paths
+/// are in tails too. A budget below 4 has as many tails, the last of them for all larger closures.
 ///
-/// The layers are in the order of expected stability: descending size · p / (1 − p), where
-/// p = 0.8 · e^(−0.03 · paths in the layer's closure), by least package name where that is equal. Closures of
-/// more than 1,024 paths count as 1,024.
+/// The layers are in the order of expected stability: descending size · p / (1 − p), then by least
+/// package name, where `p = 0.8 · e^(−0.03 · paths in the closure)`. Closures of more than 1,024
+/// paths count as 1,024.
 ///
 /// Cost: O(paths × log paths), and per path of a tail a walk of at most 31 paths.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,13 +47,13 @@ impl LayerStrategy for Size {
         let mut into_tail = |path: NodeId, tails: &mut [Vec<NodeId>; TAILS]| {
             let needed = closures.up_to(STEPS[TAILS - 2] + 1, &[path]);
             let step = STEPS.iter().filter(|&&step| needed > step).count();
-            tails[tails::tail(step, budget)].push(path);
+            tails[stability::tail(step, budget)].push(path);
         };
         for path in small {
             into_tail(path, &mut tails);
         }
         let filled = tails.iter().filter(|tail| !tail.is_empty()).count();
-        let kept = tails::kept(large.len(), filled, budget);
+        let kept = stability::kept(large.len(), filled, budget);
         for path in large.drain(kept..) {
             into_tail(path, &mut tails);
         }
@@ -65,7 +63,7 @@ impl LayerStrategy for Size {
             reach: Reach::NONE,
             reason: reason::of_large(graph.node(path).path.name(), graph.node(path).nar_size),
         });
-        let last = tails::tail(TAILS - 1, budget);
+        let last = stability::tail(TAILS - 1, budget);
         let together = tails.into_iter().enumerate().map(|(tail, mut paths)| {
             paths.sort_unstable();
             let from = if tail == 0 { 0 } else { STEPS[tail - 1] + 1 };

@@ -1,33 +1,33 @@
-//! The order of layers by expected stability, in common to all images.
+//! What strategies share: the order of layers by expected stability, and tails.
 //!
-//! Clients that key their snapshots by chain reuse a layer only when all layers below it are the same. So the
-//! layers come first that are large and that other images and later revisions have unchanged. A layer of
-//! *size* bytes (NAR) is worth *size* · *p* / (1 − *p*), where
+//! Clients that key their snapshots by chain reuse a layer only if all layers below it are the
+//! same. So large layers that other images and later revisions have unchanged come first. The worth
+//! of a layer of *size* bytes (NAR) is *size* · *p* / (1 − *p*), where
 //!
 //! *p* = (0.8 + 0.2 · min(1, 3 · *reach*)) · e^(−0.03 · *closure*)
 //!
-//! is how likely another image has the same layer: *reach* is the least share of images that have one of its
-//! packages, and *closure* the number of paths that the layer's paths need, themselves included, each of
-//! which renames the layer's paths when it changes. Larger values come first, and where they are equal the
-//! layer with the least package name.
+//! is the probability that another image has the same layer. *reach* is the least share of images
+//! that have one of its packages. *closure* is the number of paths that the layer's paths need,
+//! themselves included: each of them renames the layer's paths when it changes. Larger values come
+//! first. Equal ones are ordered by the least package name.
 //!
-//! All of it is whole numbers, so that the order is the same on every machine.
+//! All calculations use whole numbers, so that the order is the same on every machine.
 
 use std::cmp::Reverse;
+use std::num::NonZeroUsize;
 
-use super::closure_count::ClosureCount;
 use super::{LayerPlan, PlannedLayer};
 use crate::graph::{NodeId, ReferenceGraph};
 
-/// A closure of more paths counts as this many. Here e^(−0.03 · n) is 4.6 · 10⁻¹⁴: such layers come last
-/// anyway, the largest of them first, and counting on would take a walk through the whole graph per layer.
+/// A closure of more paths counts as this many. e^(−0.03 · n) is 4.6 · 10⁻¹⁴ here, so such layers
+/// come last anyway. Counting further would take a walk through the whole graph per layer.
 const MOST_COUNTED: usize = 1024;
 
 /// e^(−0.03) in units of 2⁻⁶⁴, rounded down.
 const DECAY: u64 = 17_901_560_394_843_847_067;
 
-/// e^(−0.03 · n) in units of 2⁻⁶⁴ for n from 1 to [`MOST_COUNTED`], multiplied up with rounding down: by at
-/// most 33 units too small.
+/// e^(−0.03 · n) in units of 2⁻⁶⁴ for n from 1 to [`MOST_COUNTED`]. Each product is rounded down,
+/// so values are at most 33 units too small.
 const DECAYED: [u64; MOST_COUNTED] = {
     let mut decayed = [DECAY; MOST_COUNTED];
     let mut n = 1;
@@ -38,7 +38,7 @@ const DECAYED: [u64; MOST_COUNTED] = {
     decayed
 };
 
-/// In how many of how many sampled images something is.
+/// The share of sampled images that have something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reach {
     pub(super) samples: u32,
@@ -47,22 +47,22 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    /// Of what nothing is known about.
+    /// The reach of what nothing is known about.
     pub(super) const NONE: Self = Self { samples: 0, of: 1 };
 }
 
-/// A layer that has no place yet.
+/// A layer without a place in the order.
 #[derive(Debug)]
 pub(super) struct Draft {
     /// Sorted, not empty.
     pub(super) paths: Vec<NodeId>,
-    /// The least of its packages'.
+    /// The least reach of its packages.
     pub(super) reach: Reach,
     /// As in [`PlannedLayer::reason`].
     pub(super) reason: String,
 }
 
-/// The layers in the common order. Their rating is what they are worth, in bytes.
+/// Puts layers in the common order. Their rating is their worth in bytes.
 ///
 /// Cost: O(paths + layers × [`MOST_COUNTED`] × references per path).
 pub(super) fn in_order(graph: &ReferenceGraph, drafts: Vec<Draft>) -> LayerPlan {
@@ -101,8 +101,8 @@ pub(super) fn in_order(graph: &ReferenceGraph, drafts: Vec<Draft>) -> LayerPlan 
 fn worth(size: u64, reach: Reach, closure: usize) -> u128 {
     let decayed = u128::from(DECAYED[closure.clamp(1, MOST_COUNTED) - 1]);
     let (samples, of) = (u128::from(reach.samples), u128::from(reach.of));
-    // 0.8 + 0.2 · min(1, 3 · samples / of) = (4 · of + min(of, 3 · samples)) / (5 · of); at most 1, so that
-    // p is at most e^(−0.03) and 1 − p is not 0.
+    // 0.8 + 0.2 · min(1, 3 · samples / of) = (4 · of + min(of, 3 · samples)) / (5 · of); at most 1,
+    // so that p is at most e^(−0.03) and 1 − p is not 0.
     let p = decayed * (4 * of + of.min(3 * samples)) / (5 * of);
     let odds = (p << 64) / ((1 << 64) - p);
     u128::from(size).saturating_mul(odds)
@@ -115,12 +115,88 @@ pub(super) fn nar_size(graph: &ReferenceGraph, paths: &[NodeId]) -> u64 {
     })
 }
 
-/// The least package name among the paths: unlike their hashes it outlives updates.
+/// The least package name among the paths. Unlike their hashes it stays the same across updates.
 pub(super) fn least_name<'a>(graph: &'a ReferenceGraph, paths: &[NodeId]) -> &'a str {
     let names = paths
         .iter()
         .map(|&path| graph.node(path).path.package_name());
     names.min().unwrap_or_default()
+}
+
+/// Counts the closures of a graph's paths, one after another, without clearing its marks.
+///
+/// Cost: memory for a number per path of the graph. A count up to `most` visits at most `most`
+/// paths and `most` references of each.
+pub(super) struct ClosureCount<'a> {
+    graph: &'a ReferenceGraph,
+    /// The count that visited each path last.
+    visited_in: Vec<u32>,
+    count: u32,
+    todo: Vec<NodeId>,
+}
+
+impl<'a> ClosureCount<'a> {
+    pub(super) fn new(graph: &'a ReferenceGraph) -> Self {
+        Self {
+            graph,
+            visited_in: vec![0; graph.len()],
+            count: 0,
+            todo: Vec::new(),
+        }
+    }
+
+    /// The number of paths that the given ones need, themselves included, but at most `most`.
+    pub(super) fn up_to(&mut self, most: usize, paths: &[NodeId]) -> usize {
+        // A graph has fewer than 2^32 paths, and no path is counted more often than twice.
+        self.count += 1;
+        self.todo.clear();
+        let mut found = 0;
+        let Self {
+            visited_in,
+            count,
+            todo,
+            ..
+        } = self;
+        let mut visit = |path: NodeId, todo: &mut Vec<NodeId>| {
+            if std::mem::replace(&mut visited_in[path.index()], *count) != *count {
+                found += 1;
+                todo.push(path);
+            }
+            found
+        };
+        for &path in paths {
+            if visit(path, todo) >= most {
+                return most;
+            }
+        }
+        while let Some(path) = todo.pop() {
+            for &reference in self.graph.references(path) {
+                if visit(reference, todo) >= most {
+                    return most;
+                }
+            }
+        }
+        found
+    }
+}
+
+/// The most tails: layers for what has no layer of its own.
+pub(super) const TAILS: usize = 4;
+
+/// Returns how many of `all` layers stay as they are: all if the budget has room for them and the
+/// tails that are filled anyway, else as many as fit in beside all tails.
+pub(super) fn kept(all: usize, filled: usize, budget: NonZeroUsize) -> usize {
+    if all + filled <= budget.get() {
+        all
+    } else {
+        budget.get().saturating_sub(TAILS)
+    }
+}
+
+/// Returns the tail, from 0, that stands for the given one. A budget below [`TAILS`] has as many
+/// tails, and the last of them stands for the missing ones.
+pub(super) fn tail(tail: usize, budget: NonZeroUsize) -> usize {
+    tail.min(budget.get() - 1).min(TAILS - 1)
 }
 
 #[cfg(test)]

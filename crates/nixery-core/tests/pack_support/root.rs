@@ -11,7 +11,8 @@ pub fn plan(store: &Store, packages: &[&StorePath]) -> RootLayer {
     RootLayer::plan(&packages, &store.root).expect("a root layer")
 }
 
-/// What is at a path: `directory 755`, `file 644 …`, or `-> target`, the store path's hash left out.
+/// What is at a path: `directory 755`, `file 644 …`, or `-> target`, the store path's hash left
+/// out.
 pub fn at(root: &RootLayer, path: &str) -> Option<String> {
     let entry = root.entries().iter().find(|e| e.path == Path::new(path))?;
     Some(match &entry.kind {

@@ -112,8 +112,7 @@ fn group(workload: &Workload, image: usize, grouping: Grouping<'_>) -> Result<Pa
         Grouping::Bound(Bound::OneLayer) => vec![paths],
         Grouping::Strategy(strategy, budget) => {
             let plan = strategy.plan(&graph, budget);
-            let too_many = plan.layers.len() > budget.get();
-            if too_many || plan.layer_of_paths(&graph).is_none() {
+            if plan.check(&graph, budget).is_err() {
                 return Err(ReplayError::NoPartition {
                     strategy: strategy.id(),
                     paths: graph.len(),

@@ -135,19 +135,8 @@ fn pack_errors() -> Vec<PackError> {
     let path = || PathBuf::from(format!("{SECRET}/nix/store/abc-git/bin/git"));
     vec![
         PackError::Missing { path: path() },
-        PackError::Inspect {
-            path: path(),
-            source: system(),
-        },
-        PackError::List {
-            path: path(),
-            source: system(),
-        },
-        PackError::Read {
-            path: path(),
-            source: system(),
-        },
-        PackError::ReadLink {
+        PackError::Unreadable {
+            action: "read the file",
             path: path(),
             source: system(),
         },

@@ -1,7 +1,7 @@
 //! One image's layers under several strategies, as bars.
 
 use super::svg::{Anchor, FAINT, GRID, INK, Svg};
-use nixery_core::human_bytes;
+use nixery_core::ByteSize;
 
 /// What one strategy makes of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) fn layers_svg(heading: &str, shade_means: &str, panels: &[LayerPanel]
             svg.line(&[(LEFT, y), (width - RIGHT, y)], GRID, 1.0, false);
             // Every second one where they are many.
             if decades <= 5 || decade % 2 == 0 {
-                let label = whole(&human_bytes(size));
+                let label = whole(&ByteSize(size).to_string());
                 svg.text((LEFT - 6.0, y + 4.0), Anchor::End, FAINT, &label);
             }
         }

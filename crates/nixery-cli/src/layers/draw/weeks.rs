@@ -1,7 +1,7 @@
 //! Bytes over weeks, a line for each way of grouping.
 
 use super::svg::{Anchor, FAINT, GRID, INK, Svg};
-use nixery_core::human_bytes;
+use nixery_core::ByteSize;
 
 /// A line of the picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub(crate) fn weeks_svg(heading: &str, lines: &[WeekLine]) -> String {
             (LEFT - 8.0, y(bytes) + 4.0),
             Anchor::End,
             FAINT,
-            &human_bytes(bytes),
+            &ByteSize(bytes).to_string(),
         );
     }
     // At most some 20 numbers below.
@@ -103,7 +103,7 @@ pub(crate) fn weeks_svg(heading: &str, lines: &[WeekLine]) -> String {
             line.bound,
         );
         for (week, (&point, &bytes)) in points.iter().zip(&line.bytes).enumerate() {
-            let tip = format!("{}\nweek {week}: {}", line.label, human_bytes(bytes));
+            let tip = format!("{}\nweek {week}: {}", line.label, ByteSize(bytes));
             svg.dot(point, colour, &tip);
         }
         let end = points.last().copied().unwrap_or((LEFT, bottom));

@@ -221,7 +221,16 @@ fn a_file_that_cannot_be_read_or_ends_early_stops_at_once(
         let packer = Packer::new(threads);
         let contents = Contents::failing(1 << 20, block);
         let error = pack(&packer, Codec::Gzip, contents, io::sink()).expect_err("unreadable");
-        assert!(matches!(error, PackError::Read { .. }), "{error}");
+        assert!(
+            matches!(
+                error,
+                PackError::Unreadable {
+                    action: "read the file",
+                    ..
+                }
+            ),
+            "{error}"
+        );
 
         let shorter = Contents::new(block as usize);
         let changed = packer.pack(Codec::Gzip, io::sink(), |tar| {

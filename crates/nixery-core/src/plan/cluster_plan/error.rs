@@ -1,18 +1,18 @@
-//! What can be wrong with a plan.
+//! Errors of cluster plans.
 
 /// Why a cluster plan was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClusterPlanError {
     /// The bytes are not zstd, or damaged.
-    #[error("this is not a cluster plan, or it is damaged: make one with 'nixery plan build'")]
+    #[error("not a cluster plan, or damaged. Fix: make one with `nixery plan build`")]
     Damaged(#[source] std::io::Error),
-    /// What is compressed is something else.
-    #[error("this is not a cluster plan: its first line must be 'nixery cluster plan 1'")]
+    /// The compressed text is not a plan.
+    #[error("not a cluster plan: its first line must be 'nixery cluster plan 1'")]
     NotAPlan,
-    /// A later program wrote it.
+    /// A later version of the program wrote it.
     #[error(
-        "this is a cluster plan of format {found:?}, and this program reads format 1: make one with its own 'nixery plan build'"
+        "the cluster plan has format {found:?}, but this program reads format 1. Fix: make one with this program's `nixery plan build`"
     )]
     Version {
         /// The format's number as written.
@@ -21,27 +21,27 @@ pub enum ClusterPlanError {
     /// It is longer than any package set needs.
     #[error("the cluster plan is too large: at most 16 MiB, and 64 MiB uncompressed, are allowed")]
     TooLarge,
-    /// Something stands behind the end.
-    #[error("the cluster plan has {bytes} bytes behind its end")]
+    /// Further bytes follow the end.
+    #[error("the cluster plan has {bytes} bytes after its end")]
     Trailing {
-        /// How many.
+        /// The number of further bytes.
         bytes: usize,
     },
-    /// A line is not as the format says.
-    #[error("line {line} of the cluster plan is wrong: {rule}")]
+    /// A line breaks a rule of the format.
+    #[error("line {line} of the cluster plan is invalid: {rule}")]
     Line {
         /// Its number, from 1.
         line: usize,
-        /// What it should be.
-        rule: LineRule,
+        /// The rule that it breaks.
+        rule: &'static str,
     },
-    /// It was made from nothing.
+    /// It was made from no images.
     #[error("a cluster plan needs at least one sample")]
     NoSamples,
     /// The revision does not fit in a line.
     #[error("a cluster plan's revision must be one line of at most 1000 bytes")]
     Revision,
-    /// A name is none.
+    /// A name is invalid.
     #[error(
         "{name:?} cannot be a package's name: at most 211 letters, digits and any of +-._?= are allowed"
     )]
@@ -75,27 +75,4 @@ pub enum ClusterPlanError {
         /// All samples.
         all: u32,
     },
-}
-
-/// What a line of a plan must be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LineRule {
-    /// The second line.
-    #[error("it must be 'revision ' and a text")]
-    Revision,
-    /// The third line.
-    #[error("it must be 'samples ' and a whole number")]
-    Samples,
-    /// The others: a cluster each.
-    #[error(
-        "it must be the cluster's names, sorted, each with its samples, all divided by one space"
-    )]
-    Cluster,
-    /// Clusters are in order.
-    #[error("clusters must be sorted by their first name")]
-    Order,
-    /// Every line ends.
-    #[error("it must end with a line feed")]
-    End,
 }

@@ -1,12 +1,12 @@
-//! The file of a plan: its text, compressed with zstd. A plan of 9,300 names takes some 57 kB.
+//! The file of a plan: its text, compressed with zstd. The file of 9,300 names has some 57 kB.
 
 use std::io::{Read, Write};
 
 use super::{ClusterPlan, ClusterPlanError};
 
-/// Most bytes of a plan's file; that of a large package set has less than 2 MB.
+/// The most bytes of a plan's file. That of a large package set has less than 2 MB.
 pub const MAX_FILE_BYTES: usize = 16 << 20;
-/// Most bytes of a plan's text.
+/// The most bytes of a plan's text.
 pub(super) const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// A plan is written once and read often, and this level takes well under a second.
@@ -16,8 +16,8 @@ impl ClusterPlan {
     /// Reads a plan's file.
     ///
     /// # Errors
-    /// It is no such file, damaged, of another version, too large, or has something behind its end; or what
-    /// [`ClusterPlan::new`] refuses.
+    /// The file is not a plan, damaged, of another version, too large, or has further bytes after
+    /// its end; or [`ClusterPlan::new`] refuses its content.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, ClusterPlanError> {
         if bytes.len() > MAX_FILE_BYTES {
             return Err(ClusterPlanError::TooLarge);
@@ -27,7 +27,7 @@ impl ClusterPlan {
         Self::from_text(text)
     }
 
-    /// The plan as a file: equal plans give equal bytes.
+    /// Returns the plan as a file. Equal plans give equal bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         let text = self.to_text();
         let compress = || {

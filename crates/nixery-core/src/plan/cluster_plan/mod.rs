@@ -1,8 +1,8 @@
 //! Cluster plans: which packages share a layer in every image.
 //!
-//! A [`ClusterPlan`] is made once for a whole package set. It says for every package *name*, without hash and
-//! version ([`package_key`]), which cluster it belongs to, and in how many of the images it was made from the
-//! name occurs, its *reach*. The strategy [`Clustered`](crate::Clustered) puts what one image has of a
+//! A [`ClusterPlan`] is made once for a whole package set. For every package *name*, without hash
+//! and version ([`package_key`]), it has the cluster and the *reach*: the number of sampled images
+//! in which the name occurs. The strategy [`Clustered`](crate::Clustered) puts the packages of one
 //! cluster into one layer, so that the same packages are together in every image.
 //!
 //! ```
@@ -22,6 +22,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::DefaultHashBuilder;
 use nixery_manifest::Digest;
 
 use crate::store_path::is_name;
@@ -34,7 +35,7 @@ mod package_key;
 mod tests;
 mod text;
 
-pub use error::{ClusterPlanError, LineRule};
+pub use error::ClusterPlanError;
 #[cfg(feature = "pack")]
 pub use file::MAX_FILE_BYTES;
 pub use package_key::package_key;
@@ -45,15 +46,17 @@ pub type ClusterId = u32;
 /// Most bytes of a plan's revision.
 const MAX_REVISION_BYTES: usize = 1000;
 
-/// Which names share a layer, and how widely each is used. Immutable; cloning costs as much as loading.
+/// The clusters of package names and the reach of each name. Immutable. A clone costs as much as
+/// loading the plan.
 #[derive(Clone)]
 pub struct ClusterPlan {
     revision: String,
     samples: u32,
     /// Sorted by name.
     packages: Vec<Package>,
-    /// Index in `packages` by name.
-    index: HashMap<Arc<str>, u32>,
+    /// Index in `packages` by name, with a faster hash than the standard one: strategies look up
+    /// every path. Seeded as well.
+    index: HashMap<Arc<str>, u32, DefaultHashBuilder>,
     /// The first package of each cluster, as index in `packages`.
     firsts: Vec<u32>,
     digest: Digest,
@@ -78,12 +81,13 @@ pub struct PlannedPackage {
 }
 
 impl ClusterPlan {
-    /// A plan made from `samples` images of the package set's `revision`; the order of the packages does
-    /// not matter.
+    /// Makes a plan from what `samples` images of the package set's `revision` showed. The order of
+    /// the packages does not matter.
     ///
     /// # Errors
-    /// No samples at all, a revision that is not one line of text, a name that cannot be in a store path or
-    /// comes twice, a cluster that is not named for its least name, more samples of a name than there are.
+    /// There are no samples, the revision is not one line of text, a name cannot be in a store path
+    /// or occurs twice, a cluster is not named for its least name, or a name has more samples than
+    /// there are.
     pub fn new(
         revision: String,
         samples: u32,
@@ -96,7 +100,7 @@ impl ClusterPlan {
         Self::of(revision, samples, borrowed.collect())
     }
 
-    /// As [`Self::new`], of names with their clusters and samples.
+    /// As [`Self::new`], from names with their clusters and samples.
     fn of(
         revision: String,
         samples: u32,
@@ -116,7 +120,7 @@ impl ClusterPlan {
             revision,
             samples,
             packages: Vec::with_capacity(given.len()),
-            index: HashMap::with_capacity(given.len()),
+            index: HashMap::with_capacity_and_hasher(given.len(), DefaultHashBuilder::default()),
             firsts: Vec::new(),
             digest: Digest::of(b""),
         };
@@ -168,26 +172,27 @@ impl ClusterPlan {
         &self.packages[self.firsts[cluster as usize] as usize]
     }
 
-    /// The cluster of a name, as [`package_key`] gives it, and how many samples have the name.
+    /// The cluster of a name that [`package_key`] returned, and the number of samples with the
+    /// name.
     pub fn get(&self, key: &str) -> Option<(ClusterId, u32)> {
         let package = &self.packages[*self.index.get(key)? as usize];
         Some((package.cluster, package.samples))
     }
 
-    /// The least name of a cluster, which names it.
+    /// The least name of a cluster, which is the cluster's name.
     ///
     /// # Panics
-    /// Where the plan has no such cluster: ids are to come from [`Self::get`] of the same plan.
+    /// The plan does not have the cluster: it has to come from [`Self::get`] of the same plan.
     pub fn cluster_name(&self, cluster: ClusterId) -> &str {
         &self.first(cluster).name
     }
 
-    /// How many images the plan was made from; at least 1.
+    /// The number of images that the plan was made from; at least 1.
     pub fn samples(&self) -> u32 {
         self.samples
     }
 
-    /// Where the plan was made from, for people: a channel, a commit, a folder.
+    /// What the plan was made from, for people: a channel, a commit, a folder.
     pub fn revision(&self) -> &str {
         &self.revision
     }
@@ -197,7 +202,7 @@ impl ClusterPlan {
         self.packages.len()
     }
 
-    /// Whether it knows no name.
+    /// Whether it has no names.
     pub fn is_empty(&self) -> bool {
         self.packages.is_empty()
     }
@@ -207,7 +212,7 @@ impl ClusterPlan {
         self.firsts.len()
     }
 
-    /// Digest of the content, revision included, however the file is compressed. Part of cache keys.
+    /// Digest of the text, revision included, however the file is compressed. Part of cache keys.
     pub fn digest(&self) -> Digest {
         self.digest
     }
@@ -223,7 +228,7 @@ impl ClusterPlan {
 }
 
 impl std::fmt::Debug for ClusterPlan {
-    /// What it is in short: strategies that hold a plan are printed.
+    /// A summary, because strategies with a plan are printed.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ClusterPlan")
             .field("revision", &self.revision)
@@ -245,7 +250,7 @@ impl PartialEq for ClusterPlan {
 
 impl Eq for ClusterPlan {}
 
-/// A text of the input as errors repeat it: cut, since it may be anything.
+/// Cuts a text of the input, which may be anything, for an error.
 fn cut(text: &str) -> String {
     text.chars().take(300).collect()
 }

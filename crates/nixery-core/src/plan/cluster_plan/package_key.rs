@@ -1,14 +1,14 @@
-//! What a cluster plan calls a package: its name without hash and version.
+//! The names of packages in cluster plans: without hash and version.
 
 use std::borrow::Cow;
 
 use crate::store_path::package_name;
 
-/// Outputs whose name is kept behind the package's, sorted. What else stands behind a version, such as a
-/// revision, a date or `pre`, belongs to the version.
+/// Outputs whose name is kept after the package's, sorted. Other parts after a version, such as a
+/// revision, a date or `pre`, belong to the version.
 ///
-/// Nix names the paths of a package with several outputs `<name>-<version>-<output>`; these are the outputs
-/// that nixpkgs' multiple-outputs hook and its most used packages have.
+/// Nix names the paths of a package with several outputs `<name>-<version>-<output>`; these are the
+/// outputs that nixpkgs' multiple-outputs hook and its most used packages have.
 pub(super) const OUTPUT_SUFFIXES: [&str; 25] = [
     "bin", "checksum", "cli", "data", "debug", "dev", "devdoc", "devman", "dist", "dnsutils",
     "doc", "getent", "host", "info", "lib", "libgcc", "login", "man", "mount", "py", "python",
@@ -17,8 +17,8 @@ pub(super) const OUTPUT_SUFFIXES: [&str; 25] = [
 
 /// A store path's name without its version, as Nix splits it, an output's suffix kept.
 ///
-/// Outputs of one package are used by different images: `glibc-2.38` by all, `glibc-2.38-bin` by few. A name
-/// that starts with what Nix takes for a version has no other name than the whole.
+/// Outputs of one package are used by different images: `glibc-2.38` by all, `glibc-2.38-bin` by
+/// few. A name that starts with what Nix reads as a version is kept whole.
 ///
 /// ```
 /// use nixery_core::package_key;

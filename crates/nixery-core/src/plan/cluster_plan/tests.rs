@@ -105,7 +105,7 @@ fn the_file_is_its_text() {
 #[case::large_number("nixery cluster plan 1\nrevision x\nsamples 4294967296\n", "line 3")]
 #[case::no_end(
     "nixery cluster plan 1\nrevision x\nsamples 1\na 1",
-    "line 4 of the cluster plan is wrong: it must end"
+    "line 4 of the cluster plan is invalid: it must end"
 )]
 #[case::empty_line("nixery cluster plan 1\nrevision x\nsamples 1\n\na 1\n", "line 4")]
 #[case::no_number("nixery cluster plan 1\nrevision x\nsamples 1\na\n", "line 4")]
@@ -113,7 +113,7 @@ fn the_file_is_its_text() {
 #[case::unsorted_names("nixery cluster plan 1\nrevision x\nsamples 1\nb 1 a 1\n", "line 4")]
 #[case::unsorted_lines(
     "nixery cluster plan 1\nrevision x\nsamples 1\nb 1\na 1\n",
-    "line 5 of the cluster plan is wrong: clusters"
+    "line 5 of the cluster plan is invalid: clusters"
 )]
 #[case::twice(
     "nixery cluster plan 1\nrevision x\nsamples 1\na 1 b 1\nb 1\n",

@@ -35,8 +35,8 @@ fn graph(roots: &[&str], paths: &[(&str, u64, &[&str])]) -> ReferenceGraph {
     ReferenceGraph::parse(json.to_string().as_bytes()).unwrap()
 }
 
-/// A graph of paths 0 to n, whose entries are written in `order`; where that does not begin with 0, references and
-/// roots are written backwards as well.
+/// A graph of paths 0 to n, whose entries are written in `order`; where that does not begin with 0,
+/// references and roots are written backwards as well.
 fn graph_in_order(
     order: &[usize],
     edges: &[(usize, usize)],
@@ -81,7 +81,7 @@ fn check(graph: &ReferenceGraph, plan: &LayerPlan, budget: usize) {
         plan.layers.len()
     );
     assert!(
-        plan.layer_of_paths(graph).is_some(),
+        plan.layers_of_paths(graph).is_ok(),
         "every path in exactly one layer"
     );
     for layer in &plan.layers {

@@ -39,7 +39,8 @@ pub(super) fn synthetic(paths: u64) -> (ReferenceGraph, String) {
     )
 }
 
-/// The original's steps one by one, with petgraph's dominators and a merge of the first two at a time.
+/// The original's steps one by one, with petgraph's dominators and a merge of the first two at a
+/// time.
 fn step_by_step(strategy: &Dominator, graph: &ReferenceGraph, budget: usize) -> Vec<Vec<usize>> {
     let root = NodeIndex::new(graph.len());
     let mut edges = DiGraph::<(), ()>::new();
@@ -109,8 +110,8 @@ fn contents(plan: &LayerPlan) -> Vec<Vec<usize>> {
     layers
 }
 
-/// Pinned: if this fails, plans of existing images change and clients fetch layers anew. Where that is
-/// meant, raise the version in `Dominator::id` and put the new digest here.
+/// Pinned: if this fails, plans of existing images change and clients fetch layers anew. Where that
+/// is meant, raise the version in `Dominator::id` and put the new digest here.
 #[rstest]
 #[case(
     Weight::ClosureSize,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{path as store_path, *};
-use nixery_core::human_bytes;
+use nixery_core::ByteSize;
 
 /// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl LayerStrategy for BySize {
                 layers.push(PlannedLayer {
                     nar_size: 0,
                     rating: 0,
-                    reason: human_bytes(remainder),
+                    reason: ByteSize(remainder).to_string(),
                     paths,
                 });
             }

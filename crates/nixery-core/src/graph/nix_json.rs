@@ -1,31 +1,32 @@
 //! The JSON that Nix writes about store paths, borrowed from the bytes it is read from.
 //!
-//! Three shapes hold the same facts: the structured attribute `exportReferencesGraph` (Nix manual, "Advanced
-//! attributes"), `nix path-info --json` as a list (Nix 2.8) or as a map keyed by path (since 2.19), and its
-//! version 2, which has base names under `info` beside a `storeDir`. Fields not needed are skipped.
+//! Three shapes hold the same facts: the structured attribute `exportReferencesGraph` (Nix manual,
+//! "Advanced attributes"), `nix path-info --json` as a list (Nix 2.8) or as a map keyed by path
+//! (since 2.19), and its version 2, which has base names under `info` beside a `storeDir`. Fields
+//! that are not needed are skipped.
 //!
-//! By hand where `derive` would do, because all references go into one list: a list for each path would take a
-//! third of the time.
+//! The visitors are written by hand because all references go into one list. Derived ones
+//! would make a list for each path and spend a third of the time on it.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::raw_hash::Hash;
-use super::raw_text::{OptionalText, Text, Texts};
+use super::JsonKind;
 
 /// Most bytes of a store directory; Linux's longest path.
 const MAX_STORE_DIR: usize = 4096;
 
-/// What the input says, in its order and unchecked.
+/// The input in its order, unchecked.
 #[derive(Debug, Default)]
 pub(crate) struct RawGraph<'a> {
-    /// What all strings are places in.
+    /// All strings are places in it.
     texts: Texts<'a>,
     pub(crate) nodes: Vec<RawNode>,
-    /// Those of all nodes, one after the other.
+    /// The references of all nodes, one after the other.
     references: Vec<Text>,
     pub(crate) roots: Vec<String>,
 }
@@ -39,22 +40,12 @@ pub(crate) struct RawNode {
     pub(crate) closure_size: Option<u64>,
     /// Nix 2.8 writes `"valid": false` for a path that it does not have.
     pub(crate) valid: bool,
-    /// Where its references end; they begin where those of the node before end. There are fewer than 2^32: each
-    /// ends at a place of its own in the texts.
+    /// The place where its references end. They begin where those of the node before end. There are
+    /// fewer than 2^32: each ends at a place of its own in the texts.
     end: u32,
 }
 
-impl<'a> RawGraph<'a> {
-    /// Reads the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]`.
-    pub(crate) fn export(json: &'a [u8]) -> serde_json::Result<Self> {
-        read(json, Shape::Export)
-    }
-
-    /// Reads what `nix path-info --json` prints, in any of its shapes.
-    pub(crate) fn path_info(json: &'a [u8]) -> serde_json::Result<Self> {
-        read(json, Shape::PathInfo)
-    }
-
+impl RawGraph<'_> {
     pub(crate) fn text(&self, text: Text) -> &str {
         self.texts.get(text)
     }
@@ -73,24 +64,24 @@ impl<'a> RawGraph<'a> {
         node.nar_hash.map(|hash| self.text(hash))
     }
 
-    /// What all nodes refer to, one after the other, as often as the input names it.
+    /// The references of all nodes, one after the other, with repetitions.
     pub(crate) fn all_references(&self) -> &[Text] {
         &self.references
     }
 
-    /// Where among all references a node's are.
+    /// The places of a node's references among all references.
     pub(crate) fn place(&self, node: usize) -> Range<usize> {
         let start = node.checked_sub(1).map_or(0, |i| self.nodes[i].end);
         start as usize..self.nodes[node].end as usize
     }
 
-    /// What a node refers to.
+    /// The paths that a node refers to.
     pub(crate) fn references(&self, node: usize) -> impl Iterator<Item = &str> {
         let references = &self.references[self.place(node)];
         references.iter().map(|&reference| self.text(reference))
     }
 
-    /// Puts the store directory before what are base names only (version 2).
+    /// Completes base names (version 2) with the store directory.
     fn complete_base_names<E: Error>(&mut self, store_dir: &str) -> Result<(), E> {
         let paths = self.nodes.iter_mut().filter_map(|node| node.path.as_mut());
         for text in paths.chain(&mut self.references) {
@@ -104,49 +95,44 @@ impl<'a> RawGraph<'a> {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Shape {
-    Export,
-    PathInfo,
-}
-
-fn read(json: &[u8], shape: Shape) -> serde_json::Result<RawGraph<'_>> {
-    /// Twice, for the two kinds of input.
+/// Reads a graph from JSON of the given kind.
+pub(crate) fn read(json: &[u8], kind: JsonKind) -> serde_json::Result<RawGraph<'_>> {
+    /// Compiled for text and for bytes.
     fn run<'a, R: serde_json::de::Read<'a>>(
         mut json: serde_json::Deserializer<R>,
         bytes: usize,
         texts: Texts<'a>,
-        shape: Shape,
+        kind: JsonKind,
     ) -> serde_json::Result<RawGraph<'a>> {
-        // Nix writes some 250 bytes about a path and 60 about a reference: one list must not grow while the other
-        // is read, since moving it costs more than room that nobody touches.
+        // Nix writes some 250 bytes about a path and 60 about a reference. Room that is not used
+        // costs less than moving a list that has to grow.
         let mut graph = RawGraph {
             texts,
             nodes: Vec::with_capacity(bytes / 256),
             references: Vec::with_capacity(bytes / 64),
             roots: Vec::new(),
         };
-        match shape {
-            Shape::Export => json.deserialize_map(Export(&mut graph))?,
-            Shape::PathInfo => json.deserialize_any(PathInfo(&mut graph))?,
+        match kind {
+            JsonKind::Graph => json.deserialize_map(Export(&mut graph))?,
+            JsonKind::PathInfo => json.deserialize_any(PathInfo(&mut graph))?,
         }
         json.end()?;
         Ok(graph)
     }
-    // Looking at all of the input at once is several times as fast as at each string.
+    // Checking the whole input for UTF-8 at once is several times as fast as checking each string.
     match std::str::from_utf8(json) {
         Ok(text) => {
             let reader = serde_json::Deserializer::from_str(text);
-            run(reader, json.len(), Texts::of(text), shape)
+            run(reader, json.len(), Texts::of(text), kind)
         }
         Err(_) => {
             let reader = serde_json::Deserializer::from_slice(json);
-            run(reader, json.len(), Texts::default(), shape)
+            run(reader, json.len(), Texts::default(), kind)
         }
     }
 }
 
-/// Gives a visitor of a list or map the method that makes it the value of one.
+/// Implements `DeserializeSeed` for a visitor of a list or map.
 macro_rules! seed {
     ($seed:ident, $method:ident) => {
         impl<'de> DeserializeSeed<'de> for $seed<'_, 'de> {
@@ -208,7 +194,7 @@ struct Roots {
     graph: Vec<String>,
 }
 
-/// Notes that a field is met; an error the second time.
+/// Marks a field as read. Fails the second time.
 fn once<E: Error>(met: &mut Option<()>, field: &'static str) -> Result<(), E> {
     match met.replace(()) {
         None => Ok(()),
@@ -216,7 +202,7 @@ fn once<E: Error>(met: &mut Option<()>, field: &'static str) -> Result<(), E> {
     }
 }
 
-/// All that `nix path-info` prints.
+/// The whole output of `nix path-info`.
 struct PathInfo<'g, 'a>(&'g mut RawGraph<'a>);
 
 impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
@@ -249,7 +235,7 @@ impl<'de> Visitor<'de> for PathInfo<'_, 'de> {
             }
         }
         let store_dir = store_dir.as_deref().unwrap_or("/nix/store");
-        // It is put before every base name.
+        // Every base name gets it.
         if store_dir.len() > MAX_STORE_DIR {
             let message = format!("storeDir has more than {MAX_STORE_DIR} bytes");
             return Err(A::Error::custom(message));
@@ -365,9 +351,9 @@ impl<'de> Visitor<'de> for Node<'_, 'de> {
             match field {
                 Field::Path => {
                     once(&mut path, "path")?;
-                    let inside = map.next_value_seed(OptionalText(&mut graph.texts))?;
-                    // The key of a map is the path, whatever is said inside.
-                    node.path = node.path.or(inside);
+                    let inside = map.next_value_seed(&mut graph.texts)?;
+                    // The key of a map is the path; a `path` inside is ignored.
+                    node.path.get_or_insert(inside);
                 }
                 Field::NarHash => {
                     once(&mut hash, "narHash")?;
@@ -416,5 +402,154 @@ impl<'de> Visitor<'de> for References<'_, 'de> {
             graph.references.push(reference);
         }
         Ok(())
+    }
+}
+
+/// A hash: a text, an object of its parts in some versions of Nix, or `null`.
+struct Hash<'t, 'a>(&'t mut Texts<'a>);
+
+impl<'de> DeserializeSeed<'de> for Hash<'_, 'de> {
+    type Value = Option<Text>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Hash<'_, 'de> {
+    type Value = Option<Text>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a hash")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        self.0.visit_borrowed_str(text).map(Some)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        self.0.visit_str(text).map(Some)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            algorithm: String,
+            format: Option<String>,
+            hash: String,
+        }
+        let map = serde::de::value::MapAccessDeserializer::new(map);
+        let Parts {
+            algorithm,
+            format,
+            hash,
+        } = Parts::deserialize(map)?;
+        // As text, base64 comes after a dash (SRI) and the other formats after a colon.
+        let separator = match format.as_deref() {
+            None | Some("base64") => '-',
+            Some(_) => ':',
+        };
+        let text = format!("{algorithm}{separator}{hash}");
+        self.0.add(&text).map(Some)
+    }
+}
+
+/// A string of one [`Texts`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text {
+    start: u32,
+    /// Never 0: before each string comes a quote.
+    end: NonZeroU32,
+}
+
+impl Text {
+    /// Its bytes.
+    fn len(self) -> usize {
+        (self.end.get() - self.start) as usize
+    }
+}
+
+/// The texts that [`Text`]s are places in: the input, followed by strings that are not in it
+/// literally, such as those with escapes.
+#[derive(Debug, Default)]
+struct Texts<'a> {
+    /// Empty where the input is not UTF-8: then nothing is borrowed from it.
+    input: &'a str,
+    added: String,
+}
+
+impl<'a> Texts<'a> {
+    fn of(input: &'a str) -> Self {
+        Self {
+            input,
+            added: String::new(),
+        }
+    }
+
+    fn get(&self, text: Text) -> &str {
+        let (start, end) = (text.start as usize, text.end.get() as usize);
+        match start.checked_sub(self.input.len()) {
+            None => &self.input[start..end],
+            Some(start) => &self.added[start..end - self.input.len()],
+        }
+    }
+
+    /// Adds a string.
+    ///
+    /// # Errors
+    /// The strings have 4 GiB or more together.
+    fn add<E: Error>(&mut self, text: &str) -> Result<Text, E> {
+        // A byte between them keeps `end` above 0 where all is empty.
+        self.added.push('\0');
+        let start = self.input.len() + self.added.len();
+        let place = place(start, text)?;
+        self.added.push_str(text);
+        Ok(place)
+    }
+
+    /// Returns the place of a part of the input.
+    fn borrow<E: Error>(&mut self, text: &str) -> Result<Text, E> {
+        let start = (text.as_ptr() as usize).wrapping_sub(self.input.as_ptr() as usize);
+        match start < self.input.len() {
+            true => place(start, text),
+            false => self.add(text),
+        }
+    }
+}
+
+fn place<E: Error>(start: usize, text: &str) -> Result<Text, E> {
+    let end = u32::try_from(start + text.len()).ok();
+    let end = end.and_then(NonZeroU32::new);
+    let end = end.ok_or_else(|| E::custom("the input has 4 GiB of text or more"))?;
+    // What ends within bounds starts there.
+    let start = start as u32;
+    Ok(Text { start, end })
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Texts<'de> {
+    type Value = Text;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Texts<'de> {
+    type Value = Text;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text, E> {
+        self.borrow(text)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+        self.add(text)
     }
 }
