@@ -1,152 +1,120 @@
-//! All images of a workload, grouped, with layers and chains of layers numbered.
+//! All images of a workload, grouped into layers, with layers and chains of layers numbered.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nixery_core::NodeId;
 
-use super::{Bound, Grouping, ReplayError, Workload};
+use super::{Grouping, ReplayError, Workload};
 
 /// The layers of all images that are pulled.
-pub(super) struct Grouped {
-    /// By image; empty for those that nobody pulls.
-    layers_of: Vec<Vec<Layer>>,
+pub(super) struct GroupedImages {
+    /// By image; empty for images that no client pulls.
+    pub(super) layers: Vec<Vec<Layer>>,
     /// Compressed bytes of each distinct layer.
-    bytes: Vec<u64>,
-    images: usize,
+    pub(super) bytes: Vec<u64>,
+    /// Number of images that are pulled.
+    pub(super) images: usize,
 }
 
 /// A layer in its place in an image.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layer {
-    /// The same wherever the paths are the same.
+    /// Identifies the paths.
     pub(super) id: u32,
-    /// The same where the layers below are the same as well.
+    /// Identifies the paths of this layer and of all layers below.
     pub(super) chain: u32,
-    /// Compressed.
+    /// Compressed bytes.
     pub(super) bytes: u64,
 }
 
-/// The layers of one image, each as indices of the workload's graph, sorted.
-type Paths = Vec<Vec<NodeId>>;
+/// The layers of one image, each as sorted indices of the workload's graph.
+type LayerPaths = Vec<Vec<NodeId>>;
 
-impl Grouped {
-    pub(super) fn of(
+impl GroupedImages {
+    pub(super) fn new(
         workload: &Workload,
         grouping: Grouping<'_>,
         threads: usize,
     ) -> Result<Self, ReplayError> {
         let pulled = workload.pulled();
-        let next = AtomicUsize::new(0);
-        let work = || {
-            let mut done: Vec<(usize, Result<Paths, ReplayError>)> = Vec::new();
-            loop {
-                let place = next.fetch_add(1, Ordering::Relaxed);
-                let Some(&image) = pulled.get(place) else {
-                    return done;
-                };
-                done.push((image, group(workload, image, grouping)));
-            }
+        let work = |first: usize| {
+            let images = pulled.iter().skip(first).step_by(threads);
+            let grouped = images.map(|&image| (image, group(workload, image, grouping)));
+            grouped.collect::<Vec<_>>()
         };
-        let mut planned = std::thread::scope(|scope| {
-            let helpers: Vec<_> = (1..threads.min(pulled.len()))
-                .map(|_| scope.spawn(work))
+        let mut grouped: Vec<_> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads)
+                .map(|first| scope.spawn(move || work(first)))
                 .collect();
-            let mut planned = work();
-            for helper in helpers {
-                match helper.join() {
-                    Ok(done) => planned.extend(done),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
+            let mut grouped = work(0);
+            for other in others {
+                grouped.extend(
+                    other
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                );
             }
-            planned
+            grouped
         });
-        // Numbers are given in one order, whichever thread was first.
-        planned.sort_by_key(|&(image, _)| image);
-        let mut numbers = Numbers::default();
+        // Numbers do not depend on the number of threads.
+        grouped.sort_by_key(|&(image, _)| image);
+        let mut numbers = LayerNumbers::default();
         let mut layers_of = vec![Vec::new(); workload.images.len()];
-        for (image, layers) in planned {
-            layers_of[image] = numbers.of(workload, layers?);
+        for (image, layers) in grouped {
+            layers_of[image] = numbers.number(workload, layers?);
         }
         Ok(Self {
-            layers_of,
+            layers: layers_of,
             bytes: numbers.bytes,
             images: pulled.len(),
         })
     }
-
-    pub(super) fn layers_of(&self, image: usize) -> &[Layer] {
-        &self.layers_of[image]
-    }
-
-    /// How many distinct layers there are.
-    pub(super) fn layers(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub(super) fn sum_of_layers(&self) -> u64 {
-        self.bytes
-            .iter()
-            .fold(0, |sum: u64, &bytes| sum.saturating_add(bytes))
-    }
-
-    pub(super) fn images(&self) -> usize {
-        self.images
-    }
-
-    pub(super) fn image_layers(&self) -> u64 {
-        self.layers_of
-            .iter()
-            .map(|layers| layers.len() as u64)
-            .sum()
-    }
 }
 
-fn group(workload: &Workload, image: usize, grouping: Grouping<'_>) -> Result<Paths, ReplayError> {
+fn group(
+    workload: &Workload,
+    image: usize,
+    grouping: Grouping<'_>,
+) -> Result<LayerPaths, ReplayError> {
     let (graph, paths) = workload.graph.part(&workload.images[image]);
-    Ok(match grouping {
-        Grouping::Bound(Bound::OneLayerPerPath) => {
-            paths.into_iter().map(|path| vec![path]).collect()
-        }
-        Grouping::Bound(Bound::OneLayer) if paths.is_empty() => Vec::new(),
-        Grouping::Bound(Bound::OneLayer) => vec![paths],
-        Grouping::Strategy(strategy, budget) => {
-            let plan = strategy.plan(&graph, budget);
-            let too_many = plan.layers.len() > budget.get();
-            if too_many || plan.layer_of_paths(&graph).is_none() {
-                return Err(ReplayError::NoPartition {
-                    strategy: strategy.id(),
-                    paths: graph.len(),
-                    budget,
-                });
-            }
-            let layers = plan.layers.into_iter().map(|layer| {
-                let of_all = layer.paths.iter().map(|path| paths[path.index()]);
-                let mut layer: Vec<NodeId> = of_all.collect();
-                layer.sort_unstable();
-                layer
-            });
-            layers.collect()
-        }
-    })
+    let (strategy, budget) = match grouping {
+        Grouping::OneLayerPerPath => return Ok(paths.into_iter().map(|path| vec![path]).collect()),
+        Grouping::OneLayer if paths.is_empty() => return Ok(Vec::new()),
+        Grouping::OneLayer => return Ok(vec![paths]),
+        Grouping::Strategy(strategy, budget) => (strategy, budget),
+    };
+    let plan = strategy.plan(&graph, budget);
+    if plan.layers.len() > budget.get() || plan.layer_of_paths(&graph).is_none() {
+        return Err(ReplayError::NoPartition {
+            strategy: strategy.id(),
+            paths: graph.len(),
+            budget,
+        });
+    }
+    let layers = plan.layers.into_iter().map(|layer| {
+        let in_workload = layer.paths.iter().map(|path| paths[path.index()]);
+        let mut layer: Vec<NodeId> = in_workload.collect();
+        layer.sort_unstable();
+        layer
+    });
+    Ok(layers.collect())
 }
 
 #[derive(Default)]
-struct Numbers {
+struct LayerNumbers {
     layers: HashMap<Vec<NodeId>, u32>,
     bytes: Vec<u64>,
     /// By the chain below and the layer on top of it.
     chains: HashMap<(Option<u32>, u32), u32>,
 }
 
-impl Numbers {
-    fn of(&mut self, workload: &Workload, layers: Paths) -> Vec<Layer> {
+impl LayerNumbers {
+    fn number(&mut self, workload: &Workload, layers: LayerPaths) -> Vec<Layer> {
         let mut below = None;
         let mut numbered = Vec::with_capacity(layers.len());
         for paths in layers {
-            let bytes = paths.iter().fold(0u64, |sum, &path| {
-                sum.saturating_add(workload.compressed[path.index()])
-            });
+            let sizes = paths.iter().map(|path| workload.compressed[path.index()]);
+            let bytes = sizes.fold(0, u64::saturating_add);
             let next = self.layers.len() as u32;
             let id = *self.layers.entry(paths).or_insert(next);
             if id == next {

@@ -1,5 +1,4 @@
-use crate::replay::{Bound, Workload, replay};
-use crate::traffic::TRAFFIC;
+use crate::replay::{Grouping, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_state::graphs::GRAPHS;
 use nixery_state::graphs::RecordedGraph;
@@ -8,8 +7,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::json;
 
-use super::read::read_at_most;
-use super::workload::History;
+use super::history::History;
 use super::*;
 
 /// 2023-11-14.
@@ -46,9 +44,9 @@ fn fingerprints_tell_salts_parts_and_their_borders_apart() {
     ] {
         assert_ne!(one, other);
     }
-    assert_eq!(one.to_string().parse(), Ok(one));
+    assert_eq!(String::from(one).try_into(), Ok(one));
     for wrong in ["", "1", "00000000000000AA", "+000000000000001"] {
-        assert_eq!(wrong.parse::<Fingerprint>(), Err(FingerprintError));
+        assert!(Fingerprint::try_from(wrong.to_owned()).is_err(), "{wrong}");
     }
 }
 
@@ -60,7 +58,7 @@ fn the_format_is_pinned() {
         pull(1, 2, "a", 7),
         pull(1, 0xffff_ffff_ffff_ffff, "b", 8),
     ];
-    let bytes = batch::to_bytes(&pulls);
+    let bytes = batch_to_bytes(&pulls);
     let expected = format!(
         r#"{{"version":1,"images":[["{}","0000000000000007"],["{}","0000000000000008"]],"pulls":[[1700000000,"0000000000000001",0],[1700000001,"0000000000000002",0],[1700000001,"ffffffffffffffff",1]]}}"#,
         image("a"),
@@ -74,14 +72,14 @@ fn the_format_is_pinned() {
 }
 
 #[rstest]
-#[case::empty("", "no batch")]
-#[case::half(r#"{"version":1,"images":["#, "no batch")]
-#[case::a_list("[]", "no batch")]
-#[case::no_version("{}", "no batch")]
-#[case::newer(r#"{"version":2,"events":7}"#, "its version is 2")]
+#[case::empty("", "not a batch")]
+#[case::half(r#"{"version":1,"images":["#, "not a batch")]
+#[case::a_list("[]", "not a batch")]
+#[case::no_version("{}", "not a batch")]
+#[case::newer(r#"{"version":2,"events":7}"#, "the version is 2")]
 #[case::client(
     r#"{"version":1,"images":[],"pulls":[[1700000000,"10.0.0.1",0]]}"#,
-    "no batch"
+    "not a batch"
 )]
 #[case::no_image(
     r#"{"version":1,"images":[],"pulls":[[1700000000,"0000000000000001",0]]}"#,
@@ -96,19 +94,20 @@ fn the_format_is_pinned() {
     "which is not between"
 )]
 fn foreign_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
-    let error = batch::from_bytes(text.as_bytes()).unwrap_err();
-    assert!(error.to_string().contains(problem), "{error}");
+    let error = batch_from_bytes(text.as_bytes()).unwrap_err();
+    let message = error_chain(&error);
+    assert!(message.contains(problem), "{message}");
 }
 
 #[test]
 fn fields_that_are_not_known_and_full_batches_are_read() {
     let text = r#"{"about":[],"version":1,"pulls":[],"images":[],"more":{}}"#;
-    assert_eq!(batch::from_bytes(text.as_bytes()).unwrap(), []);
+    assert_eq!(batch_from_bytes(text.as_bytes()).unwrap(), []);
     let full = vec![pull(0, 1, "a", 7); MOST_IN_BATCH];
-    assert_eq!(batch::from_bytes(&batch::to_bytes(&full)).unwrap(), full);
+    assert_eq!(batch_from_bytes(&batch_to_bytes(&full)).unwrap(), full);
     let more = vec![pull(0, 1, "a", 7); MOST_IN_BATCH + 1];
     assert!(matches!(
-        batch::from_bytes(&batch::to_bytes(&more)),
+        batch_from_bytes(&batch_to_bytes(&more)),
         Err(BatchError::TooMany { pulls: 10_001 })
     ));
 }
@@ -122,12 +121,12 @@ fn pulls() -> impl Strategy<Value = Vec<Pull>> {
 proptest! {
     #[test]
     fn batches_round_trip(pulls in pulls()) {
-        prop_assert_eq!(batch::from_bytes(&batch::to_bytes(&pulls)).unwrap(), pulls);
+        prop_assert_eq!(batch_from_bytes(&batch_to_bytes(&pulls)).unwrap(), pulls);
     }
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = batch::from_bytes(&bytes);
+        let _ = batch_from_bytes(&bytes);
     }
 
     /// Whatever was recorded makes a workload, and the same one again.
@@ -139,7 +138,7 @@ proptest! {
             for number in 0..4u8 {
                 history.add(image(&number.to_string()), &app(number));
             }
-            history.of(&pulls)
+            history.into_workload(&pulls)
         };
         let recorded = made();
         prop_assert_eq!(recorded.parts.to_json(), made().parts.to_json());
@@ -147,8 +146,8 @@ proptest! {
         prop_assert_eq!(workload.pulls() + recorded.without_graph, pulls.len());
         let missing = pulls.iter().filter(|pull| pull.image == image("4")).count();
         prop_assert_eq!(recorded.without_graph, missing);
-        let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
-        let most = replay(&workload, Bound::OneLayer.into()).unwrap();
+        let least = replay(&workload, Grouping::OneLayerPerPath).unwrap();
+        let most = replay(&workload, Grouping::OneLayer).unwrap();
         prop_assert!(least.bytes <= most.bytes);
     }
 }
@@ -169,20 +168,20 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
     let newer = r#"{"version":2}"#;
     put(Key::new(TRAFFIC, Digest::of(newer.as_bytes())), newer).await;
 
-    let mut told = Vec::new();
-    let read = read_pulls(&storage, |done, total| told.push((done, total)));
+    let mut calls = Vec::new();
+    let read = read_pulls(&storage, |done, total| calls.push((done, total)));
     let read = read.await.unwrap();
     let times: Vec<_> = read.pulls.iter().map(|pull| pull.time - THEN).collect();
     assert_eq!(times, [5, 9, 10, 20]);
     assert_eq!((read.batches, read.left_out), (2, 0));
-    assert_eq!(told.last(), Some(&(4, 4)));
+    assert_eq!(calls.last(), Some(&(4, 4)));
     let mut why: Vec<_> = read.unreadable.into_iter().map(|(_, why)| why).collect();
     why.sort_unstable();
     assert_eq!(
         why,
         [
-            "it is not what its digest says",
-            "its version is 2, and this program reads version 1"
+            "it is not a batch of pulls of version 1: the version is 2",
+            "its contents do not match its digest"
         ]
     );
 }
@@ -228,7 +227,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
     let mut history = History::default();
     history.add(image("app-1"), &app(1));
     history.add(image("app-2"), &app(2));
-    let recorded = history.of(&[
+    let recorded = history.into_workload(&[
         // Without a graph: it does not begin the first week either.
         pull(0, 5, "gone", 1),
         pull(10, 9, "app-1", 3),
@@ -263,7 +262,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
     assert_eq!(parts, expected);
 
     let workload = Workload::from_parts(&recorded.parts).unwrap();
-    let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
+    let least = replay(&workload, Grouping::OneLayerPerPath).unwrap();
     // Client 9: libc, app-1, then app-2; client 5: libc, app-1, then app-2 under the other name.
     assert_eq!(least.bytes_by_week, [450 + 450 + 50, 0, 0, 50]);
 }

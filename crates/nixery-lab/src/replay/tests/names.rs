@@ -21,21 +21,21 @@ fn of_two_names() -> Value {
 #[test]
 fn a_newer_image_of_a_name_takes_the_place_of_the_older() {
     let json = of_two_names();
-    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
+    let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
     // libc and app-1, tool, app-2; the other client libc and app-1; then nothing.
-    assert_eq!(outcome.bytes_by_week, [40 + 20 + 10 + 25 + 60, 0]);
-    assert_eq!((outcome.images, outcome.stored_layers), (3, 4));
+    assert_eq!(counts.bytes_by_week, [40 + 20 + 10 + 25 + 60, 0]);
+    assert_eq!((counts.images, counts.stored_layers), (3, 4));
 
     // Going back to the older image means to fetch it again, though not what it shares.
     let mut back = json.clone();
     back["events"][4] = json!([0, 7, [0], null]);
-    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155 + 20);
+    let counts = replay(&workload(&back), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155 + 20);
 
     // Without names both are kept.
     back.as_object_mut().unwrap().remove("names");
-    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155);
+    let counts = replay(&workload(&back), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155);
 }
 
 #[test]
@@ -44,8 +44,8 @@ fn what_is_kept_is_told_by_name() {
     // Either image of the name stands for it.
     json["events"][2][3] = json!([0]);
     json["events"][4] = json!([0, 7, [2, 1], []]);
-    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155 + 10, "the tool was forgotten");
+    let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155 + 10, "the tool was forgotten");
 }
 
 #[test]
