@@ -1,38 +1,47 @@
-//! Which names are in which samples, and what each name needs.
+//! Which names are in which samples, and the closure of each name.
 
 use super::name_set::NameSet;
 use super::sample::{CheckedSample, PlanSample};
-use super::{LARGEST, Progress, Stage, Step};
+use super::{LARGEST, PlanStage, Reporter};
 
-/// The samples seen from the names. Names are numbers in the order of their texts.
+/// The samples by name. Names are numbers in the order of their texts.
 pub(super) struct Presence {
-    /// Per name, the samples whose closure holds it, ascending.
+    /// Per name, the samples whose closure contains it, ascending.
     pub(super) samples_of: Vec<Vec<u16>>,
     /// Per sample, the names of its closure, ascending.
     pub(super) names_in: Vec<Vec<u32>>,
 }
 
-/// Walks a graph of packages; what it has visited is reset at the cost of the visit.
+/// Walks a graph of packages. A walk costs only as much as it visits.
 struct Walk<'a> {
     sample: &'a CheckedSample<'a>,
-    seen: Vec<u32>,
-    /// The number of this visit; what is older was not seen in it.
-    visit: u32,
-    todo: Vec<u32>,
+    /// Per package, the number of the last walk that visited it.
+    visited: Vec<u32>,
+    walks: u32,
+    unvisited: Vec<u32>,
 }
 
-impl Walk<'_> {
-    /// The names of the closure of `roots`, ascending, each once.
+impl<'a> Walk<'a> {
+    fn new(sample: &'a CheckedSample<'a>) -> Self {
+        Self {
+            sample,
+            visited: vec![0; sample.packages.len()],
+            walks: 0,
+            unvisited: Vec::new(),
+        }
+    }
+
+    /// Returns the names of the closure of `roots`, ascending, each once.
     fn names(&mut self, roots: &[u32]) -> Vec<u32> {
-        self.visit += 1;
+        self.walks += 1;
         let mut names = Vec::new();
-        self.todo.extend_from_slice(roots);
-        while let Some(package) = self.todo.pop() {
+        self.unvisited.extend_from_slice(roots);
+        while let Some(package) = self.unvisited.pop() {
             let package = package as usize;
-            if std::mem::replace(&mut self.seen[package], self.visit) != self.visit {
+            if std::mem::replace(&mut self.visited[package], self.walks) != self.walks {
                 names.push(self.sample.name_of[package]);
-                self.todo
-                    .extend_from_slice(&self.sample.packages[package].references);
+                let references = &self.sample.packages[package].references;
+                self.unvisited.extend_from_slice(references);
             }
         }
         names.sort_unstable();
@@ -41,29 +50,18 @@ impl Walk<'_> {
     }
 }
 
-impl<'a> Walk<'a> {
-    fn new(sample: &'a CheckedSample<'a>) -> Self {
-        Self {
-            sample,
-            seen: vec![0; sample.packages.len()],
-            visit: 0,
-            todo: Vec::new(),
-        }
-    }
-}
-
 impl Presence {
-    /// The closure of every sample.
+    /// Computes the closure of every sample.
     pub(super) fn of(
         sample: &PlanSample,
         checked: &CheckedSample<'_>,
-        step: &mut Step<'_>,
+        reporter: &mut Reporter<'_>,
     ) -> Self {
         let mut walk = Walk::new(checked);
         let mut samples_of = vec![Vec::new(); checked.names.len()];
         let mut names_in = Vec::with_capacity(sample.samples.len());
         for (index, roots) in (0u16..).zip(&sample.samples) {
-            step.at(Stage::Samples, usize::from(index), sample.samples.len());
+            reporter.at(PlanStage::Samples, usize::from(index), sample.samples.len());
             let names = walk.names(roots);
             for &name in &names {
                 samples_of[name as usize].push(index);
@@ -76,19 +74,20 @@ impl Presence {
         }
     }
 
-    /// Whether a name can be in a cluster with others: it is in a sample, and not too large.
-    pub(super) fn takes_part(&self, checked: &CheckedSample<'_>, name: usize) -> bool {
+    /// Returns whether a name can be in a cluster with others: it is in a sample, and not too large.
+    pub(super) fn can_share(&self, checked: &CheckedSample<'_>, name: usize) -> bool {
         !self.samples_of[name].is_empty() && checked.nar_sizes[name] <= LARGEST
     }
 }
 
-/// Per name that takes part, the names of its closure; empty sets for the others.
+/// Returns the closure of each name that can be in a cluster, and empty sets for other names.
 ///
-/// Names are numbered by how many samples have them, so that what most closures share lies close together.
+/// Names are numbered by the number of their samples, so that the names that most closures share are
+/// close together.
 pub(super) fn closures(
     checked: &CheckedSample<'_>,
     presence: &Presence,
-    step: &mut Step<'_>,
+    reporter: &mut Reporter<'_>,
 ) -> Vec<NameSet> {
     let count = checked.names.len();
     let mut by_reach: Vec<u32> = (0..count as u32).collect();
@@ -104,23 +103,14 @@ pub(super) fn closures(
     let mut walk = Walk::new(checked);
     (0..count)
         .map(|name| {
-            step.at(Stage::Closures, name, count);
-            if !presence.takes_part(checked, name) {
+            reporter.at(PlanStage::Closures, name, count);
+            if !presence.can_share(checked, name) {
                 return NameSet::default();
             }
-            let names = walk.names(&packages_of[name]);
-            let mut ranks: Vec<u32> = names.iter().map(|&name| rank[name as usize]).collect();
+            let names = walk.names(&packages_of[name]).into_iter();
+            let mut ranks: Vec<u32> = names.map(|name| rank[name as usize]).collect();
             ranks.sort_unstable();
             NameSet::from_sorted(ranks)
         })
         .collect()
-}
-
-impl Step<'_> {
-    /// Reports every now and then.
-    pub(super) fn at(&mut self, stage: Stage, done: usize, total: usize) {
-        if done.is_multiple_of(256) || done == total {
-            (self.0)(Progress { stage, done, total });
-        }
-    }
 }

@@ -1,68 +1,51 @@
-//! What a plan is made from: packages that refer to each other, and lists of packages as images have them.
+//! The input of a plan: packages that refer to each other, and lists of packages in images.
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{BuildPlanError, MAX_SAMPLES};
 
-/// A package set, and samples of what images hold.
+/// A package set, and samples of what images contain.
 ///
-/// As JSON: `{"packages": [[name, NAR size, [references as indices]], …], "samples": [[roots as indices], …]}`;
-/// further fields are passed over. A name may stand there several times, as versions and variants do: their
-/// samples and references are then its own, and its size is the largest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// As JSON: `{"packages": [[name, NAR size, [references as indices]], …], "samples": [[roots as
+/// indices], …]}`; further fields are ignored. A name may occur several times, as versions and
+/// variants do. It then has the samples and references of all of them, and the largest size.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct PlanSample {
     /// All packages.
     pub packages: Vec<SamplePackage>,
-    /// Lists of root packages, as indices; a sample is what they need at run time.
+    /// Lists of root packages, as indices; a sample is their closure.
     pub samples: Vec<Vec<u32>>,
 }
 
 /// A package of a [`PlanSample`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(String, u64, Vec<u32>)", into = "(String, u64, Vec<u32>)")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SamplePackage {
     /// Its key: see [`package_key`](nixery_core::package_key).
     pub name: String,
     /// Bytes of its NAR.
     pub nar_size: u64,
-    /// What it refers to, as indices. Cycles are accepted.
+    /// Its references, as indices. Cycles are accepted.
     pub references: Vec<u32>,
 }
 
-impl From<(String, u64, Vec<u32>)> for SamplePackage {
-    fn from((name, nar_size, references): (String, u64, Vec<u32>)) -> Self {
-        Self {
-            name,
-            nar_size,
-            references,
-        }
-    }
-}
-
-impl From<SamplePackage> for (String, u64, Vec<u32>) {
-    fn from(package: SamplePackage) -> Self {
-        (package.name, package.nar_size, package.references)
-    }
-}
-
 impl PlanSample {
-    /// Reads the JSON form; its indices are checked when a plan is built.
+    /// Reads the JSON form; its indices are validated when a plan is built.
     ///
     /// # Errors
-    /// [`BuildPlanError::Malformed`] where it is something else.
+    /// [`BuildPlanError::Malformed`]: the JSON has another form.
     pub fn from_json(json: &[u8]) -> Result<Self, BuildPlanError> {
-        serde_json::from_slice(json).map_err(BuildPlanError::Malformed)
+        serde_json::from_slice(json).map_err(|error| BuildPlanError::Malformed(error.into()))
     }
 }
 
-/// A sample whose indices are right, with its names numbered in bytewise order.
+/// A sample with valid indices, with its names numbered in bytewise order.
 pub(super) struct CheckedSample<'a> {
     pub(super) packages: &'a [SamplePackage],
     /// All names, sorted, each once.
     pub(super) names: Vec<&'a str>,
-    /// Per package its name.
+    /// Per package the number of its name.
     pub(super) name_of: Vec<u32>,
     /// Per name the NAR size of its largest package.
     pub(super) nar_sizes: Vec<u64>,

@@ -133,7 +133,7 @@ fn progress_goes_through_all_stages() {
     })
     .expect("a plan");
     stages.dedup();
-    use Stage::*;
+    use PlanStage::*;
     assert_eq!(stages, [Samples, Closures, Neighbours, Pairs, Merging]);
 }
 
@@ -142,7 +142,12 @@ fn any_sample() -> impl Strategy<Value = PlanSample> {
         let references = prop::collection::vec(0..n, 0..4);
         let size = prop_oneof![0..1000u64, 0..30 * MIB, Just(u64::MAX)];
         let package = ("[a-e][a-e]?", size, references);
-        let packages = prop::collection::vec(package.prop_map(SamplePackage::from), n as usize);
+        let package = package.prop_map(|(name, nar_size, references)| SamplePackage {
+            name,
+            nar_size,
+            references,
+        });
+        let packages = prop::collection::vec(package, n as usize);
         let samples = prop::collection::vec(prop::collection::vec(0..n, 0..3), 1..40);
         (packages, samples).prop_map(|(packages, samples)| PlanSample { packages, samples })
     })
@@ -170,18 +175,18 @@ proptest! {
 
     /// The order in which packages and roots are listed says nothing.
     #[test]
-    fn the_order_of_packages_is_irrelevant(set in any_sample(), turn in 0..30usize) {
+    fn the_order_of_packages_is_irrelevant(set in any_sample(), shift in 0..30usize) {
         let n = set.packages.len();
-        let moved = |index: u32| ((index as usize + n - turn % n) % n) as u32;
-        let mut turned = set.clone();
-        turned.packages.rotate_left(turn % n);
-        for package in &mut turned.packages {
+        let moved = |index: u32| ((index as usize + n - shift % n) % n) as u32;
+        let mut rotated = set.clone();
+        rotated.packages.rotate_left(shift % n);
+        for package in &mut rotated.packages {
             package.references = package.references.iter().rev().map(|&i| moved(i)).collect();
         }
-        for roots in &mut turned.samples {
+        for roots in &mut rotated.samples {
             *roots = roots.iter().rev().map(|&root| moved(root)).collect();
         }
-        prop_assert_eq!(clusters(&set), clusters(&turned));
+        prop_assert_eq!(clusters(&set), clusters(&rotated));
     }
 
     /// Nor does the order of the samples.
