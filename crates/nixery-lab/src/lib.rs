@@ -14,7 +14,11 @@ pub mod traffic;
 use nixery_state::gc::Retention;
 use nixery_state::graphs;
 
-pub use gather::{Gathered, gather};
+pub use gather::{GatherProgress, gather};
 
-/// How long a store remembers graphs, recorded pulls and learned plans, for the garbage collection.
+/// Retention of graphs, recorded pulls and learned plans, for the garbage collection of a store.
 pub const RETENTIONS: [Retention; 3] = [graphs::KEPT, traffic::KEPT, learned::KEPT];
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
