@@ -5,6 +5,7 @@
 pub mod cluster_plan;
 mod gather;
 pub mod learned;
+mod numbers;
 pub mod path_sources;
 pub mod popularity;
 pub mod reference_sink;

@@ -14,11 +14,10 @@ struct Cluster {
     members: Vec<u32>,
     /// Clusters that it may be merged with, ascending. Some of them may already be merged into others.
     neighbours: Vec<u32>,
-    /// Samples with any of its members, ascending.
-    samples: Vec<u16>,
-    /// For each of `samples`, which part of the cluster is present.
-    parts: Vec<u16>,
-    /// NAR bytes of each part.
+    /// Samples with any of its members, ascending, each with the number of the part of the cluster
+    /// that is present.
+    samples: Vec<(u16, u16)>,
+    /// NAR bytes of each part; the first part is none of the members.
     part_sizes: Vec<u64>,
     /// Names of the closure of its members.
     closure: NameSet,
@@ -30,7 +29,8 @@ struct Cluster {
 /// The union of two clusters that may be merged.
 #[derive(Default)]
 struct Union {
-    /// For each sample with one of them: the sample, and which part of each is present.
+    /// Samples with one of them, ascending, each with the pair of parts that are present: the left
+    /// part in the upper half, the right part in the lower half.
     samples: Vec<(u16, u32)>,
     /// The pairs of parts, sorted.
     sorted: Vec<u32>,
@@ -38,50 +38,34 @@ struct Union {
     both: usize,
 }
 
-/// A part of each as one number; 0 means none.
-const fn pair(left: Option<u16>, right: Option<u16>) -> u32 {
-    const fn number(part: Option<u16>) -> u32 {
-        match part {
-            Some(part) => part as u32 + 1,
-            None => 0,
-        }
-    }
-    number(left) << 16 | number(right)
-}
-
 impl Union {
     /// Compares two clusters; the earlier contents are replaced.
     fn compare(&mut self, left: &Cluster, right: &Cluster) {
         self.samples.clear();
-        self.both = 0;
-        let (mut a, mut b) = (0, 0);
-        loop {
-            let (one, other) = (left.samples.get(a), right.samples.get(b));
-            let Some(&sample) = one.into_iter().chain(other).min() else {
-                break;
+        let (mut lefts, mut rights) = (&left.samples[..], &right.samples[..]);
+        while let Some(&(sample, _)) = lefts.first().into_iter().chain(rights.first()).min() {
+            let mut take = |samples: &mut &[(u16, u16)]| match samples.split_first() {
+                Some((&(first, part), rest)) if first == sample => {
+                    *samples = rest;
+                    u32::from(part)
+                }
+                _ => 0,
             };
-            let on_left = (one == Some(&sample)).then(|| left.parts[a]);
-            let on_right = (other == Some(&sample)).then(|| right.parts[b]);
-            a += usize::from(on_left.is_some());
-            b += usize::from(on_right.is_some());
-            self.both += usize::from(on_left.is_some() && on_right.is_some());
-            self.samples.push((sample, pair(on_left, on_right)));
+            let pair = take(&mut lefts) << 16 | take(&mut rights);
+            self.samples.push((sample, pair));
         }
+        self.both = left.samples.len() + right.samples.len() - self.samples.len();
         self.sorted.clear();
         self.sorted
             .extend(self.samples.iter().map(|&(_, pair)| pair));
         self.sorted.sort_unstable();
     }
 
-    /// NAR bytes and number of samples of each pair of parts, in the order of the pairs.
+    /// Returns NAR bytes and number of samples of each pair of parts, in the order of the pairs.
     fn parts(&self, left: &Cluster, right: &Cluster) -> impl Iterator<Item = (u64, usize)> {
-        let size = |sizes: &[u64], number: u32| match number {
-            0 => 0,
-            number => sizes[number as usize - 1],
-        };
         self.sorted.chunk_by(|a, b| a == b).map(move |same| {
-            let left = size(&left.part_sizes, same[0] >> 16);
-            let right = size(&right.part_sizes, same[0] & 0xffff);
+            let left = left.part_sizes[same[0] as usize >> 16];
+            let right = right.part_sizes[same[0] as usize & 0xffff];
             (left + right, same.len())
         })
     }
@@ -125,13 +109,15 @@ impl Merging<'_> {
     /// Merges two clusters.
     fn merge(&mut self, left: Cluster, right: Cluster) -> Cluster {
         self.union.compare(&left, &right);
-        let (part_sizes, counts): (Vec<u64>, Vec<usize>) = self.union.parts(&left, &right).unzip();
         let closure = left.closure.union(&right.closure);
-        let parts = part_sizes.iter().copied().zip(counts);
+        let parts = self.union.parts(&left, &right);
         let worth = self.worth.of(parts, closure.len());
+        let sizes = self.union.parts(&left, &right).map(|(size, _)| size);
+        let part_sizes = [0].into_iter().chain(sizes).collect();
         self.union.sorted.dedup();
-        let part = |pair: u32| self.union.sorted.partition_point(|&other| other < pair) as u16;
-        let samples = &self.union.samples;
+        let sorted = &self.union.sorted;
+        let part = |pair: u32| sorted.partition_point(|&other| other <= pair) as u16;
+        let samples = self.union.samples.iter();
         let mut neighbours = [left.neighbours, right.neighbours].concat();
         neighbours.sort_unstable();
         neighbours.dedup();
@@ -139,8 +125,9 @@ impl Merging<'_> {
         Cluster {
             members: [left.members, right.members].concat(),
             neighbours,
-            samples: samples.iter().map(|&(sample, _)| sample).collect(),
-            parts: samples.iter().map(|&(_, pair)| part(pair)).collect(),
+            samples: samples
+                .map(|&(sample, pair)| (sample, part(pair)))
+                .collect(),
             part_sizes,
             closure,
             nar_size: left.nar_size + right.nar_size,
@@ -187,15 +174,15 @@ pub(super) fn clusters(
         .zip(closures)
         .map(|(name, closure)| {
             let index = name as usize;
-            let samples = presence.samples_of[index].clone();
+            let samples = presence.samples_of[index].iter();
+            let samples: Vec<_> = samples.map(|&sample| (sample, 1)).collect();
             let size = checked.nar_sizes[index];
             presence.can_share(checked, index).then(|| Cluster {
                 members: vec![name],
                 neighbours: Vec::new(),
-                parts: vec![0; samples.len()],
                 worth: worth.of([(size, samples.len())].into_iter(), closure.len()),
                 samples,
-                part_sizes: vec![size],
+                part_sizes: vec![0, size],
                 closure,
                 nar_size: size,
             })

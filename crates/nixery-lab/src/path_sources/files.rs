@@ -1,7 +1,6 @@
 //! Reading files: `.narinfo`, `nix path-info --json`, reference graphs.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use nixery_core::{JsonKind, ReferenceGraph};
@@ -20,13 +19,13 @@ pub fn add_path(
     path: &Path,
     mut progress: impl FnMut(usize),
 ) -> Result<usize, PathSourceError> {
-    let unreadable = |source| read_error(path, source);
-    if !fs::metadata(path).map_err(unreadable)?.is_dir() {
+    let unreadable = PathSourceError::io("read", path);
+    if !fs::metadata(path).map_err(&unreadable)?.is_dir() {
         add_file(sink, path)?;
         progress(1);
         return Ok(1);
     }
-    let entries = fs::read_dir(path).map_err(unreadable)?;
+    let entries = fs::read_dir(path).map_err(&unreadable)?;
     let files = entries.map(|entry| Ok(entry?.path()));
     let mut files = files.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     files.retain(|file| {
@@ -46,7 +45,7 @@ pub fn add_path(
 }
 
 fn add_file(sink: &mut impl ReferenceSink, path: &Path) -> Result<(), PathSourceError> {
-    let bytes = fs::read(path).map_err(|source| read_error(path, source))?;
+    let bytes = fs::read(path).map_err(PathSourceError::io("read", path))?;
     let has_extension = path
         .extension()
         .is_some_and(|extension| extension == "narinfo");
@@ -68,14 +67,6 @@ fn add_file(sink: &mut impl ReferenceSink, path: &Path) -> Result<(), PathSource
         location: path.display().to_string(),
         source,
     })
-}
-
-fn read_error(path: &Path, source: io::Error) -> PathSourceError {
-    PathSourceError::Io {
-        doing: "read",
-        path: path.to_owned(),
-        source,
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod state;
 
 use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use cache::{BinaryCache, CacheOptions, CacheProgress, parse_wanted_paths};
 pub use files::add_path;
@@ -106,4 +106,14 @@ pub enum PathSourceError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+}
+
+impl PathSourceError {
+    fn io(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
 }

@@ -37,7 +37,7 @@ impl StateFile {
     pub fn load<S: ReferenceSink>(&self) -> Result<S, PathSourceError> {
         let bytes = match fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(S::default()),
-            bytes => bytes.map_err(|source| self.error("read", source))?,
+            bytes => bytes.map_err(PathSourceError::io("read", &self.path))?,
         };
         S::from_state(&bytes).map_err(|source| PathSourceError::State {
             path: self.path.clone(),
@@ -59,7 +59,7 @@ impl StateFile {
             file.as_file().sync_all()?;
             file.persist(&self.path).map_err(|error| error.error)
         };
-        write().map_err(|source| self.error("write the state to", source))?;
+        write().map_err(PathSourceError::io("write the state to", &self.path))?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -73,14 +73,6 @@ impl StateFile {
             self.save(sink)?;
         }
         Ok(())
-    }
-
-    fn error(&self, doing: &'static str, source: io::Error) -> PathSourceError {
-        PathSourceError::Io {
-            doing,
-            path: self.path.clone(),
-            source,
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use nixery_core::NodeId;
 
 use super::{Grouping, ReplayError, Workload};
+use crate::numbers::number;
 
 /// The layers of all images that are pulled.
 pub(super) struct GroupedImages {
@@ -20,9 +21,9 @@ pub(super) struct GroupedImages {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layer {
     /// Identifies the paths.
-    pub(super) id: u32,
+    pub(super) id: u64,
     /// Identifies the paths of this layer and of all layers below.
-    pub(super) chain: u32,
+    pub(super) chain: u64,
     /// Compressed bytes.
     pub(super) bytes: u64,
 }
@@ -58,16 +59,27 @@ impl GroupedImages {
         });
         // Numbers do not depend on the number of threads.
         grouped.sort_by_key(|&(image, _)| image);
-        let mut numbers = LayerNumbers::default();
-        let mut layers_of = vec![Vec::new(); workload.images.len()];
-        for (image, layers) in grouped {
-            layers_of[image] = numbers.number(workload, layers?);
-        }
-        Ok(Self {
-            layers: layers_of,
-            bytes: numbers.bytes,
+        let (mut ids, mut chains) = (HashMap::new(), HashMap::new());
+        let mut numbered = Self {
+            layers: vec![Vec::new(); workload.images.len()],
+            bytes: Vec::new(),
             images: pulled.len(),
-        })
+        };
+        for (image, layers) in grouped {
+            let mut below = None;
+            for paths in layers? {
+                let sizes = paths.iter().map(|path| workload.compressed[path.index()]);
+                let bytes = sizes.fold(0, u64::saturating_add);
+                let id = number(&mut ids, paths);
+                if id == numbered.bytes.len() as u64 {
+                    numbered.bytes.push(bytes);
+                }
+                let chain = number(&mut chains, (below, id));
+                below = Some(chain);
+                numbered.layers[image].push(Layer { id, chain, bytes });
+            }
+        }
+        Ok(numbered)
     }
 }
 
@@ -98,33 +110,4 @@ fn group(
         layer
     });
     Ok(layers.collect())
-}
-
-#[derive(Default)]
-struct LayerNumbers {
-    layers: HashMap<Vec<NodeId>, u32>,
-    bytes: Vec<u64>,
-    /// By the chain below and the layer on top of it.
-    chains: HashMap<(Option<u32>, u32), u32>,
-}
-
-impl LayerNumbers {
-    fn number(&mut self, workload: &Workload, layers: LayerPaths) -> Vec<Layer> {
-        let mut below = None;
-        let mut numbered = Vec::with_capacity(layers.len());
-        for paths in layers {
-            let sizes = paths.iter().map(|path| workload.compressed[path.index()]);
-            let bytes = sizes.fold(0, u64::saturating_add);
-            let next = self.layers.len() as u32;
-            let id = *self.layers.entry(paths).or_insert(next);
-            if id == next {
-                self.bytes.push(bytes);
-            }
-            let next = self.chains.len() as u32;
-            let chain = *self.chains.entry((below, id)).or_insert(next);
-            below = Some(chain);
-            numbered.push(Layer { id, chain, bytes });
-        }
-        numbered
-    }
 }

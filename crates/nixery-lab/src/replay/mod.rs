@@ -88,19 +88,18 @@ pub struct ReplayCounts {
 impl ReplayCounts {
     /// The share of pulled layers that the client had; 0 if nothing was pulled.
     pub fn hit_rate(&self) -> f64 {
-        if self.layers_asked == 0 {
-            return 0.0;
-        }
-        (self.layers_asked - self.layers_fetched) as f64 / self.layers_asked as f64
+        ratio(self.layers_asked - self.layers_fetched, self.layers_asked)
     }
 
     /// The average number of layers of an image; 0 without images.
     pub fn mean_layers(&self) -> f64 {
-        if self.images == 0 {
-            return 0.0;
-        }
-        self.image_layers as f64 / self.images as f64
+        ratio(self.image_layers, self.images)
     }
+}
+
+/// Returns 0 for a denominator of 0: the numerator is 0 then, too.
+fn ratio(numerator: u64, denominator: u64) -> f64 {
+    numerator as f64 / denominator.max(1) as f64
 }
 
 /// Why a replay was given up.
@@ -184,8 +183,8 @@ fn replay_with(
 struct Client {
     /// By name, the image as it was when it was last pulled.
     images: HashMap<u64, usize>,
-    layers: HashSet<u32>,
-    chains: HashSet<u32>,
+    layers: HashSet<u64>,
+    chains: HashSet<u64>,
 }
 
 impl Client {

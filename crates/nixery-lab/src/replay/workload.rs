@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use nixery_core::{GraphError, ListedPath, NodeId, ReferenceGraph, StorePath, StorePathError};
 use serde::{Deserialize, Serialize};
 
+use crate::numbers::number;
+
 /// A history of pulls that is not validated. [`Workload::from_parts`] validates it.
 ///
 /// As JSON it is an object with these fields; others are ignored:
@@ -140,7 +142,7 @@ impl Workload {
             compressed[place.index()] = path.2;
         }
         let mut images = Vec::new();
-        let mut known: HashMap<Vec<NodeId>, usize> = HashMap::new();
+        let mut known = HashMap::new();
         let mut weeks = Vec::with_capacity(parts.weeks.len());
         for (week, lists) in parts.weeks.iter().enumerate() {
             let mut row = Vec::with_capacity(lists.len());
@@ -152,12 +154,11 @@ impl Workload {
                 let mut roots = roots.collect::<Result<Vec<NodeId>, WorkloadError>>()?;
                 roots.sort_unstable();
                 roots.dedup();
-                let next = images.len();
-                let id = *known.entry(roots).or_insert_with_key(|roots| {
-                    images.push(roots.clone());
-                    next
-                });
-                row.push(id);
+                let image = number(&mut known, roots.clone()) as usize;
+                if image == images.len() {
+                    images.push(roots);
+                }
+                row.push(image);
             }
             weeks.push(row);
         }

@@ -1,7 +1,6 @@
 //! Turns recorded pulls into a history that can be replayed.
 
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
 
 use futures::{StreamExt, stream};
 use nixery_core::NodeId;
@@ -10,6 +9,7 @@ use nixery_state::graphs::{self, GraphsError, RecordedGraph};
 use nixery_storage::Storage;
 
 use super::Pull;
+use crate::numbers::number;
 use crate::replay::WorkloadParts;
 
 /// Seconds of a week; the first week begins with the first pull.
@@ -128,10 +128,4 @@ impl History {
         recorded.parts.paths = self.paths;
         recorded
     }
-}
-
-/// Returns the number of an item; numbers are in the order in which the items first occur.
-fn number<T: Eq + Hash>(numbers: &mut HashMap<T, u64>, item: T) -> u64 {
-    let next = numbers.len() as u64;
-    *numbers.entry(item).or_insert(next)
 }

@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 pub use fingerprint::Fingerprint;
 pub use history::{RecordedWorkload, WEEK, recorded_workload};
 
+use crate::numbers::number;
+
 /// Batches of recorded pulls, each named by the SHA-256 of its bytes.
 pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
 
@@ -76,8 +78,6 @@ pub struct Pull {
 pub struct RecordedPulls {
     /// In the order of time.
     pub pulls: Vec<Pull>,
-    /// Number of batches that were read.
-    pub batches: usize,
     /// Batches that could not be read, and why: they are damaged, or of another version.
     pub unreadable: Vec<(Key, String)>,
     /// Number of batches that were left out because they are older than [`MOST_PULLS`] pulls.
@@ -94,7 +94,7 @@ enum BatchError {
     #[error("pull {pull} names image {image}, but there are only {images}, counted from 0")]
     Image {
         pull: usize,
-        image: usize,
+        image: u64,
         images: usize,
     },
     #[error(
@@ -113,7 +113,7 @@ struct Batch {
     /// Image and name, each pair once.
     images: Vec<(Digest, Fingerprint)>,
     /// Time, client, and the place in `images`.
-    pulls: Vec<(u64, Fingerprint, usize)>,
+    pulls: Vec<(u64, Fingerprint, u64)>,
 }
 
 /// Returns whether a pull can have been at this second of Unix time: between the years 2020 and
@@ -182,7 +182,6 @@ async fn read_at_most(
             Err(error) => recorded.unreadable.push((key, error_chain(&error))),
         }
     }
-    recorded.batches = readable.len();
     recorded.left_out = total - done;
     // Pulls of one second are in the order of their batch, and batches in that of their keys.
     readable.sort_unstable_by_key(|&(key, _)| key);
@@ -215,10 +214,10 @@ fn batch_to_bytes(pulls: &[Pull]) -> Vec<u8> {
     let mut images = Vec::new();
     let pulls = pulls.iter().map(|pull| {
         let image = (pull.image, pull.name);
-        let place = *places.entry(image).or_insert_with(|| {
+        let place = number(&mut places, image);
+        if place == images.len() as u64 {
             images.push(image);
-            images.len() - 1
-        });
+        }
         (pull.time, pull.client, place)
     });
     let pulls = pulls.collect();
@@ -231,11 +230,13 @@ fn batch_from_bytes(bytes: &[u8]) -> Result<Vec<Pull>, BatchError> {
     if pulls > MOST_IN_BATCH {
         return Err(BatchError::TooMany { pulls });
     }
-    let read = |(pull, (time, client, image)): (usize, (u64, Fingerprint, usize))| {
+    let read = |(pull, (time, client, image))| {
         if !is_plausible(time) {
             return Err(BatchError::Time { pull, time });
         }
-        let (image, name) = *batch.images.get(image).ok_or(BatchError::Image {
+        let known = usize::try_from(image).ok();
+        let known = known.and_then(|image| batch.images.get(image));
+        let (image, name) = *known.ok_or(BatchError::Image {
             pull,
             image,
             images,

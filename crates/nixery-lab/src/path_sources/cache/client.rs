@@ -6,7 +6,7 @@ use std::time::Duration;
 use nixery_core::StorePath;
 use nixery_storage::{Backoff, install_tls_provider};
 use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Response, Url};
 
 use crate::path_sources::PathSourceError;
 
@@ -22,17 +22,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// The waits between attempts.
 const BACKOFF: Backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT);
 
-/// Why an attempt failed, and whether another is worthwhile.
+/// Why an attempt failed.
 struct AttemptError {
     source: Box<dyn Error + Send + Sync>,
-    retry: Retry,
-}
-
-enum Retry {
-    Never,
-    Soon,
-    /// After the time that the server asks for.
-    After(Duration),
+    /// Time until another attempt, if it may succeed.
+    retry: Option<Duration>,
 }
 
 #[derive(Debug, Clone)]
@@ -70,70 +64,61 @@ impl NarinfoClient {
         let url = format!("{}/{}.narinfo", self.base, path.hash_part());
         let mut attempt = 1;
         loop {
-            let AttemptError { source, retry } = match self.attempt(&url).await {
+            let AttemptError { source, retry } = match self.attempt(&url, attempt).await {
                 Ok(narinfo) => return Ok(narinfo.map(|text| (url, text))),
                 Err(error) => error,
             };
-            let wait = match retry {
-                Retry::Soon if attempt < attempts => BACKOFF.wait(attempt),
-                Retry::After(wait) if attempt < attempts => wait,
-                _ => {
-                    let attempts = attempt;
-                    return Err(PathSourceError::Fetch {
-                        url,
-                        attempts,
-                        source,
-                    });
-                }
+            let Some(wait) = retry.filter(|_| attempt < attempts) else {
+                return Err(PathSourceError::Fetch {
+                    url,
+                    attempts: attempt,
+                    source,
+                });
             };
             tokio::time::sleep(wait).await;
             attempt += 1;
         }
     }
 
-    async fn attempt(&self, url: &str) -> Result<Option<String>, AttemptError> {
-        let mut response = self.client.get(url).send().await?;
-        let status = response.status();
-        let retry = match status {
-            // Caches on S3 answer 403 for a missing object.
-            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::GONE => return Ok(None),
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => retry_after(&response),
-            status if status.is_server_error() => retry_after(&response),
-            _ => Retry::Never,
+    async fn attempt(&self, url: &str, attempt: u32) -> Result<Option<String>, AttemptError> {
+        let soon = BACKOFF.wait(attempt);
+        let broken = |error: reqwest::Error| AttemptError {
+            source: error.without_url().into(),
+            retry: Some(soon),
         };
+        let refused = |source: String, retry| AttemptError {
+            source: source.into(),
+            retry,
+        };
+        let mut response = self.client.get(url).send().await.map_err(broken)?;
+        let status = response.status();
+        // Caches on S3 answer 403 for a missing object.
+        if matches!(status.as_u16(), 403 | 404 | 410) {
+            return Ok(None);
+        }
         if !status.is_success() {
-            let source = format!("the cache answers {}", status.as_u16()).into();
-            return Err(AttemptError { source, retry });
+            let is_transient = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
+            let retry = is_transient.then(|| retry_after(&response).unwrap_or(soon));
+            return Err(refused(
+                format!("the cache answers {}", status.as_u16()),
+                retry,
+            ));
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > MAX_NARINFO {
-                return Err(AttemptError {
-                    source: "the answer is over 1 MiB, so it is not a .narinfo file".into(),
-                    retry: Retry::Never,
-                });
+                let problem = "the answer is over 1 MiB, so it is not a .narinfo file";
+                return Err(refused(problem.to_owned(), None));
             }
         }
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 
-impl From<reqwest::Error> for AttemptError {
-    fn from(error: reqwest::Error) -> Self {
-        Self {
-            source: error.without_url().into(),
-            retry: Retry::Soon,
-        }
-    }
-}
-
-fn retry_after(response: &Response) -> Retry {
-    let header = response.headers().get(RETRY_AFTER);
-    let seconds = header.and_then(|seconds| seconds.to_str().ok()?.parse().ok());
-    seconds.map_or(Retry::Soon, |seconds| {
-        Retry::After(Duration::from_secs(seconds).min(LONGEST_WAIT))
-    })
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    Some(Duration::from_secs(seconds.parse().ok()?).min(LONGEST_WAIT))
 }
 
 #[cfg(test)]
