@@ -161,7 +161,7 @@ fn an_interrupted_count_goes_on() {
 #[case(&["popcount"], 2, "SOURCE")]
 #[case(&["popcount", "missing"], 1, "cannot read missing")]
 #[case(&["popcount", "text"], 1, "text is neither")]
-#[case(&["popcount", "."], 1, "contains no .narinfo or .json file")]
+#[case(&["popcount", "."], 1, ". is neither")]
 #[case(&["popcount", "http://127.0.0.1:1"], 2, "--store-paths")]
 #[case(&["popcount", "text", "--store-paths", "paths"], 2, "--store-paths")]
 #[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "text"], 1, "cannot be used")]

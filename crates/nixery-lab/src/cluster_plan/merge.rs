@@ -44,7 +44,7 @@ impl Union {
         self.samples.clear();
         let (mut lefts, mut rights) = (&left.samples[..], &right.samples[..]);
         while let Some(&(sample, _)) = lefts.first().into_iter().chain(rights.first()).min() {
-            let mut take = |samples: &mut &[(u16, u16)]| match samples.split_first() {
+            let take = |samples: &mut &[(u16, u16)]| match samples.split_first() {
                 Some((&(first, part), rest)) if first == sample => {
                     *samples = rest;
                     u32::from(part)

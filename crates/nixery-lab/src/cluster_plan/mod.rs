@@ -73,21 +73,11 @@ pub enum BuildPlanError {
         /// The number.
         count: usize,
     },
-    /// A reference is out of range.
-    #[error("the package {name:?} refers to package {index}, but there are only {end}")]
-    Reference {
-        /// The package with the reference.
-        name: String,
-        /// The index.
-        index: u32,
-        /// Number of packages.
-        end: u32,
-    },
-    /// A root of a sample is out of range.
-    #[error("sample {sample} names package {index}, but there are only {end}")]
-    Root {
-        /// Number of the sample, from 0.
-        sample: usize,
+    /// A reference or a root is out of range.
+    #[error("{owner} refers to package {index}, but there are only {end}, counted from 0")]
+    Index {
+        /// The package or sample with the reference.
+        owner: String,
         /// The index.
         index: u32,
         /// Number of packages.

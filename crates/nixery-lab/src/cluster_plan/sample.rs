@@ -1,6 +1,6 @@
 //! The input of a plan: packages that refer to each other, and lists of packages in images.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -61,26 +61,36 @@ impl<'a> CheckedSample<'a> {
         let end = u32::try_from(packages.len()).map_err(|_| BuildPlanError::TooManyPackages {
             count: packages.len(),
         })?;
+        let check = |indices: &[u32], owner: &dyn Fn() -> String| match indices
+            .iter()
+            .find(|&&index| index >= end)
+        {
+            Some(&index) => Err(BuildPlanError::Index {
+                owner: owner(),
+                index,
+                end,
+            }),
+            None => Ok(()),
+        };
         for package in packages {
-            if let Some(&index) = package.references.iter().find(|&&index| index >= end) {
-                let name = package.name.clone();
-                return Err(BuildPlanError::Reference { name, index, end });
-            }
+            check(&package.references, &|| {
+                format!("package {:?}", package.name)
+            })?;
         }
-        for (sample, roots) in sample.samples.iter().enumerate() {
-            if let Some(&index) = roots.iter().find(|&&index| index >= end) {
-                return Err(BuildPlanError::Root { sample, index, end });
-            }
+        for (number, roots) in sample.samples.iter().enumerate() {
+            check(roots, &|| format!("sample {number}"))?;
         }
-        let names: BTreeSet<&str> = packages.iter().map(|package| &*package.name).collect();
-        let names: Vec<&str> = names.into_iter().collect();
-        let mut nar_sizes = vec![0; names.len()];
-        let mut name_of = Vec::with_capacity(packages.len());
+        let mut nar_sizes = BTreeMap::new();
         for package in packages {
+            let nar_size = nar_sizes.entry(&*package.name).or_default();
+            *nar_size = package.nar_size.max(*nar_size);
+        }
+        let (names, nar_sizes): (Vec<&str>, Vec<u64>) = nar_sizes.into_iter().unzip();
+        let name_of = packages.iter().map(|package| {
             let name = names.partition_point(|&name| name < &*package.name);
-            nar_sizes[name] = package.nar_size.max(nar_sizes[name]);
-            name_of.push(name as u32);
-        }
+            name as u32
+        });
+        let name_of = name_of.collect();
         Ok(Self {
             packages,
             names,

@@ -93,7 +93,7 @@ fn packages_of_one_name_are_one() {
 #[case::no_samples(sample(&[("a", 1, &[])], &[]), "from 1 to 65000 samples, not from 0")]
 #[case::many_samples(sample(&[("a", 1, &[])], &vec![&[0][..]; 65_001]), "not from 65001")]
 #[case::reference(sample(&[("a", 1, &[1])], &[&[0]]), "\"a\" refers to package 1, but there are only 1")]
-#[case::root(sample(&[("a", 1, &[])], &[&[0], &[7]]), "sample 1 names package 7")]
+#[case::root(sample(&[("a", 1, &[])], &[&[0], &[7]]), "sample 1 refers to package 7")]
 fn wrong_samples_are_refused(#[case] set: PlanSample, #[case] message: &str) {
     let error = build(&set, "r".into(), &mut |_| ()).expect_err("refused");
     assert!(error.to_string().contains(message), "{error}");

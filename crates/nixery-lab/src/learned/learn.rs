@@ -60,11 +60,7 @@ pub async fn learn(storage: Arc<dyn Storage>) -> Result<LearnOutcome, LearnError
     let exclusive = false;
     let leases = Leases::new(Arc::clone(&storage), LEASE_TIME, exclusive);
     let mut contender = leases.contender(TASK);
-    let lease = contender.take_within(LEASE_PATIENCE, pending()).await;
-    let lease = lease.map_err(|source| LearnError::Storage {
-        doing: "leased",
-        source,
-    })?;
+    let lease = contender.take_within(LEASE_PATIENCE, pending()).await?;
     let Some(lease) = lease else {
         return Ok(LearnOutcome::Busy);
     };

@@ -40,14 +40,8 @@ use crate::cluster_plan::BuildPlanError;
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
     /// The store failed.
-    #[error("the learned cluster plan cannot be {doing}")]
-    Storage {
-        /// The operation: "read", "stored", "leased".
-        doing: &'static str,
-        /// The store's reason.
-        #[source]
-        source: StorageError,
-    },
+    #[error("the learned cluster plan cannot be read or stored")]
+    Storage(#[from] StorageError),
     /// The recorded images cannot be read.
     #[error("a cluster plan cannot be learned")]
     Graphs(#[from] GraphsError),

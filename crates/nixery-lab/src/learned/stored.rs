@@ -67,13 +67,13 @@ pub(super) enum StoredPointer {
 /// # Errors
 /// The store failed.
 pub async fn read_pointer(storage: &dyn Storage) -> Result<Option<PlanPointer>, LearnError> {
-    match stored_pointer(storage).await? {
-        StoredPointer::Valid(pointer) => Ok(Some(pointer)),
-        StoredPointer::Missing | StoredPointer::Newer => Ok(None),
-    }
+    Ok(match stored_pointer(storage).await? {
+        StoredPointer::Valid(pointer) => Some(pointer),
+        StoredPointer::Missing | StoredPointer::Newer => None,
+    })
 }
 
-pub(super) async fn stored_pointer(storage: &dyn Storage) -> Result<StoredPointer, LearnError> {
+pub(super) async fn stored_pointer(storage: &dyn Storage) -> Result<StoredPointer, StorageError> {
     let key = Key::new(PLANS, Digest::of(POINTER));
     let Some(bytes) = get(storage, &key, MAX_POINTER_BYTES).await? else {
         return Ok(StoredPointer::Missing);
@@ -130,7 +130,7 @@ pub(super) async fn store(
     plan: &ClusterPlan,
     base: StorePath,
     images: u64,
-) -> Result<PlanPointer, LearnError> {
+) -> Result<PlanPointer, StorageError> {
     let file = Bytes::from(plan.to_bytes());
     let plan = Digest::of(&file);
     let pointer = PlanPointer { plan, base, images };
@@ -138,11 +138,7 @@ pub(super) async fn store(
     for (name, bytes) in [(plan, file), (Digest::of(POINTER), json)] {
         // An existing plan is replaced, so that its age is that of its use.
         let key = Key::new(PLANS, name);
-        let stored = storage.put(&key, bytes, PutMode::Replace).await;
-        let _ = stored.map_err(|source| LearnError::Storage {
-            doing: "stored",
-            source,
-        })?;
+        let _ = storage.put(&key, bytes, PutMode::Replace).await?;
     }
     Ok(pointer)
 }
@@ -153,29 +149,23 @@ pub(super) async fn store(
 /// # Errors
 /// The store failed.
 async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Key>>, StorageError> {
-    let plan = match stored_pointer(storage).await {
-        Ok(StoredPointer::Valid(pointer)) => Some(pointer.plan),
-        Ok(StoredPointer::Newer) => return Ok(None),
-        Err(LearnError::Storage { source, .. }) => return Err(source),
-        Ok(StoredPointer::Missing) | Err(_) => None,
+    let plan = match stored_pointer(storage).await? {
+        StoredPointer::Valid(pointer) => Some(pointer.plan),
+        StoredPointer::Missing => None,
+        StoredPointer::Newer => return Ok(None),
     };
     let in_use = [Digest::of(POINTER)].into_iter().chain(plan);
     Ok(Some(in_use.map(|plan| Key::new(PLANS, plan)).collect()))
 }
 
 /// Reads an object; `None` if it is missing or too large.
-async fn get(storage: &dyn Storage, key: &Key, limit: u64) -> Result<Option<Bytes>, LearnError> {
-    match storage.get_bytes(key, limit).await {
-        Ok(bytes) => Ok(bytes),
-        // A truncated object is an error: the connection may be the cause, while a missing plan has
-        // lasting consequences.
-        Err(error @ StorageError::TooLarge { .. }) => {
-            tracing::warn!(%key, %error, "an object of the learned plan is damaged");
-            Ok(None)
-        }
-        Err(source) => Err(LearnError::Storage {
-            doing: "read",
-            source,
-        }),
+async fn get(storage: &dyn Storage, key: &Key, limit: u64) -> Result<Option<Bytes>, StorageError> {
+    let bytes = storage.get_bytes(key, limit).await;
+    // A truncated object is an error: the connection may be the cause, while a missing plan has
+    // lasting consequences.
+    if let Err(error @ StorageError::TooLarge { .. }) = &bytes {
+        tracing::warn!(%key, %error, "an object of the learned plan is damaged");
+        return Ok(None);
     }
+    bytes
 }

@@ -257,7 +257,7 @@ async fn a_store_that_fails_changes_no_plan() {
     let error = learn(faulty.clone())
         .await
         .expect_err("nothing can be stored");
-    assert!(matches!(error, LearnError::Storage { .. }), "{error:?}");
+    assert!(matches!(error, LearnError::Storage(_)), "{error:?}");
     assert!(load(&*storage).await.expect("works").is_none());
     faulty.full.store(false, Ordering::SeqCst);
     new(learn(faulty).await.expect("works"));

@@ -39,7 +39,7 @@ pub fn add_path(
     }
     if files.is_empty() {
         let path = path.to_owned();
-        return Err(PathSourceError::EmptyDirectory { path });
+        return Err(PathSourceError::NoPathInfo { path });
     }
     Ok(files.len())
 }
@@ -60,7 +60,7 @@ fn add_file(sink: &mut impl ReferenceSink, path: &Path) -> Result<(), PathSource
         }
         None => {
             let path = path.to_owned();
-            return Err(PathSourceError::UnknownFile { path });
+            return Err(PathSourceError::NoPathInfo { path });
         }
     };
     added.map_err(|source| PathSourceError::Malformed {
@@ -157,7 +157,7 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(count(directory.path()).contains("contains no .narinfo or .json file"));
+        assert!(count(directory.path()).contains("nor a directory with .narinfo or .json files"));
         assert!(count(&directory.path().join("missing")).contains("cannot read"));
     }
 }

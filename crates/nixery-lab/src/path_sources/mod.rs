@@ -49,19 +49,13 @@ pub enum PathSourceError {
         #[source]
         source: ReferenceError,
     },
-    /// The kind of a file is unknown.
+    /// A file is of an unknown kind, or a directory has no `.narinfo` or `.json` file.
     #[error(
-        "{} is neither a .narinfo file, nor the output of nix path-info --json, nor a reference graph",
+        "{} is neither a .narinfo file, nor the output of nix path-info --json, nor a reference graph, nor a directory with .narinfo or .json files",
         path.display()
     )]
-    UnknownFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A directory has no file that can be read.
-    #[error("{} contains no .narinfo or .json file", path.display())]
-    EmptyDirectory {
-        /// The directory.
+    NoPathInfo {
+        /// The file or directory.
         path: PathBuf,
     },
     /// A file or answer that should be path information is invalid.

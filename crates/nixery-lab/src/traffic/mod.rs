@@ -20,7 +20,7 @@ use std::time::Duration;
 use futures::{StreamExt, TryStreamExt, stream};
 use nixery_manifest::Digest;
 use nixery_state::gc::{InUse, Retention};
-use nixery_state::versioned::{self, VersionedError};
+use nixery_state::versioned;
 use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, error_chain};
 use serde::{Deserialize, Serialize};
 
@@ -84,36 +84,13 @@ pub struct RecordedPulls {
     pub left_out: usize,
 }
 
-/// Why a batch was not read.
-#[derive(Debug, thiserror::Error)]
-enum BatchError {
-    #[error("it is not a batch of pulls of version {VERSION}")]
-    Record(#[from] VersionedError),
-    #[error("it has {pulls} pulls, and a batch has at most {MOST_IN_BATCH}")]
-    TooMany { pulls: usize },
-    #[error("pull {pull} names image {image}, but there are only {images}, counted from 0")]
-    Image {
-        pull: usize,
-        image: u64,
-        images: usize,
-    },
-    #[error(
-        "pull {pull} was at {time} s of Unix time, which is not between the years 2020 and 2100"
-    )]
-    Time { pull: usize, time: u64 },
-    #[error("its contents do not match its digest")]
-    Digest,
-    #[error(transparent)]
-    Storage(StorageError),
-}
-
 /// The format of a batch, in the envelope of a versioned record. Unknown fields are ignored.
 #[derive(Serialize, Deserialize)]
 struct Batch {
     /// Image and name, each pair once.
     images: Vec<(Digest, Fingerprint)>,
     /// Time, client, and the place in `images`.
-    pulls: Vec<(u64, Fingerprint, u64)>,
+    pulls: Vec<(u64, Fingerprint, usize)>,
 }
 
 /// Returns whether a pull can have been at this second of Unix time: between the years 2020 and
@@ -171,15 +148,14 @@ async fn read_at_most(
     {
         done += 1;
         progress(done, total);
-        match batch {
-            Ok(Some(batch)) => {
+        match batch? {
+            Some(Ok(batch)) => {
                 pulls += batch.len();
                 readable.push((key, batch));
             }
+            Some(Err(reason)) => recorded.unreadable.push((key, reason)),
             // The batch was collected meanwhile.
-            Ok(None) => {}
-            Err(BatchError::Storage(error)) if !is_damage(&error) => return Err(error),
-            Err(error) => recorded.unreadable.push((key, error_chain(&error))),
+            None => {}
         }
     }
     recorded.left_out = total - done;
@@ -190,23 +166,23 @@ async fn read_at_most(
     Ok(recorded)
 }
 
-/// Returns whether this batch is damaged, rather than the store.
-fn is_damage(error: &StorageError) -> bool {
-    matches!(
-        error,
-        StorageError::Truncated { .. } | StorageError::TooLarge { .. }
-    )
-}
-
-async fn read_batch(storage: &dyn Storage, key: Key) -> Result<Option<Vec<Pull>>, BatchError> {
-    let bytes = storage.get_bytes(&key, MAX_BATCH_BYTES).await;
-    let Some(bytes) = bytes.map_err(BatchError::Storage)? else {
-        return Ok(None);
+/// Reads a batch, or the reason why it is unreadable; `None` if it is missing.
+async fn read_batch(
+    storage: &dyn Storage,
+    key: Key,
+) -> Result<Option<Result<Vec<Pull>, String>>, StorageError> {
+    let bytes = match storage.get_bytes(&key, MAX_BATCH_BYTES).await {
+        Err(error @ (StorageError::Truncated { .. } | StorageError::TooLarge { .. })) => {
+            return Ok(Some(Err(error_chain(&error))));
+        }
+        bytes => bytes?,
     };
-    if Key::new(TRAFFIC, Digest::of(&bytes)) != key {
-        return Err(BatchError::Digest);
-    }
-    batch_from_bytes(&bytes).map(Some)
+    Ok(bytes.map(|bytes| {
+        if Key::new(TRAFFIC, Digest::of(&bytes)) != key {
+            return Err("its contents do not match its digest".to_owned());
+        }
+        batch_from_bytes(&bytes)
+    }))
 }
 
 fn batch_to_bytes(pulls: &[Pull]) -> Vec<u8> {
@@ -214,8 +190,8 @@ fn batch_to_bytes(pulls: &[Pull]) -> Vec<u8> {
     let mut images = Vec::new();
     let pulls = pulls.iter().map(|pull| {
         let image = (pull.image, pull.name);
-        let place = number(&mut places, image);
-        if place == images.len() as u64 {
+        let place = number(&mut places, image) as usize;
+        if place == images.len() {
             images.push(image);
         }
         (pull.time, pull.client, place)
@@ -224,23 +200,29 @@ fn batch_to_bytes(pulls: &[Pull]) -> Vec<u8> {
     versioned::to_bytes(VERSION, &Batch { images, pulls })
 }
 
-fn batch_from_bytes(bytes: &[u8]) -> Result<Vec<Pull>, BatchError> {
-    let batch: Batch = versioned::from_bytes(VERSION, bytes)?;
+/// Reads a batch, or returns why it is unreadable.
+fn batch_from_bytes(bytes: &[u8]) -> Result<Vec<Pull>, String> {
+    let batch: Batch = versioned::from_bytes(VERSION, bytes).map_err(|error| {
+        let error = error_chain(&error);
+        format!("it is not a batch of pulls of version {VERSION}: {error}")
+    })?;
     let (pulls, images) = (batch.pulls.len(), batch.images.len());
     if pulls > MOST_IN_BATCH {
-        return Err(BatchError::TooMany { pulls });
+        return Err(format!(
+            "it has {pulls} pulls, and a batch has at most {MOST_IN_BATCH}"
+        ));
     }
-    let read = |(pull, (time, client, image))| {
+    let read = |(pull, (time, client, image)): (usize, (u64, Fingerprint, usize))| {
         if !is_plausible(time) {
-            return Err(BatchError::Time { pull, time });
+            return Err(format!(
+                "pull {pull} was at {time} s of Unix time, which is not between the years 2020 and 2100"
+            ));
         }
-        let known = usize::try_from(image).ok();
-        let known = known.and_then(|image| batch.images.get(image));
-        let (image, name) = *known.ok_or(BatchError::Image {
-            pull,
-            image,
-            images,
-        })?;
+        let Some(&(image, name)) = batch.images.get(image) else {
+            return Err(format!(
+                "pull {pull} names image {image}, but there are only {images}, counted from 0"
+            ));
+        };
         Ok(Pull {
             time,
             client,

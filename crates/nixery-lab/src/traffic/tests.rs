@@ -95,8 +95,7 @@ fn the_format_is_pinned() {
 )]
 fn foreign_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
     let error = batch_from_bytes(text.as_bytes()).unwrap_err();
-    let message = error_chain(&error);
-    assert!(message.contains(problem), "{message}");
+    assert!(error.contains(problem), "{error}");
 }
 
 #[test]
@@ -106,10 +105,8 @@ fn fields_that_are_not_known_and_full_batches_are_read() {
     let full = vec![pull(0, 1, "a", 7); MOST_IN_BATCH];
     assert_eq!(batch_from_bytes(&batch_to_bytes(&full)).unwrap(), full);
     let more = vec![pull(0, 1, "a", 7); MOST_IN_BATCH + 1];
-    assert!(matches!(
-        batch_from_bytes(&batch_to_bytes(&more)),
-        Err(BatchError::TooMany { pulls: 10_001 })
-    ));
+    let error = batch_from_bytes(&batch_to_bytes(&more)).unwrap_err();
+    assert!(error.contains("it has 10001 pulls"), "{error}");
 }
 
 fn pulls() -> impl Strategy<Value = Vec<Pull>> {
