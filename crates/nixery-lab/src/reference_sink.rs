@@ -36,7 +36,9 @@ pub enum ReferenceError {
         start: String,
     },
     /// The text should be the state of an earlier run, and is not.
-    #[error("this is not the state of an earlier run of this command. Fix: start again")]
+    #[error(
+        "this is not the state of an earlier run of this command. Fix: delete it to start again"
+    )]
     State(#[source] Box<dyn Error + Send + Sync>),
 }
 

@@ -1,18 +1,20 @@
-//! Making a plan from the recorded images of a store, when one is due.
+//! Making a plan from the recorded images of a store, when one is due: the base of the newest images
+//! determines it.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use futures::future::pending;
-use nixery_core::ClusterPlan;
+use futures::{StreamExt, TryStreamExt};
+use nixery_core::{ClusterPlan, ReferenceGraph, StorePath};
 use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
 use nixery_state::lease::Leases;
 use nixery_storage::Storage;
 use tokio::sync::oneshot;
 
 use super::LearnError;
-use super::base::{base, is_due};
 use super::stored::{PlanPointer, StoredPointer, store, stored_pointer};
 use crate::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
 use crate::gather::{gather, read_graphs};
@@ -114,11 +116,10 @@ async fn newest(
     entries: &[GraphEntry],
 ) -> Result<Vec<RecordedGraph>, GraphsError> {
     let newest = &entries[..entries.len().min(NEWEST)];
-    let images = read_graphs(storage, newest).or_else(async |error| match error {
-        GraphsError::File { .. } => Ok(None),
-        error => Err(error),
+    let images = read_graphs(storage, newest).filter_map(async |image| match image {
+        Err(GraphsError::File { .. }) => None,
+        image => image.transpose(),
     });
-    let images = images.try_filter_map(async |image| Ok(image));
     Box::pin(images).try_collect().await
 }
 
@@ -134,4 +135,53 @@ async fn make_plan(paths: PathCollection, revision: String) -> Result<ClusterPla
     let thread = std::thread::Builder::new().name("plan".to_owned());
     thread.spawn(work).map_err(|_| LearnError::Interrupted)?;
     Ok(plan.await.map_err(|_| LearnError::Interrupted)??)
+}
+
+/// How many images depend on a path, in order of significance: images in which another path refers
+/// to it, images that contain it, its largest NAR size.
+type Weight = (u32, u32, u64);
+
+/// Returns the path that most of these images depend on: usually glibc. Of several the one with the
+/// largest NAR, then the first by name. `None` without paths.
+///
+/// An image depends on a path, in this sense, if another path of the image refers to it: a path that
+/// is in every image for itself, such as iana-etc, outlives a glibc. Such paths count only if there
+/// are no others.
+pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> Option<StorePath> {
+    let mut weights: HashMap<&StorePath, Weight> = HashMap::new();
+    for image in images {
+        let mut is_referred = vec![false; image.len()];
+        for path in image.ids() {
+            for reference in image.references(path) {
+                is_referred[reference.index()] = true;
+            }
+        }
+        for (node, is_referred) in image.nodes().iter().zip(is_referred) {
+            let (referring, containing, nar_size) = weights.entry(&node.path).or_default();
+            *referring += u32::from(is_referred);
+            *containing += 1;
+            *nar_size = node.nar_size.max(*nar_size);
+        }
+    }
+    let weights = weights.into_iter();
+    let base = weights.max_by_key(|&(path, weight)| (weight, Reverse((path.name(), path))));
+    base.map(|(path, _)| path.clone())
+}
+
+/// Returns whether a plan that was made for `known` is to be replaced by one for `base`: fewer than
+/// a quarter as many of these images depend on `known`. If several bases are in use, of several
+/// architectures or of old commits that are still requested, plans for them do not alternate.
+pub(super) fn is_due(known: &StorePath, base: &StorePath, images: &[&ReferenceGraph]) -> bool {
+    let dependent_images = |base: &StorePath| {
+        let depends = |image: &&&ReferenceGraph| {
+            let base = image.id_of(base);
+            base.is_some_and(|base| {
+                image
+                    .ids()
+                    .any(|path| image.references(path).contains(&base))
+            })
+        };
+        images.iter().filter(depends).count()
+    };
+    dependent_images(known) * 4 < dependent_images(base)
 }

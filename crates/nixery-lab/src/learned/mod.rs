@@ -21,7 +21,6 @@
 //! # Ok(()) }
 //! ```
 
-mod base;
 mod learn;
 mod stored;
 #[cfg(test)]

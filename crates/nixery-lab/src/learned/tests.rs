@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use tokio::time::advance;
 
-use super::base::{base, is_due};
+use super::learn::{base, is_due};
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

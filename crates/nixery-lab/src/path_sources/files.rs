@@ -63,10 +63,7 @@ fn add_file(sink: &mut impl ReferenceSink, path: &Path) -> Result<(), PathSource
             return Err(PathSourceError::NoPathInfo { path });
         }
     };
-    added.map_err(|source| PathSourceError::Malformed {
-        location: path.display().to_string(),
-        source,
-    })
+    added.map_err(|source| PathSourceError::malformed(path, source))
 }
 
 #[cfg(test)]

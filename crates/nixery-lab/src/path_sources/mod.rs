@@ -37,18 +37,6 @@ pub enum PathSourceError {
         #[source]
         source: io::Error,
     },
-    /// The state file has other contents.
-    #[error(
-        "{} is not a state that an earlier run left. Fix: delete it to start again",
-        path.display()
-    )]
-    State {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: ReferenceError,
-    },
     /// A file is of an unknown kind, or a directory has no `.narinfo` or `.json` file.
     #[error(
         "{} is neither a .narinfo file, nor the output of nix path-info --json, nor a reference graph, nor a directory with .narinfo or .json files",
@@ -58,7 +46,7 @@ pub enum PathSourceError {
         /// The file or directory.
         path: PathBuf,
     },
-    /// A file or answer that should be path information is invalid.
+    /// A file or answer that should be path information or a state is invalid.
     #[error("{location} cannot be used")]
     Malformed {
         /// File or URL.
@@ -103,6 +91,11 @@ pub enum PathSourceError {
 }
 
 impl PathSourceError {
+    fn malformed(path: &Path, source: ReferenceError) -> Self {
+        let location = path.display().to_string();
+        Self::Malformed { location, source }
+    }
+
     fn io(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         move |source| Self::Io {
             doing,

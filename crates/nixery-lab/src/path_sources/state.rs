@@ -39,10 +39,7 @@ impl StateFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(S::default()),
             bytes => bytes.map_err(PathSourceError::io("read", &self.path))?,
         };
-        S::from_state(&bytes).map_err(|source| PathSourceError::State {
-            path: self.path.clone(),
-            source,
-        })
+        S::from_state(&bytes).map_err(|source| PathSourceError::malformed(&self.path, source))
     }
 
     /// Saves the state.
@@ -102,9 +99,10 @@ mod tests {
 
         fs::write(&path, "[]").unwrap();
         let error = state.load::<PopularityCounter>().expect_err("not a state");
+        let message = nixery_storage::error_chain(&error);
         assert!(
-            error.to_string().contains("Fix: delete it to start again"),
-            "{error}"
+            message.contains("Fix: delete it to start again"),
+            "{message}"
         );
     }
 }

@@ -31,17 +31,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod grouped;
 #[cfg(test)]
 mod tests;
 mod workload;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::thread;
 
-use nixery_core::LayerStrategy;
+use nixery_core::{LayerStrategy, NodeId};
 
-use grouped::GroupedImages;
+use crate::numbers::number;
 pub use workload::{Workload, WorkloadError, WorkloadEvent, WorkloadParts};
 
 /// How the images of a workload are grouped into layers.
@@ -126,7 +127,7 @@ pub enum ReplayError {
 /// # Errors
 /// [`ReplayError::NoPartition`]: a strategy's plan is invalid.
 pub fn replay(workload: &Workload, grouping: Grouping<'_>) -> Result<ReplayCounts, ReplayError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     replay_with(workload, grouping, threads)
 }
 
@@ -203,4 +204,104 @@ impl Client {
         let layers = images.flat_map(|&image| &grouped.layers[image]);
         (self.layers, self.chains) = layers.map(|layer| (layer.id, layer.chain)).unzip();
     }
+}
+
+/// The layers of all images that are pulled.
+struct GroupedImages {
+    /// By image; empty for images that no client pulls.
+    layers: Vec<Vec<Layer>>,
+    /// Compressed bytes of each distinct layer.
+    bytes: Vec<u64>,
+    /// Number of images that are pulled.
+    images: usize,
+}
+
+/// A layer in its place in an image.
+#[derive(Debug, Clone, Copy)]
+struct Layer {
+    /// Identifies the paths.
+    id: u64,
+    /// Identifies the paths of this layer and of all layers below.
+    chain: u64,
+    /// Compressed bytes.
+    bytes: u64,
+}
+
+/// The layers of one image, each as sorted indices of the workload's graph.
+type LayerPaths = Vec<Vec<NodeId>>;
+
+impl GroupedImages {
+    fn new(
+        workload: &Workload,
+        grouping: Grouping<'_>,
+        threads: usize,
+    ) -> Result<Self, ReplayError> {
+        let pulled = workload.pulled();
+        let work = |first: usize| {
+            let images = pulled.iter().skip(first).step_by(threads);
+            let grouped = images.map(|&image| (image, group(workload, image, grouping)));
+            grouped.collect::<Vec<_>>()
+        };
+        let mut grouped: Vec<_> = thread::scope(|scope| {
+            let work = &work;
+            let threads = (0..threads).map(|first| scope.spawn(move || work(first)));
+            let threads: Vec<_> = threads.collect();
+            let grouped = threads.into_iter().map(|thread| thread.join());
+            let grouped =
+                grouped.flat_map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
+            grouped.collect()
+        });
+        // Numbers do not depend on the number of threads.
+        grouped.sort_by_key(|&(image, _)| image);
+        let (mut ids, mut chains) = (HashMap::new(), HashMap::new());
+        let mut numbered = Self {
+            layers: vec![Vec::new(); workload.images.len()],
+            bytes: Vec::new(),
+            images: pulled.len(),
+        };
+        for (image, layers) in grouped {
+            let mut below = None;
+            for paths in layers? {
+                let sizes = paths.iter().map(|path| workload.compressed[path.index()]);
+                let bytes = sizes.fold(0, u64::saturating_add);
+                let id = number(&mut ids, paths);
+                if id == numbered.bytes.len() as u64 {
+                    numbered.bytes.push(bytes);
+                }
+                let chain = number(&mut chains, (below, id));
+                below = Some(chain);
+                numbered.layers[image].push(Layer { id, chain, bytes });
+            }
+        }
+        Ok(numbered)
+    }
+}
+
+fn group(
+    workload: &Workload,
+    image: usize,
+    grouping: Grouping<'_>,
+) -> Result<LayerPaths, ReplayError> {
+    let (graph, paths) = workload.graph.part(&workload.images[image]);
+    let (strategy, budget) = match grouping {
+        Grouping::OneLayerPerPath => return Ok(paths.into_iter().map(|path| vec![path]).collect()),
+        Grouping::OneLayer if paths.is_empty() => return Ok(Vec::new()),
+        Grouping::OneLayer => return Ok(vec![paths]),
+        Grouping::Strategy(strategy, budget) => (strategy, budget),
+    };
+    let plan = strategy.plan(&graph, budget);
+    if plan.layers.len() > budget.get() || plan.layer_of_paths(&graph).is_none() {
+        return Err(ReplayError::NoPartition {
+            strategy: strategy.id(),
+            paths: graph.len(),
+            budget,
+        });
+    }
+    let layers = plan.layers.into_iter().map(|layer| {
+        let in_workload = layer.paths.iter().map(|path| paths[path.index()]);
+        let mut layer: Vec<NodeId> = in_workload.collect();
+        layer.sort_unstable();
+        layer
+    });
+    Ok(layers.collect())
 }

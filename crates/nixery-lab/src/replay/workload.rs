@@ -274,13 +274,11 @@ fn in_range(
     what: &'static str,
     place: impl Fn() -> String,
 ) -> Result<usize, WorkloadError> {
-    match usize::try_from(number) {
-        Ok(index) if index < count => Ok(index),
-        _ => Err(WorkloadError::OutOfRange {
-            place: place(),
-            what,
-            number,
-            count,
-        }),
-    }
+    let index = usize::try_from(number).ok().filter(|&index| index < count);
+    index.ok_or_else(|| WorkloadError::OutOfRange {
+        place: place(),
+        what,
+        number,
+        count,
+    })
 }
