@@ -1,6 +1,7 @@
 //! Gathering the input of a cluster plan from recorded graphs.
 
 use futures::{Stream, StreamExt, stream};
+use nixery_manifest::Digest;
 use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
 use nixery_storage::{Storage, error_chain};
 
@@ -31,7 +32,7 @@ pub async fn gather(
     mut progress: impl FnMut(GatherProgress) + Send,
 ) -> Result<GatherProgress, GraphsError> {
     let mut gathered = GatherProgress::default();
-    let mut images = Box::pin(read_graphs(storage, entries));
+    let mut images = Box::pin(read_graphs(storage, entries.iter().map(|entry| entry.key)));
     while let Some(image) = images.next().await {
         match image {
             Ok(Some(image)) => {
@@ -51,13 +52,13 @@ pub async fn gather(
     Ok(gathered)
 }
 
-/// Reads the graphs in the order of their entries, several concurrently.
+/// Reads the graphs of these images in this order, several concurrently.
 pub(crate) fn read_graphs<'a>(
     storage: &'a dyn Storage,
-    entries: &[GraphEntry],
+    images: impl Iterator<Item = Digest>,
 ) -> impl Stream<Item = Result<Option<RecordedGraph>, GraphsError>> + 'a {
-    let keys: Vec<_> = entries.iter().map(|entry| entry.key).collect();
-    stream::iter(keys)
-        .map(move |key| graphs::read(storage, key))
+    let images: Vec<Digest> = images.collect();
+    stream::iter(images)
+        .map(move |image| graphs::read(storage, image))
         .buffered(CONCURRENT_READS)
 }

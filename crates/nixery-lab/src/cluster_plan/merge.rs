@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use super::name_set::NameSet;
-use super::presence::Presence;
-use super::sample::CheckedSample;
+use super::sample_index::SampleIndex;
 use super::worth::Worth;
 use super::{LARGEST_CLUSTER, MOST_COST, PlanStage, Reporter};
 
@@ -163,8 +162,7 @@ impl Merging<'_> {
 
 /// Returns groups of the numbers of names that can share a layer, each name in one group.
 pub(super) fn clusters(
-    checked: &CheckedSample<'_>,
-    presence: &Presence,
+    index: &SampleIndex<'_>,
     closures: Vec<NameSet>,
     pairs: &[(u32, u32)],
     worth: &Worth,
@@ -173,11 +171,10 @@ pub(super) fn clusters(
     let mut clusters: Vec<Option<Cluster>> = (0u32..)
         .zip(closures)
         .map(|(name, closure)| {
-            let index = name as usize;
-            let samples = presence.samples_of[index].iter();
+            let samples = index.samples_of[name as usize].iter();
             let samples: Vec<_> = samples.map(|&sample| (sample, 1)).collect();
-            let size = checked.nar_sizes[index];
-            presence.can_share(checked, index).then(|| Cluster {
+            let size = index.nar_sizes[name as usize];
+            index.can_share(name as usize).then(|| Cluster {
                 members: vec![name],
                 neighbours: Vec::new(),
                 worth: worth.of([(size, samples.len())].into_iter(), closure.len()),
@@ -201,8 +198,8 @@ pub(super) fn clusters(
         union: Union::default(),
         queue: BinaryHeap::new(),
     };
-    for (index, &(a, b)) in pairs.iter().enumerate() {
-        reporter.at(PlanStage::Pairs, index, pairs.len());
+    for (done, &(a, b)) in pairs.iter().enumerate() {
+        reporter.at(PlanStage::Pairs, done, pairs.len());
         merging.consider(a, b, 0);
     }
     merging.run(reporter);

@@ -24,8 +24,8 @@ mod draw;
 mod merge;
 mod name_set;
 mod neighbours;
-mod presence;
 mod sample;
+mod sample_index;
 #[cfg(test)]
 mod tests;
 mod worth;
@@ -38,8 +38,7 @@ pub use collection::PathCollection;
 pub use draw::{DEFAULT_SAMPLES, DEFAULT_SEED};
 pub use sample::{PlanSample, SamplePackage};
 
-use presence::Presence;
-use sample::CheckedSample;
+use sample_index::SampleIndex;
 use worth::Worth;
 
 /// Limit of the number of samples of a plan.
@@ -163,27 +162,26 @@ fn packages(
     progress: &mut dyn FnMut(PlanProgress),
 ) -> Result<Vec<PlannedPackage>, BuildPlanError> {
     let reporter = &mut Reporter(progress);
-    let checked = CheckedSample::new(sample)?;
-    let mut presence = Presence::of(sample, &checked, reporter);
-    let closures = presence::closures(&checked, &presence, reporter);
-    let pairs = neighbours::candidates(&checked, &presence, reporter);
-    presence.names_in = Vec::new();
-    // `CheckedSample` limits the number of samples to `MAX_SAMPLES`.
-    let worth = Worth::new(sample.samples.len() as u16, checked.names.len());
-    let clusters = merge::clusters(&checked, &presence, closures, &pairs, &worth, reporter);
+    let mut index = SampleIndex::new(sample, reporter)?;
+    let closures = index.closures(reporter);
+    let pairs = neighbours::candidates(&index, reporter);
+    index.names_in = Vec::new();
+    // The index limits the number of samples to `MAX_SAMPLES`.
+    let worth = Worth::new(sample.samples.len() as u16, index.names.len());
+    let clusters = merge::clusters(&index, closures, &pairs, &worth, reporter);
 
-    let mut cluster_of: Vec<u32> = (0..checked.names.len() as u32).collect();
+    let mut cluster_of: Vec<u32> = (0..index.names.len() as u32).collect();
     for members in clusters {
         let least = members.iter().copied().min().unwrap_or_default();
         for member in members {
             cluster_of[member as usize] = least;
         }
     }
-    let names = checked.names.iter().enumerate();
+    let names = index.names.iter().enumerate();
     let planned = names.map(|(name, text)| PlannedPackage {
         name: (*text).to_owned(),
-        cluster: checked.names[cluster_of[name] as usize].to_owned(),
-        samples: presence.samples_of[name].len() as u32,
+        cluster: index.names[cluster_of[name] as usize].to_owned(),
+        samples: index.samples_of[name].len() as u32,
     });
     Ok(planned.collect())
 }

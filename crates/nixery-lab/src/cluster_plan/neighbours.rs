@@ -2,8 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::presence::Presence;
-use super::sample::CheckedSample;
+use super::sample_index::SampleIndex;
 use super::{NEIGHBOURS, PlanStage, Reporter};
 
 /// The similarity of the samples of two names (Jaccard): samples with both names, of those with one
@@ -29,24 +28,18 @@ impl Similarity {
 /// once.
 ///
 /// The time is proportional to the sum of the squares of the sizes of the samples' closures.
-pub(super) fn candidates(
-    checked: &CheckedSample<'_>,
-    presence: &Presence,
-    reporter: &mut Reporter<'_>,
-) -> Vec<(u32, u32)> {
-    let count = checked.names.len();
-    let can_share: Vec<bool> = (0..count)
-        .map(|name| presence.can_share(checked, name))
-        .collect();
+pub(super) fn candidates(index: &SampleIndex<'_>, reporter: &mut Reporter<'_>) -> Vec<(u32, u32)> {
+    let count = index.names.len();
+    let can_share: Vec<bool> = (0..count).map(|name| index.can_share(name)).collect();
     let mut together = vec![0u32; count];
     let mut others: Vec<u32> = Vec::new();
     let mut nearest: Vec<Similarity> = Vec::new();
     let mut pairs = Vec::new();
     for name in (0..count).filter(|&name| can_share[name]) {
         reporter.at(PlanStage::Neighbours, name, count);
-        let own = &presence.samples_of[name];
+        let own = &index.samples_of[name];
         for &sample in own {
-            for &other in &presence.names_in[usize::from(sample)] {
+            for &other in &index.names_in[usize::from(sample)] {
                 let together = &mut together[other as usize];
                 if *together == 0 {
                     others.push(other);
@@ -57,7 +50,7 @@ pub(super) fn candidates(
         for other in others.drain(..) {
             let both = std::mem::take(&mut together[other as usize]);
             if other as usize != name && can_share[other as usize] {
-                let samples = own.len() + presence.samples_of[other as usize].len();
+                let samples = own.len() + index.samples_of[other as usize].len();
                 nearest.push(Similarity {
                     both,
                     either: samples as u32 - both,

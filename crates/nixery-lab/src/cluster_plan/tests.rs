@@ -160,11 +160,11 @@ proptest! {
         let plan = build(&set, "r".into(), &mut |_| ()).expect("a plan");
         let again = build(&set, "r".into(), &mut |_| ()).expect("a plan");
         prop_assert_eq!(plan.digest(), again.digest());
-        let checked = CheckedSample::new(&set).expect("it is right");
+        let index = SampleIndex::new(&set, &mut Reporter(&mut |_| ())).expect("it is valid");
         let names: Vec<String> = plan.iter().map(|package| package.name).collect();
-        prop_assert_eq!(&names, &checked.names);
+        prop_assert_eq!(&names, &index.names);
         let mut sizes = std::collections::BTreeMap::<u32, Vec<u64>>::new();
-        for (name, size) in checked.names.iter().zip(&checked.nar_sizes) {
+        for (name, size) in index.names.iter().zip(&index.nar_sizes) {
             let (cluster, _) = plan.get(name).expect("it is there");
             sizes.entry(cluster).or_default().push(*size);
         }

@@ -115,7 +115,7 @@ async fn newest(
     storage: &dyn Storage,
     entries: &[GraphEntry],
 ) -> Result<Vec<RecordedGraph>, GraphsError> {
-    let newest = &entries[..entries.len().min(NEWEST)];
+    let newest = entries.iter().take(NEWEST).map(|entry| entry.key);
     let images = read_graphs(storage, newest).filter_map(async |image| match image {
         Err(GraphsError::File { .. }) => None,
         image => image.transpose(),

@@ -2,20 +2,19 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures::{StreamExt, stream};
+use futures::StreamExt;
 use nixery_core::NodeId;
 use nixery_manifest::Digest;
-use nixery_state::graphs::{self, GraphsError, RecordedGraph};
+use nixery_state::graphs::{GraphsError, RecordedGraph};
 use nixery_storage::Storage;
 
 use super::Pull;
+use crate::gather::read_graphs;
 use crate::numbers::number;
 use crate::replay::WorkloadParts;
 
 /// Seconds of a week; the first week begins with the first pull.
 pub const WEEK: u64 = 7 * 24 * 60 * 60;
-/// Number of graphs that are read concurrently.
-const CONCURRENT_READS: usize = 8;
 
 /// A history of pulls, and what it lacks.
 #[non_exhaustive]
@@ -49,13 +48,11 @@ pub async fn recorded_workload(
     let total = images.len();
     let mut history = History::default();
     // In the order of the first pull: the first graph with a path determines the path's sizes.
-    let graphs = stream::iter(images)
-        .map(async |image| (image, graphs::read(storage, image).await))
-        .buffered(CONCURRENT_READS);
-    let mut graphs = graphs.enumerate();
-    while let Some((index, (image, graph))) = graphs.next().await {
+    let graphs = read_graphs(storage, images.iter().copied());
+    let mut graphs = Box::pin(graphs.enumerate());
+    while let Some((index, graph)) = graphs.next().await {
         match graph {
-            Ok(Some(graph)) => history.add(image, &graph),
+            Ok(Some(graph)) => history.add(images[index], &graph),
             Ok(None) | Err(GraphsError::File { .. }) => {}
             Err(error) => return Err(error),
         }

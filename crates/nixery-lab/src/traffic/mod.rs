@@ -36,7 +36,7 @@ pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
 /// per second.
 pub const MOST_IN_BATCH: usize = 10_000;
 
-/// Limit of pulls that are read: the newest. With the data that a replay makes of them they take
+/// Usual limit of the pulls that are read. With the data that a replay makes of them they take
 /// some hundred megabytes.
 pub const MOST_PULLS: usize = 1_000_000;
 
@@ -80,7 +80,7 @@ pub struct RecordedPulls {
     pub pulls: Vec<Pull>,
     /// Batches that could not be read, and why: they are damaged, or of another version.
     pub unreadable: Vec<(Key, String)>,
-    /// Number of batches that were left out because they are older than [`MOST_PULLS`] pulls.
+    /// Number of older batches that were not read, because the newer ones have enough pulls.
     pub left_out: usize,
 }
 
@@ -111,19 +111,12 @@ pub async fn store_pulls(storage: &dyn Storage, pulls: &[Pull]) -> Result<(), St
     stored.map(drop)
 }
 
-/// Reads all recorded pulls, the newest [`MOST_PULLS`]. `progress` is called with the number of
-/// batches that were read and of all batches.
+/// Reads the newest batches of recorded pulls, until they have `most` pulls; usually [`MOST_PULLS`].
+/// `progress` is called with the number of batches that were read and of all batches.
 ///
 /// # Errors
 /// The store failed.
 pub async fn read_pulls(
-    storage: &dyn Storage,
-    progress: impl FnMut(usize, usize),
-) -> Result<RecordedPulls, StorageError> {
-    read_at_most(storage, MOST_PULLS, progress).await
-}
-
-async fn read_at_most(
     storage: &dyn Storage,
     most: usize,
     mut progress: impl FnMut(usize, usize),

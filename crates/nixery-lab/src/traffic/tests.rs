@@ -166,7 +166,9 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
     put(Key::new(TRAFFIC, Digest::of(newer.as_bytes())), newer).await;
 
     let mut calls = Vec::new();
-    let read = read_pulls(&storage, |done, total| calls.push((done, total)));
+    let read = read_pulls(&storage, MOST_PULLS, |done, total| {
+        calls.push((done, total))
+    });
     let read = read.await.unwrap();
     let times: Vec<_> = read.pulls.iter().map(|pull| pull.time - THEN).collect();
     assert_eq!(times, [5, 9, 10, 20]);
@@ -191,9 +193,11 @@ async fn the_newest_batches_count_where_there_are_too_many() {
             .await
             .unwrap();
     }
-    let read = read_at_most(&storage, 2, |_, _| ()).await.unwrap();
+    let read = read_pulls(&storage, 2, |_, _| ()).await.unwrap();
     assert_eq!((read.pulls.len(), read.left_out), (2, 1));
-    let none = read_pulls(&MemoryStorage::new(), |_, _| ()).await.unwrap();
+    let none = read_pulls(&MemoryStorage::new(), MOST_PULLS, |_, _| ())
+        .await
+        .unwrap();
     assert_eq!(none, RecordedPulls::default());
 }
 
@@ -284,7 +288,7 @@ async fn what_was_recorded_is_replayed_from_the_store() {
     let _ = put.await.unwrap();
     store_pulls(&storage, &pulls).await.unwrap();
 
-    let read = read_pulls(&storage, |_, _| ()).await.unwrap();
+    let read = read_pulls(&storage, MOST_PULLS, |_, _| ()).await.unwrap();
     assert_eq!(read.pulls, pulls);
     let recorded = recorded_workload(&storage, &read.pulls, |_, _| ())
         .await
