@@ -20,8 +20,8 @@ pub struct GatherProgress {
     pub unusable: usize,
 }
 
-/// Adds the images of these graphs to `paths`, in this order. Graphs that were deleted meanwhile are
-/// skipped. Unusable graphs are logged and skipped. `progress` is called after each graph.
+/// Adds the images of these graphs to `paths`, in this order. Graphs that were deleted meanwhile
+/// are skipped. Unusable graphs are logged and skipped. `progress` is called after each graph.
 ///
 /// # Errors
 /// The store failed.

@@ -1,4 +1,5 @@
-//! Makes and evaluates layer plans: cluster plans, popularity data, recorded pulls and their replay.
+//! Makes and evaluates layer plans: cluster plans, popularity data, recorded pulls and their
+//! replay.
 //!
 //! The registry works without this crate.
 

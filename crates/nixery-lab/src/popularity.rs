@@ -100,7 +100,7 @@ mod tests {
         )
     }
 
-    /// a and b refer to c, a also to itself, b to another path of c's name.
+    /// The paths a and b refer to c; a refers to itself as well, b to another path with c's name.
     fn sample() -> Vec<(String, Vec<String>)> {
         let (a, b, c, d) = (
             base('a', "a-1"),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_are_left_out_but_not_forgotten() {
+    fn counts_of_one_are_left_out_but_continued() {
         let mut counter = PopularityCounter::default();
         counter
             .add_narinfo(&narinfo(&base('a', "a-1"), &[base('c', "c-1")]))

@@ -12,8 +12,8 @@ use crate::reference_sink::ReferenceSink;
 /// Keys of the packages that every image has besides the requested ones.
 const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
 
-/// Store paths with their sizes and references, from any mixture of sources: a package set to make a
-/// plan for.
+/// Store paths with their sizes and references, from any mixture of sources: a package set to make
+/// a plan for.
 ///
 /// ```
 /// use nixery_lab::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
@@ -152,13 +152,13 @@ impl PathCollection {
 
     /// Returns samples of what images contain: first the images that were added, in their order, up
     /// to the number `samples`. The rest are single packages drawn evenly, each with all paths that
-    /// it needs at run time, and with the paths in every image (`nss-cacert` and `iana-etc`, if they
-    /// are in the collection).
+    /// it needs at run time, and with the paths in every image (`nss-cacert` and `iana-etc`, if
+    /// they are in the collection).
     ///
     /// Packages are the roots of reference graphs, and all paths of other sources. If there are no
-    /// more of them than samples remaining, each is drawn once. Otherwise only `seed` determines the
-    /// result: `SplitMix64`'s output times the number of packages, divided by 2⁶⁴, is the package's
-    /// place among them, sorted by key and then by base name.
+    /// more of them than samples remaining, each is drawn once. Otherwise only `seed` determines
+    /// the result: `SplitMix64`'s output times the number of packages, divided by 2⁶⁴, is the
+    /// package's place among them, sorted by key and then by base name.
     pub fn to_sample(&self, samples: u16, seed: u64) -> PlanSample {
         let paths = self.paths.values().map(|path| {
             let name = path.base_name.get(HASH_LEN + 1..).unwrap_or_default();
@@ -313,7 +313,8 @@ mod tests {
         paths.add_image(&image(&[&a, &b, &ca]));
         paths.add_image(&image(&[]));
         assert_eq!((paths.paths(), paths.packages(), paths.images()), (4, 4, 2));
-        // In order of names: a, b, glibc, nss-cacert. Of the graph without roots all paths are packages.
+        // In order of names: a, b, glibc, nss-cacert. Of the graph without roots all paths are
+        // packages.
         let images = [vec![1, 3], vec![0, 1, 3]];
         let each = [vec![0, 3], vec![1, 3], vec![2, 3], vec![3]];
         let samples = |most| paths.to_sample(most, 0).samples;

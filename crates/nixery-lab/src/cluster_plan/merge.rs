@@ -11,12 +11,13 @@ use super::{LARGEST_CLUSTER, MOST_COST, PlanStage, Reporter};
 /// Names that share a layer, with the data that determines its worth.
 struct Cluster {
     members: Vec<u32>,
-    /// Clusters that it may be merged with, ascending. Some of them may already be merged into others.
+    /// Clusters that it may be merged with, ascending. Some of them may already be merged into
+    /// others.
     neighbours: Vec<u32>,
     /// Samples with any of its members, ascending, each with the number of the part of the cluster
     /// that is present.
     samples: Vec<(u16, u16)>,
-    /// NAR bytes of each part; the first part is none of the members.
+    /// NAR bytes of each part. Part 0 has no members.
     part_sizes: Vec<u64>,
     /// Names of the closure of its members.
     closure: NameSet,

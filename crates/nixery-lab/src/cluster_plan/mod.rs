@@ -6,16 +6,16 @@
 //! 1. Per name, the set of samples whose closure contains it.
 //! 2. Candidate pairs: each name's 16 most similar names by these sets (Jaccard), ties by name.
 //!    Names without samples, and names over 64 MiB, stay alone.
-//! 3. The worth of a cluster is the amount that it saves clients: the sum over its *parts* (the sets
-//!    of members that are present in a sample) of the compressed size, times the share p of samples
-//!    with that part, times 0.8 · (1 − (1 − p)⁵) for first pulls and 0.4 · 0.997^|closure| for
-//!    updates.
+//! 3. The worth of a cluster is the amount that it saves clients: the sum over its *parts* (the
+//!    sets of members that are present in a sample) of the compressed size, times the share p of
+//!    samples with that part, times 0.8 · (1 − (1 − p)⁵) for first pulls and 0.4 · 0.997^|closure|
+//!    for updates.
 //! 4. The cheapest pair is merged first. Its cost is the worth that is lost, per image with both. A
-//!    merge never counts as cheaper than the merges that it is made of. Clusters have at most 24 MiB
-//!    of NARs, and a merge costs at most 40,000 bytes.
+//!    merge never counts as cheaper than the merges that it is made of. Clusters have at most 24
+//!    MiB of NARs, and a merge costs at most 40,000 bytes.
 //!
-//! All decisions use whole numbers (see `worth.rs` for units), and ties are decided by name: the plan
-//! is a function of the sample, on every machine. Memory is about 2 KB for a name with usual
+//! All decisions use whole numbers (see `worth.rs` for units), and ties are decided by name: the
+//! plan is a function of the sample, on every machine. Memory is about 2 KB for a name with usual
 //! closures: at most 12 bytes per 64 names for each name's closure, and 8 bytes for each name in
 //! each sample.
 

@@ -36,16 +36,12 @@ impl<'a> SampleIndex<'a> {
         let end = u32::try_from(packages.len()).map_err(|_| BuildPlanError::TooManyPackages {
             count: packages.len(),
         })?;
-        let check = |indices: &[u32], owner: &dyn Fn() -> String| match indices
-            .iter()
-            .find(|&&index| index >= end)
-        {
-            Some(&index) => Err(BuildPlanError::Index {
-                owner: owner(),
-                index,
-                end,
-            }),
-            None => Ok(()),
+        let check = |indices: &[u32], owner: &dyn Fn() -> String| {
+            let outside = indices.iter().copied().find(|&index| index >= end);
+            outside.map_or(Ok(()), |index| {
+                let owner = owner();
+                Err(BuildPlanError::Index { owner, index, end })
+            })
         };
         for package in packages {
             check(&package.references, &|| {
@@ -87,15 +83,16 @@ impl<'a> SampleIndex<'a> {
         })
     }
 
-    /// Returns whether a name can be in a cluster with others: it is in a sample, and not too large.
+    /// Returns whether a name can be in a cluster with others: it is in a sample, and not too
+    /// large.
     pub(super) fn can_share(&self, name: usize) -> bool {
         !self.samples_of[name].is_empty() && self.nar_sizes[name] <= LARGEST
     }
 
     /// Returns the closure of each name that can be in a cluster, and empty sets for other names.
     ///
-    /// Names are numbered by the number of their samples, so that the names that most closures share are
-    /// close together.
+    /// Names are numbered by the number of their samples, so that the names that most closures
+    /// share are close together.
     pub(super) fn closures(&self, reporter: &mut Reporter<'_>) -> Vec<NameSet> {
         let count = self.names.len();
         let mut by_reach: Vec<u32> = (0..count as u32).collect();

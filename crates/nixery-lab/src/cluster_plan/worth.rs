@@ -31,7 +31,8 @@ pub(super) struct Worth {
 }
 
 impl Worth {
-    /// Creates the tables for `samples` samples (at most [`super::MAX_SAMPLES`]) and closures of at most `packages`.
+    /// Creates the tables for `samples` samples (at most [`super::MAX_SAMPLES`]) and closures of at
+    /// most `packages`.
     pub(super) fn new(samples: u16, packages: usize) -> Self {
         let all = u128::from(samples.max(1)).pow(HELD);
         let first_pull = (0..=samples).map(|count| {

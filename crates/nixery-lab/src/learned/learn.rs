@@ -1,5 +1,5 @@
-//! Making a plan from the recorded images of a store, when one is due: the base of the newest images
-//! determines it.
+//! Making a plan from the recorded images of a store, when one is due: the base of the newest
+//! images determines it.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -144,9 +144,9 @@ type Weight = (u32, u32, u64);
 /// Returns the path that most of these images depend on: usually glibc. Of several the one with the
 /// largest NAR, then the first by name. `None` without paths.
 ///
-/// An image depends on a path, in this sense, if another path of the image refers to it: a path that
-/// is in every image for itself, such as iana-etc, outlives a glibc. Such paths count only if there
-/// are no others.
+/// An image depends on a path, in this sense, if another path of the image refers to it: a path
+/// that is in every image for itself, such as iana-etc, outlives a glibc. Such paths count only if
+/// there are no others.
 pub(super) fn base<'a>(images: impl IntoIterator<Item = &'a ReferenceGraph>) -> Option<StorePath> {
     let mut weights: HashMap<&StorePath, Weight> = HashMap::new();
     for image in images {

@@ -1,8 +1,9 @@
 //! The cluster plan that the servers of a store have learned from the contents of its images.
 //!
-//! A plan is stored under `plans/` by the SHA-256 of its file; a pointer beside it names the plan in
-//! use and the base that it was made for. Servers on the store read the pointer regularly
-//! ([`read_pointer`], [`load`]). At night one of them checks whether another plan is due ([`learn`]).
+//! A plan is stored under `plans/` by the SHA-256 of its file; a pointer beside it names the plan
+//! in use and the base that it was made for. Servers on the store read the pointer regularly
+//! ([`read_pointer`], [`load`]). At night one of them checks whether another plan is due
+//! ([`learn`]).
 //!
 //! Another plan changes the layers. So another plan is due only when nearly all layers change
 //! anyway: when hardly any of the newest images use the base that the plan was made for, the path

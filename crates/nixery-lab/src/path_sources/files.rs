@@ -82,7 +82,7 @@ mod tests {
         format!("StorePath: {path}\nNarSize: 5\nReferences: {reference}\n")
     }
 
-    /// a and b refer to c, in every format there is.
+    /// The paths a and b refer to c, in every format.
     #[rstest]
     #[case::list(
         "list.json",
@@ -103,7 +103,7 @@ mod tests {
             {{"path":"{B}","narSize":1,"closureSize":2,"references":["{C}"]}},
             {{"path":"{C}","narSize":1,"closureSize":1,"references":[]}}]}}"#)
     )]
-    fn json_is_told_apart_by_its_contents(#[case] name: &str, #[case] json: String) {
+    fn the_contents_of_json_determine_its_kind(#[case] name: &str, #[case] json: String) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(name);
         fs::write(&file, json).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_counted_and_other_files_in_it_are_not() {
+    fn only_narinfo_and_json_files_of_a_directory_are_counted() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::write(at("a.narinfo"), narinfo(A, C)).unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_path_without_path_information_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let count = |path: &Path| {
             let mut counter = PopularityCounter::default();

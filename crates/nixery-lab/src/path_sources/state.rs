@@ -79,7 +79,7 @@ mod tests {
     use crate::popularity::PopularityCounter;
 
     #[test]
-    fn a_count_goes_on_where_it_stopped() {
+    fn a_count_continues_where_it_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let mut state = StateFile::new(&path);

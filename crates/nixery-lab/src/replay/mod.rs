@@ -1,7 +1,7 @@
 //! Replaying pulls: how many bytes clients would have transferred with a way of grouping.
 //!
-//! A [`Workload`] is a history of pulls: a package set that changes from week to week, images of it,
-//! and clients that pull some images and delete others. [`replay()`] groups every image that is
+//! A [`Workload`] is a history of pulls: a package set that changes from week to week, images of
+//! it, and clients that pull some images and delete others. [`replay()`] groups every image that is
 //! pulled into layers, lets each client fetch the layers that it lacks, and counts. Clients keep a
 //! layer as long as they keep an image with it.
 //!

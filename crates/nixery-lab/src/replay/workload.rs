@@ -20,9 +20,9 @@ use crate::numbers::number;
 ///
 /// Self references and cycles are accepted. A client deletes an image that it does not keep; a kept
 /// image that is not pulled again does not change. `null` for the images kept means all. Of each
-/// name a client has one image, the one that it pulled last; without `names` each place is a name of
-/// its own. An image that no client pulls in a week may be an empty list in that week, and be left
-/// out at the end of the week's list.
+/// name a client has one image, the one that it pulled last; without `names` each place is a name
+/// of its own. An image that no client pulls in a week may be an empty list in that week, and be
+/// left out at the end of the week's list.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadParts {
     /// Store path, NAR size, compressed size, references.

@@ -111,8 +111,9 @@ pub async fn store_pulls(storage: &dyn Storage, pulls: &[Pull]) -> Result<(), St
     stored.map(drop)
 }
 
-/// Reads the newest batches of recorded pulls, until they have `most` pulls; usually [`MOST_PULLS`].
-/// `progress` is called with the number of batches that were read and of all batches.
+/// Reads the newest batches of recorded pulls, until they have `most` pulls; usually
+/// [`MOST_PULLS`]. `progress` is called with the number of batches that were read and of all
+/// batches.
 ///
 /// # Errors
 /// The store failed.

@@ -27,7 +27,7 @@ fn pull(time: u64, client: u64, of: &str, name: u64) -> Pull {
 }
 
 #[test]
-fn fingerprints_tell_salts_parts_and_their_borders_apart() {
+fn fingerprints_depend_on_the_salt_and_the_division_into_parts() {
     let of = |salt: &str, parts: &[&str]| {
         let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
         Fingerprint::of(salt.as_bytes(), &parts)
@@ -50,7 +50,7 @@ fn fingerprints_tell_salts_parts_and_their_borders_apart() {
     }
 }
 
-/// The format other versions of this program, and other replicas, have to read.
+/// Other versions of this program and other replicas read this format.
 #[test]
 fn the_format_is_pinned() {
     let pulls = [
@@ -67,7 +67,7 @@ fn the_format_is_pinned() {
     assert_eq!(
         String::from_utf8(bytes).unwrap(),
         expected,
-        "if this was meant, raise VERSION"
+        "if this is intended, raise VERSION"
     );
 }
 
@@ -93,13 +93,13 @@ fn the_format_is_pinned() {
     r#"{"version":1,"images":[],"pulls":[[18446744073709551615,"0000000000000001",0]]}"#,
     "which is not between"
 )]
-fn foreign_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
+fn invalid_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
     let error = batch_from_bytes(text.as_bytes()).unwrap_err();
     assert!(error.contains(problem), "{error}");
 }
 
 #[test]
-fn fields_that_are_not_known_and_full_batches_are_read() {
+fn unknown_fields_and_full_batches_are_read() {
     let text = r#"{"about":[],"version":1,"pulls":[],"images":[],"more":{}}"#;
     assert_eq!(batch_from_bytes(text.as_bytes()).unwrap(), []);
     let full = vec![pull(0, 1, "a", 7); MOST_IN_BATCH];
@@ -126,7 +126,7 @@ proptest! {
         let _ = batch_from_bytes(&bytes);
     }
 
-    /// Whatever was recorded makes a workload, and the same one again.
+    /// Any recorded pulls make a valid workload, and always the same one.
     #[test]
     fn pulls_make_workloads(mut pulls in pulls()) {
         pulls.sort_by_key(|pull| pull.time);
@@ -150,7 +150,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
+async fn batches_are_read_in_the_order_of_time_and_damaged_ones_are_named() {
     let storage = MemoryStorage::new();
     let later = [pull(9, 1, "a", 7), pull(20, 1, "b", 7)];
     let earlier = [pull(5, 2, "a", 7), pull(10, 2, "b", 7)];
@@ -186,7 +186,7 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
 }
 
 #[tokio::test]
-async fn the_newest_batches_count_where_there_are_too_many() {
+async fn the_newest_batches_are_read_up_to_the_limit() {
     let storage = MemoryStorage::new();
     for time in 0..3 {
         store_pulls(&storage, &[pull(time, 1, "a", 7)])
@@ -229,7 +229,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
     history.add(image("app-1"), &app(1));
     history.add(image("app-2"), &app(2));
     let recorded = history.into_workload(&[
-        // Without a graph: it does not begin the first week either.
+        // Without a graph; it does not begin the first week.
         pull(0, 5, "gone", 1),
         pull(10, 9, "app-1", 3),
         pull(11, 5, "app-1", 3),
@@ -249,7 +249,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
             [path('d', "app-1").as_str(), 101, 50, [0]],
             [path('d', "app-2").as_str(), 102, 50, [0]],
         ],
-        // The same image under another name is a place of its own.
+        // The same image under another name has a place of its own.
         "weeks": [[[1], [2]], [[], [2]], [], [[], [], [2]]],
         "names": [0, 0, 1],
         "events": [
@@ -269,7 +269,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
 }
 
 #[tokio::test]
-async fn what_was_recorded_is_replayed_from_the_store() {
+async fn recorded_pulls_are_replayed_from_the_store() {
     let storage = MemoryStorage::new();
     let pulls = [
         pull(0, 1, "app-1", 7),
@@ -282,7 +282,7 @@ async fn what_was_recorded_is_replayed_from_the_store() {
             .await
             .unwrap();
     }
-    // One that cannot be read counts as none.
+    // An unreadable graph counts as missing.
     let damaged = Key::new(GRAPHS, image("app-3"));
     let put = storage.put(&damaged, "garbage".into(), PutMode::Replace);
     let _ = put.await.unwrap();

@@ -1,4 +1,4 @@
-//! Against a small HTTP server on loopback that misbehaves on command.
+//! Tests with a small HTTP server on loopback that fails as requested.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -106,7 +106,7 @@ fn cache(server: &Server, attempts: u32) -> BinaryCache {
 }
 
 #[tokio::test]
-async fn everything_is_counted_and_what_is_missing_passed_over() {
+async fn everything_is_counted_and_missing_paths_are_skipped() {
     let server = Server::start(|path, _| match index(path) {
         i if i % 10 == 3 => status("404 Not Found"),
         i if i % 10 == 7 => status("403 Forbidden"),
@@ -147,7 +147,7 @@ async fn failures_are_tried_again() {
 #[case::no_narinfo(|_: &str, _| "HTTP/1.1 200 OK\r\n\r\n<html>".to_owned(), "cannot be used", 1)]
 #[case::too_long(|_: &str, _| format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(2 << 20)), "over 1 MiB", 1)]
 #[tokio::test]
-async fn what_cannot_be_fetched_is_named(
+async fn an_address_that_cannot_be_fetched_is_named(
     #[case] answer: fn(&str, usize) -> String,
     #[case] problem: &str,
     #[case] requests: usize,
@@ -168,7 +168,7 @@ async fn what_cannot_be_fetched_is_named(
 }
 
 #[tokio::test]
-async fn a_count_that_failed_goes_on_from_its_state() {
+async fn a_count_that_failed_continues_from_its_state() {
     let server = Server::start(|path, nth| match (index(path), nth) {
         (30, 1) => status("401 Unauthorized"),
         (i, _) => narinfo(i),

@@ -44,7 +44,7 @@ fn workload(json: &Value) -> Workload {
 }
 
 #[test]
-fn a_workload_tells_its_size() {
+fn a_workload_reports_its_size() {
     let workload = workload(&example());
     assert_eq!((workload.paths(), workload.weeks()), (4, 2));
     assert_eq!((workload.clients(), workload.pulls()), (2, 6));
@@ -61,7 +61,8 @@ fn one_layer_per_path_by_hand() {
         bytes_asked: (60 + 50) + 50 + 65 + (65 + 50),
         stored_bytes: 40 + 20 + 10 + 25,
         stored_layers: 4,
-        // app-1 or app-2 is below libc: it is of no use on top of the other, or at the bottom.
+        // app-1 or app-2 is below libc. A libc on top of the other app, or at the bottom, is not
+        // reused.
         chain_bytes: (20 + 40 + 40 + 10) + (40 + 10) + (25 + 40) + (25 + 40),
         images: 3,
         image_layers: 6,
@@ -99,7 +100,7 @@ fn a_strategy_by_hand() {
     };
     let workload = workload(&example());
     let counts = replay(&workload, Grouping::Strategy(&libc_is_popular, budget(94))).unwrap();
-    // Here libc is below the others, and so of use in each image.
+    // Here libc is below the others, so every image reuses it.
     let per_path = replay(&workload, Grouping::OneLayerPerPath).unwrap();
     let chain_bytes = per_path.bytes;
     assert_eq!(
@@ -116,31 +117,27 @@ fn a_strategy_by_hand() {
 }
 
 #[test]
-fn clients_forget_what_they_do_not_keep() {
+fn clients_delete_images_that_they_do_not_keep() {
     let mut json = example();
     json["events"] = json!([
-        // Kept, though another image is pulled meanwhile, and still as it was: app-1, not app-2.
+        // Kept while another image is pulled, and not changed: app-1, not app-2.
         [0, 1, [0], [0]],
         [1, 1, [1], [0, 1]],
         [0, 1, [0], []],
-        // Everything is gone, an image that it never had included.
+        // Everything is deleted, and so is the place of an image that the client never had.
         [0, 1, [0], [1]],
         [0, 1, [0], [0]],
     ]);
     let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
     assert_eq!(counts.bytes, 60 + 10 + 60 + 60);
     assert_eq!(counts.bytes_by_week, [60 + 60 + 60, 10]);
-    assert_eq!(
-        counts.stored_bytes,
-        40 + 20 + 10,
-        "nobody ever pulled app-2"
-    );
+    assert_eq!(counts.stored_bytes, 40 + 20 + 10, "no client pulled app-2");
 }
 
 #[rstest]
 #[case(json!([]))]
 #[case(json!([[1, 1, [], []]]))]
-fn nothing_pulled_is_nothing_moved(#[case] events: Value) {
+fn without_pulls_no_bytes_are_transferred(#[case] events: Value) {
     let mut json = example();
     json["events"] = events;
     for bound in [Grouping::OneLayer, Grouping::OneLayerPerPath] {
@@ -163,7 +160,7 @@ fn an_image_of_nothing_and_sizes_out_of_bounds_are_counted() {
     assert_eq!(counts.images, 2);
 }
 
-/// Whatever it is told to answer.
+/// A strategy with a fixed plan.
 #[derive(Debug)]
 struct Broken(Vec<Vec<u32>>);
 
@@ -190,7 +187,7 @@ impl LayerStrategy for Broken {
 #[case::twice(vec![vec![0, 1], vec![1]])]
 #[case::unknown(vec![vec![0, 1, 2]])]
 #[case::over_budget(vec![vec![0], vec![1], vec![]])]
-fn a_strategy_that_is_none_is_named(#[case] layers: Vec<Vec<u32>>) {
+fn a_strategy_with_an_invalid_plan_is_named(#[case] layers: Vec<Vec<u32>>) {
     let error = replay(
         &workload(&example()),
         Grouping::Strategy(&Broken(layers), budget(2)),

@@ -1,11 +1,12 @@
-//! What holds for every workload.
+//! Properties of every workload.
 
 use proptest::prelude::*;
 
 use super::{path as store_path, *};
 use nixery_core::human_bytes;
 
-/// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
+/// Groups by size only, so that images of equal paths are grouped equally, even if their roots
+/// differ.
 #[derive(Debug)]
 struct BySize;
 
@@ -72,7 +73,8 @@ proptest! {
         let by_size = replay(&workload, Grouping::Strategy(&BySize, budget(layers))).unwrap();
         let dominator = replay(&workload, Grouping::Strategy(&Dominator::default(), budget(layers))).unwrap();
         prop_assert!(least.bytes <= by_size.bytes && by_size.bytes <= most.bytes);
-        // Two images of the same paths may have other roots, and then other layers: more than one layer moves.
+        // Images with equal paths may have different roots, and then different layers. More bytes
+        // than those of one layer are transferred.
         prop_assert!(least.bytes <= dominator.bytes);
         for counts in [&least, &by_size, &dominator, &most] {
             prop_assert_eq!(counts.bytes_by_week.iter().sum::<u64>(), counts.bytes);
