@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nixery_core::StorePath;
 use nixery_lab::path_sources::{
-    BinaryCache, CacheOptions, CacheProgress, StateFile, WantedPath, add_path,
+    BinaryCache, CacheOptions, CacheProgress, StateFile, add_path, parse_wanted_paths,
 };
 use nixery_lab::reference_sink::ReferenceSink;
 
@@ -56,10 +57,9 @@ impl PathSourceArgs {
             .iter()
             .partition(|source| source.starts_with("http://") || source.starts_with("https://"));
         let wanted = self.wanted(!caches.is_empty())?;
-        let options = CacheOptions {
-            parallel: self.parallel,
-            attempts: self.attempts,
-        };
+        let mut options = CacheOptions::default();
+        options.parallel = self.parallel;
+        options.attempts = self.attempts;
         let mut state = self.state.as_ref().map(StateFile::new);
         let mut sink = match &state {
             Some(state) => state.load()?,
@@ -96,7 +96,7 @@ impl PathSourceArgs {
     }
 
     /// What to fetch from the caches, if there are any.
-    fn wanted(&self, caches: bool) -> Result<Vec<WantedPath>> {
+    fn wanted(&self, caches: bool) -> Result<Vec<StorePath>> {
         match (&self.store_paths, caches) {
             (Some(list), true) => read_list(list),
             (None, false) => Ok(Vec::new()),
@@ -113,14 +113,14 @@ impl PathSourceArgs {
     }
 }
 
-fn read_list(path: &Path) -> Result<Vec<WantedPath>> {
+fn read_list(path: &Path) -> Result<Vec<StorePath>> {
     let text = if path == Path::new("-") {
         std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
     } else {
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
     };
-    let wanted = WantedPath::parse_list(&text)
-        .with_context(|| format!("{} cannot be used", path.display()))?;
+    let wanted =
+        parse_wanted_paths(&text).with_context(|| format!("{} cannot be used", path.display()))?;
     if wanted.is_empty() {
         bail!("{} names no store path", path.display());
     }
@@ -129,8 +129,8 @@ fn read_list(path: &Path) -> Result<Vec<WantedPath>> {
 
 fn read_files(sink: &mut impl ReferenceSink, path: &Path, reporter: &mut Reporter) -> Result<()> {
     let prefix = path.display().to_string();
-    add_path(sink, path, |found| {
-        let message = format!("{} files", found.total());
+    add_path(sink, path, |files| {
+        let message = format!("{files} files");
         reporter.at(Unit::Spinner, &prefix, 0, 0, &message);
     })?;
     Ok(())
@@ -140,7 +140,7 @@ async fn read_cache(
     cache: &BinaryCache,
     url: &str,
     sink: &mut impl ReferenceSink,
-    wanted: &[WantedPath],
+    wanted: &[StorePath],
     mut state: Option<&mut StateFile>,
     reporter: &mut Reporter,
 ) -> Result<CacheProgress> {

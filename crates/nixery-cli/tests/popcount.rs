@@ -161,14 +161,14 @@ fn an_interrupted_count_goes_on() {
 #[case(&["popcount"], 2, "SOURCE")]
 #[case(&["popcount", "missing"], 1, "cannot read missing")]
 #[case(&["popcount", "text"], 1, "text is neither")]
-#[case(&["popcount", "."], 1, "holds no .narinfo or .json file")]
+#[case(&["popcount", "."], 1, ". is neither")]
 #[case(&["popcount", "http://127.0.0.1:1"], 2, "--store-paths")]
 #[case(&["popcount", "text", "--store-paths", "paths"], 2, "--store-paths")]
 #[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "text"], 1, "cannot be used")]
 #[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "empty"], 1, "names no store path")]
 #[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--attempts", "1"], 1, "cannot fetch http://127.0.0.1:1/")]
 #[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--parallel", "0"], 2, "--parallel")]
-#[case(&["popcount", "x.narinfo", "--state", "text"], 1, "text is not a state")]
+#[case(&["popcount", "x.narinfo", "--state", "text"], 1, "not the state of an earlier run")]
 fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     let place = Place::new();
     place.write("text", "hello");

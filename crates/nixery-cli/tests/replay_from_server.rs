@@ -126,7 +126,7 @@ fn damaged_batches_are_said_and_left_out() {
     place.write(&format!("store/traffic/{damaged}"), "{}");
     let run = place.run(&REPLAY);
     let said = format!(
-        "left out: recorded pulls that cannot be read, traffic/{damaged} (it is not what its digest says)\n"
+        "left out: recorded pulls that cannot be read, traffic/{damaged} (its contents do not match its digest)\n"
     );
     assert_eq!(run.stderr, said);
     assert!(

@@ -1,26 +1,27 @@
-//! From recorded graphs to what a plan is made of.
+//! Gathering the input of a cluster plan from recorded graphs.
+
+use futures::{Stream, StreamExt, stream};
+use nixery_manifest::Digest;
+use nixery_state::graphs::{self, GraphEntry, GraphsError, RecordedGraph};
+use nixery_storage::{Storage, error_chain};
 
 use crate::cluster_plan::PathCollection;
-use futures::StreamExt;
-use futures::stream;
-use nixery_storage::Storage;
 
-use nixery_state::graphs::{GraphEntry, GraphsError, RecordedGraph, read};
+/// Number of graphs that are read concurrently, to hide the latency of a remote store.
+const CONCURRENT_READS: usize = 16;
 
-/// Graphs read at once: hides a remote store's latency.
-const READS: usize = 16;
-
-/// How far the reading of graphs is.
+/// Progress of the reading of graphs.
+#[non_exhaustive]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Gathered {
-    /// Images whose graphs were read.
+pub struct GatherProgress {
+    /// Number of images whose graphs were read.
     pub images: usize,
-    /// Graphs that are damaged, or of another version, and were passed over.
+    /// Number of graphs that are damaged, or of another version, and were skipped.
     pub unusable: usize,
 }
 
-/// Adds the images of these graphs to `paths`, in this order. Whatever went away meanwhile is passed over, and so
-/// are graphs that cannot be used, which are logged. `progress` is called after each graph.
+/// Adds the images of these graphs to `paths`, in this order. Graphs that were deleted meanwhile
+/// are skipped. Unusable graphs are logged and skipped. `progress` is called after each graph.
 ///
 /// # Errors
 /// The store failed.
@@ -28,20 +29,20 @@ pub async fn gather(
     storage: &dyn Storage,
     entries: &[GraphEntry],
     paths: &mut PathCollection,
-    mut progress: impl FnMut(Gathered) + Send,
-) -> Result<Gathered, GraphsError> {
-    let mut gathered = Gathered::default();
-    let mut reads = Box::pin(all(storage, entries));
-    while let Some(read) = reads.next().await {
-        match read {
+    mut progress: impl FnMut(GatherProgress) + Send,
+) -> Result<GatherProgress, GraphsError> {
+    let mut gathered = GatherProgress::default();
+    let mut images = Box::pin(read_graphs(storage, entries.iter().map(|entry| entry.key)));
+    while let Some(image) = images.next().await {
+        match image {
             Ok(Some(image)) => {
                 paths.add_image(&image.graph);
                 gathered.images += 1;
             }
             Ok(None) => {}
             Err(error @ GraphsError::File { .. }) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(cause, "{error}: passed over");
+                let error = error_chain(&error);
+                tracing::warn!(error, "a recorded graph is skipped");
                 gathered.unusable += 1;
             }
             Err(error) => return Err(error),
@@ -51,13 +52,13 @@ pub async fn gather(
     Ok(gathered)
 }
 
-/// The graphs in the order of their entries, several read at once.
-pub(crate) fn all<'a>(
+/// Reads the graphs of these images in this order, several concurrently.
+pub(crate) fn read_graphs<'a>(
     storage: &'a dyn Storage,
-    entries: &[GraphEntry],
-) -> impl stream::Stream<Item = Result<Option<RecordedGraph>, GraphsError>> + 'a {
-    let keys: Vec<_> = entries.iter().map(|entry| entry.key).collect();
-    stream::iter(keys)
-        .map(move |key| read(storage, key))
-        .buffered(READS)
+    images: impl Iterator<Item = Digest>,
+) -> impl Stream<Item = Result<Option<RecordedGraph>, GraphsError>> + 'a {
+    let images: Vec<Digest> = images.collect();
+    stream::iter(images)
+        .map(move |image| graphs::read(storage, image))
+        .buffered(CONCURRENT_READS)
 }

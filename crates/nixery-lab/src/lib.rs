@@ -1,10 +1,12 @@
-//! Makes and evaluates layer plans: cluster plans, popularity data, recorded pulls and their replay.
+//! Makes and evaluates layer plans: cluster plans, popularity data, recorded pulls and their
+//! replay.
 //!
 //! The registry works without this crate.
 
 pub mod cluster_plan;
 mod gather;
 pub mod learned;
+mod numbers;
 pub mod path_sources;
 pub mod popularity;
 pub mod reference_sink;
@@ -14,7 +16,11 @@ pub mod traffic;
 use nixery_state::gc::Retention;
 use nixery_state::graphs;
 
-pub use gather::{Gathered, gather};
+pub use gather::{GatherProgress, gather};
 
-/// How long a store remembers graphs, recorded pulls and learned plans, for the garbage collection.
+/// Retention of graphs, recorded pulls and learned plans, for the garbage collection of a store.
 pub const RETENTIONS: [Retention; 3] = [graphs::KEPT, traffic::KEPT, learned::KEPT];
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,19 +1,20 @@
 //! Counting references, to make popularity data.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
+use nixery_core::{HASH_LEN, PathReferences, StorePath};
 use serde::{Deserialize, Serialize};
 
-use crate::reference_sink::{ReferenceError, ReferenceSink};
-use nixery_core::{HASH_LEN, PathReferences, StorePath};
+use crate::reference_sink::ReferenceSink;
 
 /// Counts how many paths refer to each name, from any mixture of sources.
 ///
-/// Each referring path counts once, however often it is seen; a path's reference to itself does not count.
-/// (The original's `popcount` counts these too, then drops counts of one to be rid of them.)
+/// Each referring path counts once, even if several sources have it; a path's reference to itself
+/// does not count. (The original's `popcount` counts these too, and removes them by dropping counts
+/// of one.)
 ///
 /// ```
-/// use crate::{popularity::PopularityCounter, reference_sink::ReferenceSink};
+/// use nixery_lab::{popularity::PopularityCounter, reference_sink::ReferenceSink};
 /// let mut counter = PopularityCounter::default();
 /// for hash in ["3n58xw4373jp0ljirf06d8077j15pc4j", "4n58xw4373jp0ljirf06d8077j15pc4j"] {
 ///     let narinfo = format!(
@@ -24,18 +25,10 @@ use nixery_core::{HASH_LEN, PathReferences, StorePath};
 /// }
 /// assert_eq!(counter.to_json(), br#"{"glibc-2.38":2}"#);
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PopularityCounter {
-    counts: HashMap<String, u64>,
     /// Hashes of the paths whose references are counted.
-    seen: HashSet<Box<str>>,
-}
-
-/// What is kept of a count that goes on later.
-#[derive(Serialize, Deserialize)]
-struct State {
-    /// Hashes of the paths counted, sorted.
-    seen: Vec<Box<str>>,
+    seen: BTreeSet<Box<str>>,
     counts: BTreeMap<String, u64>,
 }
 
@@ -47,17 +40,12 @@ impl ReferenceSink for PopularityCounter {
         if !self.seen.insert(own[..HASH_LEN].into()) {
             return;
         }
-        let mut references = path.references().to_vec();
-        references.retain(|&reference| reference != own);
-        references.sort_unstable();
-        references.dedup();
-        for reference in references {
+        let references: BTreeSet<&str> = path.references().iter().copied().collect();
+        for reference in references.into_iter().filter(|&reference| reference != own) {
             let name = &reference[HASH_LEN + 1..];
             match self.counts.get_mut(name) {
                 Some(count) => *count = count.saturating_add(1),
-                None => {
-                    self.counts.insert(name.to_owned(), 1);
-                }
+                None => drop(self.counts.insert(name.to_owned(), 1)),
             }
         }
     }
@@ -69,45 +57,26 @@ impl ReferenceSink for PopularityCounter {
     fn paths(&self) -> usize {
         self.seen.len()
     }
-
-    fn to_state(&self) -> Vec<u8> {
-        let mut seen: Vec<Box<str>> = self.seen.iter().cloned().collect();
-        seen.sort_unstable();
-        let counts = self
-            .counts
-            .iter()
-            .map(|(name, &count)| (name.clone(), count))
-            .collect();
-        serde_json::to_vec(&State { seen, counts }).expect("texts and integers serialise to JSON")
-    }
-
-    fn from_state(state: &[u8]) -> Result<Self, ReferenceError> {
-        let state: State = serde_json::from_slice(state).map_err(ReferenceError::State)?;
-        Ok(Self {
-            counts: state.counts.into_iter().collect(),
-            seen: state.seen.into_iter().collect(),
-        })
-    }
 }
 
 impl PopularityCounter {
-    /// The counts as a JSON object sorted by name, as [`Popularity::from_json`](nixery_core::Popularity::from_json)
-    /// reads it. Counts of one are left out: that is what unknown names count.
+    /// Returns the counts as a JSON object sorted by name, which
+    /// [`Popularity::from_json`](nixery_core::Popularity::from_json) reads. Counts of one are left
+    /// out, because unknown names count as one.
     pub fn to_json(&self) -> Vec<u8> {
-        let counts = self.counts.iter();
-        let counted: BTreeMap<&str, u64> = counts
-            .filter(|&(_, &count)| count > 1)
-            .map(|(name, &count)| (&**name, count))
-            .collect();
-        serde_json::to_vec(&counted).expect("a map of names and counts serialises to JSON")
+        let counts = self.counts.iter().filter(|&(_, &count)| count > 1);
+        serde_json::to_vec(&counts.collect::<BTreeMap<_, _>>())
+            .expect("a map of names and counts serialises to JSON")
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use nixery_core::ReferenceGraph;
     use rstest::rstest;
+
+    use super::*;
+    use crate::reference_sink::ReferenceError;
 
     fn base(letter: char, name: &str) -> String {
         format!("{}-{name}", letter.to_string().repeat(32))
@@ -131,7 +100,7 @@ mod tests {
         )
     }
 
-    /// a and b refer to c, a also to itself, b to another path of c's name.
+    /// The paths a and b refer to c; a refers to itself as well, b to another path with c's name.
     fn sample() -> Vec<(String, Vec<String>)> {
         let (a, b, c, d) = (
             base('a', "a-1"),
@@ -200,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_are_left_out_but_not_forgotten() {
+    fn counts_of_one_are_left_out_but_continued() {
         let mut counter = PopularityCounter::default();
         counter
             .add_narinfo(&narinfo(&base('a', "a-1"), &[base('c', "c-1")]))

@@ -26,7 +26,8 @@ fn members(clusters: &BTreeMap<String, String>) -> BTreeMap<&str, BTreeSet<&str>
         .collect()
 }
 
-/// Ties, which the specification decides by rounding errors, may fall differently here, and what follows from them.
+/// Ties, which the specification decides by rounding errors, may fall differently here, and what
+/// follows from them.
 #[test]
 fn nearly_all_names_have_the_same_company() {
     let reference: Reference = serde_json::from_str(REFERENCE).expect("the reference");
@@ -51,7 +52,8 @@ fn nearly_all_names_have_the_same_company() {
     );
 }
 
-/// Pinned: a plan is the same on every machine, and with every version that does not mean to change it.
+/// Pinned: a plan is the same on every machine, and with every version that does not mean to change
+/// it.
 #[test]
 fn the_plan_is_pinned() {
     let sample = PlanSample::from_json(REFERENCE.as_bytes()).expect("a sample");

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nixery_builder::Builder;
 use nixery_core::{Clustered, LayerStrategy};
-use nixery_lab::learned::{self, LearnError, Lesson, Pointer};
+use nixery_lab::learned::{self, LearnError, LearnOutcome, PlanPointer};
 use nixery_manifest::Digest;
 use nixery_storage::Storage;
 
@@ -53,25 +53,29 @@ fn night(now: SystemTime, hour: u8) -> Option<u64> {
 
 /// Learns a plan; returns whether that is done for tonight.
 async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
-    let lesson = learned::learn(Arc::clone(storage)).await;
-    let (counter, done) = match &lesson {
-        Ok(Lesson::New(_)) => (&metrics.made, true),
-        Ok(Lesson::Kept(_) | Lesson::Newer | Lesson::TooFew { .. }) => (&metrics.kept, true),
-        Ok(Lesson::Busy) => (&metrics.skipped, true),
+    let outcome = learned::learn(Arc::clone(storage)).await;
+    let (counter, done) = match &outcome {
+        Ok(LearnOutcome::Learned(_)) => (&metrics.made, true),
+        Ok(
+            LearnOutcome::Kept(_) | LearnOutcome::NewerVersion | LearnOutcome::TooFewImages { .. },
+        ) => (&metrics.kept, true),
+        Ok(LearnOutcome::Busy) => (&metrics.skipped, true),
         Err(_) => (&metrics.failed, false),
     };
     counter.inc();
-    match lesson {
-        Ok(Lesson::New(Pointer { plan, base, images })) => {
+    match outcome {
+        Ok(LearnOutcome::Learned(PlanPointer {
+            plan, base, images, ..
+        })) => {
             tracing::info!(%plan, %base, images, "learned a layer plan");
         }
-        Ok(Lesson::Kept(Pointer { base, .. })) => {
+        Ok(LearnOutcome::Kept(PlanPointer { base, .. })) => {
             tracing::info!(%base, "kept the layer plan: enough images still use the packages it was made for");
         }
-        Ok(Lesson::Newer) => {
+        Ok(LearnOutcome::NewerVersion) => {
             tracing::warn!("learned no layer plan: a newer version of Nixery has learned one");
         }
-        Ok(Lesson::TooFew { images }) => {
+        Ok(LearnOutcome::TooFewImages { images }) => {
             let least = learned::LEAST_IMAGES;
             tracing::info!(
                 images,
@@ -79,7 +83,7 @@ async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
                 "learned no layer plan: too few images are recorded"
             );
         }
-        Ok(Lesson::Busy) => {
+        Ok(LearnOutcome::Busy) => {
             tracing::info!("learned no layer plan: another server is learning");
         }
         Err(error) => {
@@ -96,7 +100,9 @@ async fn change_plan(
     known: &mut Option<Digest>,
 ) -> Result<(), LearnError> {
     let storage = &**builder.storage();
-    let pointed = learned::pointed(storage).await?.map(|pointer| pointer.plan);
+    let pointed = learned::read_pointer(storage)
+        .await?
+        .map(|pointer| pointer.plan);
     // Without a plan in the store, the current one stays.
     if pointed.is_none() || pointed == *known {
         return Ok(());

@@ -46,7 +46,7 @@ impl FromServerArgs {
         output::warn(&settings.ignored);
         let storage = setup::existing_storage(&settings)?;
         let mut reporter = Reporter::new(self.quiet);
-        let pulls = read_pulls(&*storage, |done, total| {
+        let pulls = read_pulls(&*storage, MOST_PULLS, |done, total| {
             reporter.at(Unit::Items, "pulls", done as u64, total as u64, "");
         });
         let recorded = pulls.await.context("recorded pulls cannot be read")?;

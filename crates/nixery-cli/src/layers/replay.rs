@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::draw::{WeekLine, weeks_svg};
 use anyhow::{Context, Result};
-use nixery_lab::replay::{Bound, Grouping, Outcome, Workload, replay};
+use nixery_lab::replay::{Grouping, ReplayCounts, Workload, replay};
 use serde::Serialize;
 
 use super::from_server::FromServerArgs;
@@ -72,7 +72,7 @@ pub(super) struct ReplayArgs {
 struct Row {
     name: &'static str,
     bound: bool,
-    outcome: Outcome,
+    counts: ReplayCounts,
 }
 
 /// The same in JSON.
@@ -102,25 +102,25 @@ pub(super) async fn run(args: ReplayArgs) -> Result<ExitCode> {
         None => args.server.workload().await?,
     };
 
-    let mut groupings = vec![("one layer per path", true, Bound::OneLayerPerPath.into())];
+    let mut groupings = vec![("one layer per path", true, Grouping::OneLayerPerPath)];
     for named in &strategies {
         let grouping = Grouping::Strategy(&*named.strategy, data.budget);
         groupings.push((named.name, false, grouping));
     }
-    groupings.push(("one layer", true, Bound::OneLayer.into()));
+    groupings.push(("one layer", true, Grouping::OneLayer));
     let rows = groupings
         .into_iter()
         .map(|(name, bound, grouping)| {
-            let outcome = replay(&workload, grouping)?;
+            let counts = replay(&workload, grouping)?;
             Ok(Row {
                 name,
                 bound,
-                outcome,
+                counts,
             })
         })
         .collect::<Result<Vec<Row>>>()?;
 
-    let least = rows.first().map_or(0, |row| row.outcome.bytes);
+    let least = rows.first().map_or(0, |row| row.counts.bytes);
     if let Some(out) = &args.out {
         output::write(Some(out), picture(&workload, &rows).as_bytes())?;
     }
@@ -141,20 +141,20 @@ fn read(path: &Path) -> Result<Workload> {
 
 impl Row {
     fn json(&self, least: u64) -> JsonRow<'_> {
-        let outcome = &self.outcome;
+        let counts = &self.counts;
         JsonRow {
             strategy: self.name,
             bound: self.bound,
-            bytes: outcome.bytes,
-            times_least: times(outcome.bytes, least),
-            layers_fetched: outcome.layers_fetched,
-            hit_rate: outcome.hit_rate(),
-            stored_bytes: outcome.stored_bytes,
-            stored_layers: outcome.stored_layers,
-            chain_bytes: outcome.chain_bytes,
-            images: outcome.images,
-            mean_layers: outcome.mean_layers(),
-            bytes_by_week: &outcome.bytes_by_week,
+            bytes: counts.bytes,
+            times_least: times(counts.bytes, least),
+            layers_fetched: counts.layers_fetched,
+            hit_rate: counts.hit_rate(),
+            stored_bytes: counts.stored_bytes,
+            stored_layers: counts.stored_layers,
+            chain_bytes: counts.chain_bytes,
+            images: counts.images,
+            mean_layers: counts.mean_layers(),
+            bytes_by_week: &counts.bytes_by_week,
         }
     }
 }
@@ -182,22 +182,22 @@ fn table(workload: &Workload, rows: &[Row], least: u64) -> String {
         "layers"
     );
     for row in rows {
-        let outcome = &row.outcome;
+        let counts = &row.counts;
         // Writing to a string does not fail.
         let _ = writeln!(
             text,
             "{:<width$}  {:>10}  {:>7.3}  {:>8}  {:>4.1} %  {:>10}  {:>10}  {:>6.1}",
             row.name,
-            unit.of(outcome.bytes),
-            times(outcome.bytes, least),
-            outcome.layers_fetched,
-            outcome.hit_rate() * 100.0,
-            unit.of(outcome.stored_bytes),
-            unit.of(outcome.chain_bytes),
-            outcome.mean_layers(),
+            unit.of(counts.bytes),
+            times(counts.bytes, least),
+            counts.layers_fetched,
+            counts.hit_rate() * 100.0,
+            unit.of(counts.stored_bytes),
+            unit.of(counts.chain_bytes),
+            counts.mean_layers(),
         );
     }
-    let images = rows.first().map_or(0, |row| row.outcome.images);
+    let images = rows.first().map_or(0, |row| row.counts.images);
     let _ = writeln!(
         text,
         "{} pulls of {images} distinct images by {} clients in {} weeks; {} store paths",
@@ -219,7 +219,7 @@ impl Unit {
     fn for_all(rows: &[Row]) -> Self {
         let most = rows
             .iter()
-            .map(|row| row.outcome.bytes)
+            .map(|row| row.counts.bytes)
             .max()
             .unwrap_or_default();
         let (bytes, name) = match most {
@@ -243,8 +243,8 @@ impl Unit {
 fn picture(workload: &Workload, rows: &[Row]) -> String {
     let unit = Unit::for_all(rows);
     let line = |row: &Row| WeekLine {
-        label: format!("{}: {} {}", row.name, unit.of(row.outcome.bytes), unit.name),
-        bytes: row.outcome.bytes_by_week.clone(),
+        label: format!("{}: {} {}", row.name, unit.of(row.counts.bytes), unit.name),
+        bytes: row.counts.bytes_by_week.clone(),
         bound: row.bound,
     };
     let lines: Vec<WeekLine> = rows.iter().map(line).collect();

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use nixery_core::ClusterPlan;
 use nixery_lab::cluster_plan::{
-    DEFAULT_SAMPLES, DEFAULT_SEED, MAX_SAMPLES, PathCollection, PlanSample, Progress, Stage, build,
+    DEFAULT_SAMPLES, DEFAULT_SEED, MAX_SAMPLES, PathCollection, PlanProgress, PlanSample,
+    PlanStage, build,
 };
 
 use super::attributes::AttributeArgs;
@@ -205,13 +206,14 @@ fn revision(
     text
 }
 
-fn report(reporter: &mut Reporter, at: Progress) {
+fn report(reporter: &mut Reporter, at: PlanProgress) {
     let prefix = match at.stage {
-        Stage::Samples => "samples",
-        Stage::Closures => "closures",
-        Stage::Neighbours => "neighbours",
-        Stage::Pairs => "pairs",
-        Stage::Merging => "merging",
+        PlanStage::Samples => "samples",
+        PlanStage::Closures => "closures",
+        PlanStage::Neighbours => "neighbours",
+        PlanStage::Pairs => "pairs",
+        PlanStage::Merging => "merging",
+        _ => "planning",
     };
     reporter.at(Unit::Items, prefix, at.done as u64, at.total as u64, "");
 }

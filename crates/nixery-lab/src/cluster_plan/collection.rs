@@ -1,22 +1,23 @@
 //! Gathering a package set from what Nix writes about its store paths.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
+use nixery_core::{HASH_LEN, PathReferences, ReferenceGraph, StorePath, package_key};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::draw::draw;
 use super::sample::{PlanSample, SamplePackage};
-use crate::reference_sink::{ReferenceError, ReferenceSink};
-use nixery_core::{HASH_LEN, PathReferences, ReferenceGraph, StorePath, package_key};
+use crate::reference_sink::ReferenceSink;
 
-/// Keys of what every image has besides what was asked for.
+/// Keys of the packages that every image has besides the requested ones.
 const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
 
-/// Store paths with their sizes and references, from any mixture of sources: a package set to make a plan of.
+/// Store paths with their sizes and references, from any mixture of sources: a package set to make
+/// a plan for.
 ///
 /// ```
-/// use crate::reference_sink::ReferenceSink;
-/// use crate::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
+/// use nixery_lab::cluster_plan::{DEFAULT_SAMPLES, DEFAULT_SEED, PathCollection, build};
+/// use nixery_lab::reference_sink::ReferenceSink;
 /// let mut paths = PathCollection::default();
 /// for narinfo in [
 ///     "StorePath: /nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-hello-2.12\nNarSize: 226560\n\
@@ -30,30 +31,45 @@ const IN_EVERY_IMAGE: [&str; 2] = ["iana-etc", "nss-cacert"];
 /// let plan = build(&sample, "example".into(), &mut |_| ()).unwrap();
 /// assert_eq!(plan.get("glibc").unwrap().1, plan.samples());
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct PathCollection {
-    /// By hash.
-    paths: HashMap<Box<str>, Collected>,
-    /// Hash and name of the roots of each image; in no state.
+    /// By hash; as JSON a list.
+    #[serde(
+        serialize_with = "serialize_paths",
+        deserialize_with = "deserialize_paths"
+    )]
+    paths: BTreeMap<Box<str>, CollectedPath>,
+    /// Base names of the roots of each image.
+    #[serde(skip)]
     images: Vec<Vec<Box<str>>>,
 }
 
-/// A store path as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Collected {
+struct CollectedPath {
     base_name: Box<str>,
     nar_size: u64,
-    /// Whether an image may be asked for with it.
+    /// Whether an image may be requested with it.
     package: bool,
-    /// Hash and name of each, as far as they are others.
+    /// Base names, sorted, without its own.
     references: Vec<Box<str>>,
 }
 
-/// What [`PathCollection::to_state`] writes.
-#[derive(Serialize, Deserialize)]
-struct State {
-    /// Sorted by base name.
-    paths: Vec<Collected>,
+fn serialize_paths<S: Serializer>(
+    paths: &BTreeMap<Box<str>, CollectedPath>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.values())
+}
+
+fn deserialize_paths<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<Box<str>, CollectedPath>, D::Error> {
+    let paths = Vec::<CollectedPath>::deserialize(deserializer)?.into_iter();
+    let by_hash = paths.map(|path| {
+        let hash = path.base_name.get(..HASH_LEN).unwrap_or_default();
+        (hash.into(), path)
+    });
+    Ok(by_hash.collect())
 }
 
 impl ReferenceSink for PathCollection {
@@ -71,23 +87,7 @@ impl ReferenceSink for PathCollection {
         self.paths.len()
     }
 
-    fn to_state(&self) -> Vec<u8> {
-        let mut paths: Vec<Collected> = self.paths.values().cloned().collect();
-        paths.sort_unstable();
-        serde_json::to_vec(&State { paths }).expect("texts and integers serialise to JSON")
-    }
-
-    fn from_state(state: &[u8]) -> Result<Self, ReferenceError> {
-        let state: State = serde_json::from_slice(state).map_err(ReferenceError::State)?;
-        let mut collection = Self::default();
-        for path in state.paths {
-            let hash = path.base_name.get(..HASH_LEN).unwrap_or_default().into();
-            collection.paths.insert(hash, path);
-        }
-        Ok(collection)
-    }
-
-    /// Images are asked for with the roots of the graph, where it has some, not with everything in it.
+    /// The roots of the graph are packages. Without roots all its paths are.
     fn add_graph(&mut self, graph: &ReferenceGraph) {
         let roots = graph.roots();
         for (id, path) in graph.ids().zip(PathReferences::of_graph(graph)) {
@@ -99,19 +99,17 @@ impl ReferenceSink for PathCollection {
 
 impl PathCollection {
     fn add(&mut self, path: &PathReferences<'_>, package: bool) {
-        let (own, references) = (path.base_name(), path.references());
+        let own = path.base_name();
         if let Some(known) = self.paths.get_mut(&own[..HASH_LEN]) {
             known.package |= package;
             return;
         }
-        let mut references: Vec<Box<str>> = references
-            .iter()
-            .filter(|&&reference| reference != own)
-            .map(|&reference| reference.into())
-            .collect();
+        let references = path.references().iter().copied();
+        let references = references.filter(|&reference| reference != own);
+        let mut references: Vec<Box<str>> = references.map(Into::into).collect();
         references.sort_unstable();
         references.dedup();
-        let collected = Collected {
+        let collected = CollectedPath {
             base_name: own.into(),
             nar_size: path.nar_size().unwrap_or_default(),
             package,
@@ -120,93 +118,82 @@ impl PathCollection {
         self.paths.insert(own[..HASH_LEN].into(), collected);
     }
 
-    /// Takes the graph of an image that somebody asked for: its roots are packages, and together a sample of
-    /// their own, see [`Self::to_sample`]. No state has it: it is added anew when the gathering goes on.
+    /// Adds the graph of an image that a client requested. Its roots are packages, and together a
+    /// sample of their own, see [`Self::to_sample`]. The state does not contain the image: add it
+    /// again after a restart.
     pub fn add_image(&mut self, graph: &ReferenceGraph) {
         self.add_graph(graph);
-        let roots = graph.roots().iter();
-        let roots: Vec<Box<str>> = roots
-            .map(|&root| graph.node(root).path.base_name().into())
-            .collect();
+        let roots = graph.roots().iter().map(|&root| &graph.node(root).path);
+        let roots: Vec<Box<str>> = roots.map(|path| path.base_name().into()).collect();
         if !roots.is_empty() {
             self.images.push(roots);
         }
     }
 
-    /// How many images were added.
+    /// Number of images that were added.
     pub fn images(&self) -> usize {
         self.images.len()
     }
 
-    /// How many of the paths are packages that an image may be asked for with.
+    /// Number of paths that are packages: an image may be requested with them.
     pub fn packages(&self) -> usize {
         self.paths.values().filter(|path| path.package).count()
     }
 
-    /// References to paths that no source has described; a plan is made as if they were not there.
+    /// Number of references to paths that no source has described; a plan is made without them.
     pub fn dangling(&self) -> usize {
-        let known = |reference: &str| {
+        let is_known = |reference: &str| {
             let hash = reference.get(..HASH_LEN);
             hash.is_some_and(|hash| self.paths.contains_key(hash))
         };
-        let all = self.paths.values().flat_map(|path| &path.references);
-        all.filter(|reference| !known(reference)).count()
+        let references = self.paths.values().flat_map(|path| &path.references);
+        references.filter(|reference| !is_known(reference)).count()
     }
 
-    /// Samples of what images hold: first the images that were added, in their order, as far as `samples` goes.
-    /// What is left of `samples` are single packages drawn evenly, each with all that it needs at run time, and
-    /// what every image has (`nss-cacert` and `iana-etc`, as far as they are there).
+    /// Returns samples of what images contain: first the images that were added, in their order, up
+    /// to the number `samples`. The rest are single packages drawn evenly, each with all paths that
+    /// it needs at run time, and with the paths in every image (`nss-cacert` and `iana-etc`, if
+    /// they are in the collection).
     ///
-    /// Packages are the roots of reference graphs, and all paths of other sources. Where there are no more
-    /// of them than samples left, each is drawn once. Otherwise `seed` alone decides what is drawn: with
-    /// `SplitMix64`, whose output times the number of packages, divided by 2⁶⁴, is the package's place among
-    /// them, sorted by key and then by hash and name.
+    /// Packages are the roots of reference graphs, and all paths of other sources. If there are no
+    /// more of them than samples remaining, each is drawn once. Otherwise only `seed` determines
+    /// the result: `SplitMix64`'s output times the number of packages, divided by 2⁶⁴, is the
+    /// package's place among them, sorted by key and then by base name.
     pub fn to_sample(&self, samples: u16, seed: u64) -> PlanSample {
-        let mut paths: Vec<(String, &Collected)> = self
-            .paths
-            .values()
-            .map(|path| {
-                let name = path.base_name.get(HASH_LEN + 1..).unwrap_or_default();
-                (package_key(name).into_owned(), path)
-            })
-            .collect();
+        let paths = self.paths.values().map(|path| {
+            let name = path.base_name.get(HASH_LEN + 1..).unwrap_or_default();
+            (package_key(name).into_owned(), path)
+        });
+        let mut paths: Vec<(String, &CollectedPath)> = paths.collect();
         paths.sort_unstable();
-        let index: HashMap<&str, u32> = (0..)
-            .zip(&paths)
-            .map(|(index, (_, path))| (&*path.base_name, index))
+        let numbered = || (0u32..).zip(&paths);
+        let numbers: HashMap<&str, u32> = numbered()
+            .map(|(number, (_, path))| (&*path.base_name, number))
             .collect();
-        let always: Vec<u32> = IN_EVERY_IMAGE
-            .iter()
-            .filter_map(|&key| {
-                let at = paths.partition_point(|(other, _)| &**other < key);
-                (paths.get(at)?.0 == key).then_some(at as u32)
-            })
-            .collect();
-        let candidates: Vec<u32> = (0..)
-            .zip(&paths)
-            .filter(|(_, (_, path))| path.package)
-            .map(|(index, _)| index)
-            .collect();
+        let known = |names: &[Box<str>]| -> Vec<u32> {
+            let numbers = names.iter().map(|name| numbers.get(&**name).copied());
+            numbers.flatten().collect()
+        };
+        let always = IN_EVERY_IMAGE.iter().filter_map(|&key| {
+            let at = paths.partition_point(|(other, _)| &**other < key);
+            (paths.get(at)?.0 == key).then_some(at as u32)
+        });
+        let always: Vec<u32> = always.collect();
+        let candidates = numbered().filter(|(_, (_, path))| path.package);
+        let candidates: Vec<u32> = candidates.map(|(number, _)| number).collect();
+        let images = self.images.iter().take(usize::from(samples));
+        let mut drawn: Vec<Vec<u32>> = images.map(|roots| known(roots)).collect();
+        for roots in &mut drawn {
+            roots.sort_unstable();
+        }
+        // Not more than `samples`.
+        let remaining = samples - drawn.len() as u16;
+        drawn.extend(draw(&candidates, &always, remaining, seed));
         let packages = paths.iter().map(|(key, path)| SamplePackage {
             name: key.clone(),
             nar_size: path.nar_size,
-            references: path
-                .references
-                .iter()
-                .filter_map(|reference| index.get(&**reference).copied())
-                .collect(),
+            references: known(&path.references),
         });
-        let of_image = |roots: &Vec<Box<str>>| {
-            let roots = roots.iter().filter_map(|root| index.get(&**root).copied());
-            let mut roots: Vec<u32> = roots.collect();
-            roots.sort_unstable();
-            roots
-        };
-        let images = self.images.iter().take(usize::from(samples));
-        let mut drawn: Vec<Vec<u32>> = images.map(of_image).collect();
-        // No more than `samples`.
-        let left = samples - drawn.len() as u16;
-        drawn.extend(draw(&candidates, &always, left, seed));
         PlanSample {
             packages: packages.collect(),
             samples: drawn,
@@ -217,6 +204,7 @@ impl PathCollection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference_sink::ReferenceError;
 
     fn base(letter: char, name: &str) -> String {
         format!("{}-{name}", letter.to_string().repeat(HASH_LEN))
@@ -283,7 +271,7 @@ mod tests {
         paths.add_graph(&ReferenceGraph::parse(json.as_bytes()).unwrap());
         assert_eq!((paths.paths(), paths.packages()), (2, 1));
         assert_eq!(paths.to_sample(10, 0).samples, [[0]]);
-        // Another source may say more of it.
+        // Another source may make it a package.
         paths.add_narinfo(&narinfo(&c, 2, &[])).unwrap();
         assert_eq!((paths.paths(), paths.packages()), (2, 2));
     }
@@ -325,7 +313,8 @@ mod tests {
         paths.add_image(&image(&[&a, &b, &ca]));
         paths.add_image(&image(&[]));
         assert_eq!((paths.paths(), paths.packages(), paths.images()), (4, 4, 2));
-        // In order of names: a, b, glibc, nss-cacert. Of the graph without roots all paths are packages.
+        // In order of names: a, b, glibc, nss-cacert. Of the graph without roots all paths are
+        // packages.
         let images = [vec![1, 3], vec![0, 1, 3]];
         let each = [vec![0, 3], vec![1, 3], vec![2, 3], vec![3]];
         let samples = |most| paths.to_sample(most, 0).samples;
@@ -367,7 +356,7 @@ mod tests {
 
     /// A state comes from a file, which may hold anything.
     #[test]
-    fn strange_states_do_no_harm() {
+    fn invalid_names_in_a_state_are_ignored() {
         let state =
             r#"{"paths":[{"base_name":"é","nar_size":1,"package":true,"references":["x","é"]}]}"#;
         let paths = PathCollection::from_state(state.as_bytes()).unwrap();

@@ -1,11 +1,12 @@
 //! Drawing samples from a package set.
 
-/// Samples of a plan, where nothing else is asked for.
+/// Default number of samples of a plan.
 pub const DEFAULT_SAMPLES: u16 = 4096;
-/// What the draw starts from, where nothing else is asked for.
+/// Default seed of the draw.
 pub const DEFAULT_SEED: u64 = 0;
 
-/// The generator `SplitMix64` (Steele, Lea, Flood 2014): for each seed one sequence, on every machine.
+/// The generator `SplitMix64` (Steele, Lea, Flood 2014): each seed gives the same sequence on
+/// every machine.
 struct SplitMix64(u64);
 
 impl SplitMix64 {
@@ -17,16 +18,16 @@ impl SplitMix64 {
         z ^ (z >> 31)
     }
 
-    /// A number below `end`, which is not 0; uneven by less than 2⁻³² for 32-bit ends.
+    /// Returns a number below `end`, which is not 0. The distribution is even up to 2⁻³².
     fn below(&mut self, end: u32) -> u32 {
         ((u128::from(self.next()) * u128::from(end)) >> 64) as u32
     }
 }
 
-/// Lists of roots: in each one of `candidates`, and what every image has.
+/// Returns lists of roots: each has one of `candidates`, and the roots of every image.
 ///
-/// Candidates are drawn evenly, each draw by itself. Where there are no more of them than samples are wanted,
-/// each is drawn once instead: more would tell nothing new.
+/// Candidates are drawn evenly and independently. If there are no more of them than `samples`, each
+/// is drawn once instead, because more samples would add nothing.
 pub(super) fn draw(candidates: &[u32], always: &[u32], samples: u16, seed: u64) -> Vec<Vec<u32>> {
     let sample = |root: u32| {
         let mut roots = always.to_vec();
@@ -64,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_depend_on_the_seed_alone() {
+    fn draws_depend_only_on_the_seed() {
         let candidates: Vec<u32> = (10..1000).collect();
         let drawn = draw(&candidates, &[3], 50, 1);
         assert_eq!(drawn, draw(&candidates, &[3], 50, 1));

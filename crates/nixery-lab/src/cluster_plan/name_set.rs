@@ -1,17 +1,17 @@
 //! Sets of names: the closures of clusters.
 
-/// A set of small numbers as the 64-bit words of a bitmap that are not empty.
+/// A set of small numbers: the 64-bit words of a bitmap that are not empty.
 ///
-/// At most 12 bytes for every 64 names, and a few hundred for a usual closure.
+/// It takes at most 12 bytes for every 64 names, and a few hundred bytes for a usual closure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct NameSet {
-    /// Which words, ascending.
+    /// Places of the words in the bitmap, ascending.
     places: Vec<u32>,
     words: Vec<u64>,
 }
 
 impl NameSet {
-    /// From ascending numbers.
+    /// Creates a set of ascending numbers.
     pub(super) fn from_sorted(names: impl IntoIterator<Item = u32>) -> Self {
         let mut set = Self::default();
         for name in names {
@@ -33,28 +33,27 @@ impl NameSet {
         }
     }
 
-    /// How many.
+    /// Number of names.
     pub(super) fn len(&self) -> usize {
-        self.words
-            .iter()
-            .map(|word| word.count_ones() as usize)
-            .sum()
+        let bits = self.words.iter().map(|word| word.count_ones() as usize);
+        bits.sum()
     }
 
-    /// Both sets in one.
+    /// Returns the union of both sets.
     pub(super) fn union(&self, other: &Self) -> Self {
         let mut union = Self::default();
         self.merge(other, |place, bits| union.or(place, bits));
         union
     }
 
-    /// How many are in one or the other.
+    /// Number of names in the union of both sets.
     pub(super) fn union_len(&self, other: &Self) -> usize {
         let mut count = 0;
         self.merge(other, |_, bits| count += bits.count_ones() as usize);
         count
     }
 
+    /// Calls `each` with every place of the union and its bits, ascending.
     fn merge(&self, other: &Self, mut each: impl FnMut(u32, u64)) {
         let (mut a, mut b) = (0, 0);
         while let (Some(&left), Some(&right)) = (self.places.get(a), other.places.get(b)) {
@@ -69,13 +68,11 @@ impl NameSet {
             }
             each(left.min(right), bits);
         }
-        let rest = |set: &Self, from: usize, each: &mut dyn FnMut(u32, u64)| {
+        for (set, from) in [(self, a), (other, b)] {
             for at in from..set.places.len() {
                 each(set.places[at], set.words[at]);
             }
-        };
-        rest(self, a, &mut each);
-        rest(other, b, &mut each);
+        }
     }
 }
 

@@ -1,108 +1,39 @@
-//! What a plan is made from: packages that refer to each other, and lists of packages as images have them.
+//! The input of a plan: packages that refer to each other, and lists of packages in images.
 
-use std::collections::BTreeSet;
+use serde::Deserialize;
 
-use serde::{Deserialize, Serialize};
+use super::BuildPlanError;
 
-use super::{BuildPlanError, MAX_SAMPLES};
-
-/// A package set, and samples of what images hold.
+/// A package set, and samples of what images contain.
 ///
-/// As JSON: `{"packages": [[name, NAR size, [references as indices]], …], "samples": [[roots as indices], …]}`;
-/// further fields are passed over. A name may stand there several times, as versions and variants do: their
-/// samples and references are then its own, and its size is the largest.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// As JSON: `{"packages": [[name, NAR size, [references as indices]], …], "samples": [[roots as
+/// indices], …]}`; further fields are ignored. A name may occur several times, as versions and
+/// variants do. It then has the samples and references of all of them, and the largest size.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct PlanSample {
     /// All packages.
     pub packages: Vec<SamplePackage>,
-    /// Lists of root packages, as indices; a sample is what they need at run time.
+    /// Lists of root packages, as indices; a sample is their closure.
     pub samples: Vec<Vec<u32>>,
 }
 
 /// A package of a [`PlanSample`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "(String, u64, Vec<u32>)", into = "(String, u64, Vec<u32>)")]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct SamplePackage {
     /// Its key: see [`package_key`](nixery_core::package_key).
     pub name: String,
     /// Bytes of its NAR.
     pub nar_size: u64,
-    /// What it refers to, as indices. Cycles are accepted.
+    /// Its references, as indices. Cycles are accepted.
     pub references: Vec<u32>,
 }
 
-impl From<(String, u64, Vec<u32>)> for SamplePackage {
-    fn from((name, nar_size, references): (String, u64, Vec<u32>)) -> Self {
-        Self {
-            name,
-            nar_size,
-            references,
-        }
-    }
-}
-
-impl From<SamplePackage> for (String, u64, Vec<u32>) {
-    fn from(package: SamplePackage) -> Self {
-        (package.name, package.nar_size, package.references)
-    }
-}
-
 impl PlanSample {
-    /// Reads the JSON form; its indices are checked when a plan is built.
+    /// Reads the JSON form; its indices are validated when a plan is built.
     ///
     /// # Errors
-    /// [`BuildPlanError::Malformed`] where it is something else.
+    /// [`BuildPlanError::Malformed`]: the JSON has another form.
     pub fn from_json(json: &[u8]) -> Result<Self, BuildPlanError> {
-        serde_json::from_slice(json).map_err(BuildPlanError::Malformed)
-    }
-}
-
-/// A sample whose indices are right, with its names numbered in bytewise order.
-pub(super) struct CheckedSample<'a> {
-    pub(super) packages: &'a [SamplePackage],
-    /// All names, sorted, each once.
-    pub(super) names: Vec<&'a str>,
-    /// Per package its name.
-    pub(super) name_of: Vec<u32>,
-    /// Per name the NAR size of its largest package.
-    pub(super) nar_sizes: Vec<u64>,
-}
-
-impl<'a> CheckedSample<'a> {
-    pub(super) fn new(sample: &'a PlanSample) -> Result<Self, BuildPlanError> {
-        let packages = &sample.packages;
-        let count = sample.samples.len();
-        if count == 0 || count > usize::from(MAX_SAMPLES) {
-            return Err(BuildPlanError::Samples { count });
-        }
-        let end = u32::try_from(packages.len()).map_err(|_| BuildPlanError::TooManyPackages {
-            count: packages.len(),
-        })?;
-        for package in packages {
-            if let Some(&index) = package.references.iter().find(|&&index| index >= end) {
-                let name = package.name.clone();
-                return Err(BuildPlanError::Reference { name, index, end });
-            }
-        }
-        for (sample, roots) in sample.samples.iter().enumerate() {
-            if let Some(&index) = roots.iter().find(|&&index| index >= end) {
-                return Err(BuildPlanError::Root { sample, index, end });
-            }
-        }
-        let names: BTreeSet<&str> = packages.iter().map(|package| &*package.name).collect();
-        let names: Vec<&str> = names.into_iter().collect();
-        let mut nar_sizes = vec![0; names.len()];
-        let mut name_of = Vec::with_capacity(packages.len());
-        for package in packages {
-            let name = names.partition_point(|&name| name < &*package.name);
-            nar_sizes[name] = package.nar_size.max(nar_sizes[name]);
-            name_of.push(name as u32);
-        }
-        Ok(Self {
-            packages,
-            names,
-            name_of,
-            nar_sizes,
-        })
+        serde_json::from_slice(json).map_err(|error| BuildPlanError::Malformed(error.into()))
     }
 }

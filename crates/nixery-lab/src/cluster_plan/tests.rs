@@ -1,4 +1,4 @@
-//! The plan as a whole; its parts are tested where they are.
+//! The plan as a whole; other tests are beside the code.
 
 use proptest::prelude::*;
 use rstest::rstest;
@@ -29,7 +29,7 @@ fn clusters(sample: &PlanSample) -> Vec<(String, String, u32)> {
 const MIB: u64 = 1 << 20;
 
 #[test]
-fn what_is_always_together_shares_a_cluster() {
+fn names_that_are_always_together_share_a_cluster() {
     let set = sample(
         &[
             ("b", 100, &[1]),
@@ -49,11 +49,12 @@ fn what_is_always_together_shares_a_cluster() {
     assert_eq!(clusters(&set), expected);
 }
 
-/// What all images need would be in two layers instead of one, with and without what half of them need.
+/// A merge would put the name that all images need into two layers instead of one: with and without
+/// the name that half of them need.
 #[rstest]
 #[case::cheap(10_000, true)]
-#[case::dear(10 * MIB, false)]
-fn what_costs_too_much_stays_apart(#[case] size: u64, #[case] together: bool) {
+#[case::expensive(10 * MIB, false)]
+fn an_expensive_merge_is_not_made(#[case] size: u64, #[case] together: bool) {
     let set = sample(
         &[("all", size, &[]), ("half", 1000, &[0])],
         &[&[0], &[0], &[0], &[1], &[1], &[1]],
@@ -66,7 +67,7 @@ fn what_costs_too_much_stays_apart(#[case] size: u64, #[case] together: bool) {
 #[case::fits(12 * MIB, 12 * MIB, true)]
 #[case::too_large_together(12 * MIB, 12 * MIB + 1, false)]
 #[case::too_large_alone(65 * MIB, 1, false)]
-fn clusters_have_a_largest_size(#[case] one: u64, #[case] other: u64, #[case] together: bool) {
+fn clusters_have_a_size_limit(#[case] one: u64, #[case] other: u64, #[case] together: bool) {
     let set = sample(&[("a", one, &[1]), ("b", other, &[0])], &[&[0], &[1]]);
     assert_eq!(clusters(&set)[1].1 == "a", together);
 }
@@ -93,8 +94,8 @@ fn packages_of_one_name_are_one() {
 #[case::no_samples(sample(&[("a", 1, &[])], &[]), "from 1 to 65000 samples, not from 0")]
 #[case::many_samples(sample(&[("a", 1, &[])], &vec![&[0][..]; 65_001]), "not from 65001")]
 #[case::reference(sample(&[("a", 1, &[1])], &[&[0]]), "\"a\" refers to package 1, but there are only 1")]
-#[case::root(sample(&[("a", 1, &[])], &[&[0], &[7]]), "sample 1 names package 7")]
-fn wrong_samples_are_refused(#[case] set: PlanSample, #[case] message: &str) {
+#[case::root(sample(&[("a", 1, &[])], &[&[0], &[7]]), "sample 1 refers to package 7")]
+fn invalid_samples_are_refused(#[case] set: PlanSample, #[case] message: &str) {
     let error = build(&set, "r".into(), &mut |_| ()).expect_err("refused");
     assert!(error.to_string().contains(message), "{error}");
 }
@@ -111,7 +112,7 @@ fn other_json_is_refused(#[case] json: &str) {
 }
 
 #[test]
-fn the_largest_sizes_do_no_harm() {
+fn the_largest_sizes_are_accepted() {
     let set = sample(
         &[
             ("a", u64::MAX, &[1]),
@@ -133,7 +134,7 @@ fn progress_goes_through_all_stages() {
     })
     .expect("a plan");
     stages.dedup();
-    use Stage::*;
+    use PlanStage::*;
     assert_eq!(stages, [Samples, Closures, Neighbours, Pairs, Merging]);
 }
 
@@ -142,24 +143,29 @@ fn any_sample() -> impl Strategy<Value = PlanSample> {
         let references = prop::collection::vec(0..n, 0..4);
         let size = prop_oneof![0..1000u64, 0..30 * MIB, Just(u64::MAX)];
         let package = ("[a-e][a-e]?", size, references);
-        let packages = prop::collection::vec(package.prop_map(SamplePackage::from), n as usize);
+        let package = package.prop_map(|(name, nar_size, references)| SamplePackage {
+            name,
+            nar_size,
+            references,
+        });
+        let packages = prop::collection::vec(package, n as usize);
         let samples = prop::collection::vec(prop::collection::vec(0..n, 0..3), 1..40);
         (packages, samples).prop_map(|(packages, samples)| PlanSample { packages, samples })
     })
 }
 
 proptest! {
-    /// A plan that [`ClusterPlan`] accepts, with every name, within the bounds, and twice the same.
+    /// [`ClusterPlan`] accepts the plan; it has every name, keeps the limits, and is deterministic.
     #[test]
-    fn plans_are_whole(set in any_sample()) {
+    fn plans_are_valid_and_complete(set in any_sample()) {
         let plan = build(&set, "r".into(), &mut |_| ()).expect("a plan");
         let again = build(&set, "r".into(), &mut |_| ()).expect("a plan");
         prop_assert_eq!(plan.digest(), again.digest());
-        let checked = CheckedSample::new(&set).expect("it is right");
+        let index = SampleIndex::new(&set, &mut Reporter(&mut |_| ())).expect("it is valid");
         let names: Vec<String> = plan.iter().map(|package| package.name).collect();
-        prop_assert_eq!(&names, &checked.names);
+        prop_assert_eq!(&names, &index.names);
         let mut sizes = std::collections::BTreeMap::<u32, Vec<u64>>::new();
-        for (name, size) in checked.names.iter().zip(&checked.nar_sizes) {
+        for (name, size) in index.names.iter().zip(&index.nar_sizes) {
             let (cluster, _) = plan.get(name).expect("it is there");
             sizes.entry(cluster).or_default().push(*size);
         }
@@ -168,23 +174,23 @@ proptest! {
         }
     }
 
-    /// The order in which packages and roots are listed says nothing.
+    /// The order of packages and roots does not matter.
     #[test]
-    fn the_order_of_packages_is_irrelevant(set in any_sample(), turn in 0..30usize) {
+    fn the_order_of_packages_is_irrelevant(set in any_sample(), shift in 0..30usize) {
         let n = set.packages.len();
-        let moved = |index: u32| ((index as usize + n - turn % n) % n) as u32;
-        let mut turned = set.clone();
-        turned.packages.rotate_left(turn % n);
-        for package in &mut turned.packages {
+        let moved = |index: u32| ((index as usize + n - shift % n) % n) as u32;
+        let mut rotated = set.clone();
+        rotated.packages.rotate_left(shift % n);
+        for package in &mut rotated.packages {
             package.references = package.references.iter().rev().map(|&i| moved(i)).collect();
         }
-        for roots in &mut turned.samples {
+        for roots in &mut rotated.samples {
             *roots = roots.iter().rev().map(|&root| moved(root)).collect();
         }
-        prop_assert_eq!(clusters(&set), clusters(&turned));
+        prop_assert_eq!(clusters(&set), clusters(&rotated));
     }
 
-    /// Nor does the order of the samples.
+    /// The order of the samples does not matter.
     #[test]
     fn the_order_of_samples_is_irrelevant(mut set in any_sample()) {
         let before = clusters(&set);

@@ -1,28 +1,28 @@
-//! What it is worth that packages have a layer of their own, in whole numbers.
+//! The worth of a layer for a cluster of packages, in whole numbers.
 //!
-//! Every figure is an integer, so that a plan is the same on every machine. Two units:
+//! All numbers are integers, so that a plan is the same on every machine. There are two units:
 //!
 //! - a *rate* is a share in 2⁻⁴⁰ ([`ONE`] is 1);
-//! - a *worth* is NAR bytes × samples × rate. As bytes that pulls move, it has to be multiplied by
-//!   [`COMPRESSION`] and divided by the number of samples and by [`ONE`], which is left to [`Worth::cost`].
+//! - a *worth* is NAR bytes × samples × rate. [`Worth::cost`] converts it to transferred bytes: it
+//!   multiplies by [`COMPRESSION`] and divides by the number of samples.
 
 /// The rate 1.
 const ONE: u128 = 1 << 40;
 /// Compressed bytes of a NAR byte, in percent.
 const COMPRESSION: u128 = 27;
-/// What a client saves that pulls an image with the cluster for the first time, in tenths.
+/// Share that a client saves when it first pulls an image with the cluster, in tenths.
 const FIRST_PULL: u128 = 8;
-/// What a client saves at an update, in tenths.
+/// Share that a client saves at an update, in tenths.
 const UPDATE: u128 = 4;
-/// Share of updates that leave a package alone, in thousandths.
+/// Share of updates that do not change a package, in thousandths.
 const UNCHANGED: u128 = 997;
-/// Bits after the point while powers of [`UNCHANGED`] are made.
+/// Bits after the point while powers of [`UNCHANGED`] are computed.
 const POWER_BITS: u32 = 80;
 
-/// How many images a client is taken to hold: it lacks a cluster of share p with probability (1 − p)⁵.
+/// Assumed number of images of a client: it lacks a cluster of share p with probability (1 − p)⁵.
 const HELD: u32 = 5;
 
-/// Tables of the two rates that a worth is made of.
+/// Tables of the two rates that make up a worth.
 pub(super) struct Worth {
     /// Per number of samples with the cluster: 0.8 · (1 − (1 − p)⁵).
     first_pull: Vec<u64>,
@@ -31,7 +31,8 @@ pub(super) struct Worth {
 }
 
 impl Worth {
-    /// For `samples` samples (at most [`super::MAX_SAMPLES`]) and closures of at most `packages`.
+    /// Creates the tables for `samples` samples (at most [`super::MAX_SAMPLES`]) and closures of at
+    /// most `packages`.
     pub(super) fn new(samples: u16, packages: usize) -> Self {
         let all = u128::from(samples.max(1)).pow(HELD);
         let first_pull = (0..=samples).map(|count| {
@@ -51,7 +52,7 @@ impl Worth {
         }
     }
 
-    /// The worth of a cluster whose parts have these NAR sizes and numbers of samples.
+    /// Returns the worth of a cluster whose parts have these NAR sizes and numbers of samples.
     pub(super) fn of(&self, parts: impl Iterator<Item = (u64, usize)>, closure: usize) -> u128 {
         let update = self.update[closure];
         parts
@@ -62,18 +63,18 @@ impl Worth {
             .sum()
     }
 
-    /// What a merge that loses `worth` costs per image with both, in 2⁻⁴⁰ bytes.
+    /// Returns the cost of a merge that loses `worth`, per image with both clusters, in 2⁻⁴⁰ bytes.
     pub(super) fn cost(worth: u128, both: usize) -> u128 {
         worth * COMPRESSION / (100 * both.max(1) as u128)
     }
 
-    /// So many bytes as a cost.
+    /// Converts bytes to a cost.
     pub(super) const fn bytes(bytes: u64) -> u128 {
         bytes as u128 * ONE
     }
 }
 
-/// A rate is below 2 · 2⁴⁰.
+/// Limits a rate to 2 · 2⁴⁰, so that it fits.
 fn rate(rate: u128) -> u64 {
     rate.min(2 * ONE) as u64
 }
@@ -99,7 +100,7 @@ mod tests {
         }
     }
 
-    /// Pinned: a plan must be the same everywhere and for ever.
+    /// Pinned: a plan must be the same on every machine and with every version.
     #[test]
     fn tables_are_pinned() {
         let worth = Worth::new(2000, 100);
@@ -116,7 +117,7 @@ mod tests {
                 439_804_651_110,
                 325_668_421_419
             ],
-            "if this was meant, every plan changes: say so in the CHANGELOG"
+            "if this is intended, every plan changes: write so in the CHANGELOG"
         );
     }
 

@@ -1,7 +1,5 @@
-//! When a plan is learned, from what, and where it is found.
+//! When and from which images a plan is learned, and where it is stored.
 
-use crate::learned::PLANS;
-use nixery_state::graphs::GRAPHS;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,7 +7,7 @@ use std::time::Duration;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
 use nixery_state::gc::{GcMode, GcPolicy, collect};
-use nixery_state::graphs::{self, RecordedGraph};
+use nixery_state::graphs::{self, GRAPHS, RecordedGraph};
 use nixery_state::testing::faulty::FaultyStorage;
 use nixery_state::testing::world::{memory, store_path};
 use nixery_storage::{Key, MemoryStorage, PutMode, Storage};
@@ -17,7 +15,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use tokio::time::advance;
 
-use super::base::{base, is_due};
+use super::learn::{base, is_due};
 use super::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -43,14 +41,17 @@ fn graph(paths: &[(&str, u64)]) -> ReferenceGraph {
 }
 
 #[rstest]
-#[case::the_most_held(&["a-1 900 glibc-1 30", "b-1 900 glibc-1 30"], Some("glibc-1"))]
-#[case::not_what_stands_for_itself(&["a-1 9 glibc-1 30 iana-1 99", "b-1 9 glibc-1 30 iana-1 99", "c-2 9 glibc-2 30 iana-1 99"], Some("glibc-1"))]
+#[case::the_most_referred(&["a-1 900 glibc-1 30", "b-1 900 glibc-1 30"], Some("glibc-1"))]
+#[case::not_a_path_without_referrers(&["a-1 9 glibc-1 30 iana-1 99", "b-1 9 glibc-1 30 iana-1 99", "c-2 9 glibc-2 30 iana-1 99"], Some("glibc-1"))]
 #[case::then_the_largest(&["a-1 900 libc-1 30", "b-1 900 musl-1 40"], Some("musl-1"))]
 #[case::then_the_first_by_name(&["a-1 900 y-1 3", "b-1 900 x-1 3"], Some("x-1"))]
-#[case::of_versions_what_more_hold(&["a-1 9 glibc-1 30", "a-2 9 glibc-2 20", "b-2 9 glibc-2 20"], Some("glibc-2"))]
+#[case::the_version_in_more_images(&["a-1 9 glibc-1 30", "a-2 9 glibc-2 20", "b-2 9 glibc-2 20"], Some("glibc-2"))]
 #[case::nothing_refers(&["a-1 3", "b-1 4"], Some("b-1"))]
 #[case::nothing(&[], None)]
-fn what_everything_stands_on(#[case] images: &[&str], #[case] expected: Option<&str>) {
+fn the_base_is_the_path_that_most_images_depend_on(
+    #[case] images: &[&str],
+    #[case] expected: Option<&str>,
+) {
     let graphs = images.iter().map(|image| {
         let words: Vec<&str> = image.split(' ').collect();
         let paths = words
@@ -80,7 +81,7 @@ proptest! {
 #[case::less(1, 5, true)]
 #[case::none(0, 4, true)]
 #[case::nothing(0, 0, false)]
-fn a_plan_is_due_where_hardly_anything_stands_on_its_base(
+fn a_plan_is_due_if_hardly_any_image_depends_on_its_base(
     #[case] on_old: usize,
     #[case] on_new: usize,
     #[case] expected: bool,
@@ -89,17 +90,17 @@ fn a_plan_is_due_where_hardly_anything_stands_on_its_base(
         graph(&[("a-1", 9), ("glibc-1", 30)]),
         graph(&[("a-2", 9), ("glibc-2", 30)]),
     );
-    // Holding it is not standing on it.
+    // An image that contains the base without a reference to it does not depend on it.
     let holds = graph(&[("a-2", 9), ("glibc-2", 30), ("glibc-1", 30)]);
     let mut images = vec![&old; on_old];
     images.extend([&new, &holds].into_iter().cycle().take(on_new));
     let (known, base) = (store_path("glibc-1"), store_path("glibc-2"));
     assert_eq!(is_due(&known, &base, &images), expected);
-    // However few stand on it: the same base makes no other plan.
+    // The same base is never due again, even if few images depend on it.
     assert!(!is_due(&base, &base, &images));
 }
 
-/// Records images that stand on this glibc.
+/// Records images that depend on this glibc.
 async fn record(storage: &dyn Storage, glibc: &str, tools: std::ops::Range<usize>) {
     for tool in tools {
         let name = format!("tool{tool}-on-{glibc}");
@@ -118,14 +119,14 @@ async fn record(storage: &dyn Storage, glibc: &str, tools: std::ops::Range<usize
     }
 }
 
-async fn learned(storage: &Arc<MemoryStorage>) -> Lesson {
+async fn learned(storage: &Arc<MemoryStorage>) -> LearnOutcome {
     learn(storage.clone()).await.expect("works")
 }
 
 /// Base and number of images of a new plan.
-fn new(lesson: Lesson) -> (StorePath, u64) {
-    match lesson {
-        Lesson::New(pointer) => (pointer.base, pointer.images),
+fn new(outcome: LearnOutcome) -> (StorePath, u64) {
+    match outcome {
+        LearnOutcome::Learned(pointer) => (pointer.base, pointer.images),
         other => panic!("{other:?}"),
     }
 }
@@ -134,7 +135,10 @@ fn new(lesson: Lesson) -> (StorePath, u64) {
 async fn a_plan_is_learned_once_and_again_when_its_base_changes() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..9).await;
-    assert_eq!(learned(&storage).await, Lesson::TooFew { images: 9 });
+    assert_eq!(
+        learned(&storage).await,
+        LearnOutcome::TooFewImages { images: 9 }
+    );
     assert!(load(&*storage).await.expect("works").is_none());
 
     record(&*storage, "glibc-1", 9..12).await;
@@ -146,11 +150,14 @@ async fn a_plan_is_learned_once_and_again_when_its_base_changes() {
     );
     assert!(first.plan.get("glibc").is_some() && first.plan.get("tool0-on-glibc").is_some());
 
-    // More images change nothing; a new glibc in few of them neither.
+    // More images change nothing, and neither does a new glibc in a few of them.
     advance(DAY).await;
     record(&*storage, "glibc-1", 12..20).await;
     record(&*storage, "glibc-2", 0..4).await;
-    assert_eq!(learned(&storage).await, Lesson::Kept(first.pointer.clone()));
+    assert_eq!(
+        learned(&storage).await,
+        LearnOutcome::Kept(first.pointer.clone())
+    );
     assert_eq!(
         load(&*storage)
             .await
@@ -160,10 +167,13 @@ async fn a_plan_is_learned_once_and_again_when_its_base_changes() {
         first.plan
     );
 
-    // Nor do two of them that take turns.
+    // Plans for two bases do not alternate.
     advance(DAY).await;
     record(&*storage, "glibc-2", 4..44).await;
-    assert_eq!(learned(&storage).await, Lesson::Kept(first.pointer.clone()));
+    assert_eq!(
+        learned(&storage).await,
+        LearnOutcome::Kept(first.pointer.clone())
+    );
 
     advance(DAY).await;
     record(&*storage, "glibc-2", 44..70).await;
@@ -173,18 +183,18 @@ async fn a_plan_is_learned_once_and_again_when_its_base_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_older_than_the_newest_by_a_month_teaches_nothing() {
+async fn images_older_than_the_newest_by_a_month_are_ignored() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..30).await;
     advance(PERIOD + DAY).await;
     record(&*storage, "glibc-2", 0..10).await;
-    // However long ago the newest was.
+    // The age of the newest image itself does not matter.
     advance(9 * PERIOD).await;
     assert_eq!(new(learned(&storage).await), (store_path("glibc-2"), 10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn damaged_graphs_are_passed_over() {
+async fn damaged_graphs_are_skipped() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..9).await;
     for name in [b"a", b"b"] {
@@ -194,7 +204,10 @@ async fn damaged_graphs_are_passed_over() {
             .await
             .expect("is stored");
     }
-    assert_eq!(learned(&storage).await, Lesson::TooFew { images: 9 });
+    assert_eq!(
+        learned(&storage).await,
+        LearnOutcome::TooFewImages { images: 9 }
+    );
     record(&*storage, "glibc-1", 9..12).await;
     assert_eq!(new(learned(&storage).await), (store_path("glibc-1"), 12));
 }
@@ -244,15 +257,15 @@ async fn a_store_that_fails_changes_no_plan() {
     let error = learn(faulty.clone())
         .await
         .expect_err("nothing can be stored");
-    assert!(matches!(error, LearnError::Storage { .. }), "{error:?}");
+    assert!(matches!(error, LearnError::Storage(_)), "{error:?}");
     assert!(load(&*storage).await.expect("works").is_none());
     faulty.full.store(false, Ordering::SeqCst);
     new(learn(faulty).await.expect("works"));
 }
 
-/// None of them carries a quarter.
+/// None of them has a quarter of the images.
 #[tokio::test(start_paused = true)]
-async fn many_bases_do_not_take_turns() {
+async fn plans_for_many_bases_do_not_alternate() {
     let storage = memory();
     let bases = ["a", "b", "c", "d", "e", "f"].map(|base| format!("glibc-{base}"));
     for base in &bases {
@@ -262,12 +275,15 @@ async fn many_bases_do_not_take_turns() {
     for base in &bases {
         advance(DAY).await;
         record(&*storage, base, 10..14).await;
-        let lesson = learned(&storage).await;
-        assert!(matches!(lesson, Lesson::Kept(_)), "{base}: {lesson:?}");
+        let outcome = learned(&storage).await;
+        assert!(
+            matches!(outcome, LearnOutcome::Kept(_)),
+            "{base}: {outcome:?}"
+        );
     }
 }
 
-/// What only a newer version understands is neither used nor overwritten nor collected.
+/// A plan of a newer version is neither used nor overwritten nor collected.
 #[tokio::test(start_paused = true)]
 async fn a_newer_versions_plan_stays() {
     let storage = memory();
@@ -279,7 +295,7 @@ async fn a_newer_versions_plan_stays() {
         let stored = storage.put(&key, text.into(), PutMode::Replace).await;
         let _ = stored.expect("is stored");
     }
-    assert_eq!(learned(&storage).await, Lesson::Newer);
+    assert_eq!(learned(&storage).await, LearnOutcome::NewerVersion);
     assert!(load(&*storage).await.expect("works").is_none());
     advance(100 * DAY).await;
     let report = collect(
@@ -296,25 +312,25 @@ async fn a_newer_versions_plan_stays() {
     }
 }
 
-/// Two at once do no harm, but twice the work.
+/// Two servers at once would do the work twice, without harm.
 #[tokio::test(start_paused = true)]
 async fn of_several_servers_one_learns() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..12).await;
-    let lessons = futures::future::join_all((0..4).map(|_| learn(storage.clone()))).await;
-    let lessons: Vec<_> = lessons
+    let outcomes = futures::future::join_all((0..4).map(|_| learn(storage.clone()))).await;
+    let outcomes: Vec<_> = outcomes
         .into_iter()
-        .map(|lesson| lesson.expect("works"))
+        .map(|outcome| outcome.expect("works"))
         .collect();
-    let made = lessons
+    let made = outcomes
         .iter()
-        .filter(|lesson| matches!(lesson, Lesson::New(_)))
+        .filter(|outcome| matches!(outcome, LearnOutcome::Learned(_)))
         .count();
-    assert_eq!(made, 1, "{lessons:?}");
+    assert_eq!(made, 1, "{outcomes:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_plan_in_use_outlives_the_history() {
+async fn the_plan_in_use_outlives_the_recorded_images() {
     let storage = memory();
     record(&*storage, "glibc-1", 0..12).await;
     learned(&storage).await;

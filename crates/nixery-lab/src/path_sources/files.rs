@@ -1,134 +1,69 @@
 //! Reading files: `.narinfo`, `nix path-info --json`, reference graphs.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
-use crate::reference_sink::ReferenceSink;
 use nixery_core::{JsonKind, ReferenceGraph};
 
 use super::PathSourceError;
+use crate::reference_sink::{ReferenceError, ReferenceSink};
 
-/// What was read in a directory or file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct FoundFiles {
-    /// `.narinfo` files.
-    pub narinfos: u64,
-    /// Files that `nix path-info --json` wrote.
-    pub path_infos: u64,
-    /// Reference graphs.
-    pub graphs: u64,
-}
-
-impl FoundFiles {
-    /// All of them.
-    #[must_use]
-    pub const fn total(&self) -> u64 {
-        self.narinfos + self.path_infos + self.graphs
-    }
-}
-
-/// Reads a file, told apart by its contents, or all `.narinfo` and `.json` files of a directory,
-/// in the order of their names; not of the directories in it. `progress` is called for each file.
+/// Reads a file, whose contents determine its kind, or all `.narinfo` and `.json` files of a
+/// directory, in the order of their names, but not of its subdirectories. `progress` is called with
+/// the number of files that were read. Returns that number.
 ///
 /// # Errors
-/// The first file that cannot be used, by name; those before it are taken.
+/// The first file that cannot be used, by name; the files before it are added.
 pub fn add_path(
     sink: &mut impl ReferenceSink,
     path: &Path,
-    mut progress: impl FnMut(&FoundFiles),
-) -> Result<FoundFiles, PathSourceError> {
-    let read = |source| PathSourceError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let mut found = FoundFiles::default();
-    if !fs::metadata(path).map_err(read)?.is_dir() {
-        add_file(sink, path, &mut found)?;
-        progress(&found);
-        return Ok(found);
+    mut progress: impl FnMut(usize),
+) -> Result<usize, PathSourceError> {
+    let unreadable = PathSourceError::io("read", path);
+    if !fs::metadata(path).map_err(&unreadable)?.is_dir() {
+        add_file(sink, path)?;
+        progress(1);
+        return Ok(1);
     }
-    let entries: Result<Vec<_>, io::Error> = fs::read_dir(path)
-        .map_err(read)?
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect();
-    let mut files = entries.map_err(read)?;
+    let entries = fs::read_dir(path).map_err(&unreadable)?;
+    let files = entries.map(|entry| Ok(entry?.path()));
+    let mut files = files.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     files.retain(|file| {
         let extension = file.extension().and_then(|extension| extension.to_str());
         matches!(extension, Some("narinfo" | "json")) && file.is_file()
     });
     files.sort();
-    for file in &files {
-        add_file(sink, file, &mut found)?;
-        progress(&found);
+    for (index, file) in files.iter().enumerate() {
+        add_file(sink, file)?;
+        progress(index + 1);
     }
     if files.is_empty() {
-        return Err(PathSourceError::NothingFound {
-            path: path.to_owned(),
-        });
+        let path = path.to_owned();
+        return Err(PathSourceError::NoPathInfo { path });
     }
-    Ok(found)
+    Ok(files.len())
 }
 
-fn add_file(
-    sink: &mut impl ReferenceSink,
-    path: &Path,
-    found: &mut FoundFiles,
-) -> Result<(), PathSourceError> {
-    let bytes = fs::read(path).map_err(|source| PathSourceError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
-    let malformed = |source| PathSourceError::Malformed {
-        location: path.display().to_string(),
-        source,
-    };
-    match kind(path, &bytes) {
-        Some(Kind::NarInfo) => {
-            let text = String::from_utf8_lossy(&bytes);
-            sink.add_narinfo(&text).map_err(malformed)?;
-            found.narinfos += 1;
-        }
-        Some(Kind::Json(JsonKind::PathInfo)) => {
-            sink.add_path_info(&bytes).map_err(malformed)?;
-            found.path_infos += 1;
-        }
-        Some(Kind::Json(JsonKind::Graph)) => {
-            let graph = ReferenceGraph::parse(&bytes).map_err(|source| PathSourceError::Graph {
-                path: path.to_owned(),
-                source,
-            })?;
-            sink.add_graph(&graph);
-            found.graphs += 1;
+fn add_file(sink: &mut impl ReferenceSink, path: &Path) -> Result<(), PathSourceError> {
+    let bytes = fs::read(path).map_err(PathSourceError::io("read", path))?;
+    let has_extension = path
+        .extension()
+        .is_some_and(|extension| extension == "narinfo");
+    let mut lines = bytes.split(|&byte| byte == b'\n');
+    let added = match JsonKind::of(&bytes).filter(|_| !has_extension) {
+        Some(JsonKind::PathInfo) => sink.add_path_info(&bytes),
+        Some(JsonKind::Graph) => ReferenceGraph::parse(&bytes)
+            .map(|graph| sink.add_graph(&graph))
+            .map_err(ReferenceError::Graph),
+        None if has_extension || lines.any(|line| line.starts_with(b"StorePath:")) => {
+            sink.add_narinfo(&String::from_utf8_lossy(&bytes))
         }
         None => {
-            return Err(PathSourceError::UnknownFile {
-                path: path.to_owned(),
-            });
+            let path = path.to_owned();
+            return Err(PathSourceError::NoPathInfo { path });
         }
-    }
-    Ok(())
-}
-
-enum Kind {
-    NarInfo,
-    Json(JsonKind),
-}
-
-fn kind(path: &Path, bytes: &[u8]) -> Option<Kind> {
-    if path
-        .extension()
-        .is_some_and(|extension| extension == "narinfo")
-    {
-        return Some(Kind::NarInfo);
-    }
-    let narinfo = || {
-        bytes
-            .split(|&byte| byte == b'\n')
-            .any(|line| line.starts_with(b"StorePath:"))
-            .then_some(Kind::NarInfo)
     };
-    JsonKind::of(bytes).map(Kind::Json).or_else(narinfo)
+    added.map_err(|source| PathSourceError::malformed(path, source))
 }
 
 #[cfg(test)]
@@ -147,7 +82,7 @@ mod tests {
         format!("StorePath: {path}\nNarSize: 5\nReferences: {reference}\n")
     }
 
-    /// a and b refer to c, in every format there is.
+    /// The paths a and b refer to c, in every format.
     #[rstest]
     #[case::list(
         "list.json",
@@ -168,18 +103,18 @@ mod tests {
             {{"path":"{B}","narSize":1,"closureSize":2,"references":["{C}"]}},
             {{"path":"{C}","narSize":1,"closureSize":1,"references":[]}}]}}"#)
     )]
-    fn json_is_told_apart_by_its_contents(#[case] name: &str, #[case] json: String) {
+    fn the_contents_of_json_determine_its_kind(#[case] name: &str, #[case] json: String) {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(name);
         fs::write(&file, json).unwrap();
         let mut counter = PopularityCounter::default();
         let found = add_path(&mut counter, &file, |_| ()).expect("counted");
-        assert_eq!(found.total(), 1);
+        assert_eq!(found, 1);
         assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
     }
 
     #[test]
-    fn a_directory_is_counted_and_other_files_in_it_are_not() {
+    fn only_narinfo_and_json_files_of_a_directory_are_counted() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::write(at("a.narinfo"), narinfo(A, C)).unwrap();
@@ -189,7 +124,7 @@ mod tests {
         let mut counter = PopularityCounter::default();
         let mut calls = 0;
         let found = add_path(&mut counter, directory.path(), |_| calls += 1).expect("counted");
-        assert_eq!((found.narinfos, found.total(), calls), (2, 2, 2));
+        assert_eq!((found, calls), (2, 2));
         assert_eq!(counter.to_json(), br#"{"c-1":2}"#);
     }
 
@@ -211,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_path_without_path_information_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let count = |path: &Path| {
             let mut counter = PopularityCounter::default();
@@ -219,7 +154,7 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
-        assert!(count(directory.path()).contains("holds no .narinfo or .json file"));
+        assert!(count(directory.path()).contains("nor a directory with .narinfo or .json files"));
         assert!(count(&directory.path().join("missing")).contains("cannot read"));
     }
 }

@@ -1,92 +1,61 @@
 //! Reading about many store paths: from files that describe them, or from a binary cache over HTTP.
 //!
-//! What is made of it is a [`ReferenceSink`]'s: a [`PopularityCounter`] counts, a [`PathCollection`]
-//! gathers what a cluster plan is built from. Here is where their input comes from, and how what takes
-//! an hour is interrupted and goes on.
+//! A [`ReferenceSink`] determines the result: a [`PopularityCounter`] counts references, a
+//! [`PathCollection`] gathers the input of a cluster plan. This module reads the sources. A
+//! [`StateFile`] lets a long run be interrupted and continued.
 
 mod cache;
 mod files;
 mod state;
 
+use std::error::Error;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::reference_sink::ReferenceError;
-use nixery_core::GraphError;
-
-pub use cache::{BinaryCache, CacheOptions, CacheProgress, WantedPath};
-pub use files::{FoundFiles, add_path};
+pub use cache::{BinaryCache, CacheOptions, CacheProgress, parse_wanted_paths};
+pub use files::add_path;
 pub use state::StateFile;
 
+use crate::reference_sink::ReferenceError;
 #[cfg(doc)]
 use crate::{
     cluster_plan::PathCollection, popularity::PopularityCounter, reference_sink::ReferenceSink,
 };
 
-/// Why what was to be read cannot be.
+/// Why a source cannot be read.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum PathSourceError {
-    /// A file or directory cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Which one.
+    /// A file or directory cannot be read or written.
+    #[error("cannot {doing} {}", path.display())]
+    Io {
+        /// The operation: "read", "write the state to".
+        doing: &'static str,
+        /// The file or directory.
         path: PathBuf,
         /// The system's error.
         #[source]
         source: io::Error,
     },
-    /// The state cannot be written.
-    #[error("cannot write the state to {}", path.display())]
-    WriteState {
-        /// Where to.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
-    /// The state file is something else.
-    #[error("{} is not a state that an earlier run left: delete it to start anew", path.display())]
-    State {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: ReferenceError,
-    },
-    /// A file is of no kind that can be read.
+    /// A file is of an unknown kind, or a directory has no `.narinfo` or `.json` file.
     #[error(
-        "{} is neither a .narinfo file, nor what nix path-info --json prints, nor a reference graph",
+        "{} is neither a .narinfo file, nor the output of nix path-info --json, nor a reference graph, nor a directory with .narinfo or .json files",
         path.display()
     )]
-    UnknownFile {
-        /// Which file.
+    NoPathInfo {
+        /// The file or directory.
         path: PathBuf,
     },
-    /// A directory without such a file.
-    #[error("{} holds no .narinfo or .json file", path.display())]
-    NothingFound {
-        /// Which directory.
-        path: PathBuf,
-    },
-    /// A file or answer looks like path information and is none.
+    /// A file or answer that should be path information or a state is invalid.
     #[error("{location} cannot be used")]
     Malformed {
         /// File or URL.
         location: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: ReferenceError,
     },
-    /// A file looks like a reference graph and is none.
-    #[error("{} cannot be used", path.display())]
-    Graph {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: GraphError,
-    },
-    /// A line of a list of wanted paths is none.
+    /// A line of a list of wanted paths is invalid.
     #[error("line {line} names no store path: {text:?}, expected a path or its 32-character hash")]
     WantedLine {
         /// Counted from 1.
@@ -94,40 +63,44 @@ pub enum PathSourceError {
         /// The line, shortened.
         text: String,
     },
-    /// The address of the binary cache is none.
+    /// The address of the binary cache is invalid.
     #[error("{url:?} is not the address of a binary cache: it must begin with http:// or https://")]
     BadUrl {
         /// As given.
         url: String,
     },
-    /// The HTTP client cannot be set up.
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
-    /// A request failed each time it was tried.
+    /// This program cannot read binary caches.
+    #[error(
+        "{url} cannot be read, because this program is built without the feature `http`. Fix: build it with that feature, or use files"
+    )]
+    WithoutHttp {
+        /// As given.
+        url: String,
+    },
+    /// A narinfo file cannot be fetched.
     #[error("cannot fetch {url} ({attempts} attempts)")]
     Fetch {
-        /// What was fetched.
+        /// Its address.
         url: String,
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
         /// The last failure.
         #[source]
-        source: reqwest::Error,
+        source: Box<dyn Error + Send + Sync>,
     },
-    /// The cache answered with an error each time.
-    #[error("cannot fetch {url}: the cache answers {status} ({attempts} attempts)")]
-    Status {
-        /// What was fetched.
-        url: String,
-        /// The last status.
-        status: u16,
-        /// How often it was tried.
-        attempts: u32,
-    },
-    /// An answer that is too long for a narinfo file.
-    #[error("{url} is over 1 MiB: that is no .narinfo file")]
-    TooLarge {
-        /// What was fetched.
-        url: String,
-    },
+}
+
+impl PathSourceError {
+    fn malformed(path: &Path, source: ReferenceError) -> Self {
+        let location = path.display().to_string();
+        Self::Malformed { location, source }
+    }
+
+    fn io(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
 }

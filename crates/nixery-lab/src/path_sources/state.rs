@@ -1,18 +1,20 @@
-//! Interrupting and going on.
+//! The state of a run that may be interrupted and continued.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::reference_sink::ReferenceSink;
+use tempfile::NamedTempFile;
 
 use super::PathSourceError;
+use crate::reference_sink::ReferenceSink;
 
-/// How much work an interruption may cost.
-const SAVE_EVERY: Duration = Duration::from_secs(10);
+/// Limit of the work that an interruption loses.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A file that holds what was gathered so far. Replaced whole, so an interruption never spoils it.
+/// A file with the state of a [`ReferenceSink`]. It is replaced as a whole, so that an interruption
+/// never damages it.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,
@@ -28,55 +30,43 @@ impl StateFile {
         }
     }
 
-    /// What was gathered so far; nothing where there is no file.
+    /// Loads the state; it is empty if there is no file.
     ///
     /// # Errors
-    /// The file cannot be read or is something else.
+    /// The file cannot be read or has other contents.
     pub fn load<S: ReferenceSink>(&self) -> Result<S, PathSourceError> {
-        match fs::read(&self.path) {
-            Ok(bytes) => S::from_state(&bytes).map_err(|source| PathSourceError::State {
-                path: self.path.clone(),
-                source,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(S::default()),
-            Err(source) => Err(PathSourceError::Read {
-                path: self.path.clone(),
-                source,
-            }),
-        }
+        let bytes = match fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(S::default()),
+            bytes => bytes.map_err(PathSourceError::io("read", &self.path))?,
+        };
+        S::from_state(&bytes).map_err(|source| PathSourceError::malformed(&self.path, source))
     }
 
-    /// Writes what was gathered.
+    /// Saves the state.
     ///
     /// # Errors
-    /// The file cannot be written; an older state is still there.
+    /// The file cannot be written; an older state stays.
     pub fn save(&mut self, sink: &impl ReferenceSink) -> Result<(), PathSourceError> {
-        let parent = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let parent = self.path.parent();
+        let parent = parent.filter(|parent| !parent.as_os_str().is_empty());
         let write = || {
-            let mut file = tempfile::Builder::new()
-                .prefix(".nixery-")
-                .tempfile_in(parent)?;
+            let mut file =
+                NamedTempFile::with_prefix_in(".nixery-", parent.unwrap_or(Path::new(".")))?;
             file.write_all(&sink.to_state())?;
             file.as_file().sync_all()?;
             file.persist(&self.path).map_err(|error| error.error)
         };
-        write().map_err(|source| PathSourceError::WriteState {
-            path: self.path.clone(),
-            source,
-        })?;
+        write().map_err(PathSourceError::io("write the state to", &self.path))?;
         self.saved = Instant::now();
         Ok(())
     }
 
-    /// [`Self::save`] where the last one was some seconds ago.
+    /// Saves the state if the last time was some seconds ago.
     ///
     /// # Errors
-    /// The same.
+    /// Those of [`Self::save`].
     pub fn save_if_due(&mut self, sink: &impl ReferenceSink) -> Result<(), PathSourceError> {
-        if self.saved.elapsed() >= SAVE_EVERY {
+        if self.saved.elapsed() >= SAVE_INTERVAL {
             self.save(sink)?;
         }
         Ok(())
@@ -89,7 +79,7 @@ mod tests {
     use crate::popularity::PopularityCounter;
 
     #[test]
-    fn a_count_goes_on_where_it_stopped() {
+    fn a_count_continues_where_it_stopped() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let mut state = StateFile::new(&path);
@@ -109,9 +99,10 @@ mod tests {
 
         fs::write(&path, "[]").unwrap();
         let error = state.load::<PopularityCounter>().expect_err("not a state");
+        let message = nixery_storage::error_chain(&error);
         assert!(
-            error.to_string().contains("delete it to start anew"),
-            "{error}"
+            message.contains("Fix: delete it to start again"),
+            "{message}"
         );
     }
 }

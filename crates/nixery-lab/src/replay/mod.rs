@@ -1,16 +1,16 @@
-//! Replaying pulls: what a way of grouping would have moved.
+//! Replaying pulls: how many bytes clients would have transferred with a way of grouping.
 //!
-//! A [`Workload`] is a history of pulls: a package set that changes from week to week, images of it, and
-//! clients that pull some and delete others. [`replay()`] groups every image that is pulled, lets each
-//! client fetch the layers that it does not have, and counts. Clients keep a layer as long as they keep an
-//! image with it.
+//! A [`Workload`] is a history of pulls: a package set that changes from week to week, images of
+//! it, and clients that pull some images and delete others. [`replay()`] groups every image that is
+//! pulled into layers, lets each client fetch the layers that it lacks, and counts. Clients keep a
+//! layer as long as they keep an image with it.
 //!
-//! The root layer, manifests and configs, a few kilobytes each, are left out; they are the same for every
-//! grouping.
+//! The root layer, manifests and configs, a few kilobytes each, are left out; they are the same for
+//! every grouping.
 //!
 //! ```
-//! use crate::replay::{Bound, Workload, replay};
 //! use nixery_core::{DEFAULT_BUDGET, Dominator};
+//! use nixery_lab::replay::{Grouping, Workload, replay};
 //!
 //! // One client pulls both images; the second shares glibc with the first.
 //! let workload = Workload::from_json(br#"{
@@ -22,106 +22,89 @@
 //!     "weeks": [[[1], [2]]],
 //!     "events": [[0, 0, [0, 1], [0, 1]]]
 //! }"#)?;
-//! let least = replay(&workload, Bound::OneLayerPerPath.into())?;
+//! let least = replay(&workload, Grouping::OneLayerPerPath)?;
 //! assert_eq!((least.bytes, least.layers_fetched), (10_000 + 150 + 250, 3));
-//! let most = replay(&workload, Bound::OneLayer.into())?;
+//! let most = replay(&workload, Grouping::OneLayer)?;
 //! assert_eq!((most.bytes, most.layers_fetched), (2 * 10_000 + 150 + 250, 2));
-//! let dominator = replay(&workload, (&Dominator::default(), DEFAULT_BUDGET).into())?;
+//! let dominator = replay(&workload, Grouping::Strategy(&Dominator::default(), DEFAULT_BUDGET))?;
 //! assert!((least.bytes..=most.bytes).contains(&dominator.bytes));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use std::collections::{HashMap, HashSet};
-use std::num::NonZeroUsize;
-
-use nixery_core::LayerStrategy;
-
-mod grouped;
-mod parts;
 #[cfg(test)]
 mod tests;
 mod workload;
 
-use grouped::Grouped;
-pub use parts::{WorkloadEvent, WorkloadParts};
-pub use workload::{Workload, WorkloadError};
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::thread;
 
-/// How the images of a workload are grouped.
+use nixery_core::{LayerStrategy, NodeId};
+
+use crate::numbers::number;
+pub use workload::{Workload, WorkloadError, WorkloadEvent, WorkloadParts};
+
+/// How the images of a workload are grouped into layers.
 #[derive(Debug, Clone, Copy)]
 pub enum Grouping<'a> {
-    /// By a strategy, into at most so many layers.
+    /// By a strategy, into at most this many layers.
     Strategy(&'a dyn LayerStrategy, NonZeroUsize),
-    /// In one of the two ways that no budget applies to.
-    Bound(Bound),
-}
-
-/// The ends of the scale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Bound {
-    /// A layer for each path, however many: nothing is moved that the client has. The least bytes that any
-    /// grouping can move.
+    /// One layer for each path, whatever their number. This is the lower bound: clients never fetch
+    /// a path that they have.
     OneLayerPerPath,
-    /// All of an image in one layer: everything is moved with each change. What a grouping has to beat.
+    /// All paths of an image in one layer. This is the upper bound: clients fetch everything again
+    /// with each change.
     OneLayer,
 }
 
-impl<'a, S: LayerStrategy> From<(&'a S, NonZeroUsize)> for Grouping<'a> {
-    fn from((strategy, budget): (&'a S, NonZeroUsize)) -> Self {
-        Self::Strategy(strategy, budget)
-    }
-}
-
-impl From<Bound> for Grouping<'_> {
-    fn from(bound: Bound) -> Self {
-        Self::Bound(bound)
-    }
-}
-
-/// What a replay counted. Bytes are compressed bytes; sums saturate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+/// The counts of a replay. Bytes are compressed bytes; sums saturate.
+#[non_exhaustive]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReplayCounts {
     /// Bytes that clients fetched.
     pub bytes: u64,
     /// Layers that clients fetched.
     pub layers_fetched: u64,
-    /// Layers of the images that clients pulled, whether they had them or not.
+    /// Layers of the images that clients pulled, whether the clients had them or not.
     pub layers_asked: u64,
     /// Bytes of the images that clients pulled.
     pub bytes_asked: u64,
-    /// Bytes of all distinct layers that were ever pulled: what the registry stores without collections.
+    /// Bytes of all distinct layers that were ever pulled. The registry stores them if no garbage
+    /// is collected.
     pub stored_bytes: u64,
-    /// How many distinct layers those are.
+    /// Number of those distinct layers.
     pub stored_layers: u64,
-    /// Bytes that clients fetch that use a layer again only on top of the same layers, as Docker does with
-    /// its classic image store when it is the only one that knows of a layer.
+    /// Bytes that clients fetch if they reuse a layer only on top of the same layers, as Docker
+    /// does with its classic image store.
     pub chain_bytes: u64,
     /// Distinct images that were pulled.
     pub images: u64,
-    /// Their layers in all.
+    /// Number of layers of all these images.
     pub image_layers: u64,
     /// `bytes` by the week of the pull.
     pub bytes_by_week: Vec<u64>,
 }
 
-impl Outcome {
-    /// The share of pulled layers that the client had; 0 where nothing was pulled.
+impl ReplayCounts {
+    /// The share of pulled layers that the client had; 0 if nothing was pulled.
     pub fn hit_rate(&self) -> f64 {
-        if self.layers_asked == 0 {
-            return 0.0;
-        }
-        (self.layers_asked - self.layers_fetched) as f64 / self.layers_asked as f64
+        ratio(self.layers_asked - self.layers_fetched, self.layers_asked)
     }
 
-    /// Layers of an image on average; 0 without images.
+    /// The average number of layers of an image; 0 without images.
     pub fn mean_layers(&self) -> f64 {
-        if self.images == 0 {
-            return 0.0;
-        }
-        self.image_layers as f64 / self.images as f64
+        ratio(self.image_layers, self.images)
     }
 }
 
+/// Returns 0 for a denominator of 0: the numerator is 0 then, too.
+fn ratio(numerator: u64, denominator: u64) -> f64 {
+    numerator as f64 / denominator.max(1) as f64
+}
+
 /// Why a replay was given up.
+#[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The strategy breaks the contract of [`LayerStrategy`].
@@ -129,22 +112,22 @@ pub enum ReplayError {
         "the strategy {strategy} does not put each path of an image with {paths} paths into exactly one of at most {budget} layers"
     )]
     NoPartition {
-        /// Its id.
+        /// The strategy's id.
         strategy: String,
-        /// Paths of the image.
+        /// Number of paths of the image.
         paths: usize,
-        /// What it was to keep within.
+        /// Limit of the number of layers.
         budget: NonZeroUsize,
     },
 }
 
-/// Groups every image that is pulled and counts what the clients fetch. Equal input gives equal counts;
-/// images are grouped by all cores.
+/// Groups every image that is pulled into layers and counts what the clients fetch. Equal input
+/// gives equal counts; images are grouped by all cores.
 ///
 /// # Errors
-/// [`ReplayError::NoPartition`] where a strategy is none.
-pub fn replay(workload: &Workload, grouping: Grouping<'_>) -> Result<Outcome, ReplayError> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+/// [`ReplayError::NoPartition`]: a strategy's plan is invalid.
+pub fn replay(workload: &Workload, grouping: Grouping<'_>) -> Result<ReplayCounts, ReplayError> {
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     replay_with(workload, grouping, threads)
 }
 
@@ -152,19 +135,19 @@ fn replay_with(
     workload: &Workload,
     grouping: Grouping<'_>,
     threads: usize,
-) -> Result<Outcome, ReplayError> {
-    let grouped = Grouped::of(workload, grouping, threads)?;
-    let mut outcome = Outcome {
-        bytes: 0,
-        layers_fetched: 0,
-        layers_asked: 0,
-        bytes_asked: 0,
-        stored_bytes: grouped.sum_of_layers(),
-        stored_layers: grouped.layers() as u64,
-        chain_bytes: 0,
-        images: grouped.images() as u64,
-        image_layers: grouped.image_layers(),
+) -> Result<ReplayCounts, ReplayError> {
+    let grouped = GroupedImages::new(workload, grouping, threads)?;
+    let mut counts = ReplayCounts {
+        stored_bytes: grouped.bytes.iter().copied().fold(0, u64::saturating_add),
+        stored_layers: grouped.bytes.len() as u64,
+        images: grouped.images as u64,
+        image_layers: grouped
+            .layers
+            .iter()
+            .map(|layers| layers.len() as u64)
+            .sum(),
         bytes_by_week: vec![0; workload.weeks],
+        ..ReplayCounts::default()
     };
     let mut clients: HashMap<u64, Client> = HashMap::new();
     for event in &workload.events {
@@ -172,60 +155,153 @@ fn replay_with(
         let mut fetched = 0u64;
         let mut replaced = false;
         for pull in &event.pulls {
-            for layer in grouped.layers_of(pull.image) {
-                outcome.layers_asked += 1;
-                outcome.bytes_asked = outcome.bytes_asked.saturating_add(layer.bytes);
+            for layer in &grouped.layers[pull.image] {
+                counts.layers_asked += 1;
+                counts.bytes_asked = counts.bytes_asked.saturating_add(layer.bytes);
                 if client.layers.insert(layer.id) {
-                    outcome.layers_fetched += 1;
+                    counts.layers_fetched += 1;
                     fetched = fetched.saturating_add(layer.bytes);
                 }
                 if client.chains.insert(layer.chain) {
-                    outcome.chain_bytes = outcome.chain_bytes.saturating_add(layer.bytes);
+                    counts.chain_bytes = counts.chain_bytes.saturating_add(layer.bytes);
                 }
             }
             let before = client.images.insert(pull.name, pull.image);
             replaced |= before.is_some_and(|before| before != pull.image);
         }
-        outcome.bytes = outcome.bytes.saturating_add(fetched);
-        let week = &mut outcome.bytes_by_week[event.week];
+        counts.bytes = counts.bytes.saturating_add(fetched);
+        let week = &mut counts.bytes_by_week[event.week];
         *week = week.saturating_add(fetched);
-        if client.forgets(event.keeps.as_ref()) || replaced {
-            client.count_layers(&grouped);
+        if client.delete_all_but(event.keeps.as_ref()) || replaced {
+            client.drop_unused_layers(&grouped);
         }
     }
-    Ok(outcome)
+    Ok(counts)
 }
 
-/// What one client has.
+/// The images and layers of one client.
 #[derive(Default)]
 struct Client {
     /// By name, the image as it was when it was last pulled.
     images: HashMap<u64, usize>,
-    layers: HashSet<u32>,
-    chains: HashSet<u32>,
+    layers: HashSet<u64>,
+    chains: HashSet<u64>,
 }
 
 impl Client {
-    /// Forgets the images of all other names; whether there were any.
-    fn forgets(&mut self, keeps: Option<&HashSet<u64>>) -> bool {
+    /// Deletes the images of all other names; returns whether there were any.
+    fn delete_all_but(&mut self, kept: Option<&HashSet<u64>>) -> bool {
         let before = self.images.len();
-        if let Some(keeps) = keeps {
-            self.images.retain(|name, _| keeps.contains(name));
+        if let Some(kept) = kept {
+            self.images.retain(|name, _| kept.contains(name));
         }
         self.images.len() < before
     }
 
-    /// Keeps the layers of its images, and no others.
-    fn count_layers(&mut self, grouped: &Grouped) {
-        self.layers.clear();
-        self.chains.clear();
-        for layer in self
-            .images
-            .values()
-            .flat_map(|&image| grouped.layers_of(image))
-        {
-            self.layers.insert(layer.id);
-            self.chains.insert(layer.chain);
-        }
+    /// Keeps only the layers of its images.
+    fn drop_unused_layers(&mut self, grouped: &GroupedImages) {
+        let images = self.images.values();
+        let layers = images.flat_map(|&image| &grouped.layers[image]);
+        (self.layers, self.chains) = layers.map(|layer| (layer.id, layer.chain)).unzip();
     }
+}
+
+/// The layers of all images that are pulled.
+struct GroupedImages {
+    /// By image; empty for images that no client pulls.
+    layers: Vec<Vec<Layer>>,
+    /// Compressed bytes of each distinct layer.
+    bytes: Vec<u64>,
+    /// Number of images that are pulled.
+    images: usize,
+}
+
+/// A layer in its place in an image.
+#[derive(Debug, Clone, Copy)]
+struct Layer {
+    /// Identifies the paths.
+    id: u64,
+    /// Identifies the paths of this layer and of all layers below.
+    chain: u64,
+    /// Compressed bytes.
+    bytes: u64,
+}
+
+/// The layers of one image, each as sorted indices of the workload's graph.
+type LayerPaths = Vec<Vec<NodeId>>;
+
+impl GroupedImages {
+    fn new(
+        workload: &Workload,
+        grouping: Grouping<'_>,
+        threads: usize,
+    ) -> Result<Self, ReplayError> {
+        let pulled = workload.pulled();
+        let work = |first: usize| {
+            let images = pulled.iter().skip(first).step_by(threads);
+            let grouped = images.map(|&image| (image, group(workload, image, grouping)));
+            grouped.collect::<Vec<_>>()
+        };
+        let mut grouped: Vec<_> = thread::scope(|scope| {
+            let work = &work;
+            let threads = (0..threads).map(|first| scope.spawn(move || work(first)));
+            let threads: Vec<_> = threads.collect();
+            let grouped = threads.into_iter().map(|thread| thread.join());
+            let grouped =
+                grouped.flat_map(|done| done.unwrap_or_else(|panic| resume_unwind(panic)));
+            grouped.collect()
+        });
+        // Numbers do not depend on the number of threads.
+        grouped.sort_by_key(|&(image, _)| image);
+        let (mut ids, mut chains) = (HashMap::new(), HashMap::new());
+        let mut numbered = Self {
+            layers: vec![Vec::new(); workload.images.len()],
+            bytes: Vec::new(),
+            images: pulled.len(),
+        };
+        for (image, layers) in grouped {
+            let mut below = None;
+            for paths in layers? {
+                let sizes = paths.iter().map(|path| workload.compressed[path.index()]);
+                let bytes = sizes.fold(0, u64::saturating_add);
+                let id = number(&mut ids, paths);
+                if id == numbered.bytes.len() as u64 {
+                    numbered.bytes.push(bytes);
+                }
+                let chain = number(&mut chains, (below, id));
+                below = Some(chain);
+                numbered.layers[image].push(Layer { id, chain, bytes });
+            }
+        }
+        Ok(numbered)
+    }
+}
+
+fn group(
+    workload: &Workload,
+    image: usize,
+    grouping: Grouping<'_>,
+) -> Result<LayerPaths, ReplayError> {
+    let (graph, paths) = workload.graph.part(&workload.images[image]);
+    let (strategy, budget) = match grouping {
+        Grouping::OneLayerPerPath => return Ok(paths.into_iter().map(|path| vec![path]).collect()),
+        Grouping::OneLayer if paths.is_empty() => return Ok(Vec::new()),
+        Grouping::OneLayer => return Ok(vec![paths]),
+        Grouping::Strategy(strategy, budget) => (strategy, budget),
+    };
+    let plan = strategy.plan(&graph, budget);
+    if plan.check(&graph, budget).is_err() {
+        return Err(ReplayError::NoPartition {
+            strategy: strategy.id(),
+            paths: graph.len(),
+            budget,
+        });
+    }
+    let layers = plan.layers.into_iter().map(|layer| {
+        let in_workload = layer.paths.iter().map(|path| paths[path.index()]);
+        let mut layer: Vec<NodeId> = in_workload.collect();
+        layer.sort_unstable();
+        layer
+    });
+    Ok(layers.collect())
 }

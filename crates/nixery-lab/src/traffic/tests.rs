@@ -1,5 +1,4 @@
-use crate::replay::{Bound, Workload, replay};
-use crate::traffic::TRAFFIC;
+use crate::replay::{Grouping, Workload, replay};
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_state::graphs::GRAPHS;
 use nixery_state::graphs::RecordedGraph;
@@ -8,8 +7,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 use serde_json::json;
 
-use super::read::read_at_most;
-use super::workload::History;
+use super::history::History;
 use super::*;
 
 /// 2023-11-14.
@@ -29,7 +27,7 @@ fn pull(time: u64, client: u64, of: &str, name: u64) -> Pull {
 }
 
 #[test]
-fn fingerprints_tell_salts_parts_and_their_borders_apart() {
+fn fingerprints_depend_on_the_salt_and_the_division_into_parts() {
     let of = |salt: &str, parts: &[&str]| {
         let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
         Fingerprint::of(salt.as_bytes(), &parts)
@@ -46,13 +44,13 @@ fn fingerprints_tell_salts_parts_and_their_borders_apart() {
     ] {
         assert_ne!(one, other);
     }
-    assert_eq!(one.to_string().parse(), Ok(one));
+    assert_eq!(String::from(one).try_into(), Ok(one));
     for wrong in ["", "1", "00000000000000AA", "+000000000000001"] {
-        assert_eq!(wrong.parse::<Fingerprint>(), Err(FingerprintError));
+        assert!(Fingerprint::try_from(wrong.to_owned()).is_err(), "{wrong}");
     }
 }
 
-/// The format other versions of this program, and other replicas, have to read.
+/// Other versions of this program and other replicas read this format.
 #[test]
 fn the_format_is_pinned() {
     let pulls = [
@@ -60,7 +58,7 @@ fn the_format_is_pinned() {
         pull(1, 2, "a", 7),
         pull(1, 0xffff_ffff_ffff_ffff, "b", 8),
     ];
-    let bytes = batch::to_bytes(&pulls);
+    let bytes = batch_to_bytes(&pulls);
     let expected = format!(
         r#"{{"version":1,"images":[["{}","0000000000000007"],["{}","0000000000000008"]],"pulls":[[1700000000,"0000000000000001",0],[1700000001,"0000000000000002",0],[1700000001,"ffffffffffffffff",1]]}}"#,
         image("a"),
@@ -69,19 +67,19 @@ fn the_format_is_pinned() {
     assert_eq!(
         String::from_utf8(bytes).unwrap(),
         expected,
-        "if this was meant, raise VERSION"
+        "if this is intended, raise VERSION"
     );
 }
 
 #[rstest]
-#[case::empty("", "no batch")]
-#[case::half(r#"{"version":1,"images":["#, "no batch")]
-#[case::a_list("[]", "no batch")]
-#[case::no_version("{}", "no batch")]
-#[case::newer(r#"{"version":2,"events":7}"#, "its version is 2")]
+#[case::empty("", "not a batch")]
+#[case::half(r#"{"version":1,"images":["#, "not a batch")]
+#[case::a_list("[]", "not a batch")]
+#[case::no_version("{}", "not a batch")]
+#[case::newer(r#"{"version":2,"events":7}"#, "the version is 2")]
 #[case::client(
     r#"{"version":1,"images":[],"pulls":[[1700000000,"10.0.0.1",0]]}"#,
-    "no batch"
+    "not a batch"
 )]
 #[case::no_image(
     r#"{"version":1,"images":[],"pulls":[[1700000000,"0000000000000001",0]]}"#,
@@ -95,22 +93,20 @@ fn the_format_is_pinned() {
     r#"{"version":1,"images":[],"pulls":[[18446744073709551615,"0000000000000001",0]]}"#,
     "which is not between"
 )]
-fn foreign_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
-    let error = batch::from_bytes(text.as_bytes()).unwrap_err();
-    assert!(error.to_string().contains(problem), "{error}");
+fn invalid_batches_are_refused(#[case] text: &str, #[case] problem: &str) {
+    let error = batch_from_bytes(text.as_bytes()).unwrap_err();
+    assert!(error.contains(problem), "{error}");
 }
 
 #[test]
-fn fields_that_are_not_known_and_full_batches_are_read() {
+fn unknown_fields_and_full_batches_are_read() {
     let text = r#"{"about":[],"version":1,"pulls":[],"images":[],"more":{}}"#;
-    assert_eq!(batch::from_bytes(text.as_bytes()).unwrap(), []);
+    assert_eq!(batch_from_bytes(text.as_bytes()).unwrap(), []);
     let full = vec![pull(0, 1, "a", 7); MOST_IN_BATCH];
-    assert_eq!(batch::from_bytes(&batch::to_bytes(&full)).unwrap(), full);
+    assert_eq!(batch_from_bytes(&batch_to_bytes(&full)).unwrap(), full);
     let more = vec![pull(0, 1, "a", 7); MOST_IN_BATCH + 1];
-    assert!(matches!(
-        batch::from_bytes(&batch::to_bytes(&more)),
-        Err(BatchError::TooMany { pulls: 10_001 })
-    ));
+    let error = batch_from_bytes(&batch_to_bytes(&more)).unwrap_err();
+    assert!(error.contains("it has 10001 pulls"), "{error}");
 }
 
 fn pulls() -> impl Strategy<Value = Vec<Pull>> {
@@ -122,15 +118,15 @@ fn pulls() -> impl Strategy<Value = Vec<Pull>> {
 proptest! {
     #[test]
     fn batches_round_trip(pulls in pulls()) {
-        prop_assert_eq!(batch::from_bytes(&batch::to_bytes(&pulls)).unwrap(), pulls);
+        prop_assert_eq!(batch_from_bytes(&batch_to_bytes(&pulls)).unwrap(), pulls);
     }
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = batch::from_bytes(&bytes);
+        let _ = batch_from_bytes(&bytes);
     }
 
-    /// Whatever was recorded makes a workload, and the same one again.
+    /// Any recorded pulls make a valid workload, and always the same one.
     #[test]
     fn pulls_make_workloads(mut pulls in pulls()) {
         pulls.sort_by_key(|pull| pull.time);
@@ -139,7 +135,7 @@ proptest! {
             for number in 0..4u8 {
                 history.add(image(&number.to_string()), &app(number));
             }
-            history.of(&pulls)
+            history.into_workload(&pulls)
         };
         let recorded = made();
         prop_assert_eq!(recorded.parts.to_json(), made().parts.to_json());
@@ -147,14 +143,14 @@ proptest! {
         prop_assert_eq!(workload.pulls() + recorded.without_graph, pulls.len());
         let missing = pulls.iter().filter(|pull| pull.image == image("4")).count();
         prop_assert_eq!(recorded.without_graph, missing);
-        let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
-        let most = replay(&workload, Bound::OneLayer.into()).unwrap();
+        let least = replay(&workload, Grouping::OneLayerPerPath).unwrap();
+        let most = replay(&workload, Grouping::OneLayer).unwrap();
         prop_assert!(least.bytes <= most.bytes);
     }
 }
 
 #[tokio::test]
-async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
+async fn batches_are_read_in_the_order_of_time_and_damaged_ones_are_named() {
     let storage = MemoryStorage::new();
     let later = [pull(9, 1, "a", 7), pull(20, 1, "b", 7)];
     let earlier = [pull(5, 2, "a", 7), pull(10, 2, "b", 7)];
@@ -169,35 +165,39 @@ async fn batches_are_read_in_the_order_of_time_and_garbage_is_named() {
     let newer = r#"{"version":2}"#;
     put(Key::new(TRAFFIC, Digest::of(newer.as_bytes())), newer).await;
 
-    let mut told = Vec::new();
-    let read = read_pulls(&storage, |done, total| told.push((done, total)));
+    let mut calls = Vec::new();
+    let read = read_pulls(&storage, MOST_PULLS, |done, total| {
+        calls.push((done, total))
+    });
     let read = read.await.unwrap();
     let times: Vec<_> = read.pulls.iter().map(|pull| pull.time - THEN).collect();
     assert_eq!(times, [5, 9, 10, 20]);
-    assert_eq!((read.batches, read.left_out), (2, 0));
-    assert_eq!(told.last(), Some(&(4, 4)));
+    assert_eq!(read.left_out, 0);
+    assert_eq!(calls.last(), Some(&(4, 4)));
     let mut why: Vec<_> = read.unreadable.into_iter().map(|(_, why)| why).collect();
     why.sort_unstable();
     assert_eq!(
         why,
         [
-            "it is not what its digest says",
-            "its version is 2, and this program reads version 1"
+            "it is not a batch of pulls of version 1: the version is 2",
+            "its contents do not match its digest"
         ]
     );
 }
 
 #[tokio::test]
-async fn the_newest_batches_count_where_there_are_too_many() {
+async fn the_newest_batches_are_read_up_to_the_limit() {
     let storage = MemoryStorage::new();
     for time in 0..3 {
         store_pulls(&storage, &[pull(time, 1, "a", 7)])
             .await
             .unwrap();
     }
-    let read = read_at_most(&storage, 2, |_, _| ()).await.unwrap();
-    assert_eq!((read.pulls.len(), read.batches, read.left_out), (2, 2, 1));
-    let none = read_pulls(&MemoryStorage::new(), |_, _| ()).await.unwrap();
+    let read = read_pulls(&storage, 2, |_, _| ()).await.unwrap();
+    assert_eq!((read.pulls.len(), read.left_out), (2, 1));
+    let none = read_pulls(&MemoryStorage::new(), MOST_PULLS, |_, _| ())
+        .await
+        .unwrap();
     assert_eq!(none, RecordedPulls::default());
 }
 
@@ -228,8 +228,8 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
     let mut history = History::default();
     history.add(image("app-1"), &app(1));
     history.add(image("app-2"), &app(2));
-    let recorded = history.of(&[
-        // Without a graph: it does not begin the first week either.
+    let recorded = history.into_workload(&[
+        // Without a graph; it does not begin the first week.
         pull(0, 5, "gone", 1),
         pull(10, 9, "app-1", 3),
         pull(11, 5, "app-1", 3),
@@ -249,7 +249,7 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
             [path('d', "app-1").as_str(), 101, 50, [0]],
             [path('d', "app-2").as_str(), 102, 50, [0]],
         ],
-        // The same image under another name is a place of its own.
+        // The same image under another name has a place of its own.
         "weeks": [[[1], [2]], [[], [2]], [], [[], [], [2]]],
         "names": [0, 0, 1],
         "events": [
@@ -263,13 +263,13 @@ fn weeks_names_and_clients_are_numbered_in_the_order_of_the_pulls() {
     assert_eq!(parts, expected);
 
     let workload = Workload::from_parts(&recorded.parts).unwrap();
-    let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
+    let least = replay(&workload, Grouping::OneLayerPerPath).unwrap();
     // Client 9: libc, app-1, then app-2; client 5: libc, app-1, then app-2 under the other name.
     assert_eq!(least.bytes_by_week, [450 + 450 + 50, 0, 0, 50]);
 }
 
 #[tokio::test]
-async fn what_was_recorded_is_replayed_from_the_store() {
+async fn recorded_pulls_are_replayed_from_the_store() {
     let storage = MemoryStorage::new();
     let pulls = [
         pull(0, 1, "app-1", 7),
@@ -282,13 +282,13 @@ async fn what_was_recorded_is_replayed_from_the_store() {
             .await
             .unwrap();
     }
-    // One that cannot be read counts as none.
+    // An unreadable graph counts as missing.
     let damaged = Key::new(GRAPHS, image("app-3"));
     let put = storage.put(&damaged, "garbage".into(), PutMode::Replace);
     let _ = put.await.unwrap();
     store_pulls(&storage, &pulls).await.unwrap();
 
-    let read = read_pulls(&storage, |_, _| ()).await.unwrap();
+    let read = read_pulls(&storage, MOST_PULLS, |_, _| ()).await.unwrap();
     assert_eq!(read.pulls, pulls);
     let recorded = recorded_workload(&storage, &read.pulls, |_, _| ())
         .await

@@ -11,7 +11,7 @@ use axum::extract::ConnectInfo;
 use futures::TryStreamExt;
 use http::{Method, Request, StatusCode};
 use nixery_builder::BuilderConfig;
-use nixery_lab::traffic::{MOST_IN_BATCH, Pull, read_pulls};
+use nixery_lab::traffic::{MOST_IN_BATCH, MOST_PULLS, Pull, read_pulls};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use nixery_server::listen::{bind, serve};
@@ -40,7 +40,9 @@ async fn recording() -> Registry {
 /// All that is recorded until now.
 async fn pulls(registry: &Registry) -> Vec<Pull> {
     registry.state.store_recorded().await;
-    let read = read_pulls(&*registry.storage, |_, _| ()).await.unwrap();
+    let read = read_pulls(&*registry.storage, MOST_PULLS, |_, _| ())
+        .await
+        .unwrap();
     assert_eq!(read.unreadable, []);
     read.pulls
 }

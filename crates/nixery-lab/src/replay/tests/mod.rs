@@ -44,7 +44,7 @@ fn workload(json: &Value) -> Workload {
 }
 
 #[test]
-fn a_workload_tells_its_size() {
+fn a_workload_reports_its_size() {
     let workload = workload(&example());
     assert_eq!((workload.paths(), workload.weeks()), (4, 2));
     assert_eq!((workload.clients(), workload.pulls()), (2, 6));
@@ -52,8 +52,8 @@ fn a_workload_tells_its_size() {
 
 #[test]
 fn one_layer_per_path_by_hand() {
-    let outcome = replay(&workload(&example()), Bound::OneLayerPerPath.into()).unwrap();
-    let expected = Outcome {
+    let counts = replay(&workload(&example()), Grouping::OneLayerPerPath).unwrap();
+    let expected = ReplayCounts {
         // Client 7 fetches libc, app-1 and tool, client 9 libc and tool; then each of them app-2.
         bytes: (40 + 20 + 10) + (40 + 10) + 25 + 25,
         layers_fetched: 3 + 2 + 1 + 1,
@@ -61,21 +61,22 @@ fn one_layer_per_path_by_hand() {
         bytes_asked: (60 + 50) + 50 + 65 + (65 + 50),
         stored_bytes: 40 + 20 + 10 + 25,
         stored_layers: 4,
-        // app-1 or app-2 is below libc: it is of no use on top of the other, or at the bottom.
+        // app-1 or app-2 is below libc. A libc on top of the other app, or at the bottom, is not
+        // reused.
         chain_bytes: (20 + 40 + 40 + 10) + (40 + 10) + (25 + 40) + (25 + 40),
         images: 3,
         image_layers: 6,
         bytes_by_week: vec![120, 50],
     };
-    assert_eq!(outcome, expected);
-    assert_eq!(outcome.hit_rate(), 5.0 / 12.0);
-    assert_eq!(outcome.mean_layers(), 2.0);
+    assert_eq!(counts, expected);
+    assert_eq!(counts.hit_rate(), 5.0 / 12.0);
+    assert_eq!(counts.mean_layers(), 2.0);
 }
 
 #[test]
 fn one_layer_by_hand() {
-    let outcome = replay(&workload(&example()), Bound::OneLayer.into()).unwrap();
-    let expected = Outcome {
+    let counts = replay(&workload(&example()), Grouping::OneLayer).unwrap();
+    let expected = ReplayCounts {
         // Client 9 has the tool's layer when it pulls it again.
         bytes: (60 + 50) + 50 + 65 + 65,
         layers_fetched: 2 + 1 + 1 + 1,
@@ -88,7 +89,7 @@ fn one_layer_by_hand() {
         image_layers: 3,
         bytes_by_week: vec![160, 130],
     };
-    assert_eq!(outcome, expected);
+    assert_eq!(counts, expected);
 }
 
 #[test]
@@ -98,56 +99,52 @@ fn a_strategy_by_hand() {
         ..Dominator::default()
     };
     let workload = workload(&example());
-    let outcome = replay(&workload, (&libc_is_popular, budget(94)).into()).unwrap();
-    // Here libc is below the others, and so of use in each image.
-    let per_path = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
+    let counts = replay(&workload, Grouping::Strategy(&libc_is_popular, budget(94))).unwrap();
+    // Here libc is below the others, so every image reuses it.
+    let per_path = replay(&workload, Grouping::OneLayerPerPath).unwrap();
     let chain_bytes = per_path.bytes;
     assert_eq!(
-        outcome,
-        Outcome {
+        counts,
+        ReplayCounts {
             chain_bytes,
             ..per_path
         }
     );
 
-    let squeezed = replay(&workload, (&libc_is_popular, budget(1)).into()).unwrap();
-    let one_layer = replay(&workload, Bound::OneLayer.into()).unwrap();
+    let squeezed = replay(&workload, Grouping::Strategy(&libc_is_popular, budget(1))).unwrap();
+    let one_layer = replay(&workload, Grouping::OneLayer).unwrap();
     assert_eq!(squeezed, one_layer);
 }
 
 #[test]
-fn clients_forget_what_they_do_not_keep() {
+fn clients_delete_images_that_they_do_not_keep() {
     let mut json = example();
     json["events"] = json!([
-        // Kept, though another image is pulled meanwhile, and still as it was: app-1, not app-2.
+        // Kept while another image is pulled, and not changed: app-1, not app-2.
         [0, 1, [0], [0]],
         [1, 1, [1], [0, 1]],
         [0, 1, [0], []],
-        // Everything is gone, an image that it never had included.
+        // Everything is deleted, and so is the place of an image that the client never had.
         [0, 1, [0], [1]],
         [0, 1, [0], [0]],
     ]);
-    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 60 + 10 + 60 + 60);
-    assert_eq!(outcome.bytes_by_week, [60 + 60 + 60, 10]);
-    assert_eq!(
-        outcome.stored_bytes,
-        40 + 20 + 10,
-        "nobody ever pulled app-2"
-    );
+    let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 60 + 10 + 60 + 60);
+    assert_eq!(counts.bytes_by_week, [60 + 60 + 60, 10]);
+    assert_eq!(counts.stored_bytes, 40 + 20 + 10, "no client pulled app-2");
 }
 
 #[rstest]
 #[case(json!([]))]
 #[case(json!([[1, 1, [], []]]))]
-fn nothing_pulled_is_nothing_moved(#[case] events: Value) {
+fn without_pulls_no_bytes_are_transferred(#[case] events: Value) {
     let mut json = example();
     json["events"] = events;
-    for bound in [Bound::OneLayer, Bound::OneLayerPerPath] {
-        let outcome = replay(&workload(&json), bound.into()).unwrap();
-        assert_eq!((outcome.bytes, outcome.stored_layers), (0, 0));
-        assert_eq!((outcome.hit_rate(), outcome.mean_layers()), (0.0, 0.0));
-        assert_eq!(outcome.bytes_by_week, [0, 0]);
+    for bound in [Grouping::OneLayer, Grouping::OneLayerPerPath] {
+        let counts = replay(&workload(&json), bound).unwrap();
+        assert_eq!((counts.bytes, counts.stored_layers), (0, 0));
+        assert_eq!((counts.hit_rate(), counts.mean_layers()), (0.0, 0.0));
+        assert_eq!(counts.bytes_by_week, [0, 0]);
     }
 }
 
@@ -158,12 +155,12 @@ fn an_image_of_nothing_and_sizes_out_of_bounds_are_counted() {
         "weeks": [[[], [1]]],
         "events": [[0, u64::MAX, [0, 1], []], [0, u64::MAX, [1], []]],
     });
-    let outcome = replay(&workload(&json), Bound::OneLayer.into()).unwrap();
-    assert_eq!((outcome.bytes, outcome.layers_fetched), (u64::MAX, 2));
-    assert_eq!(outcome.images, 2);
+    let counts = replay(&workload(&json), Grouping::OneLayer).unwrap();
+    assert_eq!((counts.bytes, counts.layers_fetched), (u64::MAX, 2));
+    assert_eq!(counts.images, 2);
 }
 
-/// Whatever it is told to answer.
+/// A strategy with a fixed plan.
 #[derive(Debug)]
 struct Broken(Vec<Vec<u32>>);
 
@@ -190,8 +187,12 @@ impl LayerStrategy for Broken {
 #[case::twice(vec![vec![0, 1], vec![1]])]
 #[case::unknown(vec![vec![0, 1, 2]])]
 #[case::over_budget(vec![vec![0], vec![1], vec![]])]
-fn a_strategy_that_is_none_is_named(#[case] layers: Vec<Vec<u32>>) {
-    let error = replay(&workload(&example()), (&Broken(layers), budget(2)).into()).unwrap_err();
+fn a_strategy_with_an_invalid_plan_is_named(#[case] layers: Vec<Vec<u32>>) {
+    let error = replay(
+        &workload(&example()),
+        Grouping::Strategy(&Broken(layers), budget(2)),
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
         "the strategy broken/1 does not put each path of an image with 2 paths into exactly one of at most 2 layers"

@@ -1,8 +1,9 @@
-//! Images of one name, and clients that keep all they have.
+//! Images of one name, and clients that keep all images.
 
 use super::*;
 
-/// One name with two images (places 0 and 2), and another: what a server sees, whose clients delete nothing.
+/// A name with two images (places 0 and 2), and another name, as a server records them: clients
+/// delete nothing.
 fn of_two_names() -> Value {
     let mut json = example();
     json["weeks"] = json!([[[1], [2], [3]], [[], [2], [3]]]);
@@ -10,7 +11,7 @@ fn of_two_names() -> Value {
     json["events"] = json!([
         [0, 7, [0], null],
         [0, 7, [1], null],
-        // Already in the first week, and another client still gets the old one.
+        // In the first week as well, while another client still pulls the old image.
         [0, 7, [2], null],
         [0, 9, [0], null],
         [1, 7, [2, 1], null],
@@ -19,37 +20,37 @@ fn of_two_names() -> Value {
 }
 
 #[test]
-fn a_newer_image_of_a_name_takes_the_place_of_the_older() {
+fn a_newer_image_of_a_name_replaces_the_older() {
     let json = of_two_names();
-    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
+    let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
     // libc and app-1, tool, app-2; the other client libc and app-1; then nothing.
-    assert_eq!(outcome.bytes_by_week, [40 + 20 + 10 + 25 + 60, 0]);
-    assert_eq!((outcome.images, outcome.stored_layers), (3, 4));
+    assert_eq!(counts.bytes_by_week, [40 + 20 + 10 + 25 + 60, 0]);
+    assert_eq!((counts.images, counts.stored_layers), (3, 4));
 
-    // Going back to the older image means to fetch it again, though not what it shares.
+    // A client that returns to the older image fetches it again, except the shared layers.
     let mut back = json.clone();
     back["events"][4] = json!([0, 7, [0], null]);
-    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155 + 20);
+    let counts = replay(&workload(&back), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155 + 20);
 
     // Without names both are kept.
     back.as_object_mut().unwrap().remove("names");
-    let outcome = replay(&workload(&back), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155);
+    let counts = replay(&workload(&back), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155);
 }
 
 #[test]
-fn what_is_kept_is_told_by_name() {
+fn kept_images_are_identified_by_name() {
     let mut json = of_two_names();
-    // Either image of the name stands for it.
+    // Either image of a name identifies the name.
     json["events"][2][3] = json!([0]);
     json["events"][4] = json!([0, 7, [2, 1], []]);
-    let outcome = replay(&workload(&json), Bound::OneLayerPerPath.into()).unwrap();
-    assert_eq!(outcome.bytes, 155 + 10, "the tool was forgotten");
+    let counts = replay(&workload(&json), Grouping::OneLayerPerPath).unwrap();
+    assert_eq!(counts.bytes, 155 + 10, "the tool was deleted");
 }
 
 #[test]
-fn parts_are_what_their_json_is() {
+fn parts_survive_their_json() {
     let json = of_two_names();
     let parts: WorkloadParts = serde_json::from_value(json).unwrap();
     assert_eq!(
@@ -68,7 +69,7 @@ fn parts_are_what_their_json_is() {
 }
 
 #[test]
-fn names_are_for_every_image() {
+fn every_image_needs_a_name() {
     let mut json = of_two_names();
     json["names"] = json!([5, 6]);
     let error = Workload::from_json(json.to_string().as_bytes()).unwrap_err();

@@ -1,11 +1,12 @@
-//! What holds for every workload.
+//! Properties of every workload.
 
 use proptest::prelude::*;
 
 use super::{path as store_path, *};
 use nixery_core::ByteSize;
 
-/// Groups by size alone, so that images of equal paths are grouped alike, whatever their roots.
+/// Groups by size only, so that images of equal paths are grouped equally, even if their roots
+/// differ.
 #[derive(Debug)]
 struct BySize;
 
@@ -67,29 +68,30 @@ fn parts() -> impl Strategy<Value = WorkloadParts> {
 proptest! {
     #[test]
     fn every_grouping_is_between_the_bounds(workload in workloads(), layers in 1usize..6) {
-        let least = replay(&workload, Bound::OneLayerPerPath.into()).unwrap();
-        let most = replay(&workload, Bound::OneLayer.into()).unwrap();
-        let by_size = replay(&workload, (&BySize, budget(layers)).into()).unwrap();
-        let dominator = replay(&workload, (&Dominator::default(), budget(layers)).into()).unwrap();
+        let least = replay(&workload, Grouping::OneLayerPerPath).unwrap();
+        let most = replay(&workload, Grouping::OneLayer).unwrap();
+        let by_size = replay(&workload, Grouping::Strategy(&BySize, budget(layers))).unwrap();
+        let dominator = replay(&workload, Grouping::Strategy(&Dominator::default(), budget(layers))).unwrap();
         prop_assert!(least.bytes <= by_size.bytes && by_size.bytes <= most.bytes);
-        // Two images of the same paths may have other roots, and then other layers: more than one layer moves.
+        // Images with equal paths may have different roots, and then different layers. More bytes
+        // than those of one layer are transferred.
         prop_assert!(least.bytes <= dominator.bytes);
-        for outcome in [&least, &by_size, &dominator, &most] {
-            prop_assert_eq!(outcome.bytes_by_week.iter().sum::<u64>(), outcome.bytes);
-            prop_assert!(outcome.bytes <= outcome.chain_bytes);
-            prop_assert!(outcome.chain_bytes <= outcome.bytes_asked);
-            prop_assert!(outcome.layers_fetched <= outcome.layers_asked);
-            prop_assert!(outcome.stored_bytes <= outcome.bytes, "each is fetched at least once");
-            prop_assert!(least.stored_bytes <= outcome.stored_bytes);
-            prop_assert_eq!(outcome.images, least.images);
-            prop_assert_eq!(outcome.bytes_asked, least.bytes_asked);
+        for counts in [&least, &by_size, &dominator, &most] {
+            prop_assert_eq!(counts.bytes_by_week.iter().sum::<u64>(), counts.bytes);
+            prop_assert!(counts.bytes <= counts.chain_bytes);
+            prop_assert!(counts.chain_bytes <= counts.bytes_asked);
+            prop_assert!(counts.layers_fetched <= counts.layers_asked);
+            prop_assert!(counts.stored_bytes <= counts.bytes, "each is fetched at least once");
+            prop_assert!(least.stored_bytes <= counts.stored_bytes);
+            prop_assert_eq!(counts.images, least.images);
+            prop_assert_eq!(counts.bytes_asked, least.bytes_asked);
         }
     }
 
     #[test]
     fn threads_change_nothing(workload in workloads(), threads in 2usize..5) {
         let strategy = Dominator::default();
-        let grouping = || (&strategy, budget(3)).into();
+        let grouping = || Grouping::Strategy(&strategy, budget(3));
         prop_assert_eq!(
             replay_with(&workload, grouping(), 1).unwrap(),
             replay_with(&workload, grouping(), threads).unwrap()
@@ -107,7 +109,7 @@ proptest! {
                 event.3 = keeps.clone();
             }
             let workload = Workload::from_parts(&parts).unwrap();
-            replay(&workload, (&BySize, budget(2)).into()).unwrap()
+            replay(&workload, Grouping::Strategy(&BySize, budget(2))).unwrap()
         };
         prop_assert_eq!(replayed(None), replayed(Some((0..IMAGES as u64).collect())));
     }
