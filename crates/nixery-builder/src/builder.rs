@@ -5,9 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use nixery_core::LayerStrategy;
 use nixery_manifest::Digest;
 use nixery_nix::Nix;
-use nixery_state::causes;
 use nixery_state::graphs::{self, RecordedGraph};
-use nixery_storage::Storage;
+use nixery_storage::{Storage, error_causes};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -310,7 +309,7 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
             tracing::info!(build = %handle.id(), image = %name, digest = %image.oci.digest, from_cache, times, "build finished");
         }
         Err(error) => {
-            let cause = Some(causes(error)).filter(|cause| !cause.is_empty());
+            let cause = error_causes(error);
             tracing::warn!(build = %handle.id(), image = %name, kind = %error.kind(), cause, "build failed: {error}");
             handle.log().push(&format!("error: {error}"));
         }

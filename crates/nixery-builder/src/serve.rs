@@ -9,8 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::{Digest, Digester};
-use nixery_state::causes;
-use nixery_storage::{ByteRange, Key, Storage, StorageError, verify};
+use nixery_storage::{ByteRange, Key, Storage, StorageError, error_causes, verify};
 
 use crate::builder::Builder;
 use crate::error::BuildError;
@@ -120,7 +119,7 @@ impl Builder {
     }
 
     fn unreadable(&self, digest: &Digest, error: StorageError) -> OpenBlobError {
-        tracing::error!(%digest, cause = causes(&error), "cannot read a blob: {error}");
+        tracing::error!(%digest, cause = error_causes(&error), "cannot read a blob: {error}");
         self.report_missing(digest);
         error.into()
     }
@@ -132,7 +131,7 @@ impl Builder {
         let builder = self.clone();
         tokio::spawn(async move {
             if let Err(error) = builder.recheck(&digest).await {
-                tracing::error!(%digest, cause = causes(&error), "cannot delete a damaged blob; `nixery verify --delete-corrupt` can do it later: {error}");
+                tracing::error!(%digest, cause = error_causes(&error), "cannot delete a damaged blob; `nixery verify --delete-corrupt` can do it later: {error}");
             }
         });
     }

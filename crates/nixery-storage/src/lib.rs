@@ -63,7 +63,7 @@ mod trial;
 pub mod verify;
 
 pub use backoff::Backoff;
-pub use error::{Operation, StorageError, StorageErrorKind, error_chain};
+pub use error::{Operation, StorageError, StorageErrorKind, error_causes, error_chain};
 pub use filesystem::FilesystemStorage;
 pub use key::{BLOBS, Contents, Folder, Key};
 pub use memory::MemoryStorage;

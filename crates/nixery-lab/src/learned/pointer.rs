@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use nixery_core::{ClusterPlan, MAX_FILE_BYTES, StorePath};
 use nixery_manifest::Digest;
-use nixery_state::chain;
 use nixery_state::gc::{InUse, Retention};
 use nixery_state::versioned::{self, VersionedError};
 use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
@@ -76,7 +75,7 @@ pub(super) async fn find(storage: &dyn Storage) -> Result<Found, LearnError> {
         Ok(pointer) => Ok(Found::Pointer(pointer)),
         Err(VersionedError::Version { found }) if found > u64::from(VERSION) => Ok(Found::Newer),
         Err(error) => {
-            let error = chain(&error);
+            let error = nixery_storage::error_chain(&error);
             tracing::warn!(%key, error, "what says which plan was learned is damaged");
             Ok(Found::Nothing)
         }

@@ -28,7 +28,7 @@ pub fn is_plausible(time: u64) -> bool {
 pub enum BatchError {
     /// It is no JSON of the right shape.
     #[error("it is no batch of pulls")]
-    Malformed(#[source] serde_json::Error),
+    Malformed(#[source] VersionedError),
     /// Another program wrote it.
     #[error("its version is {version}, and this program reads version {VERSION}")]
     Version {
@@ -92,10 +92,10 @@ pub(super) fn to_bytes(pulls: &[Pull]) -> Vec<u8> {
 pub(super) fn from_bytes(bytes: &[u8]) -> Result<Vec<Pull>, BatchError> {
     let batch: Batch = match versioned::from_bytes(VERSION, bytes) {
         Ok(batch) => batch,
-        Err(VersionedError::Json(error)) => return Err(BatchError::Malformed(error)),
         Err(VersionedError::Version { found }) => {
             return Err(BatchError::Version { version: found });
         }
+        Err(error) => return Err(BatchError::Malformed(error)),
     };
     let pulls = batch.pulls.len();
     if pulls > MOST_IN_BATCH {
