@@ -153,13 +153,13 @@ async fn plans_in_use(storage: &dyn Storage) -> Result<Option<Vec<Key>>, Storage
 }
 
 /// How long plans are remembered: the one in use as long as it is, others for 90 days.
-pub const KEPT: Retention = Retention {
-    folder: PLANS,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+pub const KEPT: Retention = Retention::new(
+    PLANS,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // There is at most one a night.
-    limit: 1000,
-    in_use: InUse::Found(|storage| Box::pin(plans_in_use(storage))),
-};
+    1000,
+    InUse::Found(|storage| Box::pin(plans_in_use(storage))),
+);
 
 async fn get(storage: &dyn Storage, key: &Key, most: u64) -> Result<Option<Bytes>, LearnError> {
     match storage.get_bytes(key, most).await {

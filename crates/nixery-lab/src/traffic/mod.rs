@@ -32,14 +32,14 @@ pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
 pub const MOST_IN_BATCH: usize = 10_000;
 
 /// How long recorded pulls are remembered: 90 days.
-pub const KEPT: Retention = Retention {
-    folder: TRAFFIC,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+pub const KEPT: Retention = Retention::new(
+    TRAFFIC,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // A server that never rests writes 26,000 batches in 90 days, one every five minutes: there is
     // room for seven of them.
-    limit: 200_000,
-    in_use: InUse::Nothing,
-};
+    200_000,
+    InUse::Nothing,
+);
 
 /// A manifest that a client got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
-use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError};
+use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError, StorageErrorKind};
 use serde::Deserialize;
 
 use super::{GcError, GcPhase, InUse, ProgressReporter, Retention, age, failed_to};
@@ -340,13 +340,15 @@ async fn read_layers(
     Ok(())
 }
 
-/// Reads objects, several at once. An object without bytes is gone, one with an error is damaged.
+/// An object, and its bytes: nothing if it is gone, an error if it is damaged.
+type ReadObject = (ListedObject, Option<Result<Bytes, StorageError>>);
+
+/// Reads objects, several at once.
 fn read_all(
     storage: &dyn Storage,
     objects: Vec<ListedObject>,
     limit: u64,
-) -> impl Stream<Item = Result<(ListedObject, Option<Result<Bytes, StorageError>>), GcError>> + Unpin
-{
+) -> impl Stream<Item = Result<ReadObject, GcError>> {
     let read = move |object| read_object(storage, object, limit);
     stream::iter(objects).map(read).buffer_unordered(READS)
 }
@@ -355,18 +357,15 @@ async fn read_object(
     storage: &dyn Storage,
     object: ListedObject,
     limit: u64,
-) -> Result<(ListedObject, Option<Result<Bytes, StorageError>>), GcError> {
+) -> Result<ReadObject, GcError> {
     let bytes = storage.get_bytes(&object.key, limit).await;
-    match bytes.transpose() {
-        Some(Err(error))
-            if !matches!(
-                error,
-                StorageError::Truncated { .. } | StorageError::TooLarge { .. }
-            ) =>
-        {
-            Err(failed_to("read")(error))
-        }
-        bytes => Ok((object, bytes)),
+    let is_damage = |error: &StorageError| {
+        let kind = error.kind();
+        kind == StorageErrorKind::Truncated || kind == StorageErrorKind::TooLarge
+    };
+    match bytes {
+        Err(error) if !is_damage(&error) => Err(failed_to("read")(error)),
+        bytes => Ok((object, bytes.transpose())),
     }
 }
 

@@ -69,6 +69,7 @@ const CLOCK_TRIES: u32 = 10;
 
 /// What may stay in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GcPolicy {
     /// Images that nobody requested for this long are dropped.
     pub max_unused: Option<Duration>,
@@ -105,6 +106,7 @@ impl GcPolicy {
 /// How long the objects of one folder are kept. A feature that stores objects declares it, and the
 /// caller of a collection passes it on.
 #[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
 pub struct Retention {
     /// The folder.
     pub folder: Folder,
@@ -114,6 +116,19 @@ pub struct Retention {
     pub limit: usize,
     /// Which objects are in use: their age does not count.
     pub in_use: InUse,
+}
+
+impl Retention {
+    /// Keeps at most `limit` objects, and those that are not in use for `kept_for`.
+    #[must_use]
+    pub const fn new(folder: Folder, kept_for: Duration, limit: usize, in_use: InUse) -> Self {
+        Self {
+            folder,
+            kept_for,
+            limit,
+            in_use,
+        }
+    }
 }
 
 /// Which objects of a folder are in use.
@@ -331,8 +346,9 @@ async fn collect_with(
             policy,
             now,
             lease,
+            report: &mut report,
         };
-        sweep.run(&mut report, &mut progress).await?;
+        sweep.run(&mut progress).await?;
     }
     Ok(report)
 }

@@ -28,19 +28,16 @@ pub(super) struct Sweep<'a> {
     pub(super) policy: &'a GcPolicy,
     pub(super) now: SystemTime,
     pub(super) lease: &'a Lease,
+    pub(super) report: &'a mut GcReport,
 }
 
 impl Sweep<'_> {
     /// Drops images, deletes blobs, deletes what has become useless. In this order, a failure in
     /// between leaves too much rather than too little.
-    pub(super) async fn run(
-        &self,
-        report: &mut GcReport,
-        progress: &mut ProgressReporter<'_>,
-    ) -> Result<(), GcError> {
-        self.drop_images(report, progress).await?;
-        self.delete_blobs(report, progress).await?;
-        self.tidy(report, progress).await
+    pub(super) async fn run(mut self, progress: &mut ProgressReporter<'_>) -> Result<(), GcError> {
+        self.drop_images(progress).await?;
+        self.delete_blobs(progress).await?;
+        self.tidy(progress).await
     }
 
     /// Fails if another collector has taken over. Called before each step.
@@ -51,18 +48,14 @@ impl Sweep<'_> {
         }
     }
 
-    async fn drop_images(
-        &self,
-        report: &mut GcReport,
-        progress: &mut ProgressReporter<'_>,
-    ) -> Result<(), GcError> {
+    async fn drop_images(&mut self, progress: &mut ProgressReporter<'_>) -> Result<(), GcError> {
         progress.enter(GcPhase::Drop, self.plan.drops.len() as u64);
         let mut touched: HashSet<BlobId> = HashSet::new();
-        for (drop, dropped) in self.plan.drops.iter().zip(&mut report.dropped) {
+        for (at, drop) in self.plan.drops.iter().enumerate() {
             self.check_lease()?;
             let image = &self.inventory.images[drop.image];
             if self.is_in_use(image).await? {
-                dropped.spared = true;
+                self.report.dropped[at].spared = true;
                 progress.step();
                 continue;
             }
@@ -83,7 +76,7 @@ impl Sweep<'_> {
             let stat = self.stat(&entry.key).await?;
             if stat.is_some_and(|stat| stat.modified == Some(entry.written)) {
                 self.delete(&entry.key).await?;
-                report.unusable_deleted += 1;
+                self.report.unusable_deleted += 1;
             }
         }
         Ok(())
@@ -113,11 +106,7 @@ impl Sweep<'_> {
         age(self.now, written) <= self.policy.grace
     }
 
-    async fn delete_blobs(
-        &self,
-        report: &mut GcReport,
-        progress: &mut ProgressReporter<'_>,
-    ) -> Result<(), GcError> {
+    async fn delete_blobs(&mut self, progress: &mut ProgressReporter<'_>) -> Result<(), GcError> {
         progress.enter(GcPhase::Delete, self.plan.deletions.len() as u64);
         let number = RandomState::new().hash_one(self.now);
         let collector = format!("process {}, {number:016x}", std::process::id());
@@ -133,7 +122,7 @@ impl Sweep<'_> {
             while !remaining.is_empty() {
                 self.check_lease()?;
                 remaining = self
-                    .delete_batch(&mut announcer, remaining, report, progress)
+                    .delete_batch(&mut announcer, remaining, progress)
                     .await?;
             }
         }
@@ -142,10 +131,9 @@ impl Sweep<'_> {
 
     /// Deletes the blobs that nobody has marked. Returns those for which no time remained.
     async fn delete_batch(
-        &self,
+        &mut self,
         announcer: &mut Announcer<'_>,
         mut batch: Vec<BlobId>,
-        report: &mut GcReport,
         progress: &mut ProgressReporter<'_>,
     ) -> Result<Vec<BlobId>, GcError> {
         let digests = batch.iter().map(|&id| self.inventory.blob(id).digest);
@@ -154,7 +142,7 @@ impl Sweep<'_> {
         let announced = announced.ok_or(GcError::Busy)?;
         // Only now: a builder that marks a blob from here on sees the announcement, and waits.
         let spared = self.needed_again(&batch).await?;
-        report.spared_blobs += spared.len() as u64;
+        self.report.spared_blobs += spared.len() as u64;
         batch.retain(|id| !spared.contains(id));
         // After a failure the note stays: calls that were given up may still reach the store.
         let deleted = each(batch, |id| self.delete_blob(id, announced)).await?;
@@ -166,8 +154,8 @@ impl Sweep<'_> {
                 continue;
             };
             if deleted {
-                report.deleted_blobs += 1;
-                report.freed_bytes += self.inventory.blob(id).size.unwrap_or(0);
+                self.report.deleted_blobs += 1;
+                self.report.freed_bytes += self.inventory.blob(id).size.unwrap_or(0);
             }
             progress.step();
         }
@@ -210,19 +198,15 @@ impl Sweep<'_> {
     }
 
     /// Deletes what is useless. The loss of a useful one costs a request or a build.
-    async fn tidy(
-        &self,
-        report: &mut GcReport,
-        progress: &mut ProgressReporter<'_>,
-    ) -> Result<(), GcError> {
+    async fn tidy(&mut self, progress: &mut ProgressReporter<'_>) -> Result<(), GcError> {
         // With the marks of the deleted blobs, unless they are new.
         let deleted = self.plan.deletions.iter();
         let marks = deleted.map(|&id| Key::new(USES, self.inventory.blob(id).digest));
         let useless: Vec<Key> = self.plan.useless.iter().copied().chain(marks).collect();
         let forgotten = &self.plan.forgotten;
         progress.enter(GcPhase::Tidy, (useless.len() + forgotten.len()) as u64);
-        report.tidied = self.delete_old(&useless, progress).await?;
-        report.forgotten_deleted = self.delete_old(forgotten, progress).await?;
+        self.report.tidied = self.delete_old(&useless, progress).await?;
+        self.report.forgotten_deleted = self.delete_old(forgotten, progress).await?;
         Ok(())
     }
 

@@ -62,13 +62,13 @@ pub struct RecordedGraph {
 }
 
 /// How long graphs are kept: as long as their image is cached, and at least 90 days.
-pub const KEPT: Retention = Retention {
-    folder: GRAPHS,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+pub const KEPT: Retention = Retention::new(
+    GRAPHS,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // Each has some kilobytes.
-    limit: 10_000,
-    in_use: InUse::OfCachedImages,
-};
+    10_000,
+    InUse::OfCachedImages,
+);
 
 /// A graph in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! The file of a graph, and files that are not graphs.
 
-use crate::graphs::GRAPHS;
 use std::time::Duration;
 
 use nixery_storage::MemoryStorage;

@@ -71,22 +71,19 @@ impl Contender {
         mut stop: impl Future<Output = ()> + Unpin,
     ) -> Result<Option<Lease>, StorageError> {
         let begun = Instant::now();
+        let mut may_try = true;
         loop {
-            if let Some(lease) = self.try_take().await? {
+            if may_try && let Some(lease) = self.try_take().await? {
                 return Ok(Some(lease));
             }
-            loop {
-                if begun.elapsed() > patience {
-                    return Ok(None);
-                }
-                tokio::select! {
-                    () = self.pause() => {}
-                    () = &mut stop => return Ok(None),
-                }
-                if self.may_try().await {
-                    break;
-                }
+            if begun.elapsed() > patience {
+                return Ok(None);
             }
+            tokio::select! {
+                () = self.pause() => {}
+                () = &mut stop => return Ok(None),
+            }
+            may_try = self.may_try().await;
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::server::{Fault, Server};
 use super::{blob, bytes, name, spool};
-use crate::{BLOBS, PutMode, PutOutcome, S3Storage, Storage};
+use crate::{BLOBS, PutMode, PutOutcome, RemoteStorage, Storage};
 
 /// An S3 store that receives bodies slowly but steadily: `pause` after each MiB.
 async fn slow_store(pause: Duration) -> String {
@@ -69,7 +69,7 @@ async fn a_slow_but_steady_upload_is_no_stall() {
     let mut config = Server::start().await.config();
     config.endpoint = Some(slow_store(Duration::from_millis(60)).await);
     config.limits.part_size = 64 << 20;
-    let storage = S3Storage::open(config).unwrap();
+    let storage = RemoteStorage::open_s3(config).unwrap();
     let spool = spool(&bytes(40 << 20));
     storage
         .put_file(&blob(b"slow"), spool.path())
@@ -142,7 +142,10 @@ async fn a_silent_store_is_not_waited_for_twelve_times() {
     config.limits.call_timeout = Duration::from_millis(200);
     config.limits.stall_timeout = Duration::from_millis(200);
     server.state().always = Some(("HEAD", Fault::Silent));
-    let stat = S3Storage::open(config).unwrap().stat(&blob(b"x")).await;
+    let stat = RemoteStorage::open_s3(config)
+        .unwrap()
+        .stat(&blob(b"x"))
+        .await;
     assert!(stat.is_err(), "{stat:?}");
     assert!(server.count("HEAD") <= 3, "{:?}", server.state().log);
 }
