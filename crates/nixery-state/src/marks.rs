@@ -1,5 +1,5 @@
-//! Use marks and the collector's note: how builders that need a blob and a collector that deletes it
-//! notice each other.
+//! Use marks and the collector's note: how builders that need a blob and a collector that deletes
+//! it notice each other.
 //!
 //! The age of `uses/<digest>` says when the blob was last needed. The note lists the blobs that are
 //! being deleted now. A builder that wants to rely on an old blob first writes the use mark, then
@@ -204,8 +204,8 @@ async fn read_note(storage: &dyn Storage) -> Result<Option<Bytes>, StorageError>
     }
 }
 
-/// Whether the collector that wrote the note is dead: the note is unchanged for longer than [`DEAD`],
-/// and no two looks are [`GAP`] apart.
+/// Whether the collector that wrote the note is dead: the note is unchanged for longer than
+/// [`DEAD`], and no two looks are [`GAP`] apart.
 fn is_dead(unchanged: &mut Unchanged, note: Bytes) -> bool {
     const NANOSECOND: Duration = Duration::from_nanos(1);
     unchanged.is_stale(note, Instant::now(), DEAD + NANOSECOND, GAP - NANOSECOND)

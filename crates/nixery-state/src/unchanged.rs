@@ -95,8 +95,8 @@ mod tests {
         assert_eq!(last, stale);
     }
 
-    /// As the collector's note is observed: an object that is not marked stale is stale no more after
-    /// a gap.
+    /// As the collector's note is observed: an object that is not marked stale is stale no more
+    /// after a gap.
     #[test]
     fn a_gap_begins_the_observation_again() {
         let start = Instant::now();

@@ -18,8 +18,8 @@ use crate::marks::{put_mark, wait_for};
 
 /// Marks that are written at once for images being served; others wait for the next use.
 const WRITES: usize = 64;
-/// Longest time between two marks of one blob, so that a collection with a shorter grace period than
-/// this process is configured with finds fresh marks as well.
+/// Longest time between two marks of one blob, so that a collection with a shorter grace period
+/// than this process is configured with finds fresh marks as well.
 const MAX_INTERVAL: Duration = Duration::from_secs(15 * 60);
 /// Blobs whose marks this process remembers: about 100 bytes each.
 const MOST_MARKED: usize = 200_000;
@@ -96,7 +96,8 @@ impl Uses {
         Ok(true)
     }
 
-    /// Like [`Uses::hold`], for a blob that is about to be stored: one that does not exist needs no mark.
+    /// Like [`Uses::hold`], for a blob that is about to be stored: one that does not exist needs no
+    /// mark.
     ///
     /// # Errors
     /// The store failed.

@@ -32,10 +32,10 @@
 //! # Backends and features
 //!
 //! [`FilesystemStorage`] and [`MemoryStorage`] are always available. `RemoteStorage` needs the
-//! feature `s3` or `gcs`, which are on by default. It repeats failed requests, resumes a broken read
-//! in the same state of the object, and uploads a spool file without holding it in memory. Its
-//! `check` describes what is wrong and how to fix it.
-//! [`can_create_exclusively`] tests whether a store supports leases.
+//! feature `s3` or `gcs`, which are on by default. It repeats failed requests, resumes a broken
+//! read in the same state of the object, and uploads a spool file without holding it in memory. Its
+//! `check` describes what is wrong and how to fix it. [`can_create_exclusively`] tests whether a
+//! store supports leases.
 //!
 //! The feature `conformance` adds the module of that name, with which every backend is tested; the
 //! example `backend` shows a backend from outside of this crate. The feature `tls` adds

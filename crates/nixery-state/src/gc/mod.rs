@@ -1,7 +1,7 @@
 //! Garbage collection: drops unused images, and deletes the blobs that nothing needs.
 //!
-//! [`collect`] may run at any time, while any number of servers serve and build from the same store,
-//! and may be killed at any moment:
+//! [`collect`] may run at any time, while any number of servers serve and build from the same
+//! store, and may be killed at any moment:
 //!
 //! - An image is dropped by deleting its cache entry. Its blobs are marked just before, so that a
 //!   client that was served it until then has the whole grace period to fetch them.
@@ -78,8 +78,8 @@ pub struct GcPolicy {
     /// While images need more bytes, the least recently used one is dropped.
     pub max_size: Option<u64>,
     /// Whatever was written or used within this time stays in any case. Longer than any build and
-    /// any pull, and not shorter than the grace period that the builders on the store are configured
-    /// with.
+    /// any pull, and not shorter than the grace period that the builders on the store are
+    /// configured with.
     pub grace: Duration,
 }
 
@@ -271,8 +271,8 @@ pub async fn collect(
     collect_until(storage, policy, retentions, mode, progress, never).await
 }
 
-/// Collects garbage like [`collect`] until `stop` is ready. Then it only releases its lease, so that
-/// other collectors do not wait for it.
+/// Collects garbage like [`collect`] until `stop` is ready. Then it only releases its lease, so
+/// that other collectors do not wait for it.
 ///
 /// # Errors
 /// As [`collect`], and [`GcError::Stopped`].

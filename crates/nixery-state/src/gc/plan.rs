@@ -1,4 +1,5 @@
-//! What a collection will drop and delete: a pure function of the inventory, the policy and the time.
+//! What a collection will drop and delete: a pure function of the inventory, the policy and the
+//! time.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -23,7 +24,8 @@ pub enum DropReason {
     TooOld,
     /// Nobody requested it for longer than [`GcPolicy::max_unused`].
     Unused,
-    /// The images need more bytes than [`GcPolicy::max_size`], and this one was used least recently.
+    /// The images need more bytes than [`GcPolicy::max_size`], and this one was used least
+    /// recently.
     TooMuch,
 }
 

@@ -162,8 +162,8 @@ impl Sweep<'_> {
         Ok(remaining)
     }
 
-    /// Deletes a blob, and returns whether it existed; nothing if the announcement has expired, also
-    /// because this process was stopped for a while.
+    /// Deletes a blob, and returns whether it existed; nothing if the announcement has expired,
+    /// also because this process was stopped for a while.
     async fn delete_blob(
         &self,
         id: BlobId,

@@ -6,8 +6,8 @@
 //!   "paths": [["/nix/store/…-bash-5.2", NAR size, compressed size, [references]], …] }
 //! ```
 //!
-//! Paths are sorted; roots and references are indices into that list. Further fields are ignored. The
-//! file of 500 paths has about 10 kB.
+//! Paths are sorted; roots and references are indices into that list. Further fields are ignored.
+//! The file of 500 paths has about 10 kB.
 
 use std::io::{Read, Write};
 

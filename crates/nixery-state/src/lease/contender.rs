@@ -59,9 +59,9 @@ impl Contender {
         }
     }
 
-    /// Returns the lease as soon as no live server holds it; `None` when another server holds it for
-    /// longer than `patience`, or when `stop` is ready. Never stops within a call to the store, which
-    /// could leave an object there that nobody deletes.
+    /// Returns the lease as soon as no live server holds it; `None` when another server holds it
+    /// for longer than `patience`, or when `stop` is ready. Never stops within a call to the store,
+    /// which could leave an object there that nobody deletes.
     ///
     /// # Errors
     /// The store failed.

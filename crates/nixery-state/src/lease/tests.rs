@@ -243,8 +243,8 @@ async fn without_a_lease_time_every_server_gets_every_lease() {
     assert!(is_free(&storage).await);
 }
 
-/// Several servers want one lease at about the same time, on a store that takes up to 100 ms for each
-/// call. Some of them die.
+/// Several servers want one lease at about the same time, on a store that takes up to 100 ms for
+/// each call. Some of them die.
 async fn schedule(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let storage = memory();

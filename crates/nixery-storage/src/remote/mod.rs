@@ -110,8 +110,8 @@ impl RemoteLimits {
 /// A store in a bucket of S3 or of Google Cloud Storage. Cheap to clone.
 ///
 /// A store in S3 uploads files larger than a part in parts. It aborts a failed upload, but when the
-/// process dies, the parts remain: give the bucket a lifecycle rule that aborts incomplete multipart
-/// uploads. A store in GCS can sign URLs only with the key file of a service account.
+/// process dies, the parts remain: give the bucket a lifecycle rule that aborts incomplete
+/// multipart uploads. A store in GCS can sign URLs only with the key file of a service account.
 #[derive(Clone)]
 pub struct RemoteStorage {
     shared: Arc<Shared>,

@@ -82,8 +82,8 @@ impl fmt::Debug for S3Credentials {
 }
 
 impl RemoteStorage {
-    /// Creates a store in an S3 bucket without I/O. [`check`](crate::Storage::check) tests whether it
-    /// works.
+    /// Creates a store in an S3 bucket without I/O. [`check`](crate::Storage::check) tests whether
+    /// it works.
     ///
     /// # Errors
     /// [`StorageError::Open`] when the configuration is invalid.

@@ -1,4 +1,5 @@
-//! Tests of what a transport of our own is for: slow stores, slow readers and habits of real engines.
+//! Tests of what a transport of our own is for: slow stores, slow readers and habits of real
+//! engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
