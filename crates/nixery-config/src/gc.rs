@@ -48,12 +48,12 @@ impl Section for GcPolicy {
 }
 
 fn policy(checker: &mut Checker<'_>) -> GcPolicy {
-    GcPolicy {
-        max_unused: checker.optional_time(GC_MAX_UNUSED, 1..=LONGEST),
-        max_age: checker.optional_time(GC_MAX_AGE, 1..=LONGEST),
-        max_size: checker.optional_size(GC_MAX_SIZE),
-        grace: checker.time(GC_GRACE, 1..=LONGEST),
-    }
+    let mut policy = GcPolicy::default();
+    policy.max_unused = checker.optional_time(GC_MAX_UNUSED, 1..=LONGEST);
+    policy.max_age = checker.optional_time(GC_MAX_AGE, 1..=LONGEST);
+    policy.max_size = checker.optional_size(GC_MAX_SIZE);
+    policy.grace = checker.time(GC_GRACE, 1..=LONGEST);
+    policy
 }
 
 impl GcSettings {

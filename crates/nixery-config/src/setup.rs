@@ -12,10 +12,8 @@ use nixery_core::{Clustered, Dominator, LayerStrategy, Size};
 #[cfg(feature = "lab")]
 use nixery_lab::learned::{self, LearnError};
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
-#[cfg(feature = "gcs")]
-use nixery_storage::GcsStorage;
-#[cfg(feature = "s3")]
-use nixery_storage::S3Storage;
+#[cfg(any(feature = "s3", feature = "gcs"))]
+use nixery_storage::RemoteStorage;
 use nixery_storage::{FilesystemStorage, Storage, StorageError};
 use std::path::Path;
 use std::sync::Arc;
@@ -73,9 +71,9 @@ pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupErro
     let storage = match &settings.backend {
         StorageBackend::Filesystem(path) => FilesystemStorage::open(path).map(shared),
         #[cfg(feature = "s3")]
-        StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        StorageBackend::S3(config) => RemoteStorage::open_s3(config.clone()).map(shared),
         #[cfg(feature = "gcs")]
-        StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
+        StorageBackend::Gcs(config) => RemoteStorage::open_gcs(config.clone()).map(shared),
     };
     storage.map_err(unusable(&settings.backend))
 }
@@ -88,9 +86,9 @@ pub fn existing_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, 
     match &settings.backend {
         StorageBackend::Filesystem(path) => FilesystemStorage::open_existing(path).map(shared),
         #[cfg(feature = "s3")]
-        StorageBackend::S3(config) => S3Storage::open(config.clone()).map(shared),
+        StorageBackend::S3(config) => RemoteStorage::open_s3(config.clone()).map(shared),
         #[cfg(feature = "gcs")]
-        StorageBackend::Gcs(config) => GcsStorage::open(config.clone()).map(shared),
+        StorageBackend::Gcs(config) => RemoteStorage::open_gcs(config.clone()).map(shared),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use nixery_e2e::engines::{Bucket, FakeGcs, SeaweedFs};
 use nixery_storage::conformance::{CONTRACTS, Run};
 use nixery_storage::{
-    BLOBS, GcsConfig, GcsStorage, Key, PutMode, S3Config, S3Credentials, S3Storage, Storage,
-    StorageError, can_create_exclusively,
+    BLOBS, GcsConfig, Key, PutMode, RemoteStorage, S3Config, S3Credentials, Storage, StorageError,
+    can_create_exclusively,
 };
 
 /// What fake-gcs-server cannot do, and Google's own service can.
@@ -38,16 +38,16 @@ fn s3_config(bucket: &Bucket) -> S3Config {
     config
 }
 
-fn s3(bucket: &Bucket) -> S3Storage {
-    S3Storage::open(s3_config(bucket)).expect("a good configuration")
+fn s3(bucket: &Bucket) -> RemoteStorage {
+    RemoteStorage::open_s3(s3_config(bucket)).expect("a good configuration")
 }
 
-fn gcs(bucket: &Bucket) -> GcsStorage {
+fn gcs(bucket: &Bucket) -> RemoteStorage {
     let mut config = GcsConfig::new(bucket.name());
     config.prefix = "a/prefix".to_owned();
     config.endpoint = Some(format!("http://127.0.0.1:{}", bucket.port()));
     config.anonymous = true;
-    GcsStorage::open(config).expect("a good configuration")
+    RemoteStorage::open_gcs(config).expect("a good configuration")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,7 @@ async fn wrong_buckets_and_keys_are_told_apart() {
         (wrong_key, "the credentials are wrong or expired"),
         (unsigned, "these credentials may not do that"),
     ] {
-        let storage = S3Storage::open(config).expect("a good configuration");
+        let storage = RemoteStorage::open_s3(config).expect("a good configuration");
         let error = storage.check().await.expect_err(hint);
         assert!(matches!(error, StorageError::Open { .. }), "{error:?}");
         assert!(error.to_string().contains(hint), "{error}");

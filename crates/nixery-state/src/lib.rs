@@ -1,14 +1,14 @@
-//! What Nixery's servers share in a blob store.
+//! The data that Nixery servers share in a blob store.
 //!
-//! - [`record`]: cache entries, as versioned JSON ([`versioned`]): built images and packed layers.
-//! - [`uses`]: marks of when a blob was last needed, for the garbage collection.
-//! - [`lease`]: of several servers one does a task while the others wait for it.
-//! - [`gc`]: the garbage collection. Features give it what they remember ([`gc::Retention`]).
-//! - [`graphs`]: the reference graphs of images that were built.
+//! - [`record`]: cache entries as versioned JSON ([`versioned`]): built images and packed layers.
+//! - [`uses`]: marks that say when a blob was last needed, for the garbage collection.
+//! - [`lease`]: one server does a task while the others wait for it.
+//! - [`gc`]: the garbage collection. Each feature declares how long its data is kept
+//!   ([`gc::Retention`]).
+//! - [`graphs`]: the reference graphs of built images.
 //!
-//! Everything here is safe beside any number of other processes on the same store.
+//! Any number of processes may use the same store at the same time.
 
-mod causes;
 pub mod gc;
 pub mod graphs;
 pub mod lease;
@@ -20,4 +20,6 @@ mod unchanged;
 pub mod uses;
 pub mod versioned;
 
-pub use causes::{causes, chain};
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -1,14 +1,13 @@
 //! Cache entries: what was built for a key, as versioned JSON in the blob store.
 //!
-//! `manifests/<key>` holds an [`ImageRecord`], `builds/<key>` a [`LayerRecord`]. An entry only
-//! names blobs; it is of use while they are all there. One that does not parse, or is of another
+//! `manifests/<key>` contains an [`ImageRecord`], `builds/<key>` a [`LayerRecord`]. An entry only
+//! names blobs; it is useful while they all exist. An entry that does not parse, or has another
 //! version, counts as missing and is replaced by the next build.
 
 use bytes::Bytes;
-use nixery_core::PackedLayer;
-use nixery_core::{Architecture, StorePath};
+use nixery_core::{Architecture, PackedLayer, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest};
-use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, error_chain};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +18,7 @@ pub const MANIFESTS: Folder = Folder::new("manifests", Contents::Json).with_sha1
 /// The records of packed layers, each named by the key of its contents.
 pub const BUILDS: Folder = Folder::new("builds", Contents::Json).with_sha1_names();
 
-/// Most bytes of a manifest, as the distribution spec recommends registries to take (4 MiB).
+/// Most bytes of a manifest: what the distribution specification recommends registries to accept.
 pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 
 /// A built image.
@@ -27,7 +26,7 @@ pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 pub struct ImageRecord {
     /// Every package in the image, sorted.
     pub packages: Vec<String>,
-    /// What the image runs on.
+    /// The architecture that the image runs on.
     pub architecture: Architecture,
     /// The OCI manifest.
     pub oci: Descriptor,
@@ -36,12 +35,12 @@ pub struct ImageRecord {
     pub docker: Option<Descriptor>,
     /// The image config.
     pub config: Descriptor,
-    /// The layers in the manifest's order.
+    /// The layers, in the order of the manifest.
     pub layers: Vec<LayerSummary>,
 }
 
 impl ImageRecord {
-    /// Every blob the image needs, with its size.
+    /// Returns every blob that the image needs, with its size.
     pub fn blobs(&self) -> impl Iterator<Item = (Digest, u64)> {
         let documents = [Some(&self.oci), self.docker.as_ref(), Some(&self.config)];
         let documents = documents
@@ -80,7 +79,7 @@ pub struct LayerSummary {
     pub tar_size: u64,
     /// The store paths in it; empty for the root layer.
     pub paths: Vec<StorePath>,
-    /// Why these paths are together, from the layer strategy.
+    /// The layer strategy's reason for putting these paths together.
     pub reason: String,
     /// Whether the layer was in the blob store before this build.
     #[serde(default, skip_serializing)]
@@ -89,26 +88,19 @@ pub struct LayerSummary {
 
 impl From<PackedLayer> for LayerRecord {
     fn from(packed: PackedLayer) -> Self {
-        let PackedLayer {
-            digest,
-            diff_id,
-            size,
-            tar_size,
-            compression,
-        } = packed;
         Self {
-            digest,
-            diff_id,
-            size,
-            tar_size,
-            compression,
+            digest: packed.digest,
+            diff_id: packed.diff_id,
+            size: packed.size,
+            tar_size: packed.tar_size,
+            compression: packed.compression,
         }
     }
 }
 
-/// A kind of cache entry.
+/// A record that is stored as a cache entry.
 pub trait Record: Serialize + DeserializeOwned {
-    /// Version of the format. Raise it when old entries must not be used any more.
+    /// Version of the format. Raise it when old entries must no longer be used.
     const VERSION: u32;
     /// Most bytes of an entry.
     const MAX_BYTES: u64;
@@ -125,7 +117,7 @@ impl Record for LayerRecord {
     const MAX_BYTES: u64 = 1024 * 1024;
 }
 
-/// Reads an entry. `None` where there is none that can be used.
+/// Reads an entry; `None` if there is no usable one.
 ///
 /// # Errors
 /// The store failed.
@@ -142,14 +134,15 @@ pub async fn load<T: Record>(storage: &dyn Storage, key: &Key) -> Result<Option<
     match versioned::from_bytes(T::VERSION, &bytes) {
         Ok(record) => Ok(Some(record)),
         Err(VersionedError::Version { .. }) => Ok(None),
-        Err(VersionedError::Json(error)) => {
-            tracing::warn!(%key, %error, "a cache entry does not parse and will be replaced");
+        Err(error) => {
+            let error = error_chain(&error);
+            tracing::warn!(%key, error, "a cache entry does not parse and will be replaced");
             Ok(None)
         }
     }
 }
 
-/// Writes an entry over whatever is there.
+/// Writes an entry, replacing an older one.
 ///
 /// # Errors
 /// The store failed.
@@ -191,7 +184,7 @@ mod tests {
         assert_eq!(load(&storage, &key).await.expect("works"), Some(record()));
     }
 
-    /// The format other versions of this program, and other replicas, have to read.
+    /// The format that other versions of this program, and other replicas, have to read.
     #[test]
     fn the_format_is_pinned() {
         let json = versioned::to_bytes(LayerRecord::VERSION, &record());
@@ -202,7 +195,7 @@ mod tests {
                 Digest::of(b"layer"),
                 Digest::of(b"tar"),
             ),
-            "if this was meant, raise the version"
+            "after an intended change, raise the version"
         );
     }
 

@@ -1,4 +1,4 @@
-//! Finding out by the clock of this process that whoever writes an object is gone: the object stays
+//! Detects by the clock of this process that the writer of an object is gone: the object stays
 //! unchanged for too long. No two clocks are compared.
 
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// What was seen of an object.
+/// What was observed of an object.
 #[derive(Debug, Default)]
-pub(crate) struct Unchanged(Option<Seen>);
+pub(crate) struct Unchanged(Option<Observed>);
 
-/// The same bytes, time after time.
+/// The same bytes, look after look.
 #[derive(Debug)]
-struct Seen {
+struct Observed {
     bytes: Bytes,
     since: Instant,
     last: Instant,
@@ -20,43 +20,42 @@ struct Seen {
 }
 
 impl Unchanged {
-    /// Whether the object, which has these bytes now, was seen unchanged for `patience`. Once found
-    /// stale it stays so until it changes.
+    /// Whether the object, which has these bytes now, has been unchanged for `patience`.
     ///
-    /// Where nobody has looked for longer than `attentive`, because the store failed or the machine
-    /// slept, the time counts from now: the writer may not have been able to write either.
+    /// After a gap of more than `longest_gap` between two looks, because the store failed or the
+    /// machine slept, the time counts from now: the writer may not have been able to write either.
     pub(crate) fn is_stale(
         &mut self,
         bytes: Bytes,
         now: Instant,
         patience: Duration,
-        attentive: Duration,
+        longest_gap: Duration,
     ) -> bool {
         match &mut self.0 {
-            Some(seen) if seen.bytes == bytes => {
-                if !seen.stale && now.saturating_duration_since(seen.last) > attentive {
-                    seen.since = now;
+            Some(observed) if observed.bytes == bytes => {
+                if now.saturating_duration_since(observed.last) > longest_gap {
+                    observed.since = now;
                 }
-                seen.last = now;
-                seen.stale |= now.saturating_duration_since(seen.since) >= patience;
-                seen.stale
+                observed.last = now;
+                observed.stale || now.saturating_duration_since(observed.since) >= patience
             }
-            seen => {
-                *seen = Some(Seen {
+            observed => {
+                let (since, last, stale) = (now, now, false);
+                *observed = Some(Observed {
                     bytes,
-                    since: now,
-                    last: now,
-                    stale: false,
+                    since,
+                    last,
+                    stale,
                 });
                 false
             }
         }
     }
 
-    /// Notes that the writer is known to be gone.
+    /// Records that the writer is gone: the object is stale until it changes.
     pub(crate) fn mark_stale(&mut self) {
-        if let Some(seen) = &mut self.0 {
-            seen.stale = true;
+        if let Some(observed) = &mut self.0 {
+            observed.stale = true;
         }
     }
 }
@@ -67,15 +66,15 @@ mod tests {
 
     use super::*;
 
-    /// Looks at these milliseconds, at content named by a letter, with a lease time of a second.
+    /// Looks at these milliseconds, with content named by a letter and a lease time of a second.
     #[rstest]
     #[case::unchanged(&[(0, "a"), (300, "a"), (600, "a"), (999, "a"), (1000, "a")], true)]
     #[case::not_yet(&[(0, "a"), (300, "a"), (600, "a"), (999, "a")], false)]
     #[case::renewed(&[(0, "a"), (400, "a"), (800, "b"), (1200, "b"), (1600, "b")], false)]
     #[case::slower_than_half_the_lease_time(&[(0, "a"), (900, "a"), (1800, "a")], true)]
     #[case::two_looks_far_apart(&[(0, "a"), (5000, "a")], false)]
-    #[case::blind_for_a_while(&[(0, "a"), (400, "a"), (3000, "a"), (3400, "a"), (3900, "a")], false)]
-    #[case::blind_and_then_long_enough(&[(0, "a"), (3000, "a"), (3400, "a"), (3800, "a"), (4000, "a")], true)]
+    #[case::a_gap(&[(0, "a"), (400, "a"), (3000, "a"), (3400, "a"), (3900, "a")], false)]
+    #[case::a_gap_and_then_long_enough(&[(0, "a"), (3000, "a"), (3400, "a"), (3800, "a"), (4000, "a")], true)]
     #[case::stale_stays_stale(&[(0, "a"), (500, "a"), (1000, "a"), (60_000, "a")], true)]
     #[case::stale_then_alive(&[(0, "a"), (500, "a"), (1000, "a"), (60_000, "b")], false)]
     fn staleness_is_time_without_change(
@@ -83,13 +82,37 @@ mod tests {
         #[case] stale: bool,
     ) {
         let start = Instant::now();
-        let mut seen = Unchanged::default();
-        let (lease_time, attentive) = (Duration::from_secs(1), Duration::from_secs(2));
+        let mut unchanged = Unchanged::default();
+        let (lease_time, longest_gap) = (Duration::from_secs(1), Duration::from_secs(2));
         let mut last = false;
         for (at, content) in looks {
             let now = start + Duration::from_millis(*at);
-            last = seen.is_stale((*content).into(), now, lease_time, attentive);
+            last = unchanged.is_stale((*content).into(), now, lease_time, longest_gap);
+            if last {
+                unchanged.mark_stale();
+            }
         }
         assert_eq!(last, stale);
+    }
+
+    /// As the collector's note is observed: an object that is not marked stale is stale no more
+    /// after a gap.
+    #[test]
+    fn a_gap_begins_the_observation_again() {
+        let start = Instant::now();
+        let mut unchanged = Unchanged::default();
+        let mut look = |at| {
+            let now = start + Duration::from_secs(at);
+            unchanged.is_stale(
+                "a".into(),
+                now,
+                Duration::from_secs(3),
+                Duration::from_secs(2),
+            )
+        };
+        assert_eq!(
+            [0, 2, 4, 7, 9].map(&mut look),
+            [false, false, true, false, false]
+        );
     }
 }

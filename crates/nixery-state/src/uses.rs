@@ -1,49 +1,48 @@
-//! Use marks: when a blob was last needed, for the collector of garbage.
+//! Use marks: when a blob was last needed, for the garbage collection.
 //!
-//! `uses/<digest>` is an object whose age tells it. A mark is written at most once in a while per
-//! process, so a popular image costs a few small writes an hour.
+//! The age of the object `uses/<digest>` says when. Each process writes a mark at most once in an
+//! interval, so a popular image costs a few small writes an hour.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage, StorageError};
+use nixery_storage::{Key, Storage, StorageError, error_chain};
 use quick_cache::unsync::Cache;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::causes::chain;
 pub use crate::marks::USES;
-use crate::marks::{note, put_mark};
+use crate::marks::{put_mark, wait_for};
 
-/// Marks that are written at once on behalf of images being served; more are left for later.
+/// Marks that are written at once for images being served; others wait for the next use.
 const WRITES: usize = 64;
-/// Longest time between two marks of one blob, so that also a collection with a shorter grace than
-/// this process knows of finds fresh marks.
+/// Longest time between two marks of one blob, so that a collection with a shorter grace period
+/// than this process is configured with finds fresh marks as well.
 const MAX_INTERVAL: Duration = Duration::from_secs(15 * 60);
-/// Blobs whose marks are remembered: about 100 bytes each.
+/// Blobs whose marks this process remembers: about 100 bytes each.
 const MOST_MARKED: usize = 200_000;
 
-/// Writes use marks, and not too many.
+/// Writes use marks, at most a few for each blob.
 #[derive(Debug, Clone)]
 pub struct Uses {
     storage: Arc<dyn Storage>,
     interval: Duration,
-    marked: Arc<Mutex<Cache<Digest, Marked>>>,
+    marked: Arc<Mutex<Cache<Digest, Mark>>>,
     writes: Arc<Semaphore>,
 }
 
-/// What this process did for a blob.
+/// The last mark of a blob by this process.
 #[derive(Debug, Clone, Copy)]
-struct Marked {
+struct Mark {
     at: Instant,
-    /// Not only marked: no collector was deleting it either, or it was stored anew.
+    /// No collector was deleting the blob then, or it was stored again.
     held: bool,
 }
 
 impl Uses {
-    /// Marks each blob at most four times in a collector's grace.
+    /// Marks each blob at most four times in the grace period of the garbage collection.
     pub fn new(storage: Arc<dyn Storage>, grace: Duration) -> Self {
         Self {
             storage,
@@ -53,35 +52,35 @@ impl Uses {
         }
     }
 
-    /// Notes that the blob was stored, in a write that began at `at`: no collector takes it.
+    /// Records that the blob was stored by a write that began at `at`: no collector deletes it.
     pub fn stored(&self, digest: Digest, at: Instant) {
-        self.note(digest, at, true);
+        self.remember(digest, at, true);
     }
 
-    /// Marks the blob, some time soon, if that is due. Never waits; a failure is logged.
+    /// Marks the blob in the background, if a mark is due. Never waits; a failure is logged.
     pub fn mark_soon(&self, digest: Digest, runtime: &Handle) {
         if self.fresh(&digest).is_some() {
             return;
         }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
-            tracing::debug!(%digest, "too many use marks are being written; the next use marks this one");
+            tracing::debug!(%digest, "too many use marks are being written; the next use marks this blob");
             return;
         };
-        // At once, so that a hundred requests in this moment write one mark.
-        self.note(digest, Instant::now(), false);
+        // Before the write, so that simultaneous requests write one mark.
+        self.remember(digest, Instant::now(), false);
         let uses = self.clone();
         runtime.spawn(async move {
             if let Err(error) = put_mark(&*uses.storage, digest).await {
                 uses.forget(&digest);
-                tracing::warn!(%digest, error = chain(&error), "a use mark could not be written");
+                tracing::warn!(%digest, error = error_chain(&error), "a use mark could not be written");
             }
             drop(permit);
         });
     }
 
-    /// Makes sure that no collector takes the blob, if it is there when this returns, for most of
-    /// its grace: marks it, and waits for a collector that is just deleting it. Whoever calls this
-    /// looks *afterwards* whether the blob is there; `false` tells that this was so already.
+    /// Ensures that no collector deletes the blob for most of the grace period, if it exists when
+    /// this returns: marks it, and waits for a collector that is deleting it. The caller must look
+    /// *afterwards* whether the blob exists. Returns `false` if the blob was held before.
     ///
     /// # Errors
     /// The store failed.
@@ -91,13 +90,14 @@ impl Uses {
         }
         let at = Instant::now();
         put_mark(&*self.storage, digest).await?;
-        note::wait_for(&*self.storage, &digest).await?;
-        // Only now: others would take it for granted.
-        self.note(digest, at, true);
+        wait_for(&*self.storage, &digest).await?;
+        // Only now, as other callers rely on it.
+        self.remember(digest, at, true);
         Ok(true)
     }
 
-    /// The same for a blob that is about to be stored, which needs no mark where it is not there.
+    /// Like [`Uses::hold`], for a blob that is about to be stored: one that does not exist needs no
+    /// mark.
     ///
     /// # Errors
     /// The store failed.
@@ -108,33 +108,33 @@ impl Uses {
         if self.storage.stat(&Key::blob(digest)).await?.is_some() {
             return self.hold(digest).await.map(drop);
         }
-        // It may have been deleted just now, by a call that is still repeated somewhere: that is
-        // so rare that a store which cannot tell is trusted.
-        if let Err(error) = note::wait_for(&*self.storage, &digest).await {
-            tracing::warn!(%digest, error = chain(&error), "the collector's note cannot be read");
+        // A deletion of it may still be repeated by a collector. That is so rare that a failure to
+        // read the note is ignored.
+        if let Err(error) = wait_for(&*self.storage, &digest).await {
+            tracing::warn!(%digest, error = error_chain(&error), "cannot read the note of the garbage collection");
         }
         Ok(())
     }
 
-    /// The blob is gone: the next time it has to be marked anew.
+    /// Records that the blob is gone: its next use is marked again.
     pub fn forget(&self, digest: &Digest) {
         self.marked().remove(digest);
     }
 
     fn is_held(&self, digest: &Digest) -> bool {
-        self.fresh(digest).is_some_and(|marked| marked.held)
+        self.fresh(digest).is_some_and(|mark| mark.held)
     }
 
-    fn fresh(&self, digest: &Digest) -> Option<Marked> {
+    fn fresh(&self, digest: &Digest) -> Option<Mark> {
         let marked = self.marked().get(digest).copied();
-        marked.filter(|marked| marked.at.elapsed() < self.interval)
+        marked.filter(|mark| mark.at.elapsed() < self.interval)
     }
 
-    fn note(&self, digest: Digest, at: Instant, held: bool) {
-        self.marked().insert(digest, Marked { at, held });
+    fn remember(&self, digest: Digest, at: Instant, held: bool) {
+        self.marked().insert(digest, Mark { at, held });
     }
 
-    fn marked(&self) -> MutexGuard<'_, Cache<Digest, Marked>> {
+    fn marked(&self) -> MutexGuard<'_, Cache<Digest, Mark>> {
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -158,7 +158,7 @@ mod tests {
             .is_some()
     }
 
-    /// Lets what was spawned run.
+    /// Runs the spawned tasks.
     async fn settle() {
         for _ in 0..10 {
             tokio::task::yield_now().await;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_blob_is_marked_once_in_a_while() {
+    async fn a_blob_is_marked_once_in_an_interval() {
         let storage = memory();
         let uses = Uses::new(storage.clone(), GRACE);
         let (digest, runtime) = (Digest::of(b"blob"), Handle::current());
@@ -188,23 +188,23 @@ mod tests {
         }
     }
 
-    /// A mark says nothing of what a collector is deleting already.
+    /// A mark does not stop a collector that is deleting the blob already.
     #[tokio::test(start_paused = true)]
-    async fn a_blob_that_is_marked_is_not_held_yet() {
+    async fn a_marked_blob_is_not_yet_held() {
         let storage = memory();
         let uses = Uses::new(storage.clone(), GRACE);
         let digest = Digest::of(b"blob");
         uses.mark_soon(digest, &Handle::current());
-        assert!(uses.hold(digest).await.expect("works"), "anew");
+        assert!(uses.hold(digest).await.expect("works"), "again");
         assert!(!uses.hold(digest).await.expect("works"), "it is held");
         advance(GRACE / 4).await;
-        assert!(uses.hold(digest).await.expect("works"), "anew");
+        assert!(uses.hold(digest).await.expect("works"), "again");
         uses.forget(&digest);
-        assert!(uses.hold(digest).await.expect("works"), "anew");
+        assert!(uses.hold(digest).await.expect("works"), "again");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mark_that_could_not_be_written_is_tried_again_at_the_next_use() {
+    async fn a_mark_that_could_not_be_written_is_written_at_the_next_use() {
         let storage = memory();
         let uses = Uses::new(Stepped::failing(storage.clone(), 0, true), GRACE);
         let (digest, runtime) = (Digest::of(b"blob"), Handle::current());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_marks_are_written_at_once_than_allowed() {
+    async fn the_number_of_simultaneous_writes_is_limited() {
         let storage = memory();
         let uses = Uses::new(storage.clone(), GRACE);
         for n in 0..10 * WRITES {

@@ -1,27 +1,30 @@
 //! The envelope of every record in a store: a JSON object whose first field is the version of its
 //! format, `{"version":1, …}`.
 
+use std::error::Error;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Why bytes are not a record of the expected version.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VersionedError {
     /// The bytes are not the JSON of such a record.
-    #[error("not the expected JSON")]
-    Json(#[source] serde_json::Error),
+    #[error("it is not the expected JSON")]
+    Json(#[source] Box<dyn Error + Send + Sync>),
     /// The record has another version.
-    #[error("the version is {found}")]
+    #[error("it has version {found}, which this program cannot read")]
     Version {
         /// The record's version.
         found: u64,
     },
 }
 
-/// Writes a record with its version. The record must serialise to a JSON object.
+/// Returns the JSON of a record with its version. The record must serialise to a JSON object.
 ///
 /// # Panics
-/// The record does not serialise to JSON, as a map whose keys are not texts.
+/// The record does not serialise to JSON, such as a map whose keys are not strings.
 pub fn to_bytes<T: Serialize>(version: u32, record: &T) -> Vec<u8> {
     #[derive(Serialize)]
     struct Versioned<'a, T> {
@@ -32,19 +35,23 @@ pub fn to_bytes<T: Serialize>(version: u32, record: &T) -> Vec<u8> {
     serde_json::to_vec(&Versioned { version, record }).expect("records serialise to JSON")
 }
 
-/// Reads a record. Fields that are not known are ignored.
+/// Reads a record. Unknown fields are ignored.
 ///
 /// # Errors
-/// The bytes are no record, or one of another version.
+/// The bytes are not a record, or have another version.
 pub fn from_bytes<T: DeserializeOwned>(version: u32, bytes: &[u8]) -> Result<T, VersionedError> {
     #[derive(Deserialize)]
     struct Version {
         version: u64,
     }
-    // The version first: the rest of another version need not parse.
-    let Version { version: found } = serde_json::from_slice(bytes).map_err(VersionedError::Json)?;
+    // The version first: the other fields of another version may differ.
+    let Version { version: found } = from_json(bytes)?;
     if found != u64::from(version) {
         return Err(VersionedError::Version { found });
     }
-    serde_json::from_slice(bytes).map_err(VersionedError::Json)
+    from_json(bytes)
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, VersionedError> {
+    serde_json::from_slice(bytes).map_err(|error| VersionedError::Json(error.into()))
 }

@@ -297,6 +297,13 @@ pub fn error_chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// Formats the causes of an error as [`error_chain`] does, without the error itself; `None` for an
+/// error without a cause.
+#[must_use]
+pub fn error_causes(error: &(dyn Error + 'static)) -> Option<String> {
+    error.source().map(error_chain)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
@@ -318,7 +325,10 @@ mod tests {
             .iter()
             .rev()
             .fold(None, |source, text| Some(Box::new(Link(text, source))));
-        assert_eq!(error_chain(&*chain.expect("not empty")), line);
+        let chain = chain.expect("not empty");
+        assert_eq!(error_chain(&*chain), line);
+        let causes = chain.source().map(error_chain);
+        assert_eq!(error_causes(&*chain), causes);
     }
 
     #[rstest]

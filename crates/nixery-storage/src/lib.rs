@@ -31,11 +31,11 @@
 //!
 //! # Backends and features
 //!
-//! [`FilesystemStorage`] and [`MemoryStorage`] are always available. `S3Storage` and `GcsStorage`
-//! need the features `s3` and `gcs`, which are on by default. The remote backends repeat failed
-//! requests, resume a broken read in the same state of the object, and upload a spool file without
-//! holding it in memory. Their `check` describes what is wrong and how to fix it.
-//! [`can_create_exclusively`] tests whether a store supports leases.
+//! [`FilesystemStorage`] and [`MemoryStorage`] are always available. `RemoteStorage` needs the
+//! feature `s3` or `gcs`, which are on by default. It repeats failed requests, resumes a broken
+//! read in the same state of the object, and uploads a spool file without holding it in memory. Its
+//! `check` describes what is wrong and how to fix it. [`can_create_exclusively`] tests whether a
+//! store supports leases.
 //!
 //! The feature `conformance` adds the module of that name, with which every backend is tested; the
 //! example `backend` shows a backend from outside of this crate. The feature `tls` adds
@@ -63,16 +63,16 @@ mod trial;
 pub mod verify;
 
 pub use backoff::Backoff;
-pub use error::{Operation, StorageError, StorageErrorKind, error_chain};
+pub use error::{Operation, StorageError, StorageErrorKind, error_causes, error_chain};
 pub use filesystem::FilesystemStorage;
 pub use key::{BLOBS, Contents, Folder, Key};
 pub use memory::MemoryStorage;
-#[cfg(any(feature = "s3", feature = "gcs"))]
-pub use remote::RemoteLimits;
 #[cfg(feature = "gcs")]
-pub use remote::{GcsConfig, GcsStorage};
+pub use remote::GcsConfig;
+#[cfg(any(feature = "s3", feature = "gcs"))]
+pub use remote::{RemoteLimits, RemoteStorage};
 #[cfg(feature = "s3")]
-pub use remote::{S3Addressing, S3Config, S3Credentials, S3Storage};
+pub use remote::{S3Addressing, S3Config, S3Credentials};
 pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};
 #[cfg(feature = "tls")]
 pub use tls::install_tls_provider;

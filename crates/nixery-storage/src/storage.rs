@@ -97,8 +97,8 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// The backend's failure.
     async fn delete(&self, key: &Key) -> Result<bool, StorageError>;
 
-    /// Returns a URL from which every client can read the object for `ttl`, or `None` when the backend
-    /// cannot sign URLs. Does not check that the object exists.
+    /// Returns a URL from which every client can read the object for `ttl`, or `None` when the
+    /// backend cannot sign URLs. Does not check that the object exists.
     ///
     /// # Errors
     /// The backend's failure.

@@ -60,12 +60,12 @@ enum Move {
 fn policies() -> impl Strategy<Value = GcPolicy> {
     let time = || prop::option::of((0..3 * GRACE.as_secs()).prop_map(Duration::from_secs));
     (time(), time(), prop::option::of(0..60_u64)).prop_map(|(max_unused, max_age, max_size)| {
-        GcPolicy {
-            max_unused,
-            max_age,
-            max_size,
-            grace: GRACE,
-        }
+        let mut policy = GcPolicy::default();
+        policy.max_unused = max_unused;
+        policy.max_age = max_age;
+        policy.max_size = max_size;
+        policy.grace = GRACE;
+        policy
     })
 }
 

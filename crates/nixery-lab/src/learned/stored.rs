@@ -17,13 +17,13 @@ use super::LearnError;
 pub const PLANS: Folder = Folder::new("plans", Contents::Binary);
 
 /// Retention of plans: the plan in use is kept, other plans are kept for 90 days.
-pub const KEPT: Retention = Retention {
-    folder: PLANS,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+pub const KEPT: Retention = Retention::new(
+    PLANS,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // At most one plan is made per night.
-    limit: 1000,
-    in_use: InUse::Found(|storage| Box::pin(plans_in_use(storage))),
-};
+    1000,
+    InUse::Found(|storage| Box::pin(plans_in_use(storage))),
+);
 
 /// The SHA-256 of this text is the name of the pointer.
 const POINTER: &[u8] = b"learned plan";

@@ -41,14 +41,14 @@ pub const MOST_IN_BATCH: usize = 10_000;
 pub const MOST_PULLS: usize = 1_000_000;
 
 /// Retention of recorded pulls: 90 days.
-pub const KEPT: Retention = Retention {
-    folder: TRAFFIC,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+pub const KEPT: Retention = Retention::new(
+    TRAFFIC,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // A server that is always busy writes 26,000 batches in 90 days, one every five minutes. There
     // is room for seven such servers.
-    limit: 200_000,
-    in_use: InUse::Nothing,
-};
+    200_000,
+    InUse::Nothing,
+);
 
 /// Version of the format of a batch. Raise it when older programs must no longer read it.
 const VERSION: u32 = 1;

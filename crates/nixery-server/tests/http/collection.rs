@@ -58,13 +58,12 @@ async fn the_timer_collects_and_counts() {
     let orphan = Key::blob(Digest::of(b"orphan"));
     let put = storage.put(&orphan, "orphan".into(), nixery_storage::PutMode::Replace);
     let _ = put.await.unwrap();
+    let mut policy = GcPolicy::default();
+    policy.max_unused = Some(Duration::from_secs(1));
+    policy.grace = Duration::ZERO;
     let settings = GcSettings {
         interval: Some(60 * MINUTE),
-        policy: GcPolicy {
-            max_unused: Some(Duration::from_secs(1)),
-            grace: Duration::ZERO,
-            ..GcPolicy::default()
-        },
+        policy,
     };
     let text = registry.get("/metrics").await.text().to_owned();
     assert!(

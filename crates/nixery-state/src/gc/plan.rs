@@ -1,33 +1,35 @@
-//! What a collection is going to do: a pure function of the inventory, the policy and the time.
+//! What a collection will drop and delete: a pure function of the inventory, the policy and the
+//! time.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use nixery_manifest::Digest;
 use nixery_storage::Key;
 use serde::Serialize;
 
-use super::inventory::{BlobId, Inventory};
-use super::{GcPolicy, age};
+use super::inventory::{BlobId, Inventory, ListedObject, RetainedFolder};
+use super::{GcPolicy, InUse, age};
 
-/// A lease that was not renewed for so long is nobody's.
+/// A lease that was not renewed for this long is left over.
 const OLD_LEASE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why an image is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Reason {
-    /// Blobs of it are missing: it cannot be served, and is built anew when it is asked for.
+#[non_exhaustive]
+pub enum DropReason {
+    /// Blobs of it are missing: it cannot be served, and is built again on the next request.
     Incomplete,
     /// It was built longer ago than [`GcPolicy::max_age`].
     TooOld,
-    /// Nobody asked for it for longer than [`GcPolicy::max_unused`].
+    /// Nobody requested it for longer than [`GcPolicy::max_unused`].
     Unused,
-    /// The images need more room than [`GcPolicy::max_size`], and this one was used least lately.
+    /// The images need more bytes than [`GcPolicy::max_size`], and this one was used least
+    /// recently.
     TooMuch,
 }
 
-impl std::fmt::Display for Reason {
+impl std::fmt::Display for DropReason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Incomplete => "blobs are missing",
@@ -38,80 +40,45 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// An image that goes.
+/// An image to drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Drop {
-    /// Its place in the inventory.
+pub(super) struct PlannedDrop {
+    /// Its index in the inventory.
     pub(super) image: usize,
-    pub(super) reason: Reason,
-    /// Bytes that nothing needs any more when it is gone.
+    pub(super) reason: DropReason,
+    /// Bytes that nothing needs without it.
     pub(super) frees: u64,
 }
 
-/// What goes and what stays.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// In the order in which they go: least recently used first within a reason.
-    pub(super) drops: Vec<Drop>,
-    /// How many images that stay need each blob.
+/// What to drop and delete.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GcPlan {
+    /// In the order of dropping: least recently used first within a reason.
+    pub(super) drops: Vec<PlannedDrop>,
+    /// How many remaining images need each blob.
     pub(super) refs_after: Vec<u32>,
-    /// Entries of `manifests/` that nobody can use.
-    pub(super) unusable: Vec<(Key, SystemTime)>,
-    /// Blobs that no image in the inventory needs, manifests first: who still has one of those
-    /// must not get it while its layers go.
+    /// Entries of `manifests/` that no program can use.
+    pub(super) unusable: Vec<ListedObject>,
+    /// Blobs that no image in the inventory needs, manifests first: a client must not get such a
+    /// manifest while its layers are deleted.
     pub(super) deletions: Vec<BlobId>,
     pub(super) deletion_bytes: u64,
-    /// Blobs that no image needs but that were needed lately.
+    /// Bytes of the blobs that no image needs but that were needed recently.
     pub(super) waiting_bytes: u64,
     /// Bytes of the blobs that images need before and after.
     pub(super) needed_before: u64,
     pub(super) needed_after: u64,
-    /// Entries of `builds/` whose blob goes or is gone.
-    pub(super) builds: Vec<Key>,
-    /// Use marks of blobs that are gone.
-    pub(super) marks: Vec<Digest>,
-    pub(super) leases: Vec<Key>,
-    /// What features remember that is too old or too much.
+    /// Entries of `builds/` and use marks without a blob, and old leases.
+    pub(super) useless: Vec<Key>,
+    /// Objects that exceed the [`Retention`](super::Retention) of their folder.
     pub(super) forgotten: Vec<Key>,
 }
 
-/// Decides. Whatever was written or used within the grace stays.
-pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) -> Plan {
+/// Makes the plan. Objects that were written or used within the grace period stay.
+pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) -> GcPlan {
     let past_grace = |then| age(now, then) > policy.grace;
-    let mut planner = Planner::new(inventory);
-
-    // Least recently used first; the key makes the order certain.
-    let mut candidates: Vec<usize> = (0..inventory.images.len())
-        .filter(|&at| past_grace(inventory.images[at].used))
-        .collect();
-    candidates.sort_by_key(|&at| (inventory.images[at].used, inventory.images[at].key));
-
-    candidates.retain(|&at| {
-        let image = &inventory.images[at];
-        let missing = |id: &BlobId| inventory.blob(*id).size.is_none();
-        let exceeds =
-            |limit: Option<Duration>, then| limit.is_some_and(|most| age(now, then) > most);
-        let reason = if image.blobs.iter().any(missing) {
-            Reason::Incomplete
-        } else if exceeds(policy.max_age, image.built) {
-            Reason::TooOld
-        } else if exceeds(policy.max_unused, image.used) {
-            Reason::Unused
-        } else {
-            return true;
-        };
-        planner.drop(at, reason);
-        false
-    });
-    if let Some(most) = policy.max_size {
-        for at in candidates {
-            if planner.needed <= most {
-                break;
-            }
-            planner.drop(at, Reason::TooMuch);
-        }
-    }
-    let mut plan = planner.finish();
+    let mut plan = GcPlan::without_drops(inventory);
+    plan.choose_images(inventory, policy, now);
 
     for (id, blob) in inventory.blobs() {
         let Some(size) = blob.size.filter(|_| blob.refs == 0) else {
@@ -128,87 +95,125 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     plan.deletions
         .sort_by_key(|&id| (!inventory.blob(id).is_manifest, id));
 
+    let unusable = inventory.unusable.iter().copied();
+    plan.unusable = unusable.filter(|entry| past_grace(entry.written)).collect();
     let deleted: HashSet<BlobId> = plan.deletions.iter().copied().collect();
-    let useless = |id: BlobId| deleted.contains(&id) || inventory.blob(id).size.is_none();
+    let has_no_blob = |id: BlobId| deleted.contains(&id) || inventory.blob(id).size.is_none();
     let builds = inventory
         .builds
         .iter()
-        .filter(|entry| past_grace(entry.written) && entry.blob.is_none_or(useless));
-    plan.builds = builds.map(|entry| entry.key).collect();
-    let old = |(_, then): &&(_, SystemTime)| past_grace(*then);
-    plan.unusable = inventory
-        .unusable
-        .iter()
-        .filter(|(_, then)| past_grace(*then))
-        .copied()
-        .collect();
-    plan.marks = inventory
-        .idle_marks
-        .iter()
-        .filter(old)
-        .map(|(digest, _)| *digest)
-        .collect();
+        .filter(|entry| past_grace(entry.written) && entry.blob.is_none_or(has_no_blob))
+        .map(|entry| entry.key);
+    let marks = inventory.idle_marks.iter();
+    let marks = marks.filter(|mark| past_grace(mark.written));
     let leases = inventory.leases.iter();
-    let leases = leases.filter(|(_, then)| age(now, *then) > OLD_LEASE);
-    plan.leases = leases.map(|(key, _)| *key).collect();
+    let leases = leases.filter(|lease| age(now, lease.written) > OLD_LEASE);
+    let marks_and_leases = marks.chain(leases).map(|object| object.key);
+    plan.useless = builds.chain(marks_and_leases).collect();
+
     let images = inventory.images.iter();
     let images: HashSet<String> = images.map(|image| image.key.name()).collect();
-    let remembered = inventory.remembered.iter();
-    plan.forgotten = remembered
-        .flat_map(|remembered| remembered.forgotten(&images, policy.grace, now))
+    let retained = inventory.retained.iter();
+    plan.forgotten = retained
+        .flat_map(|folder| folder.forgotten(&images, policy.grace, now))
         .collect();
     plan.forgotten.sort_unstable();
     plan
 }
 
-/// Counts who needs what while images go.
-struct Planner<'a> {
-    inventory: &'a Inventory,
-    refs: Vec<u32>,
-    /// Bytes of the blobs that are still needed.
-    needed: u64,
-    before: u64,
-    drops: Vec<Drop>,
-}
-
-impl<'a> Planner<'a> {
-    fn new(inventory: &'a Inventory) -> Self {
+impl GcPlan {
+    fn without_drops(inventory: &Inventory) -> Self {
         let blobs = || inventory.blobs().map(|(_, blob)| blob);
         let needed = blobs().filter(|blob| blob.refs > 0);
         let needed = needed.filter_map(|blob| blob.size).sum();
         Self {
-            inventory,
-            refs: blobs().map(|blob| blob.refs).collect(),
-            needed,
-            before: needed,
-            drops: Vec::new(),
+            refs_after: blobs().map(|blob| blob.refs).collect(),
+            needed_before: needed,
+            needed_after: needed,
+            ..Self::default()
         }
     }
 
-    fn drop(&mut self, at: usize, reason: Reason) {
+    /// Chooses the images to drop.
+    fn choose_images(&mut self, inventory: &Inventory, policy: &GcPolicy, now: SystemTime) {
+        let exceeds =
+            |limit: Option<Duration>, then| limit.is_some_and(|most| age(now, then) > most);
+        // Least recently used first; the key makes the order definite.
+        let mut candidates: Vec<_> = (0..).zip(&inventory.images).collect();
+        candidates.retain(|(_, image)| age(now, image.used) > policy.grace);
+        candidates.sort_by_key(|(_, image)| (image.used, image.key));
+        candidates.retain(|&(at, image)| {
+            let missing = |id: &BlobId| inventory.blob(*id).size.is_none();
+            let reason = if image.blobs.iter().any(missing) {
+                DropReason::Incomplete
+            } else if exceeds(policy.max_age, image.built) {
+                DropReason::TooOld
+            } else if exceeds(policy.max_unused, image.used) {
+                DropReason::Unused
+            } else {
+                return true;
+            };
+            self.drop_image(inventory, at, reason);
+            false
+        });
+        for (at, _) in candidates {
+            if policy.max_size.is_none_or(|most| self.needed_after <= most) {
+                break;
+            }
+            self.drop_image(inventory, at, DropReason::TooMuch);
+        }
+    }
+
+    fn drop_image(&mut self, inventory: &Inventory, image: usize, reason: DropReason) {
         let mut frees = 0;
-        for &id in &self.inventory.images[at].blobs {
-            let refs = &mut self.refs[id as usize];
+        for &id in &inventory.images[image].blobs {
+            let refs = &mut self.refs_after[id as usize];
             *refs -= 1;
             if *refs == 0 {
-                frees += self.inventory.blob(id).size.unwrap_or(0);
+                frees += inventory.blob(id).size.unwrap_or(0);
             }
         }
-        self.needed -= frees;
-        self.drops.push(Drop {
-            image: at,
+        self.needed_after -= frees;
+        self.drops.push(PlannedDrop {
+            image,
             reason,
             frees,
         });
     }
+}
 
-    fn finish(self) -> Plan {
-        Plan {
-            drops: self.drops,
-            refs_after: self.refs,
-            needed_before: self.before,
-            needed_after: self.needed,
-            ..Plan::default()
+impl RetainedFolder {
+    /// Returns the objects to delete: those that are too old, and the oldest beyond the limit.
+    /// Objects in use are never too old, and go last. An object written within `grace` neither goes
+    /// nor counts. `images` are the names of the cached images.
+    pub(super) fn forgotten(
+        &self,
+        images: &HashSet<String>,
+        grace: Duration,
+        now: SystemTime,
+    ) -> Vec<Key> {
+        let found: Option<HashSet<&Key>> = self.found.as_ref().map(|keys| keys.iter().collect());
+        let is_in_use = |key: &Key| match self.retention.in_use {
+            InUse::Nothing => false,
+            InUse::OfCachedImages => images.contains(&key.name()),
+            InUse::Found(_) => found.as_ref().is_none_or(|found| found.contains(key)),
+        };
+        let (mut kept, mut forgotten) = (Vec::new(), Vec::new());
+        for &ListedObject { key, written, .. } in &self.objects {
+            let (age, is_in_use) = (age(now, written), is_in_use(&key));
+            if age <= grace {
+                continue;
+            }
+            if age > self.retention.kept_for && !is_in_use {
+                forgotten.push(key);
+            } else {
+                // The key makes the order definite.
+                kept.push((is_in_use, written, key));
+            }
         }
+        kept.sort_unstable();
+        let too_many = kept.len().saturating_sub(self.retention.limit);
+        forgotten.extend(kept.iter().take(too_many).map(|(_, _, key)| *key));
+        forgotten
     }
 }

@@ -1,4 +1,4 @@
-//! What a collection did, or would do, for people and for machines.
+//! The report of a collection, for people and for machines.
 
 use std::time::SystemTime;
 
@@ -6,10 +6,11 @@ use nixery_storage::Key;
 use serde::{Serialize, Serializer};
 
 use super::inventory::Inventory;
-use super::plan::{Plan, Reason};
+use super::plan::{DropReason, GcPlan};
 
 /// An image that was dropped from the cache, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct DroppedImage {
     /// Its cache entry.
@@ -20,63 +21,64 @@ pub struct DroppedImage {
     /// When it was built.
     #[serde(serialize_with = "as_time")]
     pub built: SystemTime,
-    /// When it was last asked for, as far as marks tell.
+    /// When it was last requested, according to its use marks.
     #[serde(serialize_with = "as_time")]
     pub last_use: SystemTime,
     /// Bytes of its blobs.
     pub size: u64,
-    /// Bytes that nothing needs any more without it.
+    /// Bytes that nothing needs without it.
     pub frees: u64,
-    /// Why it goes.
-    pub reason: Reason,
-    /// It was used while the collection ran, and stayed.
+    /// Why it is dropped.
+    pub reason: DropReason,
+    /// Whether it stayed because it was used while the collection ran.
     pub spared: bool,
 }
 
-/// What a collection did or, in a dry run, would do. Serialised for machines.
+/// What a collection did or, in a dry run, would do. Machines read it as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 #[serde(rename_all = "camelCase")]
 pub struct GcReport {
-    /// Nothing was deleted.
+    /// Whether nothing was deleted.
     pub dry_run: bool,
     /// The time by the store's clock.
     #[serde(serialize_with = "as_time")]
     pub now: SystemTime,
-    /// Images in the cache before.
+    /// Images in the cache before the collection.
     pub images: u64,
-    /// Images that go, in the order in which they go.
+    /// Dropped images, in the order of dropping.
     pub dropped: Vec<DroppedImage>,
-    /// Bytes that images need, before.
+    /// Bytes that images need before the collection.
     pub needed_before: u64,
-    /// Bytes that images need without those dropped.
+    /// Bytes that the remaining images need.
     pub needed_after: u64,
-    /// Blobs that nothing needed for longer than the grace: those to delete now.
+    /// Blobs to delete: nothing needed them for longer than the grace period.
     pub unneeded_blobs: u64,
     /// Their bytes.
     pub unneeded_bytes: u64,
     /// Of those, blobs that were deleted.
     pub deleted_blobs: u64,
-    /// Their bytes: what is free now.
+    /// Their bytes.
     pub freed_bytes: u64,
     /// Of those, blobs that were needed again meanwhile.
     pub spared_blobs: u64,
-    /// Bytes that the next collections can free, when the grace is over: of images dropped now,
-    /// and of blobs that nothing leads to and that were needed lately.
+    /// Bytes that later collections can free, after the grace period: of images dropped now, and of
+    /// other blobs that were needed recently.
     pub later_bytes: u64,
-    /// Cache entries that no program can use, deleted.
+    /// Deleted cache entries that no program can use.
     pub unusable_deleted: u64,
-    /// Cache entries of layers, use marks and leases that lead nowhere, deleted.
+    /// Deleted cache entries of layers, use marks and leases that had become useless.
     pub tidied: u64,
-    /// Graphs of dropped images, recorded pulls and unused plans that are too old or too many to be remembered.
+    /// Objects that exceed the [`Retention`](super::Retention) of their folder.
     pub forgotten: u64,
     /// Of those, deleted.
     pub forgotten_deleted: u64,
-    /// Images that a newer program cached. While there are any no blob is deleted.
+    /// Cache entries of a newer program. While there are any, no blob is deleted.
     pub newer_entries: u64,
 }
 
 impl GcReport {
-    pub(super) fn of_plan(inventory: &Inventory, plan: &Plan, now: SystemTime) -> Self {
+    pub(super) fn of_plan(inventory: &Inventory, plan: &GcPlan, now: SystemTime) -> Self {
         let dropped = plan.drops.iter().map(|drop| {
             let image = &inventory.images[drop.image];
             let sizes = image.blobs.iter().map(|&id| inventory.blob(id).size);
@@ -112,7 +114,7 @@ impl GcReport {
         }
     }
 
-    /// How many images were, or would be, dropped.
+    /// Returns how many images were, or would be, dropped.
     #[must_use]
     pub fn dropped_images(&self) -> u64 {
         self.dropped.iter().filter(|image| !image.spared).count() as u64

@@ -6,8 +6,8 @@
 //!   "paths": [["/nix/store/…-bash-5.2", NAR size, compressed size, [references]], …] }
 //! ```
 //!
-//! Paths are sorted, roots and references are places in that list. Further fields are passed over. A graph of
-//! 500 paths takes some 10 kB.
+//! Paths are sorted; roots and references are indices into that list. Further fields are ignored.
+//! The file of 500 paths has about 10 kB.
 
 use std::io::{Read, Write};
 
@@ -17,48 +17,43 @@ use serde::{Deserialize, Serialize};
 use super::RecordedGraph;
 use crate::versioned::{self, VersionedError};
 
-/// Most bytes of a file; that of 50,000 paths has 2 MB.
+/// Most bytes of a file; the file of 50,000 paths has 2 MB.
 pub(super) const MAX_FILE_BYTES: u64 = 16 << 20;
-/// Most bytes of its text; that of 50,000 paths has 10 MB.
+/// Most bytes of its text; the text of 50,000 paths has 10 MB.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 
 const VERSION: u32 = 1;
-/// Written in the background, once for an image.
+/// High, as each image is written once and in the background.
 const LEVEL: i32 = 9;
 
 /// What is wrong with a graph's file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphFileError {
-    /// It is not what zstd writes, or cut short.
+    /// It is not compressed with zstd, or is incomplete.
     #[error("it is damaged")]
     Damaged(#[source] std::io::Error),
-    /// The store has less of it than it says.
-    #[error("it is cut short")]
+    /// The store returned fewer bytes than it had announced.
+    #[error("it is incomplete")]
     Truncated,
     /// It would take too much memory.
-    #[error("it is larger than any image's")]
+    #[error("it is larger than the graph of any image")]
     TooLarge,
-    /// Its text is something else.
-    #[error("its text is not the JSON that is expected")]
-    Json(#[source] serde_json::Error),
-    /// Another version of this program wrote it.
-    #[error("it has version {found}, and this program reads version {VERSION}")]
-    Version {
-        /// Its version.
-        found: u64,
-    },
+    /// Its text is not a record of this version.
+    #[error(transparent)]
+    Record(#[from] VersionedError),
     /// Its paths are not sorted.
-    #[error("its paths are not in order")]
+    #[error("its paths are not sorted")]
     Order,
-    /// Its paths are none.
-    #[error("its graph is none")]
-    Graph(#[source] GraphError),
-    /// Reading or writing it ended early, because the program ends or is broken.
-    #[error("reading or writing it broke off")]
-    Broken,
+    /// Its paths are not a reference graph.
+    #[error("it is not a reference graph")]
+    Graph(#[from] GraphError),
+    /// Reading or writing ended early, because the program is stopping or has a defect.
+    #[error("reading or writing it was interrupted")]
+    Interrupted,
 }
 
-/// `T` is a path: borrowed to be written, owned to be read, as JSON may escape characters.
+/// The JSON. `T` is a path: borrowed for writing, owned for reading, as JSON may escape characters.
 #[derive(Serialize, Deserialize)]
 struct File<T> {
     name: String,
@@ -70,19 +65,19 @@ struct File<T> {
 }
 
 impl RecordedGraph {
-    /// The graph as a file: equal graphs give equal bytes.
+    /// Returns the file of the graph: equal graphs give equal bytes.
     pub(super) fn to_bytes(&self) -> Result<Vec<u8>, GraphFileError> {
-        let places = |ids: &[NodeId]| ids.iter().map(|id| id.get()).collect();
+        let indices = |ids: &[NodeId]| ids.iter().map(|id| id.get()).collect();
         let sizes = self.graph.iter().zip(&self.compressed_sizes);
         let paths = sizes.map(|((id, node), compressed)| {
-            let references = places(self.graph.references(id));
+            let references = indices(self.graph.references(id));
             (node.path.as_str(), node.nar_size, *compressed, references)
         });
         let file = File {
             name: self.name.clone(),
             packages: self.packages.clone(),
             architecture: self.architecture,
-            roots: places(self.graph.roots()),
+            roots: indices(self.graph.roots()),
             paths: paths.collect(),
         };
         let text = versioned::to_bytes(VERSION, &file);
@@ -95,26 +90,18 @@ impl RecordedGraph {
             encoder.finish()
         };
         let bytes = compress().map_err(GraphFileError::Damaged)?;
-        // What nobody would read is not written.
+        // A file that [`from_bytes`](Self::from_bytes) would refuse is not written.
         if text.len() as u64 > MAX_TEXT_BYTES || bytes.len() as u64 > MAX_FILE_BYTES {
             return Err(GraphFileError::TooLarge);
         }
         Ok(bytes)
     }
 
-    /// Reads a file, whoever wrote it.
+    /// Reads a file, which may come from anywhere.
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, GraphFileError> {
-        let text = decompress(bytes)?;
-        let file: File<String> = match versioned::from_bytes(VERSION, &text) {
-            Ok(file) => file,
-            Err(VersionedError::Json(error)) => return Err(GraphFileError::Json(error)),
-            Err(VersionedError::Version { found }) => {
-                return Err(GraphFileError::Version { found });
-            }
-        };
-        drop(text);
-        let (graph, places) = graph(&file)?;
-        if !places.is_sorted() {
+        let file: File<String> = versioned::from_bytes(VERSION, &decompress(bytes)?)?;
+        let (graph, ids) = graph(&file)?;
+        if !ids.is_sorted() {
             return Err(GraphFileError::Order);
         }
         Ok(Self {
@@ -128,11 +115,9 @@ impl RecordedGraph {
 }
 
 fn decompress(bytes: &[u8]) -> Result<Vec<u8>, GraphFileError> {
-    let decoder = zstd::Decoder::with_buffer(bytes).map_err(GraphFileError::Damaged)?;
     let mut text = Vec::new();
-    let mut decoder = decoder.take(MAX_TEXT_BYTES + 1);
-    decoder
-        .read_to_end(&mut text)
+    zstd::Decoder::with_buffer(bytes)
+        .and_then(|decoder| decoder.take(MAX_TEXT_BYTES + 1).read_to_end(&mut text))
         .map_err(GraphFileError::Damaged)?;
     if text.len() as u64 > MAX_TEXT_BYTES {
         return Err(GraphFileError::TooLarge);
@@ -140,19 +125,16 @@ fn decompress(bytes: &[u8]) -> Result<Vec<u8>, GraphFileError> {
     Ok(text)
 }
 
-/// The file's graph, and the index of each of its paths.
+/// Returns the file's graph, and the ID of each of its paths.
 fn graph(file: &File<String>) -> Result<(ReferenceGraph, Vec<NodeId>), GraphFileError> {
     let mut list = Vec::with_capacity(file.paths.len());
     for (path, nar_size, _, references) in &file.paths {
-        let path = StorePath::parse(path)
-            .map_err(GraphError::Path)
-            .map_err(GraphFileError::Graph)?;
         list.push(ListedPath {
-            path,
+            path: StorePath::parse(path).map_err(GraphError::Path)?,
             nar_size: *nar_size,
             nar_hash: None,
             references,
         });
     }
-    ReferenceGraph::from_list(&list, &file.roots).map_err(GraphFileError::Graph)
+    Ok(ReferenceGraph::from_list(&list, &file.roots)?)
 }

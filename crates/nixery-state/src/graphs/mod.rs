@@ -1,7 +1,8 @@
-//! What the images of a store held: the reference graph of each that was built, under `graphs/`.
+//! The reference graphs of built images, under `graphs/`.
 //!
-//! A graph is written when its image is built and outlives it, see [`gc`](crate::gc). It is of use to make
-//! plans from and to replay pulls with; nothing that is served needs it, so it may be missing.
+//! A graph is written when its image is built, and is kept longer than the image, see
+//! [`gc`](crate::gc). Layer plans are made from graphs, and recorded pulls are replayed with them.
+//! Serving an image does not need its graph, so a graph may be missing.
 //!
 //! ```
 //! use nixery_state::graphs;
@@ -18,61 +19,63 @@
 //! ```
 
 mod file;
-mod remember;
 #[cfg(test)]
 mod tests;
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
-use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError};
+use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, error_causes};
 
 use crate::gc::{InUse, Retention};
 use crate::record::LayerSummary;
 
-pub use remember::remember;
-
 pub use file::GraphFileError;
+
 use file::MAX_FILE_BYTES;
 
-/// The reference graphs of built images, each named as its record.
+/// The reference graphs of built images, each with the name of its record.
 pub const GRAPHS: Folder = Folder::new("graphs", Contents::Binary);
 
-/// What an image held when it was built.
+/// How long [`remember`] tries to store a graph.
+const REMEMBER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The contents of an image when it was built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedGraph {
     /// The image's canonical name: `git/shell`.
     pub name: String,
     /// Every package in it, sorted.
     pub packages: Vec<String>,
-    /// What it runs on.
+    /// The architecture that it runs on.
     pub architecture: Architecture,
-    /// Its store paths; the roots are those of the packages. Without NAR hashes.
+    /// Its store paths, without NAR hashes; the roots are those of the packages.
     pub graph: ReferenceGraph,
-    /// For each path its share of the compressed bytes of its layer, by NAR size.
+    /// For each path, its share of the compressed bytes of its layer, by NAR size.
     pub compressed_sizes: Vec<u64>,
 }
 
-/// How long graphs are remembered: those of cached images as long as these, others for 90 days.
-pub const KEPT: Retention = Retention {
-    folder: GRAPHS,
-    kept_for: Duration::from_secs(90 * 24 * 60 * 60),
+/// How long graphs are kept: as long as their image is cached, and at least 90 days.
+pub const KEPT: Retention = Retention::new(
+    GRAPHS,
+    Duration::from_secs(90 * 24 * 60 * 60),
     // Each has some kilobytes.
-    limit: 10_000,
-    in_use: InUse::OfCachedImages,
-};
+    10_000,
+    InUse::OfCachedImages,
+);
 
 /// A graph in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GraphEntry {
-    /// The cache key of the image's manifest, to [`read`] it by.
+    /// The cache key of the image's manifest, for [`read`].
     pub key: Digest,
-    /// When it was written, by the store's clock; `None` where the store knows no times.
+    /// When it was written, by the store's clock; `None` if the store has no times.
     pub written: Option<SystemTime>,
     /// Bytes of its file.
     pub size: u64,
@@ -80,17 +83,18 @@ pub struct GraphEntry {
 
 /// Why recorded graphs cannot be read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GraphsError {
     /// The store failed.
     #[error("recorded graphs cannot be {doing}")]
     Storage {
-        /// What was to be done: "listed", "read", "stored".
+        /// The failed operation: "listed", "read", "stored".
         doing: &'static str,
-        /// The store's reason.
+        /// The error of the store.
         #[source]
         source: StorageError,
     },
-    /// One of them is damaged, or of another version. It can be deleted, and is after 90 days.
+    /// A graph is damaged, or has another version. It may be deleted, and is after 90 days.
     #[error("{key} is not a recorded graph that this version can read")]
     File {
         /// The object.
@@ -99,7 +103,7 @@ pub enum GraphsError {
         #[source]
         source: GraphFileError,
     },
-    /// It cannot be written: it is too large.
+    /// The graph is too large.
     #[error("the graph of {image} cannot be recorded")]
     Unwritable {
         /// The image's name.
@@ -110,7 +114,7 @@ pub enum GraphsError {
     },
 }
 
-/// All recorded graphs, the newest first.
+/// Returns all recorded graphs, newest first.
 ///
 /// # Errors
 /// The store failed.
@@ -127,15 +131,15 @@ pub async fn list(storage: &dyn Storage) -> Result<Vec<GraphEntry>, GraphsError>
             entries.push(GraphEntry { key, written, size });
         }
     }
-    // The key makes the order certain.
+    // The key makes the order definite.
     entries.sort_unstable_by_key(|entry| (Reverse(entry.written), entry.key));
     Ok(entries)
 }
 
-/// The graph of the image whose manifest has this cache key; `None` where none is recorded.
+/// Returns the graph of the image whose manifest has this cache key; `None` if none is recorded.
 ///
 /// # Errors
-/// The store failed, or what it has is no graph.
+/// The store failed, or the object is not a graph.
 pub async fn read(
     storage: &dyn Storage,
     key: Digest,
@@ -143,30 +147,24 @@ pub async fn read(
     let key = Key::new(GRAPHS, key);
     let bytes = match storage.get_bytes(&key, MAX_FILE_BYTES).await {
         Ok(None) => return Ok(None),
-        Ok(Some(bytes)) => bytes,
-        Err(StorageError::TooLarge { .. }) => {
-            let source = GraphFileError::TooLarge;
-            return Err(GraphsError::File { key, source });
-        }
-        // One that is cut short must not keep all the others from being read.
-        Err(StorageError::Truncated { .. }) => {
-            let source = GraphFileError::Truncated;
-            return Err(GraphsError::File { key, source });
-        }
+        Ok(Some(bytes)) => Ok(bytes),
+        Err(StorageError::TooLarge { .. }) => Err(GraphFileError::TooLarge),
+        // An incomplete object must not prevent reading the other graphs.
+        Err(StorageError::Truncated { .. }) => Err(GraphFileError::Truncated),
         Err(source) => {
             let doing = "read";
             return Err(GraphsError::Storage { doing, source });
         }
     };
-    // A large one takes a while.
-    let read = tokio::task::spawn_blocking(move || RecordedGraph::from_bytes(&bytes));
-    let read = read.await.unwrap_or(Err(GraphFileError::Broken));
+    // A large graph takes a while.
+    let read = tokio::task::spawn_blocking(move || RecordedGraph::from_bytes(&bytes?));
+    let read = read.await.unwrap_or(Err(GraphFileError::Interrupted));
     read.map(Some)
         .map_err(|source| GraphsError::File { key, source })
 }
 
 impl RecordedGraph {
-    /// Of a graph and the layers that were built of it.
+    /// The graph of an image, and the layers that it was built into.
     pub fn new(
         name: String,
         packages: Vec<String>,
@@ -184,37 +182,36 @@ impl RecordedGraph {
     }
 }
 
-/// Each layer's compressed bytes, divided among its paths by NAR size, without remainder.
+/// Divides the compressed bytes of each layer among its paths by NAR size, without remainder.
 fn compressed_sizes(layers: &[LayerSummary], graph: &ReferenceGraph) -> Vec<u64> {
     let nodes = graph.nodes();
     let mut sizes = vec![0; nodes.len()];
-    let places: HashMap<&StorePath, usize> = (0..)
+    let indices: HashMap<&StorePath, usize> = (0..)
         .zip(nodes)
-        .map(|(place, node)| (&node.path, place))
+        .map(|(index, node)| (&node.path, index))
         .collect();
     for layer in layers {
         let members: Vec<usize> = layer
             .paths
             .iter()
-            .filter_map(|path| places.get(path).copied())
+            .filter_map(|path| indices.get(path).copied())
             .collect();
-        // Within bounds that no NAR is out of, so that no sum is 0 and no product too large.
-        let nar_size = |&place: &usize| u128::from(nodes[place].nar_size.clamp(1, 1 << 40));
+        // Bounds that every NAR is within, so that no sum is 0 and no product overflows.
+        let nar_size = |&index: &usize| u128::from(nodes[index].nar_size.clamp(1, 1 << 40));
         let all: u128 = members.iter().map(nar_size).sum();
         let (mut before, mut given) = (0, 0);
-        for place in &members {
-            before += nar_size(place);
+        for index in &members {
+            before += nar_size(index);
             let until = u128::from(layer.size) * before / all;
             // At most the layer's size.
-            sizes[*place] = (until - given) as u64;
+            sizes[*index] = (until - given) as u64;
             given = until;
         }
     }
     sizes
 }
 
-/// Records the graph of the image whose manifest has this cache key, over one that is there. Builders do it for
-/// each image that they build.
+/// Records the graph of the image whose manifest has this cache key, replacing an older one.
 ///
 /// # Errors
 /// The store failed, or the graph is larger than [`read`] takes.
@@ -225,7 +222,7 @@ pub async fn record(
 ) -> Result<(), GraphsError> {
     let image = graph.name.clone();
     let bytes = tokio::task::spawn_blocking(move || graph.to_bytes()).await;
-    let bytes = bytes.unwrap_or(Err(GraphFileError::Broken));
+    let bytes = bytes.unwrap_or(Err(GraphFileError::Interrupted));
     let bytes = bytes.map_err(|source| GraphsError::Unwritable { image, source })?;
     let (key, bytes) = (Key::new(GRAPHS, key), Bytes::from(bytes));
     let stored = storage.put(&key, bytes, PutMode::Replace).await;
@@ -233,4 +230,17 @@ pub async fn record(
         doing: "stored",
         source,
     })
+}
+
+/// Records the graph of an image in the background. Logs a failure: an image works without its
+/// graph.
+pub async fn remember(storage: Arc<dyn Storage>, key: Digest, graph: RecordedGraph) {
+    let image = graph.name.clone();
+    let recording = record(&*storage, key, graph);
+    let problem = match tokio::time::timeout(REMEMBER_TIMEOUT, recording).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error_causes(&error).unwrap_or_else(|| error.to_string()),
+        Err(_) => "the store does not answer".to_owned(),
+    };
+    tracing::warn!(image, "the graph of an image is not recorded: {problem}");
 }

@@ -1,6 +1,5 @@
-//! The file of a graph, and what is done with files that are none.
+//! The file of a graph, and files that are not graphs.
 
-use crate::graphs::GRAPHS;
 use std::time::Duration;
 
 use nixery_storage::MemoryStorage;
@@ -79,7 +78,7 @@ fn a_graph_round_trips() {
     };
     assert_eq!(size("libc-1"), 7);
     let (git, htop) = (size("git-2"), size("htop-3"));
-    assert_eq!(git + htop, 1001, "no byte is lost");
+    assert_eq!(git + htop, 1001, "every byte is assigned");
     assert!((750..=751).contains(&git), "three quarters: {git}");
     let bytes = recorded.to_bytes().expect("is written");
     assert_eq!(
@@ -105,7 +104,7 @@ fn the_format_is_pinned() {
         format!(
             r#"{{"version":1,"name":"git/htop","packages":["git","htop"],"architecture":"arm64","roots":[0],"paths":[["{git}",3000,10,[1]],["{libc}",500,7,[]]]}}"#
         ),
-        "if this was meant, raise VERSION"
+        "after an intended change, raise VERSION"
     );
 }
 
@@ -127,20 +126,20 @@ fn file(roots: &str, paths: &str) -> String {
 #[case::not_json("{", "JSON")]
 #[case::no_version("{}", "JSON")]
 #[case::newer(r#"{"version":2,"other":"shape"}"#, "version 2")]
-#[case::root(&file("[0]", "[]"), "its graph is none")]
-#[case::reference(&file("[]", &format!(r#"[["/nix/store/{HASH}-a",1,1,[1]]]"#)), "its graph is none")]
-#[case::no_path(&file("[]", r#"[["/etc/passwd",1,1,[]]]"#), "its graph is none")]
-#[case::no_root(&file("[0]", r#"[["/etc/passwd",1,1,[]]]"#), "its graph is none")]
-#[case::twice(&file("[]", &format!(r#"[["/nix/store/{HASH}-a",1,1,[]],["/nix/store/{HASH}-a",1,1,[]]]"#)), "its graph is none")]
-#[case::unsorted(&file("[]", &format!(r#"[["/nix/store/{HASH}-b",1,1,[]],["/nix/store/{HASH}-a",1,1,[]]]"#)), "not in order")]
+#[case::root(&file("[0]", "[]"), "not a reference graph")]
+#[case::reference(&file("[]", &format!(r#"[["/nix/store/{HASH}-a",1,1,[1]]]"#)), "not a reference graph")]
+#[case::no_path(&file("[]", r#"[["/etc/passwd",1,1,[]]]"#), "not a reference graph")]
+#[case::no_root(&file("[0]", r#"[["/etc/passwd",1,1,[]]]"#), "not a reference graph")]
+#[case::twice(&file("[]", &format!(r#"[["/nix/store/{HASH}-a",1,1,[]],["/nix/store/{HASH}-a",1,1,[]]]"#)), "not a reference graph")]
+#[case::unsorted(&file("[]", &format!(r#"[["/nix/store/{HASH}-b",1,1,[]],["/nix/store/{HASH}-a",1,1,[]]]"#)), "not sorted")]
 #[case::negative(&file("[]", &format!(r#"[["/nix/store/{HASH}-a",-1,1,[]]]"#)), "JSON")]
-fn what_is_no_graph_is_refused(#[case] text: &str, #[case] expected: &str) {
+fn a_file_that_is_not_a_graph_is_refused(#[case] text: &str, #[case] expected: &str) {
     let error = RecordedGraph::from_bytes(&compress(text)).expect_err("is refused");
     assert!(error.to_string().contains(expected), "{error}");
 }
 
 #[test]
-fn strange_files_that_are_graphs_are_read() {
+fn unusual_graphs_are_read() {
     let most = u64::MAX;
     let text = file(
         "[0,0]",
@@ -155,7 +154,7 @@ fn strange_files_that_are_graphs_are_read() {
 }
 
 #[test]
-fn a_bomb_is_not_unpacked() {
+fn a_decompression_bomb_is_refused() {
     let bomb = zstd::encode_all(std::io::repeat(b' ').take_bytes(80 << 20), 1).expect("zstd");
     assert!(bomb.len() < 100_000);
     let error = RecordedGraph::from_bytes(&bomb).expect_err("is refused");
@@ -171,7 +170,7 @@ impl<R: std::io::Read> TakeBytes for R {}
 
 proptest! {
     #[test]
-    fn damage_is_noticed(place in any::<prop::sample::Index>(), flip in 1..=255_u8, cut in any::<bool>()) {
+    fn damage_is_detected(place in any::<prop::sample::Index>(), flip in 1..=255_u8, cut in any::<bool>()) {
         let mut bytes = recorded().to_bytes().expect("is written");
         let place = place.index(bytes.len());
         if cut {
@@ -186,14 +185,14 @@ proptest! {
     }
 
     #[test]
-    fn anything_may_be_read(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,200}") {
+    fn any_input_is_handled(bytes in prop::collection::vec(any::<u8>(), 0..200), text in ".{0,200}") {
         let _ = RecordedGraph::from_bytes(&bytes);
         let _ = RecordedGraph::from_bytes(&compress(&text));
     }
 
-    /// However sizes fall, a layer's bytes are all given to its paths.
+    /// For all sizes, the bytes of a layer are assigned to its paths.
     #[test]
-    fn no_byte_of_a_layer_is_lost(sizes in prop::collection::vec(any::<u64>(), 1..6), layer in any::<u64>()) {
+    fn every_byte_of_a_layer_is_assigned(sizes in prop::collection::vec(any::<u64>(), 1..6), layer in any::<u64>()) {
         let names: Vec<String> = (0..sizes.len()).map(|n| format!("p-{n}")).collect();
         let paths: Vec<(&str, u64, &[&str])> =
             names.iter().zip(&sizes).map(|(name, size)| (&**name, *size, &[][..])).collect();
@@ -225,14 +224,14 @@ async fn graphs_are_listed_newest_first_and_read() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_none_and_what_is_damaged_an_error() {
+async fn a_missing_graph_is_none_and_a_damaged_one_is_an_error() {
     let storage = MemoryStorage::new();
     let key = Digest::of(b"key");
     assert_eq!(read(&storage, key).await.expect("works"), None);
     let object = Key::new(GRAPHS, key);
     let put = storage.put(&object, "junk".into(), PutMode::Replace);
     let _ = put.await.expect("is stored");
-    let error = read(&storage, key).await.expect_err("no graph");
+    let error = read(&storage, key).await.expect_err("not a graph");
     assert_eq!(
         error.to_string(),
         format!(

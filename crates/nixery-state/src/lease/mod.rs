@@ -1,49 +1,47 @@
 //! Leases: of several servers on one store, one does a task while the others wait for it.
 //!
-//! A lease is a small object in the store, created by whoever comes first and deleted at the end of
-//! the task. Its holder renews it every third of the lease time. Whoever waits watches it by a clock
-//! of its own: what stays unchanged for the lease time was left by a server that is gone, and is
-//! taken over. No two clocks are ever compared. A holder that this machine can see to be dead is not
-//! waited for at all, so that a server that restarts after a crash goes on at once.
+//! A lease is a small object in the store. The first server that wants to do a task creates it, and
+//! deletes it at the end of the task. The holder renews it every third of the lease time. A server
+//! that waits observes it by its own clock: a lease that stays unchanged for the lease time belongs
+//! to a server that is gone, and is taken over. No two clocks are compared. A lease whose holder is
+//! a dead process of this machine is taken over at once, so that a server that restarts after a
+//! crash continues without a pause.
 //!
-//! Nothing is ever right only because of a lease: everything a task writes may be written twice.
-//! Two servers may both hold one after a pause or an outage, and a store that fails makes a task go
-//! on without one. All it costs is that something is done twice.
+//! Leases only save work: everything a task writes may be written twice. After a pause or an outage
+//! two servers may hold the same lease, and when the store fails a task continues without one.
 //!
-//! Taking over is Fischer's algorithm: write your name, wait longer than others need between
-//! reading and writing, and it is yours if your name still stands there.
+//! A lease is taken over by Fischer's algorithm: a server writes its name, waits longer than others
+//! need between reading and writing, and holds the lease if its name is still there.
 
 mod contender;
 mod content;
-mod keeper;
-mod process;
 #[cfg(test)]
 mod tests;
-mod watch;
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nixery_manifest::Digest;
-#[cfg(test)]
-use nixery_storage::StorageError;
-use nixery_storage::{Contents, Folder, Key, Storage, can_create_exclusively};
-use tokio::sync::{mpsc, oneshot, watch as signal};
+use nixery_storage::{
+    Contents, Folder, Key, PutMode, PutOutcome, Storage, StorageError, can_create_exclusively,
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
 pub use contender::Contender;
-pub use keeper::Lease;
-pub use watch::Watch;
 
-use keeper::Order;
+use content::LeaseContent;
 
 /// Leases, each named by the SHA-256 of its task.
 pub const LEASES: Folder = Folder::new("leases", Contents::Json);
 
-/// How long a process that ends waits for a store to take its leases back. Whatever it does not take
-/// goes stale.
-const FAREWELL: Duration = Duration::from_secs(5);
+/// How long a process that ends waits for its leases to be deleted. The others expire.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Renewals within one lease time.
+const RENEWALS: u32 = 3;
 
 /// The leases of one process on a store. Cheap to clone; clones share everything.
 #[derive(Debug, Clone)]
@@ -54,35 +52,33 @@ struct Shared {
     storage: Arc<dyn Storage>,
     ttl: Duration,
     exclusive: bool,
-    dice: Dice,
-    /// The keepers of what is held now.
-    keepers: Mutex<Vec<mpsc::WeakSender<Order>>>,
-    /// Leases that were dropped and are being deleted.
-    ending: signal::Sender<usize>,
+    /// For tokens and pauses; tests choose its seed.
+    random: Mutex<fastrand::Rng>,
+    /// The tasks that renew and delete leases. Closed, so that waiting for it ends.
+    keepers: TaskTracker,
+    /// Ends all keepers.
+    release_all: CancellationToken,
 }
 
 impl Leases {
-    /// Leases that go stale after `ttl`; with a `ttl` of zero everybody gets every lease.
+    /// Leases that expire after `ttl`; with a `ttl` of zero, every server gets every lease.
     ///
-    /// `exclusive` tells whether of several that create one object in this store exactly one wins.
-    /// Where not, each waits a moment to see whether its lease stands.
+    /// `exclusive` says whether the store lets exactly one of several servers create an object.
+    /// Otherwise each server waits a moment to see whether its lease was replaced.
     pub fn new(storage: Arc<dyn Storage>, ttl: Duration, exclusive: bool) -> Self {
-        Self::seeded(
-            storage,
-            ttl,
-            exclusive,
-            RandomState::new().hash_one("lease"),
-        )
+        let seed = RandomState::new().hash_one("lease");
+        Self::seeded(storage, ttl, exclusive, seed)
     }
 
-    /// Leases as far as they work in this store; where they do not, none, with a warning.
+    /// Leases if they work in this store. If not, logs a warning, and every server gets every
+    /// lease.
     pub async fn where_exclusive(storage: Arc<dyn Storage>, ttl: Duration) -> Self {
         if ttl.is_zero() {
             return Self::new(storage, ttl, true);
         }
         let exclusive = can_create_exclusively(&*storage).await;
         let exclusive = exclusive.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot tell whether leases work in this store: taken as if they did");
+            tracing::warn!(%error, "cannot test whether leases work in this store; assuming that they do");
             true
         });
         let ttl = if exclusive {
@@ -90,7 +86,7 @@ impl Leases {
         } else {
             tracing::warn!(
                 storage = storage.backend(),
-                "this store does not create objects exclusively: there are no leases, and servers that share it may build an image twice, and must not collect garbage at the same time"
+                "this store does not create objects exclusively, so leases are off: servers that share it may build an image twice, and must not collect garbage at the same time"
             );
             Duration::ZERO
         };
@@ -98,101 +94,60 @@ impl Leases {
     }
 
     fn seeded(storage: Arc<dyn Storage>, ttl: Duration, exclusive: bool, seed: u64) -> Self {
+        let keepers = TaskTracker::new();
+        keepers.close();
         Self(Arc::new(Shared {
             storage,
             ttl,
             exclusive,
-            dice: Dice(AtomicU64::new(seed)),
-            keepers: Mutex::default(),
-            ending: signal::Sender::new(0),
+            random: Mutex::new(fastrand::Rng::with_seed(seed)),
+            keepers,
+            release_all: CancellationToken::new(),
         }))
     }
 
-    /// One who wants the lease of a task, and may have to wait for it.
+    /// Returns a contender for the lease of a task.
     pub fn contender(&self, task: &str) -> Contender {
         Contender::new(self.clone(), task)
     }
 
-    /// The lease of a task if nobody has it, or whoever had it is dead.
-    ///
-    /// # Errors
-    /// The store failed.
-    #[cfg(test)]
-    pub async fn try_acquire(&self, task: &str) -> Result<Option<Lease>, StorageError> {
-        self.contender(task).try_take().await
-    }
-
-    /// The lease of a task, as soon as nobody else has it.
-    ///
-    /// # Errors
-    /// The store failed.
-    #[cfg(test)]
-    pub async fn acquire(&self, task: &str) -> Result<Lease, StorageError> {
-        let mut contender = self.contender(task);
-        loop {
-            if let Some(lease) = contender.try_take().await? {
-                return Ok(lease);
-            }
-            contender.pause().await;
-            while !contender.may_try().await {
-                contender.pause().await;
-            }
-        }
-    }
-
-    /// Looks at the lease of a task without wanting it.
-    pub fn watch(&self, task: &str) -> Watch {
-        Watch::new(Arc::clone(&self.0.storage), key_of(task), self.0.ttl)
-    }
-
-    /// Waits until the leases that were dropped are deleted.
+    /// Waits until every lease of this process has been dropped or released, and is deleted.
     pub async fn settled(&self) {
-        // The sender is in `self`: the channel is open.
-        let _ = self
-            .0
-            .ending
-            .subscribe()
-            .wait_for(|ending| *ending == 0)
-            .await;
+        self.0.keepers.wait().await;
     }
 
-    /// Gives up everything that is held, for a process that ends before its tasks do. Takes no longer
-    /// than five seconds, whatever the store does.
+    /// Releases every lease, for a process that ends before its tasks do. Takes at most five
+    /// seconds. Leases that are taken later are released at once.
     pub async fn give_up(&self) {
-        if tokio::time::timeout(FAREWELL, self.release_all())
-            .await
-            .is_err()
-        {
+        self.0.release_all.cancel();
+        let released = tokio::time::timeout(RELEASE_TIMEOUT, self.settled()).await;
+        if released.is_err() {
             tracing::warn!(
-                "the store takes too long to delete leases; others wait until they go stale"
+                "the store takes too long to delete leases; other servers wait until these expire"
             );
         }
     }
 
-    async fn release_all(&self) {
-        let keepers: Vec<_> = {
-            let mut keepers = self.keepers();
-            keepers
-                .drain(..)
-                .filter_map(|keeper| keeper.upgrade())
-                .collect()
+    /// Holds a lease whose object this process has written.
+    fn hold(&self, key: Key, content: LeaseContent) -> Lease {
+        let released = self.0.release_all.child_token();
+        let lost = Arc::new(AtomicBool::new(false));
+        let keeper = Keeper {
+            leases: self.clone(),
+            key,
+            content,
+            lost: Arc::clone(&lost),
         };
-        let released = keepers.into_iter().map(async |keeper| {
-            let (done, released) = oneshot::channel();
-            if keeper.send(Order::Release(done)).await.is_ok() {
-                // A keeper that is gone has released it.
-                let _ = released.await;
-            }
-        });
-        futures::future::join_all(released).await;
-        self.settled().await;
+        let keeper = self.0.keepers.spawn(keeper.run(released.clone()));
+        Lease(Some(HeldLease {
+            keeper,
+            released: released.drop_guard(),
+            lost,
+        }))
     }
 
-    fn keepers(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::WeakSender<Order>>> {
-        self.0
-            .keepers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn random(&self) -> MutexGuard<'_, fastrand::Rng> {
+        self.0.random.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,27 +156,104 @@ fn key_of(task: &str) -> Key {
     Key::new(LEASES, Digest::of(task.as_bytes()))
 }
 
-/// Numbers nobody else draws: splitmix64, whose seed tests choose.
+/// A lease that this process holds. Dropping it releases it in the background.
 #[derive(Debug)]
-struct Dice(AtomicU64);
+#[must_use = "a lease that is dropped is released"]
+pub struct Lease(Option<HeldLease>);
 
-impl Dice {
-    fn draw(&self) -> u64 {
-        let golden = 0x9E37_79B9_7F4A_7C15;
-        let state = self.0.fetch_add(golden, Ordering::Relaxed);
-        let mut z = state.wrapping_add(golden);
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
+#[derive(Debug)]
+struct HeldLease {
+    keeper: JoinHandle<()>,
+    /// Ends the keeper when it is dropped.
+    released: DropGuard,
+    lost: Arc<AtomicBool>,
+}
+
+impl Lease {
+    /// A lease that keeps nobody else from doing the same task.
+    pub const fn unguarded() -> Self {
+        Self(None)
     }
 
-    /// 32 hex digits that name one acquisition.
-    fn token(&self) -> String {
-        format!("{:016x}{:016x}", self.draw(), self.draw())
+    /// Whether another server holds the lease now, as far as this process has noticed.
+    pub fn is_lost(&self) -> bool {
+        let held = self.0.as_ref();
+        held.is_some_and(|held| held.lost.load(Ordering::SeqCst))
     }
 
-    /// A number from 0 to 1.
-    fn fraction(&self) -> f64 {
-        self.draw() as f64 / u64::MAX as f64
+    /// Releases the lease, and returns when its object is deleted.
+    pub async fn release(self) {
+        if let Some(HeldLease {
+            keeper, released, ..
+        }) = self.0
+        {
+            drop(released);
+            // A keeper that panicked has nothing left to delete.
+            let _ = keeper.await;
+        }
+    }
+}
+
+/// The task behind a lease. It alone writes the object, so that its writes keep their order.
+struct Keeper {
+    leases: Leases,
+    key: Key,
+    content: LeaseContent,
+    lost: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    async fn run(mut self, released: CancellationToken) {
+        let interval = self.leases.0.ttl / RENEWALS;
+        while released
+            .run_until_cancelled(tokio::time::sleep(interval))
+            .await
+            .is_some()
+        {
+            self.renew().await;
+        }
+        if let Err(error) = self.delete().await {
+            tracing::warn!(key = %self.key, %error, "cannot delete a lease; other servers wait until it expires");
+        }
+    }
+
+    async fn renew(&mut self) {
+        if self.lost.load(Ordering::SeqCst) {
+            return;
+        }
+        match self.write().await {
+            Ok(true) => {}
+            Ok(false) => {
+                self.lost.store(true, Ordering::SeqCst);
+                let holder = &self.content.holder;
+                tracing::warn!(key = %self.key, holder, "another server took over a lease; its task continues here");
+            }
+            Err(error) => {
+                tracing::warn!(key = %self.key, %error, "cannot renew a lease; its task continues");
+            }
+        }
+    }
+
+    /// Writes the next state of the lease; `false` if another server holds it.
+    async fn write(&mut self) -> Result<bool, StorageError> {
+        let storage = &self.leases.0.storage;
+        let mode = match content::read(&**storage, &self.key).await? {
+            None => PutMode::CreateNew,
+            Some(bytes) if self.content.has_token_of(&bytes) => PutMode::Replace,
+            Some(_) => return Ok(false),
+        };
+        self.content.renewals += 1;
+        let stored = storage.put(&self.key, self.content.bytes(), mode).await?;
+        Ok(stored == PutOutcome::Stored)
+    }
+
+    /// Deletes the lease, unless another server holds it.
+    async fn delete(&self) -> Result<(), StorageError> {
+        let storage = &self.leases.0.storage;
+        let bytes = content::read(&**storage, &self.key).await?;
+        if bytes.is_some_and(|bytes| self.content.has_token_of(&bytes)) {
+            storage.delete(&self.key).await?;
+        }
+        Ok(())
     }
 }

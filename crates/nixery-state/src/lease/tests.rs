@@ -1,21 +1,35 @@
-//! The protocol, under a clock that jumps to the next timer: hours pass in milliseconds.
+//! The protocol, with a clock that jumps to the next timer: hours pass in milliseconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nixery_storage::{FilesystemStorage, MemoryStorage, PutMode, Storage};
+use nixery_storage::{FilesystemStorage, MemoryStorage, PutMode, Storage, StorageError};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::content::Content;
-use super::{Dice, FAREWELL, Leases, key_of};
-use crate::lease::LEASES;
+use super::content::LeaseContent;
+use super::{LEASES, Lease, Leases, RELEASE_TIMEOUT, key_of};
 use crate::testing::faulty::FaultyStorage;
 
 const TTL: Duration = Duration::from_secs(15);
-/// A waiter looks once a second; then it writes its name and lets it stand.
+/// A contender looks once a second, then writes its name and waits whether it stays.
 const A_LITTLE: Duration = Duration::from_millis(1500);
 const TASK: &str = "image x";
+
+impl Leases {
+    /// Returns the lease of a task if no live server holds it.
+    pub(crate) async fn try_acquire(&self, task: &str) -> Result<Option<Lease>, StorageError> {
+        self.contender(task).try_take().await
+    }
+
+    /// Returns the lease of a task as soon as no other server holds it.
+    pub(crate) async fn acquire(&self, task: &str) -> Result<Lease, StorageError> {
+        let forever = Duration::from_secs(u64::MAX);
+        let never = std::future::pending();
+        let lease = self.contender(task).take_within(forever, never).await?;
+        Ok(lease.expect("it never stops"))
+    }
+}
 
 fn memory() -> Arc<dyn Storage> {
     Arc::new(MemoryStorage::new())
@@ -29,12 +43,12 @@ fn behind(storage: &Arc<FaultyStorage>) -> Leases {
     Leases::new(Arc::<FaultyStorage>::clone(storage), TTL, true)
 }
 
-/// A lease whose holder ran on another machine, or on this one and is dead.
+/// Stores a lease whose holder ran on another machine, or is a dead process of this one.
 async fn leave_behind(storage: &Arc<dyn Storage>, here: bool) {
-    let content = Content::new(TASK, TTL, "left behind".into());
+    let content = LeaseContent::new(TASK, TTL, "left behind".into());
     let mut json: serde_json::Value = serde_json::from_slice(&content.bytes()).expect("JSON");
     if here {
-        // The PID is this process's by now.
+        // The PID belongs to this process now.
         json["process"]["started"] = 1.into();
     } else {
         json.as_object_mut().expect("an object").remove("process");
@@ -50,7 +64,7 @@ async fn is_free(storage: &Arc<dyn Storage>) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_holds_it_and_the_next_gets_it_when_it_is_given_back() {
+async fn one_server_holds_a_lease_and_the_next_gets_it_when_it_is_released() {
     let storage = memory();
     let (here, there) = (on(&storage), on(&storage));
     let lease = here.acquire(TASK).await.expect("free");
@@ -76,7 +90,7 @@ async fn one_holds_it_and_the_next_gets_it_when_it_is_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_left_behind_elsewhere_is_taken_over_after_the_lease_time() {
+async fn a_lease_left_by_another_machine_is_taken_over_after_the_lease_time() {
     let storage = memory();
     leave_behind(&storage, false).await;
     let begun = Instant::now();
@@ -89,7 +103,7 @@ async fn what_was_left_behind_elsewhere_is_taken_over_after_the_lease_time() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test(start_paused = true)]
-async fn what_a_dead_process_of_this_machine_left_is_taken_over_at_once() {
+async fn a_lease_left_by_a_dead_process_of_this_machine_is_taken_over_at_once() {
     let storage = memory();
     leave_behind(&storage, true).await;
     let begun = Instant::now();
@@ -102,7 +116,7 @@ async fn what_a_dead_process_of_this_machine_left_is_taken_over_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_no_version_of_this_program_wrote_goes_stale_as_well() {
+async fn an_unknown_object_expires_like_a_lease() {
     let storage = memory();
     let _ = storage
         .put(&key_of(TASK), "?".into(), PutMode::Replace)
@@ -114,7 +128,7 @@ async fn what_no_version_of_this_program_wrote_goes_stale_as_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_renew_loses_it_notices_and_leaves_the_next_holder_alone() {
+async fn a_server_that_cannot_renew_notices_the_loss_and_keeps_the_next_lease() {
     let storage = memory();
     let cut_off = FaultyStorage::new(Arc::clone(&storage));
     let (here, there) = (behind(&cut_off), on(&storage));
@@ -136,7 +150,7 @@ async fn who_cannot_renew_loses_it_notices_and_leaves_the_next_holder_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_shorter_than_the_lease_time_costs_nothing() {
+async fn an_outage_shorter_than_the_lease_time_loses_no_lease() {
     let storage = memory();
     let unsteady = FaultyStorage::new(Arc::clone(&storage));
     let lease = behind(&unsteady).acquire(TASK).await.expect("free");
@@ -154,11 +168,14 @@ async fn an_outage_shorter_than_the_lease_time_costs_nothing() {
         unsteady.leases_fail.store(false, Ordering::SeqCst);
     }
     assert!(!lease.is_lost());
-    assert!(!waiting.is_finished(), "who cannot see cannot judge");
+    assert!(
+        !waiting.is_finished(),
+        "a failing store says nothing about the holder"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_for_long_lets_everybody_try() {
+async fn a_store_that_fails_for_long_lets_every_server_try() {
     let storage = memory();
     leave_behind(&storage, false).await;
     let failing = FaultyStorage::new(Arc::clone(&storage));
@@ -173,11 +190,11 @@ async fn a_store_that_fails_for_long_lets_everybody_try() {
     contender
         .try_take()
         .await
-        .expect_err("told, so that it goes on without");
+        .expect_err("the caller continues without a lease");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_lost_is_no_lost_lease() {
+async fn a_lost_answer_does_not_lose_the_lease() {
     let storage = memory();
     let lossy = FaultyStorage::new(Arc::clone(&storage));
     lossy.answers_get_lost.store(true, Ordering::SeqCst);
@@ -201,24 +218,24 @@ async fn a_process_that_ends_does_not_wait_for_a_store_that_does_not_answer() {
     timeout(10 * TTL, leases.give_up())
         .await
         .expect("it has an end");
-    assert!(begun.elapsed() <= FAREWELL);
+    assert!(begun.elapsed() <= RELEASE_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_process_that_ends_gives_up_what_it_holds() {
+async fn a_process_that_ends_releases_its_leases() {
     let storage = memory();
     let leases = on(&storage);
     let lease = leases.acquire(TASK).await.expect("free");
     let _other = leases.acquire("image y").await.expect("free");
     leases.give_up().await;
     assert!(is_free(&storage).await);
-    // Nothing hangs for whoever still has them.
+    // Dropping them afterwards does not hang.
     drop(lease);
     leases.settled().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_lease_time_everybody_gets_every_lease() {
+async fn without_a_lease_time_every_server_gets_every_lease() {
     let storage = memory();
     let leases = Leases::new(Arc::clone(&storage), Duration::ZERO, true);
     let _one = leases.acquire(TASK).await.expect("no store");
@@ -226,32 +243,32 @@ async fn without_a_lease_time_everybody_gets_every_lease() {
     assert!(is_free(&storage).await);
 }
 
-/// Some servers, of which some die, want one lease at about the same time, over a store that takes
-/// up to 100 ms for each call.
+/// Several servers want one lease at about the same time, on a store that takes up to 100 ms for
+/// each call. Some of them die.
 async fn schedule(seed: u64) {
-    let dice = Dice(seed.wrapping_mul(0x5851_F42D_4C95_7F2D).into());
+    let mut random = fastrand::Rng::with_seed(seed);
     let storage = memory();
     if seed.is_multiple_of(2) {
         leave_behind(&storage, false).await;
     }
     let exclusive = !seed.is_multiple_of(3);
     let holders = Arc::new(AtomicUsize::new(0));
-    let servers: Vec<_> = (0..3 + dice.draw() % 3)
+    let servers: Vec<_> = (0..random.usize(3..6))
         .map(|_| {
             let delay = Duration::from_millis(50);
-            let view = FaultyStorage::slow(Arc::clone(&storage), delay, dice.draw());
+            let view = FaultyStorage::slow(Arc::clone(&storage), delay, random.u64(..));
             view.not_exclusive.store(!exclusive, Ordering::SeqCst);
             let own = Arc::<FaultyStorage>::clone(&view);
-            let leases = Leases::seeded(own, TTL, exclusive, dice.draw());
-            let comes = Duration::from_millis(dice.draw() % 2000);
-            let works = Duration::from_millis(dice.draw() % 40_000);
-            let dies = dice.draw().is_multiple_of(4);
+            let leases = Leases::seeded(own, TTL, exclusive, random.u64(..));
+            let comes = Duration::from_millis(random.u64(..2000));
+            let works = Duration::from_millis(random.u64(..40_000));
+            let dies = random.u32(..).is_multiple_of(4);
             let holders = Arc::clone(&holders);
             tokio::spawn(async move {
                 sleep(comes).await;
                 let lease = leases.acquire(TASK).await.expect("works");
                 let before = holders.fetch_add(1, Ordering::SeqCst);
-                assert_eq!(before, 0, "two hold it, seed {seed}");
+                assert_eq!(before, 0, "two servers hold it, seed {seed}");
                 sleep(works).await;
                 assert!(!lease.is_lost(), "seed {seed}");
                 holders.fetch_sub(1, Ordering::SeqCst);
@@ -263,17 +280,17 @@ async fn schedule(seed: u64) {
             })
         })
         .collect();
-    // Each works 40 s at most, and may leave its lease behind.
+    // Each server works for at most 40 s, and may leave its lease behind.
     let enough = 6 * (Duration::from_secs(40) + TTL + 2 * A_LITTLE);
     let all = futures::future::join_all(servers);
     let ended = timeout(enough, all).await;
-    for server in ended.unwrap_or_else(|_| unreachable!("nobody gets it, seed {seed}")) {
+    for server in ended.unwrap_or_else(|_| unreachable!("no server gets it, seed {seed}")) {
         server.expect("holds what it should");
     }
 }
 
 #[test]
-fn in_no_schedule_do_two_hold_it_or_is_it_lost() {
+fn no_schedule_gives_a_lease_to_two_servers_or_loses_it() {
     for seed in 0..300 {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -286,7 +303,7 @@ fn in_no_schedule_do_two_hold_it_or_is_it_lost() {
 
 /// Real time and real files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_a_file_system_one_of_many_gets_it() {
+async fn on_a_file_system_one_of_many_servers_gets_the_lease() {
     let folder = tempfile::tempdir().expect("temp dir");
     let open =
         || -> Arc<dyn Storage> { Arc::new(FilesystemStorage::open(folder.path()).expect("opens")) };

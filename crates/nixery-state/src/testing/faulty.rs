@@ -1,12 +1,11 @@
-//! A store as one server sees it: slow, failing for a while, or gone because the server is dead.
+//! A store from the view of one server: slow, failing for a while, or silent because the server is
+//! dead.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::graphs::GRAPHS;
-use crate::lease::LEASES;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -16,42 +15,47 @@ use nixery_storage::{
 };
 use tokio::sync::{Semaphore, watch};
 
-/// Passes everything on to the store that the servers share, as far as its flags let it.
+use crate::graphs::GRAPHS;
+use crate::lease::LEASES;
+
+/// Passes calls on to the store that the servers share, as its flags allow.
 #[derive(Debug)]
 pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
     /// Longest delay before an operation, and again after it.
     slowness: Duration,
     random: AtomicU64,
-    /// Nothing is ever answered again, as after `kill -9`.
+    /// No call returns any more, as after `kill -9`.
     pub dead: AtomicBool,
     /// Nothing can be written any more.
     pub full: AtomicBool,
-    /// Everything about leases fails.
+    /// Every call for a lease fails.
     pub leases_fail: AtomicBool,
     /// No graph can be written.
     pub graphs_fail: AtomicBool,
-    /// Whoever writes a graph is never answered.
+    /// Writing a graph never returns.
     pub graphs_hang: AtomicBool,
-    /// What is created is reported as if it had been there before.
+    /// Creating an object reports that it existed before.
     pub answers_get_lost: AtomicBool,
-    /// Creating replaces what is there, as in stores that do not know better.
+    /// Creating an object replaces an existing one, as in some stores.
     pub not_exclusive: AtomicBool,
     /// Files fail to be stored.
     pub files_fail: AtomicBool,
-    /// Each file that is stored takes a permit for good.
+    /// Each file that is stored takes a permit.
     pub file_gate: Semaphore,
-    /// Files that were given so far, stored or not.
+    /// Number of files so far, stored or not.
     pub files_given: watch::Sender<usize>,
-    /// What was stored, in the order in which it was there.
+    /// The stored objects, in order.
     pub stored: watch::Sender<Vec<Key>>,
 }
 
 impl FaultyStorage {
+    /// A store without faults yet.
     pub fn new(inner: Arc<dyn Storage>) -> Arc<Self> {
         Self::slow(inner, Duration::ZERO, 0)
     }
 
+    /// A store whose calls wait up to `slowness` before and after.
     pub fn slow(inner: Arc<dyn Storage>, slowness: Duration, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             inner,
@@ -73,7 +77,7 @@ impl FaultyStorage {
 
     async fn pass(&self, folder: Option<Folder>) -> Result<(), StorageError> {
         if !self.slowness.is_zero() {
-            // xorshift64: any numbers will do.
+            // xorshift64: any random numbers will do.
             let mut x = self.random.load(Ordering::Relaxed) | 1;
             x ^= x << 13;
             x ^= x >> 7;
@@ -104,7 +108,7 @@ impl FaultyStorage {
                 backend: "faulty",
                 operation: Operation::Write,
                 target: key.to_string(),
-                source: "as asked for".into(),
+                source: "as requested by the test".into(),
             });
         }
         Ok(())
@@ -117,7 +121,7 @@ fn failure(target: &str) -> StorageError {
         operation: Operation::Write,
         target: target.to_owned(),
         retryable: true,
-        source: "as asked for".into(),
+        source: "as requested by the test".into(),
     }
 }
 

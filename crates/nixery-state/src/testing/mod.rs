@@ -1,6 +1,4 @@
-//! Test doubles: stores that fail, wait or count, and a store with made-up images in it.
-
-#![allow(missing_docs)]
+//! Test doubles: stores that fail, wait or count, and a store with example images.
 
 pub mod faulty;
 pub mod stepped;

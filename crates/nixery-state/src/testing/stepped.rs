@@ -1,4 +1,4 @@
-//! A store whose every call is a step: it waits for a turn before and after, and may fail.
+//! A store whose calls are steps: each waits before and after for one poll, and may fail.
 
 use std::future::poll_fn;
 use std::path::Path;
@@ -16,19 +16,19 @@ use nixery_storage::{
 
 use super::world::spooled;
 
-/// See [`Stepped::new`] and [`Stepped::failing`].
+/// A store whose calls are steps.
 #[derive(Debug)]
 pub struct Stepped {
     inner: Arc<MemoryStorage>,
     steps: bool,
     calls: AtomicUsize,
-    /// Calls from this one on fail, or only this one.
+    /// The first call that fails.
     fails_at: usize,
     recovers: bool,
 }
 
 impl Stepped {
-    /// Each call takes two turns.
+    /// A store whose calls wait for one poll before and one after.
     pub fn new(inner: Arc<MemoryStorage>) -> Arc<Self> {
         Arc::new(Self {
             inner,
@@ -39,7 +39,7 @@ impl Stepped {
         })
     }
 
-    /// The `fails_at`th call fails, and all after it unless the store `recovers`.
+    /// A store whose `fails_at`th call fails, and all later ones unless it `recovers`.
     pub fn failing(inner: Arc<MemoryStorage>, fails_at: usize, recovers: bool) -> Arc<Self> {
         Arc::new(Self {
             inner,
@@ -50,11 +50,12 @@ impl Stepped {
         })
     }
 
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    async fn turn(&self) {
+    async fn step(&self) {
         let mut waited = !self.steps;
         poll_fn(|context| {
             if std::mem::replace(&mut waited, true) {
@@ -74,10 +75,10 @@ impl Stepped {
                 operation: Operation::Read,
                 target: key.to_string(),
                 retryable: true,
-                source: "as asked for".into(),
+                source: "as requested by the test".into(),
             });
         }
-        self.turn().await;
+        self.step().await;
         Ok(())
     }
 }
@@ -94,7 +95,7 @@ impl Storage for Stepped {
         if there.is_none_or(|stat| stat.size != bytes.len() as u64) {
             let _ = self.inner.put(key, bytes, PutMode::Replace).await?;
         }
-        self.turn().await;
+        self.step().await;
         Ok(())
     }
     async fn put(
@@ -105,7 +106,7 @@ impl Storage for Stepped {
     ) -> Result<PutOutcome, StorageError> {
         self.before(key).await?;
         let outcome = self.inner.put(key, bytes, mode).await?;
-        self.turn().await;
+        self.step().await;
         Ok(outcome)
     }
     async fn get(
@@ -115,13 +116,13 @@ impl Storage for Stepped {
     ) -> Result<Option<BlobReader>, StorageError> {
         self.before(key).await?;
         let reader = self.inner.get(key, range).await?;
-        self.turn().await;
+        self.step().await;
         Ok(reader)
     }
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
         self.before(key).await?;
         let stat = self.inner.stat(key).await?;
-        self.turn().await;
+        self.step().await;
         Ok(stat)
     }
     async fn list(
@@ -130,13 +131,13 @@ impl Storage for Stepped {
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         self.before(folder).await?;
         let entries = self.inner.list(folder).await?;
-        self.turn().await;
+        self.step().await;
         Ok(entries)
     }
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
         self.before(key).await?;
         let deleted = self.inner.delete(key).await?;
-        self.turn().await;
+        self.step().await;
         Ok(deleted)
     }
     async fn check(&self) -> Result<(), StorageError> {

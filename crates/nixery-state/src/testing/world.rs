@@ -1,11 +1,5 @@
-//! A store with images in it, dated by tokio's clock, which tests stop and set.
+//! A store with example images. Its clock is that of tokio, which tests stop and set.
 
-use crate::graphs::GRAPHS;
-use crate::lease::LEASES;
-use crate::marks::USES;
-use crate::record::BUILDS;
-use crate::record::MANIFESTS;
-use nixery_storage::BLOBS;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,33 +9,39 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use nixery_core::{Architecture, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest, MediaType};
-use nixery_storage::{Contents, Folder, Key, MemoryStorage, Storage, StorageError};
+use nixery_storage::{BLOBS, Contents, Folder, Key, MemoryStorage, Storage, StorageError};
 use tokio::time::Instant;
 
 use crate::gc::{GcError, GcMode, GcPolicy, GcReport, InUse, Retention, collect};
-use crate::graphs;
-use crate::record::{self, ImageRecord, LayerRecord, LayerSummary};
+use crate::graphs::{self, GRAPHS};
+use crate::lease::LEASES;
+use crate::record::{self, BUILDS, ImageRecord, LayerRecord, LayerSummary, MANIFESTS};
+use crate::uses::USES;
 
-/// Folders of features that this crate does not know.
+/// The folder of a feature that this crate does not know.
 pub const TRAFFIC: Folder = Folder::new("traffic", Contents::Binary);
+/// Another one.
 pub const PLANS: Folder = Folder::new("plans", Contents::Binary);
 
+/// The grace period of the policies.
 pub const GRACE: Duration = Duration::from_secs(3600);
+/// A day.
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// Returns an empty store whose objects are dated by tokio's clock.
 pub fn memory() -> Arc<MemoryStorage> {
     let start = Instant::now();
     let epoch = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     Arc::new(MemoryStorage::with_clock(move || epoch + start.elapsed()))
 }
 
-/// A store path with this name.
+/// Returns a store path with this name.
 pub fn store_path(name: &str) -> StorePath {
     let hash = Digest::of(name.as_bytes()).hex().replace('e', "z");
     StorePath::parse(&format!("/nix/store/{}-{name}", &hash[..32])).expect("valid")
 }
 
-/// Retention of the graphs, and of the traffic as the feature has it that this crate knows nothing of.
+/// Retention of the graphs, and of recorded pulls as their feature declares it.
 pub const RETENTIONS: [Retention; 2] = [
     graphs::KEPT,
     Retention {
@@ -52,6 +52,7 @@ pub const RETENTIONS: [Retention; 2] = [
     },
 ];
 
+/// Drops images that were not used for this long.
 pub fn unused_for(max_unused: Duration) -> GcPolicy {
     GcPolicy {
         max_unused: Some(max_unused),
@@ -60,6 +61,10 @@ pub fn unused_for(max_unused: Duration) -> GcPolicy {
     }
 }
 
+/// Collects garbage.
+///
+/// # Errors
+/// The collection failed.
 pub async fn sweep(storage: &Arc<MemoryStorage>, policy: &GcPolicy) -> Result<GcReport, GcError> {
     collect(
         Arc::<MemoryStorage>::clone(storage),
@@ -71,16 +76,21 @@ pub async fn sweep(storage: &Arc<MemoryStorage>, policy: &GcPolicy) -> Result<Gc
     .await
 }
 
-/// An image of made-up layers, each named by its contents.
+/// An image of example layers, each named by its contents.
 #[derive(Debug, Clone)]
 pub struct Made {
+    /// The cache key of its record.
     pub key: Digest,
+    /// The contents of its layers.
     pub layers: Vec<String>,
+    /// Its config.
     pub config: Bytes,
+    /// Its OCI manifest.
     pub manifest: Bytes,
 }
 
 impl Made {
+    /// An image with this name and the contents of its layers.
     pub fn new(name: &str, layers: &[&str]) -> Self {
         let layers: Vec<String> = layers.iter().map(|layer| (*layer).to_owned()).collect();
         let config = Bytes::from(format!("{{\"config of\":\"{name}\"}}"));
@@ -105,10 +115,12 @@ impl Made {
         }
     }
 
+    /// Returns the digest of the manifest.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.manifest)
     }
 
+    /// Returns the digests of all its blobs.
     pub fn blobs(&self) -> Vec<Digest> {
         let layers = self.layers.iter().map(|layer| Digest::of(layer.as_bytes()));
         layers
@@ -116,6 +128,10 @@ impl Made {
             .collect()
     }
 
+    /// Stores only its record.
+    ///
+    /// # Errors
+    /// The store failed.
     pub async fn remember(&self, storage: &dyn Storage) -> Result<(), StorageError> {
         let layers = self.layers.iter().map(|layer| LayerSummary {
             digest: Digest::of(layer.as_bytes()),
@@ -140,7 +156,7 @@ impl Made {
         record::save(storage, &Key::new(MANIFESTS, self.key), &record).await
     }
 
-    /// All of it, at once.
+    /// Stores its blobs, the records of its layers, and its record.
     pub async fn store(&self, storage: &dyn Storage) {
         let layers = self.layers.iter().map(|layer| Bytes::from(layer.clone()));
         for bytes in layers
@@ -158,6 +174,7 @@ impl Made {
         self.remember(storage).await.expect("stored");
     }
 
+    /// Whether all its blobs exist.
     pub async fn is_whole(&self, storage: &dyn Storage) -> bool {
         for digest in self.blobs() {
             if !is_there(storage, Key::blob(digest)).await {
@@ -168,10 +185,12 @@ impl Made {
     }
 }
 
+/// Returns the key of the record of a layer.
 pub fn layer_key(layer: &[u8]) -> Key {
     Key::new(BUILDS, Digest::of(&[b"key of ", layer].concat()))
 }
 
+/// Returns the record of a layer.
 pub fn layer_record(layer: &[u8]) -> LayerRecord {
     LayerRecord {
         digest: Digest::of(layer),
@@ -182,16 +201,18 @@ pub fn layer_record(layer: &[u8]) -> LayerRecord {
     }
 }
 
+/// Stores an object.
 pub async fn put(storage: &dyn Storage, key: Key, bytes: impl Into<Bytes>) {
     let put = storage.put(&key, bytes.into(), nixery_storage::PutMode::Replace);
     let _ = put.await.expect("stored");
 }
 
+/// Whether an object exists.
 pub async fn is_there(storage: &dyn Storage, key: Key) -> bool {
     storage.stat(&key).await.expect("works").is_some()
 }
 
-/// How many objects each folder has.
+/// Returns how many objects each folder has.
 pub async fn census(storage: &dyn Storage) -> BTreeMap<&'static str, usize> {
     let mut census = BTreeMap::new();
     for folder in [
@@ -209,7 +230,7 @@ pub async fn census(storage: &dyn Storage) -> BTreeMap<&'static str, usize> {
     census
 }
 
-/// What the test stores have for a spool file: its name is its contents.
+/// Returns the contents that the test stores read from a spool file: its name.
 pub fn spooled(spool: &Path) -> Bytes {
     Bytes::from(spool.to_string_lossy().into_owned())
 }

@@ -117,7 +117,8 @@ impl Root {
         Ok(folders)
     }
 
-    /// Writes a block, moves it into each folder and removes it, to test that objects can be stored.
+    /// Writes a block, moves it into each folder and removes it, to test that objects can be
+    /// stored.
     pub(super) fn probe(&self) -> Result<(), StorageError> {
         for folder in self.folders().map_err(failed(Operation::Check, BLOBS))? {
             let write = || {

@@ -1,13 +1,14 @@
-//! [`GcsStorage`]: objects in a bucket of Google Cloud Storage.
+//! Stores in a bucket of Google Cloud Storage.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use opendal::Operator;
 use opendal::services::Gcs;
 
 use super::location::{Opening, folder};
-use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
+use super::{RemoteLimits, RemoteStorage, Shared, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "gcs";
@@ -45,22 +46,14 @@ impl GcsConfig {
     }
 }
 
-/// A store in a bucket of Google Cloud Storage. Cheap to clone.
-///
-/// It can sign URLs only with the key file of a service account.
-#[derive(Clone, Debug)]
-pub struct GcsStorage {
-    remote: Remote,
-}
-
-impl GcsStorage {
-    /// Creates the store and reads only the credential file. [`check`](crate::Storage::check)
-    /// tests whether it works.
+impl RemoteStorage {
+    /// Creates a store in a bucket of Google Cloud Storage, and reads only the credential file.
+    /// [`check`](crate::Storage::check) tests whether it works.
     ///
     /// # Errors
     /// [`StorageError::Open`] when the configuration is invalid, or the credential file cannot be
     /// read.
-    pub fn open(config: GcsConfig) -> Result<Self, StorageError> {
+    pub fn open_gcs(config: GcsConfig) -> Result<Self, StorageError> {
         let mut opening = Opening::new(BACKEND, &config.bucket);
         opening.bucket(&config.bucket)?;
         opening.prefix(&config.prefix)?;
@@ -91,17 +84,18 @@ impl GcsStorage {
             builder = builder.credential_path(path);
         }
         let operator = Operator::new(builder).map_err(|error| opening.error(error.message()))?;
-        let remote = Remote::new(RemoteParts {
+        Ok(Self::new(Shared {
             backend: BACKEND,
+            client: opening.client()?,
             location: opening.location,
             signer: has_key.then(|| operator.clone()),
             operator,
             public_base: format!("{endpoint}/{}/{}", config.bucket, folder(&config.prefix)),
             bucket: config.bucket,
-            limits: config.limits,
+            limits: config.limits.corrected(),
             upload: UploadMethod::OneRequest,
-        })?;
-        Ok(Self { remote })
+            bucket_seen: Mutex::default(),
+        }))
     }
 }
 
@@ -122,5 +116,3 @@ fn has_key(file: &Path, opening: &Opening) -> Result<bool, StorageError> {
         .map_err(|_| unreadable(io::Error::new(io::ErrorKind::InvalidData, "it is not JSON")))?;
     Ok(value["type"] == "service_account" && value["private_key"].is_string())
 }
-
-super::implement_storage!(GcsStorage, BACKEND);

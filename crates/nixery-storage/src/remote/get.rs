@@ -11,8 +11,8 @@ use http::{HeaderMap, StatusCode};
 use opendal::{BufferStream, ErrorKind, Metadata};
 
 use super::request::Call;
-use super::{BACKOFF, Remote, UploadMethod};
-use crate::{BlobReader, ByteRange, Key, Operation, Stat, StorageError};
+use super::{BACKOFF, RemoteStorage, UploadMethod};
+use crate::{BlobReader, ByteRange, Key, Operation, Stat, Storage, StorageError};
 
 /// The largest chunk that a body yields.
 const MAX_CHUNK: usize = 1 << 20;
@@ -44,8 +44,8 @@ enum OpenOutcome {
     OutOfRange,
 }
 
-impl Remote {
-    pub(super) async fn get(
+impl RemoteStorage {
+    pub(super) async fn open_range(
         &self,
         key: &Key,
         range: Option<ByteRange>,
@@ -208,7 +208,7 @@ pub(super) fn stat(metadata: &Metadata) -> Stat {
 
 /// The bytes of a range of an object.
 struct Reading {
-    remote: Remote,
+    remote: RemoteStorage,
     key: Key,
     range: ByteRange,
     at: u64,

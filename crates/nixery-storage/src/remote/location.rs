@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 
+use super::request;
 use crate::StorageError;
 
 /// Validates parts of a configuration, and creates the errors of opening a store.
@@ -25,6 +26,11 @@ impl Opening {
             problem: problem.into(),
             source: None,
         }
+    }
+
+    pub(super) fn client(&self) -> Result<reqwest::Client, StorageError> {
+        request::client()
+            .map_err(|error| self.error(format!("the HTTP client cannot be created: {error}")))
     }
 
     /// A bucket has letters, digits, `.`, `-` and `_`, as S3 and GCS require.

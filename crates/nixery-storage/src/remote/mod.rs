@@ -19,21 +19,27 @@ mod s3;
 mod tests;
 
 #[cfg(feature = "gcs")]
-pub use gcs::{GcsConfig, GcsStorage};
+pub use gcs::GcsConfig;
 #[cfg(feature = "s3")]
-pub use s3::{S3Addressing, S3Config, S3Credentials, S3Storage};
+pub use s3::{S3Addressing, S3Config, S3Credentials};
 
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
 use http::StatusCode;
 use opendal::Operator;
-use request::WriteOverride;
 
 use crate::trial::trial_key;
-use crate::{Backoff, Entry, Folder, Key, Operation, PutMode, Stat, StorageError, error_chain};
+use crate::{
+    Backoff, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError, error_chain,
+};
+use request::WriteOverride;
 
 /// The waits between the attempts of a request: 12 attempts outlast an outage of 30 s.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -101,9 +107,13 @@ impl RemoteLimits {
     }
 }
 
-/// A bucket and the means to access it. Cheap to clone.
+/// A store in a bucket of S3 or of Google Cloud Storage. Cheap to clone.
+///
+/// A store in S3 uploads files larger than a part in parts. It aborts a failed upload, but when the
+/// process dies, the parts remain: give the bucket a lifecycle rule that aborts incomplete
+/// multipart uploads. A store in GCS can sign URLs only with the key file of a service account.
 #[derive(Clone)]
-struct Remote {
+pub struct RemoteStorage {
     shared: Arc<Shared>,
 }
 
@@ -135,45 +145,10 @@ enum UploadMethod {
     OneRequest,
 }
 
-/// What distinguishes one backend from another.
-struct RemoteParts {
-    backend: &'static str,
-    location: String,
-    bucket: String,
-    operator: Operator,
-    signer: Option<Operator>,
-    public_base: String,
-    limits: RemoteLimits,
-    upload: UploadMethod,
-}
-
-impl Remote {
-    /// Does no I/O.
-    fn new(parts: RemoteParts) -> Result<Self, StorageError> {
-        let client = request::client().map_err(|error| StorageError::Open {
-            backend: parts.backend,
-            location: parts.location.clone(),
-            problem: format!("the HTTP client cannot be created: {error}"),
-            source: None,
-        })?;
-        Ok(Self {
-            shared: Arc::new(Shared {
-                backend: parts.backend,
-                location: parts.location,
-                bucket: parts.bucket,
-                operator: parts.operator,
-                signer: parts.signer,
-                public_base: parts.public_base,
-                client,
-                limits: parts.limits.corrected(),
-                upload: parts.upload,
-                bucket_seen: Mutex::new(None),
-            }),
-        })
-    }
-
-    fn public_url(&self, key: &Key) -> String {
-        format!("{}{}", self.shared.public_base, key.path())
+impl RemoteStorage {
+    fn new(shared: Shared) -> Self {
+        let shared = Arc::new(shared);
+        Self { shared }
     }
 
     /// Records an answer that only an existing bucket can give.
@@ -194,22 +169,57 @@ impl Remote {
     }
 }
 
-/// The rest of [`Storage`](crate::Storage).
-impl Remote {
+#[async_trait]
+impl Storage for RemoteStorage {
+    fn backend(&self) -> &'static str {
+        self.shared.backend
+    }
+
+    async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+        self.upload_file(key, spool).await
+    }
+
+    async fn put(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<PutOutcome, StorageError> {
+        let limits = self.shared.limits.clone();
+        self.put_within(key, bytes, mode, limits).await
+    }
+
+    async fn get(
+        &self,
+        key: &Key,
+        range: Option<ByteRange>,
+    ) -> Result<Option<BlobReader>, StorageError> {
+        self.open_range(key, range).await
+    }
+
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
         self.look_up(key, Operation::Stat).await
     }
 
-    async fn look_up(&self, key: &Key, operation: Operation) -> Result<Option<Stat>, StorageError> {
-        let call = self.call(operation, key);
-        match call.operator.stat(&key.path()).await {
-            Ok(metadata) => {
-                self.saw_bucket();
-                Ok(Some(get::stat(&metadata)))
-            }
-            Err(error) if call.is_missing(&error).await? => Ok(None),
-            Err(error) => Err(call.error(&error)),
-        }
+    /// Lists a folder page by page. A page that does not arrive whole is requested again.
+    async fn list(
+        &self,
+        folder: Folder,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        let call = self.call(Operation::List, folder);
+        let path = format!("{folder}/");
+        let lister = call.operator.lister(&path).await;
+        let lister = lister.map_err(|error| call.error(&error))?;
+        let entries = lister.filter_map(move |entry| {
+            let entry = match entry {
+                // Some stores have an object that represents the folder.
+                Ok(entry) if entry.path() == path || entry.path() == "/" => None,
+                Ok(entry) => Some(Ok(to_entry(&entry, folder))),
+                Err(error) => Some(Err(call.error(&error))),
+            };
+            std::future::ready(entry)
+        });
+        Ok(entries.boxed())
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
@@ -237,25 +247,8 @@ impl Remote {
         Ok(Some(request.uri().to_string()))
     }
 
-    /// Lists a folder page by page. A page that does not arrive whole is requested again.
-    async fn list(
-        &self,
-        folder: Folder,
-    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
-        let call = self.call(Operation::List, folder);
-        let path = format!("{folder}/");
-        let lister = call.operator.lister(&path).await;
-        let lister = lister.map_err(|error| call.error(&error))?;
-        let entries = lister.filter_map(move |entry| {
-            let entry = match entry {
-                // Some stores have an object that represents the folder.
-                Ok(entry) if entry.path() == path || entry.path() == "/" => None,
-                Ok(entry) => Some(Ok(to_entry(&entry, folder))),
-                Err(error) => Some(Err(call.error(&error))),
-            };
-            std::future::ready(entry)
-        });
-        Ok(entries.boxed())
+    fn public_url(&self, key: &Key) -> Option<String> {
+        Some(format!("{}{}", self.shared.public_base, key.path()))
     }
 
     /// Tests listing, writing and deleting.
@@ -276,6 +269,20 @@ impl Remote {
             problem,
             source: None,
         })
+    }
+}
+
+impl RemoteStorage {
+    async fn look_up(&self, key: &Key, operation: Operation) -> Result<Option<Stat>, StorageError> {
+        let call = self.call(operation, key);
+        match call.operator.stat(&key.path()).await {
+            Ok(metadata) => {
+                self.saw_bucket();
+                Ok(Some(get::stat(&metadata)))
+            }
+            Err(error) if call.is_missing(&error).await? => Ok(None),
+            Err(error) => Err(call.error(&error)),
+        }
     }
 
     async fn try_all(&self) -> Result<(), StorageError> {
@@ -313,86 +320,14 @@ fn to_entry(entry: &opendal::Entry, folder: Folder) -> Entry {
     }
 }
 
-impl fmt::Debug for Remote {
+impl fmt::Debug for RemoteStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Remote")
+        f.debug_struct("RemoteStorage")
             .field("location", &self.shared.location)
             .field("limits", &self.shared.limits)
             .finish_non_exhaustive()
     }
 }
-
-/// [`Storage`](crate::Storage) for a newtype around [`Remote`].
-macro_rules! implement_storage {
-    ($storage:ty, $backend:expr) => {
-        #[async_trait::async_trait]
-        impl $crate::Storage for $storage {
-            fn backend(&self) -> &'static str {
-                $backend
-            }
-
-            async fn put_file(
-                &self,
-                key: &$crate::Key,
-                spool: &std::path::Path,
-            ) -> Result<(), StorageError> {
-                self.remote.put_file(key, spool).await
-            }
-
-            async fn put(
-                &self,
-                key: &$crate::Key,
-                bytes: bytes::Bytes,
-                mode: $crate::PutMode,
-            ) -> Result<$crate::PutOutcome, StorageError> {
-                self.remote.put(key, bytes, mode).await
-            }
-
-            async fn get(
-                &self,
-                key: &$crate::Key,
-                range: Option<$crate::ByteRange>,
-            ) -> Result<Option<$crate::BlobReader>, StorageError> {
-                self.remote.get(key, range).await
-            }
-
-            async fn stat(&self, key: &$crate::Key) -> Result<Option<$crate::Stat>, StorageError> {
-                self.remote.stat(key).await
-            }
-
-            async fn list(
-                &self,
-                folder: $crate::Folder,
-            ) -> Result<
-                futures::stream::BoxStream<'static, Result<$crate::Entry, StorageError>>,
-                StorageError,
-            > {
-                self.remote.list(folder).await
-            }
-
-            async fn delete(&self, key: &$crate::Key) -> Result<bool, StorageError> {
-                self.remote.delete(key).await
-            }
-
-            async fn presign_get(
-                &self,
-                key: &$crate::Key,
-                ttl: std::time::Duration,
-            ) -> Result<Option<String>, StorageError> {
-                self.remote.presign_get(key, ttl).await
-            }
-
-            fn public_url(&self, key: &$crate::Key) -> Option<String> {
-                Some(self.remote.public_url(key))
-            }
-
-            async fn check(&self) -> Result<(), StorageError> {
-                self.remote.check().await
-            }
-        }
-    };
-}
-use implement_storage;
 
 #[cfg(test)]
 mod tests_of_limits {

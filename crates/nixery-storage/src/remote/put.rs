@@ -8,8 +8,8 @@ use http::StatusCode;
 use opendal::ErrorKind;
 
 use super::request::{Call, WriteOverride};
-use super::{Remote, RemoteLimits, UploadMethod};
-use crate::{Key, Operation, PutMode, PutOutcome, StorageError};
+use super::{RemoteLimits, RemoteStorage, UploadMethod};
+use crate::{Key, Operation, PutMode, PutOutcome, Storage, StorageError};
 
 /// How often a file is uploaded from its beginning, when the store loses parts of it or the object
 /// has another size. Failed requests are repeated besides.
@@ -19,8 +19,8 @@ const UPLOADS: u32 = 3;
 #[cfg(feature = "s3")]
 const MAX_PARTS: u64 = 10_000;
 
-impl Remote {
-    pub(super) async fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
+impl RemoteStorage {
+    pub(super) async fn upload_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
         // A task of its own: when the caller goes away, the upload is still completed or aborted.
         let (remote, key, spool) = (self.clone(), *key, spool.to_owned());
         let task = tokio::spawn(async move { remote.put_spool(&key, &spool).await });
@@ -152,16 +152,6 @@ impl Remote {
         }
         self.saw_bucket();
         Ok(())
-    }
-
-    pub(super) async fn put(
-        &self,
-        key: &Key,
-        bytes: Bytes,
-        mode: PutMode,
-    ) -> Result<PutOutcome, StorageError> {
-        self.put_within(key, bytes, mode, self.shared.limits.clone())
-            .await
     }
 
     pub(super) async fn put_within(

@@ -24,7 +24,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
 use super::errors::{Answer, CallLog, Fault, RequestOutcome, diagnose};
-use super::{BACKOFF, Remote, RemoteLimits};
+use super::{BACKOFF, RemoteLimits, RemoteStorage};
 use crate::error::Class;
 use crate::trial::TRIALS;
 use crate::{Operation, StorageError, error_chain};
@@ -45,7 +45,7 @@ const READ: usize = 512 << 10;
 
 /// One operation on one object or folder.
 pub(super) struct Call {
-    remote: Remote,
+    remote: RemoteStorage,
     operation: Operation,
     target: String,
     /// Sends its requests through this call's transport.
@@ -62,7 +62,7 @@ pub(super) struct WriteOverride {
     pub(super) file: Option<(PathBuf, u64)>,
 }
 
-impl Remote {
+impl RemoteStorage {
     pub(super) fn call(&self, operation: Operation, target: impl fmt::Display) -> Call {
         let limits = self.shared.limits.clone();
         self.call_with(operation, target, limits, WriteOverride::default())

@@ -1,12 +1,13 @@
-//! [`S3Storage`]: objects in an S3 bucket, at AWS or in a store with the same API.
+//! Stores in an S3 bucket, at AWS or in a store with the same API.
 
 use std::fmt;
+use std::sync::Mutex;
 
 use opendal::Operator;
 use opendal::services::S3;
 
 use super::location::{Opening, folder};
-use super::{Remote, RemoteLimits, RemoteParts, UploadMethod};
+use super::{RemoteLimits, RemoteStorage, Shared, UploadMethod};
 use crate::StorageError;
 
 const BACKEND: &str = "s3";
@@ -80,35 +81,19 @@ impl fmt::Debug for S3Credentials {
     }
 }
 
-/// A store in an S3 bucket. Cheap to clone.
-///
-/// Files larger than a part are uploaded in parts. A failed upload is aborted, but when the process
-/// dies, the parts remain: give the bucket a lifecycle rule that aborts incomplete multipart
-/// uploads.
-#[derive(Clone, Debug)]
-pub struct S3Storage {
-    remote: Remote,
-}
-
-impl S3Storage {
-    /// Creates the store without I/O. [`check`](crate::Storage::check) tests whether it works.
+impl RemoteStorage {
+    /// Creates a store in an S3 bucket without I/O. [`check`](crate::Storage::check) tests whether
+    /// it works.
     ///
     /// # Errors
     /// [`StorageError::Open`] when the configuration is invalid.
-    pub fn open(config: S3Config) -> Result<Self, StorageError> {
+    pub fn open_s3(config: S3Config) -> Result<Self, StorageError> {
         let mut opening = Opening::new(BACKEND, &config.bucket);
         opening.bucket(&config.bucket)?;
         opening.prefix(&config.prefix)?;
-        let endpoint = config
-            .endpoint
-            .as_deref()
-            .map(|url| opening.endpoint(url))
-            .transpose()?;
-        let public = config
-            .public_endpoint
-            .as_deref()
-            .map(|url| opening.endpoint(url))
-            .transpose()?;
+        let checked = |url: &Option<String>| url.as_deref().map(|url| opening.endpoint(url));
+        let endpoint = checked(&config.endpoint).transpose()?;
+        let public = checked(&config.public_endpoint).transpose()?;
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let region = config
             .region
@@ -121,26 +106,27 @@ impl S3Storage {
         opening.location = format!("{} at {endpoint}", opening.location);
         let public = public.unwrap_or_else(|| endpoint.clone());
 
-        let operator = operator(&config, &endpoint, &region, &opening)?;
+        let operator = operator_of(&config, &endpoint, &region, &opening)?;
         let signer = match config.anonymous {
             true => None,
-            false => Some(self::operator(&config, &public, &region, &opening)?),
+            false => Some(operator_of(&config, &public, &region, &opening)?),
         };
-        let remote = Remote::new(RemoteParts {
+        Ok(Self::new(Shared {
             backend: BACKEND,
+            client: opening.client()?,
             location: opening.location,
             operator,
             signer,
             public_base: public_base(&config, &public),
             bucket: config.bucket,
-            limits: config.limits,
+            limits: config.limits.corrected(),
             upload: UploadMethod::Parts,
-        })?;
-        Ok(Self { remote })
+            bucket_seen: Mutex::default(),
+        }))
     }
 }
 
-fn operator(
+fn operator_of(
     config: &S3Config,
     endpoint: &str,
     region: &str,
@@ -179,5 +165,3 @@ fn public_base(config: &S3Config, endpoint: &str) -> String {
         _ => format!("{endpoint}/{bucket}/{folder}"),
     }
 }
-
-super::implement_storage!(S3Storage, BACKEND);

@@ -1,4 +1,4 @@
-//! A store that fails, or a collector that dies, at every single call.
+//! A store that fails, or a collector that dies, at each call.
 
 use crate::record::MANIFESTS;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ async fn a_failure_at_any_call_breaks_nothing(#[case] recovers: bool) {
         assert!(images.dropped.is_whole(&*storage).await, "call {fails_at}");
         assert!(is_there(&*storage, Key::new(MANIFESTS, images.kept.key)).await);
 
-        // The next ones do what it did not.
+        // Later collections do the rest.
         advance(2 * GRACE).await;
         sweep(&storage, &policy).await.expect("works again");
         assert!(images.kept.is_whole(&*storage).await, "call {fails_at}");
@@ -77,9 +77,9 @@ async fn a_failure_at_any_call_breaks_nothing(#[case] recovers: bool) {
     assert!(finished > 30, "it made only {finished} calls");
 }
 
-/// As `kill -9` does it: nothing runs any more after the step.
+/// As with `kill -9`: nothing runs after the step.
 #[tokio::test(start_paused = true)]
-async fn a_collector_that_is_killed_at_any_step_breaks_nothing() {
+async fn a_collector_killed_at_any_step_breaks_nothing() {
     let policy = unused_for(DAY);
     let mut steps = 0;
     loop {
@@ -99,7 +99,7 @@ async fn a_collector_that_is_killed_at_any_step_breaks_nothing() {
             if ended {
                 break;
             }
-            // What it spawned runs, and its pauses end.
+            // Spawned tasks run, and pauses end.
             tokio::task::yield_now().await;
             advance(std::time::Duration::from_millis(1)).await;
         }

@@ -1,4 +1,4 @@
-//! Collections of garbage in made-up stores.
+//! Garbage collections in example stores.
 
 mod faults;
 mod planning;

@@ -1,24 +1,22 @@
 //! Properties of the plan.
 
-use crate::record::BUILDS;
-use crate::record::MANIFESTS;
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
 use nixery_storage::Key;
 use proptest::prelude::*;
 
-use crate::gc::inventory::{BlobId, Inventory, LayerEntry};
-use crate::gc::plan::{Plan, Reason, plan};
-use crate::gc::records::NamedBlobs;
+use crate::gc::inventory::{BlobId, Inventory, LayerEntry, NamedBlobs};
+use crate::gc::plan::{DropReason, GcPlan, plan};
 use crate::gc::{GcPolicy, age};
+use crate::record::{BUILDS, MANIFESTS};
 
 const GRACE: u64 = 20;
 
-/// All the test needs to make an inventory, in seconds of age.
+/// What the test needs to make an inventory; ages are in seconds.
 #[derive(Debug, Clone)]
 struct Store {
-    /// Size, if it is there, and age.
+    /// Size, if the blob exists, and age.
     blobs: Vec<(Option<u64>, u64)>,
     /// Blobs, age since built, age since used.
     images: Vec<(Vec<usize>, u64, u64)>,
@@ -110,8 +108,8 @@ impl Store {
     }
 }
 
-/// The inventory after the plan was carried out.
-fn carry_out(before: &Inventory, plan: &Plan) -> Inventory {
+/// The inventory after the plan was executed.
+fn execute(before: &Inventory, plan: &GcPlan) -> Inventory {
     let mut after = Inventory::default();
     after.newer = before.newer;
     let dropped = |at: usize| plan.drops.iter().any(|drop| drop.image == at);
@@ -140,7 +138,7 @@ fn carry_out(before: &Inventory, plan: &Plan) -> Inventory {
     after.builds = before.builds.clone();
     after
         .builds
-        .retain(|entry| !plan.builds.contains(&entry.key));
+        .retain(|entry| !plan.useless.contains(&entry.key));
     for entry in &mut after.builds {
         let there = |id: &BlobId| !plan.deletions.contains(id);
         entry.blob = entry.blob.filter(there);
@@ -174,35 +172,35 @@ proptest! {
         for image in &inventory.images {
             prop_assert!(image.blobs.iter().all(|id| !plan.deletions.contains(id)));
         }
-        // Nothing within the grace goes.
+        // Nothing within the grace period goes.
         for drop in &plan.drops {
             prop_assert!(!young(inventory.images[drop.image].used));
         }
         for id in &plan.deletions {
             prop_assert!(!young(inventory.blob(*id).needed));
             // A manifest that somebody may still fetch keeps what it names.
-            for parent in &inventory.blob(*id).parents {
-                prop_assert!(!young(inventory.blob(*parent).needed));
+            for ancestor in inventory.ancestors(*id) {
+                prop_assert!(!young(inventory.blob(ancestor).needed));
             }
         }
         prop_assert!(inventory.newer == 0 || plan.deletions.is_empty());
-        // What nothing needs goes.
+        // Blobs that nothing needs go.
         for (id, blob) in inventory.blobs() {
             if blob.refs == 0 && blob.size.is_some() && !young(blob.needed) && inventory.newer == 0 {
                 prop_assert!(plan.deletions.contains(&id));
             }
         }
-        // Each limit holds for whatever is not young.
+        // Each limit holds for images that are not young.
         for (at, image) in inventory.images.iter().enumerate() {
             let over = |limit: Option<Duration>, then| limit.is_some_and(|most| age(now(), then) > most);
             let missing = image.blobs.iter().any(|id| inventory.blob(*id).size.is_none());
             let must = missing || over(policy.max_age, image.built) || over(policy.max_unused, image.used);
             match dropped(at) {
-                Some(drop) => prop_assert_eq!(drop.reason == Reason::TooMuch, !must),
+                Some(drop) => prop_assert_eq!(drop.reason == DropReason::TooMuch, !must),
                 None => prop_assert!(!must || young(image.used)),
             }
         }
-        // The numbers are true.
+        // The numbers are correct.
         prop_assert_eq!(plan.needed_before, needed(&inventory, |_| true));
         prop_assert_eq!(plan.needed_after, needed(&inventory, |at| dropped(at).is_none()));
         let freed: u64 = plan.drops.iter().map(|drop| drop.frees).sum();
@@ -213,7 +211,7 @@ proptest! {
     fn the_size_limit_takes_the_least_recently_used_and_no_more(store in store(), policy in policies()) {
         let inventory = store.inventory();
         let plan = plan(&inventory, &policy, now());
-        let for_size: Vec<_> = plan.drops.iter().filter(|drop| drop.reason == Reason::TooMuch).collect();
+        let for_size: Vec<_> = plan.drops.iter().filter(|drop| drop.reason == DropReason::TooMuch).collect();
         let Some(most) = policy.max_size else {
             prop_assert!(for_size.is_empty());
             return Ok(());
@@ -227,19 +225,19 @@ proptest! {
             let used = inventory.images[last.image].used;
             prop_assert!(oldest_kept.is_none_or(|kept| kept >= used));
             let before_it = needed(&inventory, |at| kept(at) || at == last.image);
-            prop_assert!(before_it > most, "one fewer would have been enough");
+            prop_assert!(before_it > most, "one drop fewer would have been enough");
         }
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_do(store in store(), policy in policies()) {
+    fn an_executed_plan_leaves_nothing_to_do(store in store(), policy in policies()) {
         let before = store.inventory();
         let first = plan(&before, &policy, now());
-        let after = carry_out(&before, &first);
+        let after = execute(&before, &first);
         let second = plan(&after, &policy, now());
         prop_assert_eq!(second.drops, vec![]);
         prop_assert_eq!(second.deletions, Vec::<BlobId>::new());
-        prop_assert_eq!(second.builds, vec![]);
+        prop_assert_eq!(second.useless, vec![]);
         prop_assert_eq!(second.needed_after, first.needed_after);
     }
 
@@ -248,7 +246,7 @@ proptest! {
         let inventory = store.inventory();
         let mut other = inventory.clone();
         other.images.reverse();
-        let names = |inventory: &Inventory, plan: &Plan| -> Vec<_> {
+        let names = |inventory: &Inventory, plan: &GcPlan| -> Vec<_> {
             plan.drops.iter().map(|drop| (inventory.images[drop.image].key, drop.reason)).collect()
         };
         let (first, second) = (plan(&inventory, &policy, now()), plan(&other, &policy, now()));

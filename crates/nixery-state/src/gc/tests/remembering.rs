@@ -1,8 +1,5 @@
-//! How long graphs and pulls are remembered.
+//! How long graphs and recorded pulls are kept.
 
-use crate::graphs::GRAPHS;
-use crate::testing::world::PLANS;
-use crate::testing::world::TRAFFIC;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +8,14 @@ use nixery_storage::Key;
 use proptest::prelude::*;
 use tokio::time::advance;
 
-use crate::gc::remembered::Remembered;
+use crate::gc::inventory::{ListedObject, RetainedFolder};
 use crate::gc::{GcMode, GcPolicy, InUse, Retention, age, collect};
-use crate::testing::world::RETENTIONS;
-use crate::testing::world::{DAY, Made, census, is_there, memory, put, sweep, unused_for};
+use crate::graphs::GRAPHS;
+use crate::testing::world::{
+    DAY, Made, PLANS, RETENTIONS, TRAFFIC, census, is_there, memory, put, sweep, unused_for,
+};
 
-/// As long as the store remembers what is not in use.
+/// How long objects that are not in use are kept.
 const KEPT_FOR: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const GRAPH_OF_NOTHING: Key = Key::new(GRAPHS, Digest::from_bytes([7; 32]));
 
@@ -41,7 +40,8 @@ proptest! {
                 (key, now() - days * DAY)
             })
             .collect();
-        let remembered = Remembered {
+        let objects = entries.iter().map(|&(key, written)| ListedObject { key, size: 1, written });
+        let retained = RetainedFolder {
             retention: Retention {
                 folder: PLANS,
                 kept_for: KEPT_FOR,
@@ -49,17 +49,17 @@ proptest! {
                 in_use: InUse::Found(|_| Box::pin(async { unreachable!("it was found already") })),
             },
             found: Some(needed.clone()),
-            entries: entries.clone(),
+            objects: objects.collect(),
         };
-        let sorted = |remembered: &Remembered| {
-            let mut gone = remembered.forgotten(&HashSet::new(), Duration::ZERO, now());
+        let sorted = |retained: &RetainedFolder| {
+            let mut gone = retained.forgotten(&HashSet::new(), Duration::ZERO, now());
             gone.sort_unstable();
             gone
         };
-        let gone = sorted(&remembered);
-        let mut reversed = remembered.clone();
-        reversed.entries.reverse();
-        prop_assert_eq!(&gone, &sorted(&reversed), "in whatever order they are listed");
+        let gone = sorted(&retained);
+        let mut reversed = retained.clone();
+        reversed.objects.reverse();
+        prop_assert_eq!(&gone, &sorted(&reversed), "for every order of the listing");
 
         let is_needed = |key: &Key| needed.contains(key);
         let stays = |(key, _): &&(Key, SystemTime)| !gone.contains(key);
@@ -67,7 +67,7 @@ proptest! {
         prop_assert!(!entries.iter().filter(stays).any(|entry| is_old(&entry)));
         let kept = entries.iter().filter(stays).count();
         prop_assert!(kept <= limit);
-        // None goes without need, and what goes for want of room is worth no more than what stays.
+        // None goes unless it must, and those beyond the limit are the least worth keeping.
         let spare: Vec<_> = entries.iter().filter(|entry| !stays(entry) && !is_old(entry)).collect();
         prop_assert!(spare.is_empty() || kept == limit);
         let worth = |(key, written): &(Key, SystemTime)| (is_needed(key), *written);

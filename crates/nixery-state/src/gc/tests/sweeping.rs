@@ -1,7 +1,5 @@
-//! Whole collections of quiet stores.
+//! Whole collections of stores that nobody else uses.
 
-use crate::record::BUILDS;
-use crate::record::MANIFESTS;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -10,10 +8,10 @@ use nixery_storage::{Key, Storage};
 use rstest::rstest;
 use tokio::time::{Instant, advance};
 
-use crate::gc::{GcError, GcMode, GcPolicy, Reason, collect, collect_until};
-use crate::lease::LEASES;
-use crate::lease::Leases;
+use crate::gc::{DropReason, GcError, GcMode, GcPolicy, collect, collect_until};
+use crate::lease::{LEASES, Leases};
 use crate::marks::put_mark;
+use crate::record::{BUILDS, MANIFESTS};
 use crate::testing::faulty::FaultyStorage;
 use crate::testing::stepped::Stepped;
 use crate::testing::world::{
@@ -21,7 +19,7 @@ use crate::testing::world::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn one_that_is_stopped_leaves_the_store_to_others() {
+async fn a_stopped_collection_releases_its_lease() {
     let storage = memory();
     Made::new("git", &["a", "b"]).store(&*storage).await;
     let lease = Key::new(LEASES, Digest::of(b"gc"));
@@ -36,7 +34,7 @@ async fn one_that_is_stopped_leaves_the_store_to_others() {
     assert!(matches!(stopped, Err(GcError::Stopped)), "{stopped:?}");
     assert!(!is_there(&*storage, lease).await);
 
-    // And one that waits for another waits no longer.
+    // A collection that waits for another one stops waiting.
     let other = Leases::new(storage.clone(), Duration::from_secs(15), true);
     let _other = other.acquire("gc").await.expect("works");
     let begun = Instant::now();
@@ -55,7 +53,7 @@ async fn one_that_is_stopped_leaves_the_store_to_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
+async fn an_unused_image_is_dropped_and_its_blobs_are_deleted_after_the_grace_period() {
     let storage = memory();
     let (old, new) = (
         Made::new("old", &["shared", "a"]),
@@ -82,7 +80,7 @@ async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
     );
 
     let first = sweep(&storage, &policy).await.expect("works");
-    assert_eq!(first.dropped[0].reason, Reason::Unused);
+    assert_eq!(first.dropped[0].reason, DropReason::Unused);
     assert_eq!(first.dropped[0].name, "git");
     assert_eq!(first.dropped, dry.dropped);
     assert!(!is_there(&*storage, Key::new(MANIFESTS, old.key)).await);
@@ -110,9 +108,9 @@ async fn an_unused_image_goes_and_its_blobs_follow_after_the_grace() {
     assert_eq!((census["uses"], census["leases"]), (0, 0), "{census:?}");
 }
 
-/// The clock of this machine is decades ahead of the store's here: nothing may be judged by it.
+/// The clock of this machine is decades ahead of the store's: it must not be used.
 #[tokio::test(start_paused = true)]
-async fn collections_at_the_same_time_go_by_the_stores_clock() {
+async fn simultaneous_collections_use_the_clock_of_the_store() {
     let storage = memory();
     let policy = unused_for(DAY);
     let look = |storage| collect(storage, &policy, &RETENTIONS, GcMode::DryRun, |_| ());
@@ -133,9 +131,9 @@ async fn collections_at_the_same_time_go_by_the_stores_clock() {
     }
 }
 
-/// What would free some is what one wants to know then.
+/// The operator wants to know then what a collection would free.
 #[tokio::test(start_paused = true)]
-async fn a_full_store_can_be_looked_at_and_not_swept() {
+async fn a_full_store_allows_a_dry_run_and_no_sweep() {
     let storage = memory();
     Made::new("old", &["a"]).store(&*storage).await;
     let full = FaultyStorage::new(storage);
@@ -171,7 +169,7 @@ async fn a_use_mark_keeps_an_image() {
         ..unused_for(DAY)
     };
     let dropped = sweep(&storage, &by_age).await.expect("works").dropped;
-    assert_eq!(dropped[0].reason, Reason::TooOld);
+    assert_eq!(dropped[0].reason, DropReason::TooOld);
 }
 
 /// Kubernetes pins digests, and pulls them from new nodes when the tag is long forgotten.
@@ -197,7 +195,7 @@ async fn a_manifest_that_is_still_served_by_digest_keeps_its_layers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_incomplete_image_goes() {
+async fn an_incomplete_image_is_dropped() {
     let storage = memory();
     let image = Made::new("image", &["a", "b"]);
     image.store(&*storage).await;
@@ -215,7 +213,7 @@ async fn an_incomplete_image_goes() {
     );
     advance(DAY).await;
     let report = sweep(&storage, &unused_for(9 * DAY)).await.expect("works");
-    assert_eq!(report.dropped[0].reason, Reason::Incomplete);
+    assert_eq!(report.dropped[0].reason, DropReason::Incomplete);
     assert_eq!(census(&*storage).await["manifests"], 0);
 }
 
@@ -256,7 +254,7 @@ async fn entries_of_other_programs(
 
 /// The original keeps manifests under SHA-1 keys, and their copies among the blobs.
 #[tokio::test(start_paused = true)]
-async fn the_originals_images_are_images() {
+async fn images_of_the_original_are_images() {
     let storage = memory();
     let image = Made::new("image", &["a"]);
     image.store(&*storage).await;
@@ -277,7 +275,7 @@ async fn the_originals_images_are_images() {
     assert!(image.is_whole(&*storage).await);
     assert!(
         !is_there(&*storage, Key::legacy(BUILDS, [8; 20])).await,
-        "it leads nowhere"
+        "its blob does not exist"
     );
     let report = sweep(&storage, &unused_for(DAY)).await.expect("works");
     assert_eq!(report.dropped_images(), 1);
@@ -287,7 +285,7 @@ async fn the_originals_images_are_images() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_leads_nowhere_is_tidied_up() {
+async fn useless_objects_are_deleted() {
     let storage = memory();
     put_mark(&*storage, Digest::of(b"gone"))
         .await
@@ -304,7 +302,7 @@ async fn what_leads_nowhere_is_tidied_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_is_too_large_loses_what_was_used_least_lately() {
+async fn a_store_that_is_too_large_loses_the_least_recently_used_image() {
     let storage = memory();
     let layer = |name: &str| name.repeat(1000);
     for name in ["a", "b", "c"] {

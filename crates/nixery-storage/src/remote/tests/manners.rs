@@ -1,4 +1,5 @@
-//! Tests of what a transport of our own is for: slow stores, slow readers and habits of real engines.
+//! Tests of what a transport of our own is for: slow stores, slow readers and habits of real
+//! engines.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::server::{Fault, Server};
 use super::{blob, bytes, name, spool};
-use crate::{BLOBS, PutMode, PutOutcome, S3Storage, Storage};
+use crate::{BLOBS, PutMode, PutOutcome, RemoteStorage, Storage};
 
 /// An S3 store that receives bodies slowly but steadily: `pause` after each MiB.
 async fn slow_store(pause: Duration) -> String {
@@ -69,7 +70,7 @@ async fn a_slow_but_steady_upload_is_no_stall() {
     let mut config = Server::start().await.config();
     config.endpoint = Some(slow_store(Duration::from_millis(60)).await);
     config.limits.part_size = 64 << 20;
-    let storage = S3Storage::open(config).unwrap();
+    let storage = RemoteStorage::open_s3(config).unwrap();
     let spool = spool(&bytes(40 << 20));
     storage
         .put_file(&blob(b"slow"), spool.path())
@@ -142,7 +143,10 @@ async fn a_silent_store_is_not_waited_for_twelve_times() {
     config.limits.call_timeout = Duration::from_millis(200);
     config.limits.stall_timeout = Duration::from_millis(200);
     server.state().always = Some(("HEAD", Fault::Silent));
-    let stat = S3Storage::open(config).unwrap().stat(&blob(b"x")).await;
+    let stat = RemoteStorage::open_s3(config)
+        .unwrap()
+        .stat(&blob(b"x"))
+        .await;
     assert!(stat.is_err(), "{stat:?}");
     assert!(server.count("HEAD") <= 3, "{:?}", server.state().log);
 }

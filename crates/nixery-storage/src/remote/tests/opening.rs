@@ -7,7 +7,7 @@ use rstest::rstest;
 use super::blob;
 use super::server::{Fault, SECRET, Server};
 use crate::{
-    GcsConfig, GcsStorage, S3Addressing, S3Config, S3Credentials, S3Storage, Storage, StorageError,
+    GcsConfig, RemoteStorage, S3Addressing, S3Config, S3Credentials, Storage, StorageError,
 };
 
 #[rstest]
@@ -43,7 +43,11 @@ async fn a_check_says_what_to_do(#[case] fault: Fault, #[case] hint: &str) {
         ..server.config()
     };
     let start = Instant::now();
-    let error = S3Storage::open(config).unwrap().check().await.unwrap_err();
+    let error = RemoteStorage::open_s3(config)
+        .unwrap()
+        .check()
+        .await
+        .unwrap_err();
     assert!(
         start.elapsed() < Duration::from_secs(6),
         "{:?}",
@@ -64,7 +68,7 @@ async fn a_check_without_usable_credentials_says_so() {
     let key =
         r#"{"type":"service_account","client_email":"a@example.org","private_key":"a-secret"}"#;
     let file = super::spool(key.as_bytes());
-    let storage = GcsStorage::open(GcsConfig {
+    let storage = RemoteStorage::open_gcs(GcsConfig {
         bucket: "bucket".to_owned(),
         endpoint: Some(server.endpoint.clone()),
         credential_file: Some(file.path().to_owned()),
@@ -92,7 +96,7 @@ async fn nobody_there_is_said_quickly() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let storage = GcsStorage::open(GcsConfig {
+    let storage = RemoteStorage::open_gcs(GcsConfig {
         bucket: "b".to_owned(),
         endpoint: Some(endpoint),
         anonymous: true,
@@ -127,7 +131,10 @@ fn debug_output_hides_secrets() {
         region: Some("r".to_owned()),
         ..S3Config::default()
     };
-    let shown = format!("{config:?} {:?}", S3Storage::open(config.clone()).unwrap());
+    let shown = format!(
+        "{config:?} {:?}",
+        RemoteStorage::open_s3(config.clone()).unwrap()
+    );
     assert!(shown.contains("access"), "{shown}");
     assert!(
         !shown.contains(SECRET) && !shown.contains("a-secret-token"),
@@ -145,7 +152,7 @@ async fn urls_are_signed_for_the_public_host() {
         credentials: credentials(),
         ..S3Config::default()
     };
-    let storage = S3Storage::open(config.clone()).unwrap();
+    let storage = RemoteStorage::open_s3(config.clone()).unwrap();
     let key = blob(b"x");
     let url = storage
         .presign_get(&key, Duration::from_secs(60))
@@ -161,7 +168,7 @@ async fn urls_are_signed_for_the_public_host() {
         "{url}"
     );
     assert!(!url.contains(SECRET), "{url}");
-    let anonymous = S3Storage::open(S3Config {
+    let anonymous = RemoteStorage::open_s3(S3Config {
         anonymous: true,
         ..config
     })
@@ -207,7 +214,7 @@ fn public_urls_of_s3(
     #[case] public: Option<&str>,
     #[case] base: &str,
 ) {
-    let storage = S3Storage::open(S3Config {
+    let storage = RemoteStorage::open_s3(S3Config {
         bucket: "bucket".to_owned(),
         prefix: "a/b".to_owned(),
         endpoint: endpoint.map(str::to_owned),
@@ -228,7 +235,7 @@ fn public_urls_of_s3(
 #[case(None, "", "https://storage.googleapis.com/bucket/")]
 #[case(Some("http://h:1/"), "a", "http://h:1/bucket/a/")]
 fn public_urls_of_gcs(#[case] endpoint: Option<&str>, #[case] prefix: &str, #[case] base: &str) {
-    let storage = GcsStorage::open(GcsConfig {
+    let storage = RemoteStorage::open_gcs(GcsConfig {
         bucket: "bucket".to_owned(),
         prefix: prefix.to_owned(),
         endpoint: endpoint.map(str::to_owned),
@@ -247,7 +254,7 @@ fn public_urls_of_gcs(#[case] endpoint: Option<&str>, #[case] prefix: &str, #[ca
 #[case("", "cannot be read")]
 fn a_bad_key_file_is_named_and_not_quoted(#[case] content: &str, #[case] hint: &str) {
     let file = super::spool(content.as_bytes());
-    let error = GcsStorage::open(GcsConfig {
+    let error = RemoteStorage::open_gcs(GcsConfig {
         bucket: "bucket".to_owned(),
         credential_file: Some(file.path().to_owned()),
         ..GcsConfig::default()

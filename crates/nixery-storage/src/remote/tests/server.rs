@@ -9,7 +9,7 @@ use nixery_manifest::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{RemoteLimits, S3Config, S3Credentials, S3Storage};
+use crate::{RemoteLimits, RemoteStorage, S3Config, S3Credentials};
 
 pub(super) const SECRET: &str = "a-very-secret-key";
 
@@ -141,8 +141,8 @@ impl Server {
         }
     }
 
-    pub(super) fn storage(&self) -> S3Storage {
-        S3Storage::open(self.config()).expect("a good configuration")
+    pub(super) fn storage(&self) -> RemoteStorage {
+        RemoteStorage::open_s3(self.config()).expect("a good configuration")
     }
 
     async fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
