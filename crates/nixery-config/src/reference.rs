@@ -1,4 +1,4 @@
-//! The reference page of all settings, `docs/configuration.md`.
+//! Generates the reference page of all settings, `docs/configuration.md`.
 
 use crate::table::{Group, Level, SETTINGS, Setting};
 
@@ -22,7 +22,7 @@ with dashes and without `NIXERY_` or `NIX_`: `NIXERY_SPOOL_DIR` is `--spool-dir`
 <!-- Generated from crates/nixery-config/src/table.rs by scripts/gen-docs. -->
 ";
 
-/// Makes the page.
+/// Returns the page.
 #[must_use]
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
@@ -44,13 +44,20 @@ pub fn page() -> String {
         page += "\n| Variable | Flag | Default | Meaning |\n|---|---|---|---|\n";
         for setting in of(Level::Shown) {
             let (variable, flag) = (setting.variable, setting.flag);
-            page += &format!("| `{variable}` | `--{flag}` | {} |\n", rest(setting));
+            page += &format!(
+                "| `{variable}` | `--{flag}` | {} |\n",
+                default_and_meaning(setting)
+            );
         }
         if of(Level::Advanced).next().is_some() {
             page += "\nAdvanced:\n\n| Variable | Default | Meaning |\n|---|---|---|\n";
         }
         for setting in of(Level::Advanced) {
-            page += &format!("| `{}` | {} |\n", setting.variable, rest(setting));
+            page += &format!(
+                "| `{}` | {} |\n",
+                setting.variable,
+                default_and_meaning(setting)
+            );
         }
         if settings
             .iter()
@@ -62,11 +69,11 @@ pub fn page() -> String {
     page
 }
 
-/// The default and the meaning.
-fn rest(setting: &Setting) -> String {
+/// Returns the columns of the default and the meaning.
+fn default_and_meaning(setting: &Setting) -> String {
     let default = match setting.default {
         "" => "–".to_owned(),
-        // A word or a number is what one would write.
+        // A word or a number is a literal value.
         default if !default.contains(' ') && !default.contains('`') => format!("`{default}`"),
         default => default.to_owned(),
     };

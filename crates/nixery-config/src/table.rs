@@ -79,43 +79,21 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// The names for messages.
-    #[must_use]
-    pub const fn name(&self) -> SettingName {
-        SettingName {
-            variable: self.variable,
-            flag: self.flag,
-        }
+    /// Returns the flag in commands whose flags lack this prefix.
+    pub(crate) fn flag_without(&self, prefix: &str) -> &'static str {
+        self.flag.strip_prefix(prefix).unwrap_or(self.flag)
     }
 
-    /// The names in a command whose flags lack what they begin with here.
-    pub(crate) fn name_without(&self, beginning: &str) -> SettingName {
-        SettingName {
-            variable: self.variable,
-            flag: self.flag.strip_prefix(beginning).unwrap_or(self.flag),
-        }
+    /// Returns the names for messages: the variable it was read from, and the flag.
+    pub(crate) fn name(&self, variable: &str, flag_prefix: &str) -> String {
+        format!("{variable} (--{})", self.flag_without(flag_prefix))
     }
 }
 
-/// Its names.
+/// Shows the variable and the flag, which every message about a setting names.
 impl fmt::Display for Setting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.name().fmt(formatter)
-    }
-}
-
-/// The variable and the flag of a setting, which every message about it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SettingName {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// The flag, without its dashes.
-    pub flag: &'static str,
-}
-
-impl fmt::Display for SettingName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} (--{})", self.variable, self.flag)
+        formatter.write_str(&self.name(self.variable, ""))
     }
 }
 
@@ -124,7 +102,7 @@ impl fmt::Display for SettingName {
 macro_rules! settings {
     ($($group:ident { $(
         $name:ident: $variable:literal $flag:literal $value:literal, $level:ident $($secret:ident)?,
-            $help:literal, default $default:literal $(, else $($fallback:literal)+)?;
+            $help:literal $(, default $default:literal)? $(, else $($fallback:literal)+)?;
     )+ })+) => {
         $($(
             #[doc = $help]
@@ -136,7 +114,7 @@ macro_rules! settings {
                 level: Level::$level,
                 secret: !stringify!($($secret)?).is_empty(),
                 help: $help,
-                default: $default,
+                default: concat!($($default)?),
                 fallbacks: &[$($($fallback),+)?],
             };
         )+)+
@@ -151,11 +129,9 @@ settings! {
             "nixpkgs channel or commit",
             default "nixos-26.05, if no other source is given";
         PKGS_REPO: "NIXERY_PKGS_REPO" "pkgs-repo" "URL", Shown secret,
-            "git repository with a package set; the image tag selects a branch, tag or commit",
-            default "";
+            "git repository with a package set; the image tag selects a branch, tag or commit";
         PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
-            "Local folder or file with a package set",
-            default "";
+            "Local folder or file with a package set";
     }
     Storage {
         STORAGE_BACKEND: "NIXERY_STORAGE_BACKEND" "storage-backend" "KIND", Shown,
@@ -176,8 +152,7 @@ settings! {
     }
     S3 {
         S3_BUCKET: "NIXERY_S3_BUCKET" "s3-bucket" "NAME", Shown,
-            "The bucket, which must exist",
-            default "";
+            "The bucket, which must exist";
         S3_PREFIX: "NIXERY_S3_PREFIX" "s3-prefix" "PREFIX", Advanced,
             "Where in the bucket the store is, such as `team/nixery`",
             default "at its top";
@@ -198,8 +173,7 @@ settings! {
     }
     Gcs {
         GCS_BUCKET: "GCS_BUCKET" "gcs-bucket" "NAME", Shown,
-            "The bucket, which must exist",
-            default "";
+            "The bucket, which must exist";
         GCS_PREFIX: "NIXERY_GCS_PREFIX" "gcs-prefix" "PREFIX", Advanced,
             "Where in the bucket the store is, such as `team/nixery`",
             default "at its top";
@@ -243,8 +217,7 @@ settings! {
             "`text`, `json`, or `auto`: text on a terminal, JSON otherwise",
             default "auto";
         WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
-            "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in",
-            default "";
+            "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in";
     }
     Nix {
         NIX_TIMEOUT: "NIX_TIMEOUT" "nix-timeout" "TIME", Shown,
@@ -292,8 +265,7 @@ settings! {
             "How packages are grouped into layers: `size`, `plan`, `dominator` (as in the original), or `auto`: `plan` if a cluster plan is set, else `dominator` if popularity data is set, else `size`",
             default "auto";
         LAYER_PLAN: "NIXERY_LAYER_PLAN" "layer-plan" "URL", Shown secret,
-            "Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built",
-            default "";
+            "Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built";
         LAYER_PLAN_HOUR: "NIXERY_LAYER_PLAN_HOUR" "layer-plan-hour" "HOUR", Advanced,
             "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether to make another plan",
             default "3";
@@ -320,14 +292,11 @@ settings! {
     }
     GcPolicy {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
-            "Drop images that were not requested for this long, such as `30d`",
-            default "";
+            "Drop images that were not requested for this long, such as `30d`";
         GC_MAX_AGE: "NIXERY_GC_MAX_AGE" "gc-max-age" "TIME", Shown,
-            "Drop images that were built longer ago than this, used or not",
-            default "";
+            "Drop images that were built longer ago than this, used or not";
         GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
-            "Drop the least recently used images while all together need more than this, such as `100G`",
-            default "";
+            "Drop the least recently used images while all together need more than this, such as `100G`";
         GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
             "Keep whatever was written or used within this time; the same for all programs on a store, and longer than any build and any pull",
             default "6h";
