@@ -67,7 +67,7 @@ pub(crate) async fn graph(
         let mut entered = |step: Step| {
             reporter.at(Unit::Spinner, doing(step.into()), 0, 0, &packages);
         };
-        let graph = reference_graph(&*nix, &request, folder.path(), &log, &mut entered);
+        let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
         or_interrupted(async { Ok(graph.await) }).await?
     };
     match graph {

@@ -126,9 +126,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
             .with_detail(json!({ "digest": digest.to_string() }))
     }
+}
 
-    /// Returns the answer. For HEAD, the HTTP layer drops its body and keeps the headers.
-    fn response(self) -> Response {
+/// The answer. For HEAD, the HTTP layer drops its body and keeps the headers.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
         let body = json!({
             "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": self.detail }],
         });
@@ -144,12 +146,6 @@ impl ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        self.response()
     }
 }
 
@@ -173,50 +169,35 @@ impl From<RouteError> for ApiError {
 impl From<&StorageError> for ApiError {
     fn from(error: &StorageError) -> Self {
         // Only fixed sentences: messages of the backend name folders and hosts of this server.
-        let (status, code, message) = match error {
-            StorageError::Open { .. } | StorageError::Denied { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server has no access to its blob store",
-            ),
-            StorageError::NoSpace { .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store has no space left",
-            ),
-            StorageError::Failed { .. } if error.is_retryable() => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store does not answer",
-            ),
+        let failed = |message| Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message);
+        let unavailable = |message| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                .retry_after(RETRY_SECONDS)
+        };
+        match error {
+            StorageError::Open { .. } | StorageError::Denied { .. } => {
+                failed("the server has no access to its blob store")
+            }
+            StorageError::NoSpace { .. } => {
+                unavailable("the server's blob store has no space left")
+            }
+            StorageError::Failed { .. } if error.is_retryable() => {
+                unavailable("the server's blob store does not answer")
+            }
             // It may pass; lasting damage is found by its size or digest.
-            StorageError::Truncated { .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store returned only a part of this",
-            ),
-            StorageError::TooLarge { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
+            StorageError::Truncated { .. } => {
+                unavailable("the server's blob store returned only a part of this")
+            }
+            StorageError::TooLarge { .. } => failed(
                 "the server's blob store holds a damaged copy of this. Fix: its operator can find it with `nixery verify`",
             ),
-            StorageError::RangeNotSatisfiable { .. } => (
+            StorageError::RangeNotSatisfiable { .. } => Self::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::Unsupported,
                 "the range is outside of this blob",
             ),
             // `Failed` and `Spool`.
-            _ => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server's blob store failed",
-            ),
-        };
-        let answer = Self::new(status, code, message);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            answer.retry_after(RETRY_SECONDS)
-        } else {
-            answer
+            _ => failed("the server's blob store failed"),
         }
     }
 }

@@ -5,7 +5,7 @@ use http::header::{IF_RANGE, RANGE};
 
 /// The bytes of a blob to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Selection {
+pub(crate) enum Selection {
     /// The whole blob: there is no range, or one that this server need not honour.
     Whole,
     /// The bytes from `start` up to and without `end`.
@@ -25,7 +25,7 @@ pub enum Selection {
 /// A range is only honoured if it is the only one, well formed, in bytes, and without an `If-Range`
 /// that names other contents. Everything else means the whole blob, as the RFC allows.
 #[must_use]
-pub fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
+pub(crate) fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
     let mut values = headers.get_all(RANGE).iter();
     let (Some(range), None) = (values.next(), values.next()) else {
         return Selection::Whole;
@@ -45,7 +45,7 @@ pub fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
 
 /// Reads the value of a `Range` header against a blob of `size` bytes.
 #[must_use]
-pub fn parse(value: &str, size: u64) -> Selection {
+pub(crate) fn parse(value: &str, size: u64) -> Selection {
     let Some((unit, set)) = value.split_once('=') else {
         return Selection::Whole;
     };

@@ -12,6 +12,7 @@ mod failures;
 mod fake_nix;
 mod fake_store;
 mod holds;
+#[cfg(feature = "lab")]
 mod learning;
 mod listen;
 mod listings;
@@ -19,4 +20,5 @@ mod manifests;
 mod originals_defects;
 mod pages;
 mod registry;
+#[cfg(feature = "lab")]
 mod traffic;
