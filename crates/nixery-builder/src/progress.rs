@@ -51,6 +51,23 @@ impl Phase {
             Self::Failed => "failed",
         }
     }
+
+    /// Returns what a build does in this phase, in plain words.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Waiting => "waiting for another server that builds the image",
+            Self::Evaluate => "evaluating the packages",
+            Self::Realise => "building or fetching the packages",
+            Self::Graph => "reading the references of the packages",
+            Self::Plan => "planning layers",
+            Self::Pack => "packing layers",
+            Self::Assemble => "writing the manifests",
+            Self::Store => "storing layers",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 impl From<Step> for Phase {

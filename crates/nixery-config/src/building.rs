@@ -44,7 +44,7 @@ pub struct NixSettings {
     pub max_evaluations: usize,
     /// Limit of builds that run or wait.
     pub max_waiting: usize,
-    /// How long a failed build is answered with its failure.
+    /// How long a failure is repeated before the image is built again.
     pub failure_ttl: Duration,
     /// How long to wait for another server that builds an image, from the last renewal of its lease.
     pub lease_ttl: Duration,

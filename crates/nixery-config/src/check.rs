@@ -60,11 +60,6 @@ impl<'a> Checker<'a> {
             .ok_or(self.errors)
     }
 
-    /// Returns the number of problems so far.
-    pub(crate) fn problems(&self) -> usize {
-        self.errors.0.len()
-    }
-
     /// Returns the names of a setting in the command that is running.
     pub(crate) fn name(&self, setting: &Setting) -> String {
         setting.name(setting.variable, self.flag_prefix)

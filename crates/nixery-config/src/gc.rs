@@ -27,10 +27,10 @@ impl Section for GcSettings {
     const GROUPS: &'static [Group] = &[Group::GcTimer, Group::GcPolicy];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        let noted = checker.problems();
         let interval = checker.optional_time(GC_INTERVAL, 1..=MAX_SECONDS);
         let policy = policy(checker);
-        if interval.is_some() && checker.problems() == noted && !policy.has_limit() {
+        let limits = [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE];
+        if interval.is_some() && !limits.iter().any(|limit| checker.is_given(limit)) {
             let allowed =
                 format!("an interval together with {GC_MAX_UNUSED}, {GC_MAX_AGE} or {GC_MAX_SIZE}");
             checker.parsed(GC_INTERVAL, |_| None::<()>, || allowed);

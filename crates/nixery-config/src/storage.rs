@@ -235,5 +235,6 @@ fn write_bucket(
     Ok(())
 }
 
-#[cfg(all(test, feature = "s3", feature = "gcs"))]
+#[cfg(all(feature = "s3", feature = "gcs"))]
+#[cfg(test)]
 mod tests;

@@ -79,7 +79,8 @@ impl Section for TrafficSettings {
     }
 }
 
-#[cfg(all(test, feature = "lab"))]
+#[cfg(feature = "lab")]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::Arguments;

@@ -1,4 +1,4 @@
-//! A registry on a double of Nix and a store in memory, asked without a network.
+//! A registry on a fake Nix and a store in memory, without a network.
 
 use std::sync::Arc;
 use std::time::Duration;
