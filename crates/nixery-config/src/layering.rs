@@ -80,21 +80,8 @@ impl StrategySettings {
     }
 }
 
-/// A value of [`LAYER_STRATEGY`].
-#[derive(Debug, Clone, Copy)]
-enum StrategyName {
-    Auto,
-    Size,
-    Plan,
-    Dominator,
-}
-
-const STRATEGIES: [(&str, StrategyName); 4] = [
-    ("auto", StrategyName::Auto),
-    ("size", StrategyName::Size),
-    ("plan", StrategyName::Plan),
-    ("dominator", StrategyName::Dominator),
-];
+/// The values of [`LAYER_STRATEGY`].
+const STRATEGIES: [&str; 4] = ["auto", "size", "plan", "dominator"];
 
 impl Section for LayeringSettings {
     const GROUPS: &'static [Group] = &[Group::Layers];
@@ -116,7 +103,7 @@ impl Section for LayeringSettings {
 
 /// Reads the strategy. The settings of other strategies are checked as well.
 fn strategy(checker: &mut Checker<'_>) -> Option<StrategySettings> {
-    let choice = checker.choice(LAYER_STRATEGY, &STRATEGIES)?;
+    let choice = checker.choice(LAYER_STRATEGY, &STRATEGIES.map(|word| (word, word)))?;
     let hour = checker.number(LAYER_PLAN_HOUR, 0..=23);
     let popularity = location(checker, POPULARITY_URL);
     let dominator = StrategySettings::Dominator {
@@ -125,24 +112,22 @@ fn strategy(checker: &mut Checker<'_>) -> Option<StrategySettings> {
         popularity: popularity.clone(),
     };
     let strategy = match (choice, location(checker, LAYER_PLAN)) {
-        (StrategyName::Auto | StrategyName::Plan, Some(plan)) if plan == LEARNED => {
+        ("auto" | "plan", Some(plan)) if plan == LEARNED => {
             checker.needs(LAYER_PLAN, cfg!(feature = "lab"), "lab");
             StrategySettings::Learned { hour }
         }
-        (StrategyName::Auto | StrategyName::Plan, Some(location)) => {
-            StrategySettings::Plan { location }
-        }
-        (StrategyName::Plan, None) => {
+        ("auto" | "plan", Some(location)) => StrategySettings::Plan { location },
+        ("plan", None) => {
             let needed = format!(
                 "the path or URL of a cluster plan, as `nixery lab plan build` writes it, because {LAYER_STRATEGY} is plan"
             );
             checker.missing(LAYER_PLAN, needed);
             StrategySettings::Size
         }
-        // Popularity data is set to be used.
-        (StrategyName::Auto, None) if popularity.is_some() => dominator,
-        (StrategyName::Dominator, _) => dominator,
-        (StrategyName::Auto | StrategyName::Size, _) => StrategySettings::Size,
+        // Popularity data that is set shall be used.
+        ("auto", None) if popularity.is_some() => dominator,
+        ("dominator", _) => dominator,
+        _ => StrategySettings::Size,
     };
     Some(strategy)
 }
@@ -162,21 +147,18 @@ fn ignored(checker: &Checker<'_>, strategy: &StrategySettings) -> Vec<String> {
     let dominator = matches!(strategy, StrategySettings::Dominator { .. });
     let learned = matches!(strategy, StrategySettings::Learned { .. });
     let plan = learned || matches!(strategy, StrategySettings::Plan { .. });
-    let mut others = vec![
+    let is_unused = |setting: &&Setting| match *setting == LAYER_PLAN {
+        true => !plan,
+        false => !dominator,
+    };
+    let settings = [
         LAYER_PLAN,
         POPULARITY_THRESHOLD,
         LAYER_WEIGHT,
         POPULARITY_URL,
     ];
-    others.retain(|setting| {
-        !if *setting == LAYER_PLAN {
-            plan
-        } else {
-            dominator
-        }
-    });
     let why = format!("the layer strategy is {}", strategy.name());
-    let mut ignored = checker.unused(others, &why);
+    let mut ignored = checker.unused(settings.into_iter().filter(is_unused), &why);
     if !learned {
         let why = format!("{LAYER_PLAN} is not '{LEARNED}', or the layer strategy is not plan");
         ignored.extend(checker.unused([LAYER_PLAN_HOUR], &why));

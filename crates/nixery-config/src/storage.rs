@@ -58,24 +58,14 @@ pub enum StorageBackend {
     Gcs(GcsConfig),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Filesystem,
-    S3,
-    Gcs,
-}
-
-const KINDS: [(&str, Kind); 3] = [
-    ("filesystem", Kind::Filesystem),
-    ("s3", Kind::S3),
-    ("gcs", Kind::Gcs),
-];
+/// The values of [`STORAGE_BACKEND`].
+const KINDS: [&str; 3] = ["filesystem", "s3", "gcs"];
 
 impl Section for StorageSettings {
     const GROUPS: &'static [Group] = &[Group::Storage, Group::S3, Group::Gcs];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        let kind = checker.choice(STORAGE_BACKEND, &KINDS)?;
+        let kind = checker.choice(STORAGE_BACKEND, &KINDS.map(|word| (word, word)))?;
         let folder = checker.path(STORAGE_PATH);
         let folder = folder.unwrap_or_else(|| default_folder(checker));
         let spool = checker.path(SPOOL_DIR);
@@ -86,9 +76,9 @@ impl Section for StorageSettings {
         };
         let ignored = ignored(checker, kind);
         let backend = match kind {
-            Kind::Filesystem => StorageBackend::Filesystem(folder),
-            Kind::S3 => s3(checker, &remote)?,
-            Kind::Gcs => gcs(checker, &remote)?,
+            "s3" => s3(checker, &remote)?,
+            "gcs" => gcs(checker, &remote)?,
+            _ => StorageBackend::Filesystem(folder),
         };
         Some(Self {
             backend,
@@ -131,28 +121,27 @@ fn gcs(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
 
 /// Returns a warning for what was set for other stores than the chosen one. A machine may have
 /// Google credentials for other purposes, so these are not reported.
-fn ignored(checker: &Checker<'_>, kind: Kind) -> Vec<String> {
-    let name = KINDS.iter().find(|(_, other)| *other == kind);
-    let name = name.map_or("", |(name, _)| name);
+fn ignored(checker: &Checker<'_>, kind: &str) -> Vec<String> {
+    let filesystem = kind == "filesystem";
     let spool_alone = !checker.is_given(SPOOL_DIR);
     let is_unused = |setting: &Setting| match setting.group {
-        Group::S3 => kind != Kind::S3,
-        Group::Gcs => kind != Kind::Gcs && setting != GCS_CREDENTIALS,
-        _ if setting == STORAGE_PATH => kind != Kind::Filesystem && !spool_alone,
-        _ => kind == Kind::Filesystem && [STORAGE_TIMEOUT, STORAGE_ATTEMPTS].contains(&setting),
+        Group::S3 => kind != "s3",
+        Group::Gcs => kind != "gcs" && setting != GCS_CREDENTIALS,
+        _ if setting == STORAGE_PATH => !filesystem && !spool_alone,
+        _ => filesystem && [STORAGE_TIMEOUT, STORAGE_ATTEMPTS].contains(&setting),
     };
     let settings = SETTINGS.iter().copied();
     let settings = settings.filter(|setting| StorageSettings::GROUPS.contains(&setting.group));
     let unused = settings.filter(|setting| is_unused(setting));
-    let mut ignored = checker.unused(unused, &format!("the blob store is {name}"));
-    if kind != Kind::Filesystem && checker.is_given(STORAGE_PATH) && spool_alone {
+    let mut ignored = checker.unused(unused, &format!("the blob store is {kind}"));
+    if !filesystem && checker.is_given(STORAGE_PATH) && spool_alone {
         ignored.push(format!(
-            "{STORAGE_PATH} is set, but the blob store is {name}: the folder holds only the spool folder"
+            "{STORAGE_PATH} is set, but the blob store is {kind}: the folder holds only the spool folder"
         ));
     }
     let mut signing = ORIGINAL_SIGNING_VARIABLES.to_vec();
     signing.retain(|name| checker.variable(name).is_some());
-    if kind == Kind::Gcs && !signing.is_empty() {
+    if kind == "gcs" && !signing.is_empty() {
         ignored.push(format!(
             "{} is set but not used: URLs are signed with the JSON key file of a service account in {GCS_CREDENTIALS}. Fix: set that, or NIXERY_BLOB_DELIVERY=public, which redirects to unsigned URLs as the original does without a key",
             signing.join(" and ")
