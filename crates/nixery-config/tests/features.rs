@@ -7,9 +7,9 @@ use nixery_config::{Arguments, Settings};
 
 fn check_refused(setting: &Setting, value: &str, feature: &str) {
     let arguments = Arguments::<Settings>::default().with(setting, value);
-    let errors = arguments.settings().unwrap_err().to_string();
+    let errors = arguments.settings().expect_err("the feature is off");
     assert_eq!(
-        errors,
+        errors.to_string(),
         format!(
             "{setting} is \"{value}\", but this program was built without the feature `{feature}`. Fix: build it with that feature, or use another value"
         )
