@@ -75,7 +75,7 @@ pub(crate) async fn graph(
         Err(error) => {
             reporter.finish();
             let error = BuildError::from(error);
-            Err(build_failure(&*nix, error.into()).await)
+            Err(build_failure(&nix, error.into()).await)
         }
     }
 }
