@@ -47,6 +47,8 @@ pub struct StorageSettings {
 /// A kind of blob store with its place.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+// There is one value in a process, and its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum StorageBackend {
     /// A local folder.
     Filesystem(PathBuf),
