@@ -56,7 +56,7 @@ pub enum BuildError {
         log_tail: Vec<String>,
     },
     /// A phase took longer than it may.
-    #[error("the build did not finish in time: {} was stopped after {} s", phase.activity(), after.as_secs_f32().ceil())]
+    #[error("the build did not finish in time: {} was stopped after {} s", phase.describe(), after.as_secs_f32().ceil())]
     TimedOut {
         /// The phase that was stopped.
         phase: Phase,

@@ -51,13 +51,20 @@ impl Phase {
         }
     }
 
-    /// What happens in the phase, in plain words that start a clause: "building the packages".
-    pub(crate) const fn activity(self) -> &'static str {
+    /// Returns what a build does in this phase, in plain words.
+    pub const fn describe(self) -> &'static str {
         match self {
+            Self::Queued => "queued",
+            Self::Waiting => "waiting for another server that builds the image",
             Self::Evaluate => "evaluating the packages",
             Self::Realise => "building the packages",
             Self::Graph => "reading the dependencies of the packages",
-            other => other.as_str(),
+            Self::Plan => "planning layers",
+            Self::Pack => "packing layers",
+            Self::Assemble => "writing the manifests",
+            Self::Store => "storing layers",
+            Self::Done => "done",
+            Self::Failed => "failed",
         }
     }
 }

@@ -76,7 +76,7 @@ pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyh
         match setup::preflight(nix).await {
             Ok(findings) => {
                 for finding in findings {
-                    output::note(&format!("warning: {}", setup::line(&finding)));
+                    output::note(&format!("warning: {}", setup::describe_finding(&finding)));
                 }
             }
             Err(error) => return error.into(),

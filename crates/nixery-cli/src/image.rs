@@ -67,7 +67,7 @@ pub(crate) async fn graph(
         let mut entered = |step: ClosureStep| {
             reporter.at(Unit::Spinner, doing(step.into()), 0, 0, &packages);
         };
-        let graph = reference_graph(&*nix, &request, folder.path(), &log, &mut entered);
+        let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
         or_interrupted(async { Ok(graph.await) }).await?
     };
     match graph {
@@ -75,7 +75,7 @@ pub(crate) async fn graph(
         Err(error) => {
             reporter.finish();
             let error = BuildError::from(error);
-            Err(build_failure(&*nix, error.into()).await)
+            Err(build_failure(&nix, error.into()).await)
         }
     }
 }

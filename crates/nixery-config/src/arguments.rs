@@ -1,26 +1,27 @@
 //! Arguments of commands, made from the table of settings.
 //!
-//! All settings reach us as text. Checking them here rather than in the argument parser lets every
-//! message name the variable *and* the flag, treats an empty variable as unset (as the original
-//! does), and reports all that is wrong at once.
+//! The argument parser takes every setting as text, which is checked later. So a message can name
+//! the variable and the flag, an empty variable counts as unset, as in the original, and everything
+//! that is wrong is reported at once.
 
-use crate::check::{Checker, ConfigErrors};
-use crate::table::{Group, Level, SETTINGS, Setting, SettingName};
-use clap::{Arg, ArgMatches, Command};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::marker::PhantomData;
 
-/// Checked settings that are read from some groups of the table.
+use clap::{Arg, ArgMatches, Command};
+
+use crate::check::{Checker, ConfigErrors, Values, trimmed};
+use crate::table::{Group, Level, SETTINGS, Setting};
+
+/// Settings that are read from some groups of the table and checked.
 pub trait Section: Sized {
     /// The groups.
     const GROUPS: &'static [Group];
 
-    /// What flags begin with in the table and not in commands that take this section.
-    const WITHOUT: &'static str = "";
+    /// What flags begin with in the table, but not in commands that take this section.
+    const FLAG_PREFIX: &'static str = "";
 
-    /// Reads the settings. Where there is no result, the checker has noted why.
+    /// Reads the settings. Without a result, the checker has the reason.
     fn read(checker: &mut Checker<'_>) -> Option<Self>;
 }
 
@@ -41,9 +42,6 @@ pub struct Arguments<S> {
     section: PhantomData<fn() -> S>,
 }
 
-/// Texts by variable.
-pub(crate) type Values = BTreeMap<&'static str, OsString>;
-
 impl<S> Default for Arguments<S> {
     fn default() -> Self {
         Self {
@@ -53,7 +51,7 @@ impl<S> Default for Arguments<S> {
     }
 }
 
-/// Shows which settings are given, without their values: some are secret.
+/// Shows which settings are set, without their values: some are secret.
 impl<S> fmt::Debug for Arguments<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_set().entries(self.values.keys()).finish()
@@ -66,10 +64,10 @@ impl<S: Section> Arguments<S> {
         settings.filter(|setting| S::GROUPS.contains(&setting.group))
     }
 
-    /// The names of a setting in commands that take this section.
+    /// Returns the names of a setting in commands that take this section.
     #[must_use]
-    pub fn name(setting: &Setting) -> SettingName {
-        setting.name_without(S::WITHOUT)
+    pub fn name(setting: &Setting) -> String {
+        setting.name(setting.variable, S::FLAG_PREFIX)
     }
 
     /// Sets a value as a flag does.
@@ -79,10 +77,10 @@ impl<S: Section> Arguments<S> {
         self
     }
 
-    /// Whether any setting has a value.
+    /// Whether any of the settings is set.
     #[must_use]
     pub fn given(&self) -> bool {
-        self.values.values().any(|value| !is_blank(value))
+        self.values.values().any(|value| trimmed(value).is_some())
     }
 
     /// Checks the settings.
@@ -93,28 +91,27 @@ impl<S: Section> Arguments<S> {
         self.settings_in(&|name| std::env::var_os(name))
     }
 
-    /// The same, with the environment in which variables of other programs are looked up.
+    /// Like [`Self::settings`], with another environment for variables of other programs.
     pub(crate) fn settings_in(
         &self,
         environment: &dyn Fn(&str) -> Option<OsString>,
     ) -> Result<S, ConfigErrors> {
-        let mut checker = Checker::new(&self.values, environment, S::WITHOUT);
+        let mut checker = Checker::new(&self.values, environment, S::FLAG_PREFIX);
         let settings = S::read(&mut checker);
         checker.finish(settings)
     }
 
-    /// The settings in effect, one per line. Values of secret settings are not shown; advanced
-    /// settings are left out unless they are set.
+    /// Returns the settings in effect, one per line. Values of secret settings are not shown, and
+    /// advanced settings are left out unless they are set.
     #[must_use]
     pub fn summary(&self) -> String {
+        let environment = |name: &str| std::env::var_os(name);
+        let checker = Checker::new(&self.values, &environment, S::FLAG_PREFIX);
         let mut lines = String::new();
         for setting in Self::table() {
-            let own = self.values.get(setting.variable).cloned();
-            let others = setting.fallbacks.iter().filter_map(std::env::var_os);
-            let mut values = own.into_iter().chain(others);
-            let shown = match values.find(|value| !is_blank(value)) {
+            let shown = match checker.text(setting) {
                 Some(_) if setting.secret => "(set, not shown)".to_owned(),
-                Some(value) => value.to_string_lossy().trim().to_owned(),
+                Some(value) => value,
                 None if setting.level == Level::Advanced => continue,
                 None if setting.default.is_empty() => "(not set)".to_owned(),
                 None => format!("(default) {}", setting.default),
@@ -130,7 +127,7 @@ impl<S: Section> Arguments<S> {
             default => format!("{} [default: {default}]", setting.help),
         };
         Arg::new(setting.variable)
-            .long(Self::name(setting).flag)
+            .long(setting.flag_without(S::FLAG_PREFIX))
             .env(setting.variable)
             .value_name(setting.value)
             .value_parser(clap::value_parser!(OsString))
@@ -139,10 +136,6 @@ impl<S: Section> Arguments<S> {
             .hide(setting.level == Level::Advanced)
             .hide_env_values(setting.secret)
     }
-}
-
-fn is_blank(value: &OsString) -> bool {
-    value.to_str().is_some_and(|text| text.trim().is_empty())
 }
 
 impl<S: Section> clap::Args for Arguments<S> {

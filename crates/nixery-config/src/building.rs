@@ -1,4 +1,11 @@
-//! How Nix is run.
+//! The settings of Nix.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use nixery_nix::NixStore;
 
 use crate::arguments::Section;
 use crate::check::Checker;
@@ -6,28 +13,24 @@ use crate::table::{
     EVAL_INTERVAL, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS, MAX_EVALUATIONS,
     MAX_WAITING, NIX_DIR, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
 };
-use nixery_nix::NixStore;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::thread::available_parallelism;
-use std::time::Duration;
 
-/// An upper bound for times that a typing error would otherwise turn into years.
+/// Limit of times, against typing errors.
 const WEEK: u64 = 7 * 24 * 60 * 60;
-/// Nobody should wait longer for a server that is gone.
-const LONGEST_LEASE: u64 = 60 * 60;
-/// An upper bound for counts of processes and threads.
-pub(crate) const MANY: usize = 1024;
+/// Limit of the wait for a server that may have stopped.
+const MAX_LEASE_SECONDS: u64 = 60 * 60;
+/// Limit of counts of processes and threads.
+pub(crate) const MAX_COUNT: usize = 1024;
 
 /// Checked settings of running Nix.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct NixSettings {
-    /// Time for one realisation.
+    /// Time limit for building the packages of one image.
     pub realise_timeout: Duration,
-    /// Time for one evaluation.
+    /// Time limit for evaluating the packages of one image.
     pub evaluate_timeout: Duration,
-    /// How long an image of a source that moves is served before it is evaluated again; `None` for
-    /// what suits the source.
+    /// How long an image of a source that changes is served before it is evaluated again; `None`
+    /// for the default of the source.
     pub eval_interval: Option<Duration>,
     /// Folder with the Nix files; `None` for those built in.
     pub nix_dir: Option<PathBuf>,
@@ -35,17 +38,17 @@ pub struct NixSettings {
     pub store: Option<NixStore>,
     /// `--max-jobs`; `None` for Nix's own configuration.
     pub max_jobs: Option<usize>,
-    /// Realisations at once.
+    /// Limit of images whose packages are built at once.
     pub max_builds: usize,
-    /// Evaluations at once.
+    /// Limit of images that are evaluated at once.
     pub max_evaluations: usize,
-    /// Builds that run or wait.
+    /// Limit of builds that run or wait.
     pub max_waiting: usize,
-    /// How long a failed build is answered with its failure.
+    /// How long a failure is repeated before the image is built again.
     pub failure_ttl: Duration,
-    /// How long to wait for another server that builds an image after it renewed its lease.
+    /// How long to wait for another server that builds an image, from the last renewal of its lease.
     pub lease_ttl: Duration,
-    /// Builds remembered.
+    /// Number of builds that are remembered.
     pub history: usize,
 }
 
@@ -54,42 +57,38 @@ impl Section for NixSettings {
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
         let cores = cores();
-        let nix_dir = checker.path(NIX_DIR);
-        if let Some(folder) = &nix_dir
-            && !folder.join("prepare-image.nix").is_file()
-        {
-            let name = checker.name(NIX_DIR);
-            let allowed = "a folder with the files of nix/, prepare-image.nix among them";
-            checker.invalid(name, &folder.display().to_string(), allowed);
-        }
         let store = checker.given(NIX_STORE).and_then(|(name, uri)| {
             let store = NixStore::parse(&uri);
             store
-                .map_err(|error| checker.invalid(name, &uri, error.allowed))
+                .map_err(|error| checker.invalid(&name, &uri, error.allowed))
                 .ok()
         });
         Some(Self {
             realise_timeout: checker.time(NIX_TIMEOUT, 1..=WEEK),
             evaluate_timeout: checker.time(EVAL_TIMEOUT, 1..=WEEK),
             eval_interval: checker.optional_time(EVAL_INTERVAL, 0..=WEEK),
-            nix_dir,
+            nix_dir: checker.valid_path(
+                NIX_DIR,
+                |folder| folder.join("prepare-image.nix").is_file(),
+                "a folder with the files of nix/, prepare-image.nix among them",
+            ),
             store,
-            max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MANY),
+            max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MAX_COUNT),
             max_builds: checker
-                .optional_number(MAX_BUILDS, 1..=MANY)
+                .optional_number(MAX_BUILDS, 1..=MAX_COUNT)
                 .unwrap_or(cores.clamp(2, 8)),
             max_evaluations: checker
-                .optional_number(MAX_EVALUATIONS, 1..=MANY)
+                .optional_number(MAX_EVALUATIONS, 1..=MAX_COUNT)
                 .unwrap_or(cores.min(4)),
             max_waiting: checker.number(MAX_WAITING, 1..=100_000),
             failure_ttl: checker.time(FAILURE_TTL, 0..=WEEK),
-            lease_ttl: checker.time(LEASE, 0..=LONGEST_LEASE),
+            lease_ttl: checker.time(LEASE, 0..=MAX_LEASE_SECONDS),
             history: checker.number(HISTORY, 1..=10_000),
         })
     }
 }
 
-/// The cores of this machine.
+/// Returns the number of cores of this machine.
 pub(crate) fn cores() -> usize {
     available_parallelism().map_or(1, NonZeroUsize::get)
 }

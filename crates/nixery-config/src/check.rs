@@ -1,95 +1,30 @@
-//! Reading single settings, and noting what is wrong with them.
+//! Reads single settings, and collects everything that is wrong with them.
 
-use crate::arguments::Values;
-use crate::table::{Setting, SettingName};
-use nixery_core::ByteSize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Display;
+use std::net::Ipv6Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// One thing that is wrong with the configuration.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A value outside of what the setting takes.
-    #[error("{setting} is {value:?}; allowed: {allowed}")]
-    Invalid {
-        /// Which setting.
-        setting: SettingName,
-        /// The value as given.
-        value: String,
-        /// Which values are allowed.
-        allowed: String,
-    },
-    /// A setting that is needed.
-    #[error("{setting} is not set; needed: {needed}")]
-    Missing {
-        /// Which setting.
-        setting: SettingName,
-        /// Which value is needed.
-        needed: String,
-    },
-    /// Settings of which only one may be given.
-    #[error("{} are set; allowed: exactly one of them, as it selects the package source", list(.settings))]
-    Exclusive {
-        /// Those that were given.
-        settings: Vec<SettingName>,
-    },
-    /// A value whose code is not in this program.
-    #[error(
-        "{setting} is {value:?}, but this program was built without the feature `{feature}`. Fix: build it with that feature, or use another value"
-    )]
-    NotBuilt {
-        /// Which setting.
-        setting: SettingName,
-        /// The value as given.
-        value: String,
-        /// The feature that was off.
-        feature: &'static str,
-    },
-}
+use nixery_core::ByteSize;
 
-fn list(settings: &[SettingName]) -> String {
-    let names: Vec<_> = settings.iter().map(ToString::to_string).collect();
-    names.join(" and ")
-}
+use crate::table::Setting;
+
+/// The values of settings, by variable.
+pub(crate) type Values = BTreeMap<&'static str, OsString>;
 
 /// Everything that is wrong with a configuration, one line each.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct ConfigErrors(pub Vec<ConfigError>);
+#[error("{}", .0.join("\n"))]
+pub struct ConfigErrors(pub(crate) Vec<String>);
 
 impl ConfigErrors {
-    /// Returns the value of a part of the configuration; its problems are noted here.
+    /// Returns the value of a part of the configuration, or adds its problems to these.
     pub fn part<T>(&mut self, part: Result<T, Self>) -> Option<T> {
         part.map_err(|errors| self.0.extend(errors.0)).ok()
-    }
-}
-
-/// A value that no log and no message may show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Returns the value, for use and not for display.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for Secret {
-    fn from(value: String) -> Self {
-        Self(value)
-    }
-}
-
-/// Hides the value.
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Secret(…)")
     }
 }
 
@@ -101,7 +36,7 @@ pub(crate) const BOOLEANS: &[(&str, bool)] =
 pub struct Checker<'a> {
     values: &'a Values,
     environment: &'a dyn Fn(&str) -> Option<OsString>,
-    without: &'static str,
+    flag_prefix: &'static str,
     errors: ConfigErrors,
 }
 
@@ -109,117 +44,125 @@ impl<'a> Checker<'a> {
     pub(crate) fn new(
         values: &'a Values,
         environment: &'a dyn Fn(&str) -> Option<OsString>,
-        without: &'static str,
+        flag_prefix: &'static str,
     ) -> Self {
         Self {
             values,
             environment,
-            without,
+            flag_prefix,
             errors: ConfigErrors::default(),
         }
     }
 
     pub(crate) fn finish<T>(self, settings: Option<T>) -> Result<T, ConfigErrors> {
-        match settings {
-            Some(settings) if self.errors.0.is_empty() => Ok(settings),
-            _ => Err(self.errors),
-        }
+        settings
+            .filter(|_| self.errors.0.is_empty())
+            .ok_or(self.errors)
     }
 
-    /// How many problems were noted.
-    pub(crate) fn problems(&self) -> usize {
-        self.errors.0.len()
+    /// Returns the names of a setting in the command that is running.
+    pub(crate) fn name(&self, setting: &Setting) -> String {
+        setting.name(setting.variable, self.flag_prefix)
     }
 
-    /// The names of a setting in the command that is being run.
-    pub(crate) fn name(&self, setting: &Setting) -> SettingName {
-        setting.name_without(self.without)
+    /// Adds a problem.
+    pub(crate) fn push(&mut self, problem: String) {
+        self.errors.0.push(problem);
     }
 
-    /// Notes a problem.
-    pub(crate) fn push(&mut self, error: ConfigError) {
-        self.errors.0.push(error);
+    /// Adds the problem of a value that is not allowed. A user name and password before a host are
+    /// not repeated.
+    pub(crate) fn invalid(&mut self, name: &str, value: &str, allowed: impl Display) {
+        let value = without_user(value);
+        self.push(format!("{name} is {value:?}; allowed: {allowed}"));
     }
 
-    /// Notes a value that is not allowed. A user name and password at its start are not repeated.
-    pub(crate) fn invalid(&mut self, name: SettingName, value: &str, allowed: impl Into<String>) {
-        self.push(ConfigError::Invalid {
-            setting: name,
-            value: without_user(value),
-            allowed: allowed.into(),
-        });
+    /// Adds the problem of a setting that is needed and not set.
+    pub(crate) fn missing(&mut self, setting: &Setting, needed: impl Display) {
+        let name = self.name(setting);
+        self.push(format!("{name} is not set; needed: {needed}"));
     }
 
-    /// Notes a setting that is needed.
-    pub(crate) fn missing(&mut self, setting: &Setting, needed: impl Into<String>) {
-        let error = ConfigError::Missing {
-            setting: self.name(setting),
-            needed: needed.into(),
-        };
-        self.push(error);
-    }
-
-    /// Notes a value that needs a feature of this crate, unless the feature is on.
+    /// Adds the problem of a value that needs a feature of this crate, unless the feature is on.
     pub(crate) fn needs(&mut self, setting: &Setting, on: bool, feature: &'static str) {
         if !on {
-            let error = ConfigError::NotBuilt {
-                setting: self.name(setting),
-                value: without_user(&self.text(setting).unwrap_or_default()),
-                feature,
-            };
-            self.push(error);
+            let value = without_user(&self.text(setting).unwrap_or_default());
+            let name = self.name(setting);
+            self.push(format!(
+                "{name} is {value:?}, but this program was built without the feature `{feature}`. Fix: build it with that feature, or use another value"
+            ));
         }
     }
 
-    /// A variable of another program. Empty text counts as absent.
+    /// Returns a variable of another program. Empty text counts as absent.
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         trimmed(&(self.environment)(name)?)
     }
 
-    /// A folder or file that a variable of another program names.
+    /// Returns the path in a variable of another program.
     pub(crate) fn variable_path(&self, name: &str) -> Option<PathBuf> {
         (self.environment)(name).map(PathBuf::from)
     }
 
-    /// The text of a setting, or of the first of its fallbacks that is set, with the names it came
-    /// by. Empty text counts as absent, and space around it is ignored.
-    pub(crate) fn given(&self, setting: &Setting) -> Option<(SettingName, String)> {
-        let name = self.name(setting);
-        if let Some(text) = self.values.get(setting.variable).and_then(trimmed) {
-            return Some((name, text));
-        }
-        setting.fallbacks.iter().find_map(|variable| {
-            let text = self.variable(variable)?;
-            Some((SettingName { variable, ..name }, text))
-        })
+    /// Returns the text of a setting, or of the first of its fallbacks that is set, with the names
+    /// to report it by. Empty text counts as absent, and space around it is ignored.
+    pub(crate) fn given(&self, setting: &Setting) -> Option<(String, String)> {
+        let own = self.values.get(setting.variable).and_then(trimmed);
+        let own = own.map(|text| (setting.variable, text));
+        let mut others = setting
+            .fallbacks
+            .iter()
+            .filter_map(|variable| Some((*variable, self.variable(variable)?)));
+        let (variable, text) = own.or_else(|| others.next())?;
+        Some((setting.name(variable, self.flag_prefix), text))
     }
 
-    /// The text of a setting.
+    /// Returns the text of a setting.
     pub(crate) fn text(&self, setting: &Setting) -> Option<String> {
         self.given(setting).map(|(_, text)| text)
     }
 
-    /// Whether a setting itself is given.
+    /// Whether a setting itself is set, not only one of its fallbacks.
     pub(crate) fn is_given(&self, setting: &Setting) -> bool {
         let value = self.values.get(setting.variable);
         value.and_then(trimmed).is_some()
     }
 
-    /// Those of the settings that are given though nothing reads them, a sentence each.
-    pub(crate) fn unused(&self, settings: &[&Setting], why: &str) -> Vec<String> {
-        let unused = settings.iter().filter(|setting| self.is_given(setting));
+    /// Returns a warning for each of these settings that is set though nothing reads it.
+    pub(crate) fn unused<'s>(
+        &self,
+        settings: impl IntoIterator<Item = &'s Setting>,
+        why: &str,
+    ) -> Vec<String> {
+        let settings = settings.into_iter();
+        let unused = settings.filter(|setting| self.is_given(setting));
         unused
             .map(|setting| format!("{} is set but not used: {why}", self.name(setting)))
             .collect()
     }
 
-    /// A path, its bytes as they are.
+    /// Returns a path, its bytes as they are.
     pub(crate) fn path(&self, setting: &Setting) -> Option<PathBuf> {
         let value = self.values.get(setting.variable);
         value.filter(|value| !value.is_empty()).map(PathBuf::from)
     }
 
-    /// The value that `parse` makes of the text, if the setting is given.
+    /// Returns a path that must be `valid`.
+    pub(crate) fn valid_path(
+        &mut self,
+        setting: &Setting,
+        valid: impl FnOnce(&PathBuf) -> bool,
+        allowed: &str,
+    ) -> Option<PathBuf> {
+        let path = self.path(setting)?;
+        if !valid(&path) {
+            let name = self.name(setting);
+            self.invalid(&name, &path.display().to_string(), allowed);
+        }
+        Some(path)
+    }
+
+    /// Returns the value that `parse` makes of the text, if the setting is set.
     pub(crate) fn parsed<T>(
         &mut self,
         setting: &Setting,
@@ -229,12 +172,12 @@ impl<'a> Checker<'a> {
         let (name, text) = self.given(setting)?;
         let value = parse(&text);
         if value.is_none() {
-            self.invalid(name, &text, allowed());
+            self.invalid(&name, &text, allowed());
         }
         value
     }
 
-    /// A whole number within a range, if it is given.
+    /// Returns a whole number within a range, if it is set.
     pub(crate) fn optional_number<T>(
         &mut self,
         setting: &Setting,
@@ -248,7 +191,7 @@ impl<'a> Checker<'a> {
         self.parsed(setting, parse, allowed)
     }
 
-    /// A whole number within a range; the default is the table's.
+    /// Returns a whole number within a range; the default is the table's.
     pub(crate) fn number<T>(&mut self, setting: &Setting, range: RangeInclusive<T>) -> T
     where
         T: FromStr + PartialOrd + Display + Default,
@@ -257,7 +200,7 @@ impl<'a> Checker<'a> {
         given.unwrap_or_else(|| setting.default.parse().unwrap_or_default())
     }
 
-    /// A time within a range of seconds, if it is given.
+    /// Returns a time within a range of seconds, if it is set.
     pub(crate) fn optional_time(
         &mut self,
         setting: &Setting,
@@ -276,13 +219,13 @@ impl<'a> Checker<'a> {
         self.parsed(setting, parse, allowed)
     }
 
-    /// A time within a range of seconds; the default is the table's.
+    /// Returns a time within a range of seconds; the default is the table's.
     pub(crate) fn time(&mut self, setting: &Setting, range: RangeInclusive<u64>) -> Duration {
         let given = self.optional_time(setting, range);
         given.unwrap_or_else(|| time(setting.default).unwrap_or_default())
     }
 
-    /// A size in bytes, if it is given.
+    /// Returns a size in bytes, if it is set.
     pub(crate) fn optional_size(&mut self, setting: &Setting) -> Option<u64> {
         let parse = |text: &str| text.parse().ok().map(|ByteSize(bytes)| bytes);
         let allowed =
@@ -290,7 +233,7 @@ impl<'a> Checker<'a> {
         self.parsed(setting, parse, allowed)
     }
 
-    /// One of a few words, if it is given.
+    /// Returns the value of one of a few words, if it is set.
     pub(crate) fn optional_choice<T: Copy>(
         &mut self,
         setting: &Setting,
@@ -303,7 +246,7 @@ impl<'a> Checker<'a> {
         self.parsed(setting, |text| choice(text, choices), allowed)
     }
 
-    /// One of a few words; the default is the table's, which has to be among them.
+    /// Returns the value of one of a few words; the default is the table's, which is among them.
     pub(crate) fn choice<T: Copy>(
         &mut self,
         setting: &Setting,
@@ -314,7 +257,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// The value without a user name and a password before a host.
+/// Removes a user name and a password before a host.
 fn without_user(value: &str) -> String {
     match value.rsplit_once('@') {
         Some((_, host)) => format!("…@{host}"),
@@ -327,14 +270,14 @@ fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Option<T> {
     found.map(|(_, value)| *value)
 }
 
-/// The text without the space around it, if there is any.
-fn trimmed(value: &OsString) -> Option<String> {
+/// Returns the text without the space around it, if there is any text.
+pub(crate) fn trimmed(value: &OsString) -> Option<String> {
     let text = value.to_string_lossy();
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// A time in whole seconds with its unit, in seconds where it has none; capitals do not count.
+/// Parses a time in whole seconds. Without a unit it is in seconds; the case of a unit is ignored.
 fn time(text: &str) -> Option<Duration> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.parse().ok().map(Duration::from_secs);
@@ -343,14 +286,33 @@ fn time(text: &str) -> Option<Duration> {
     time.filter(|time| time.subsec_nanos() == 0)
 }
 
-/// The URL without its trailing slash, if it is nothing but a scheme and an authority.
-#[must_use]
+/// Returns the URL without its trailing slash, if it is only a scheme and an authority.
 pub(crate) fn origin(text: &str) -> Option<String> {
     let url = text.strip_suffix('/').unwrap_or(text);
     let host = url
         .strip_prefix("https://")
         .or_else(|| url.strip_prefix("http://"))?;
-    crate::authority::is_authority(host).then(|| url.to_owned())
+    is_authority(host).then(|| url.to_owned())
+}
+
+/// Whether the text is a host name or address with an optional port, and nothing else.
+#[must_use]
+pub fn is_authority(text: &str) -> bool {
+    // The longest DNS name has 253 bytes, a port six with its colon.
+    const MAX_BYTES: usize = 260;
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    let (valid, rest) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').unwrap_or_default();
+        (address.parse::<Ipv6Addr>().is_ok(), rest)
+    } else {
+        let (host, rest) = text.split_at(text.find(':').unwrap_or(text.len()));
+        (!host.is_empty() && host.bytes().all(is_word), rest)
+    };
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    valid
+        && text.len() <= MAX_BYTES
+        && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))
 }
 
 #[cfg(test)]
@@ -386,5 +348,25 @@ mod tests {
         assert_eq!(url.as_deref(), Some("https://nixery.dev"));
         let url = origin("http://[::1]:80");
         assert_eq!(url.as_deref(), Some("http://[::1]:80"));
+    }
+
+    #[rstest]
+    #[case("nixery.dev", true)]
+    #[case("127.0.0.1:8080", true)]
+    #[case("[::1]:8080", true)]
+    #[case("[::1]", true)]
+    #[case("my_host", true)]
+    #[case("", false)]
+    #[case(":80", false)]
+    #[case("host:99999", false)]
+    #[case("host:+80", false)]
+    #[case("host/path", false)]
+    #[case("user@host", false)]
+    #[case("<script>", false)]
+    #[case("[::1", false)]
+    #[case("[hello]:1", false)]
+    #[case("::1", false)]
+    fn only_hosts_and_ports_are_shown(#[case] text: &str, #[case] valid: bool) {
+        assert_eq!(is_authority(text), valid);
     }
 }

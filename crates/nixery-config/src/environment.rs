@@ -1,17 +1,18 @@
-//! Variables in the environment that look like settings and are none.
+//! Environment variables that look like settings and are not.
 
-use crate::table::SETTINGS;
 use std::ffi::OsString;
 
-/// What all variables of ours begin with, but for those of the original.
+use crate::table::SETTINGS;
+
+/// The prefix of all variables of this project, except those of the original.
 const PREFIX: &str = "NIXERY_";
 /// Variables that the scripts and tests of the project read.
 const OTHERS: [&str; 2] = ["NIXERY_BENCH_ROUNDS", "NIXERY_TEST"];
-/// Names that are less alike than this are not suggested.
-const ALIKE: f64 = 0.6;
+/// Least similarity of a name that is suggested.
+const MIN_SIMILARITY: f64 = 0.6;
 
-/// Warns of variables in the environment that begin with `NIXERY_` and are no settings, a sentence
-/// each, with the setting whose name is nearest.
+/// Returns a warning for each environment variable that begins with `NIXERY_` and is not a setting,
+/// with the setting whose name is the most similar.
 #[must_use]
 pub fn unknown_variables() -> Vec<String> {
     let text = |value: OsString| value.to_string_lossy().into_owned();
@@ -25,7 +26,7 @@ fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec
             name.starts_with(PREFIX)
                 && !OTHERS.contains(&name.as_str())
                 && SETTINGS.iter().all(|setting| setting.variable != name)
-                && !is_of_a_kubernetes_service(name, value)
+                && !is_kubernetes_service(name, value)
         })
         .map(|(name, _)| {
             let fix = nearest(&name).map_or_else(
@@ -39,7 +40,7 @@ fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec
     unknown
 }
 
-/// The setting with the most similar name. The prefix does not count, as the original's settings
+/// Returns the setting with the most similar name. The prefix is ignored, as the original's settings
 /// do not have it.
 fn nearest(name: &str) -> Option<&'static str> {
     let bare = |name: &'_ str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
@@ -53,13 +54,13 @@ fn nearest(name: &str) -> Option<&'static str> {
                 setting.variable,
             )
         })
-        .filter(|(alike, _)| *alike >= ALIKE)
+        .filter(|(alike, _)| *alike >= MIN_SIMILARITY)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, variable)| variable)
 }
 
-/// Kubernetes sets variables for each service of a namespace, of which one may be called `nixery`.
-fn is_of_a_kubernetes_service(name: &str, value: &str) -> bool {
+/// Whether Kubernetes sets this variable for a service that is called `nixery`.
+fn is_kubernetes_service(name: &str, value: &str) -> bool {
     name.contains("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")
         || name.contains("_PORT_")

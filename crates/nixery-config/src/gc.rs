@@ -1,22 +1,25 @@
-//! The collection of garbage: what may stay in the blob store, and how often the server looks.
+//! The settings of garbage collection: what stays in the blob store, and how often the server
+//! collects.
+
+use std::time::Duration;
+
+use nixery_state::gc::GcPolicy;
 
 use crate::arguments::Section;
 use crate::check::Checker;
 use crate::table::{
     EVAL_TIMEOUT, GC_GRACE, GC_INTERVAL, GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_UNUSED, Group, NIX_TIMEOUT,
 };
-use nixery_state::gc::GcPolicy;
-use std::time::Duration;
 
-/// An upper bound for times that a typing error would otherwise turn into ages: a hundred years.
-const LONGEST: u64 = 100 * 31_557_600;
+/// Limit of times, against typing errors: a hundred years.
+const MAX_SECONDS: u64 = 100 * 31_557_600;
 
-/// Checked settings of the server's collection.
+/// Checked settings of the server's garbage collection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GcSettings {
-    /// How often; `None` for never.
+    /// Time between two collections; `None` for never.
     pub interval: Option<Duration>,
-    /// What stays. Its grace counts for use marks also where the server never collects.
+    /// What stays. Its grace applies to use marks even if the server never collects.
     pub policy: GcPolicy,
 }
 
@@ -24,10 +27,10 @@ impl Section for GcSettings {
     const GROUPS: &'static [Group] = &[Group::GcTimer, Group::GcPolicy];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        let noted = checker.problems();
-        let interval = checker.optional_time(GC_INTERVAL, 1..=LONGEST);
+        let interval = checker.optional_time(GC_INTERVAL, 1..=MAX_SECONDS);
         let policy = policy(checker);
-        if interval.is_some() && checker.problems() == noted && !policy.has_limit() {
+        let limits = [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE];
+        if interval.is_some() && !limits.iter().any(|limit| checker.is_given(limit)) {
             let allowed =
                 format!("an interval together with {GC_MAX_UNUSED}, {GC_MAX_AGE} or {GC_MAX_SIZE}");
             checker.parsed(GC_INTERVAL, |_| None::<()>, || allowed);
@@ -36,11 +39,11 @@ impl Section for GcSettings {
     }
 }
 
-/// What a collection by command keeps. Its flags are shorter than the server's. A policy without a
-/// limit drops nothing: see [`GcPolicy::has_limit`].
+/// The policy of a collection by command, whose flags are shorter than the server's. A policy without
+/// a limit drops nothing: see [`GcPolicy::has_limit`].
 impl Section for GcPolicy {
     const GROUPS: &'static [Group] = &[Group::GcPolicy];
-    const WITHOUT: &'static str = "gc-";
+    const FLAG_PREFIX: &'static str = "gc-";
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
         Some(policy(checker))
@@ -49,23 +52,23 @@ impl Section for GcPolicy {
 
 fn policy(checker: &mut Checker<'_>) -> GcPolicy {
     let mut policy = GcPolicy::default();
-    policy.max_unused = checker.optional_time(GC_MAX_UNUSED, 1..=LONGEST);
-    policy.max_age = checker.optional_time(GC_MAX_AGE, 1..=LONGEST);
+    policy.max_unused = checker.optional_time(GC_MAX_UNUSED, 1..=MAX_SECONDS);
+    policy.max_age = checker.optional_time(GC_MAX_AGE, 1..=MAX_SECONDS);
     policy.max_size = checker.optional_size(GC_MAX_SIZE);
-    policy.grace = checker.time(GC_GRACE, 1..=LONGEST);
+    policy.grace = checker.time(GC_GRACE, 1..=MAX_SECONDS);
     policy
 }
 
 impl GcSettings {
-    /// What is odd about them though they are allowed, for a warning; `longest_build` is the time
-    /// after which Nix is stopped.
+    /// Returns a warning if a build can take longer than its layers are kept. `longest_build` is the
+    /// time after which Nix is stopped.
     #[must_use]
-    pub fn oddity(&self, longest_build: Duration) -> Option<String> {
+    pub fn warning(&self, longest_build: Duration) -> Option<String> {
         let grace = self.policy.grace;
-        // Marks that a build relies on may be a quarter of the grace old.
+        // Use marks that a build relies on may be as old as a quarter of the grace.
         (self.interval.is_some() && grace * 3 / 4 < longest_build).then(|| {
             format!(
-                "{GC_GRACE} is {}, and an image may take {} to be evaluated and built ({}, {}): layers of such a build may be collected before it ends, and are then built again. Fix: set a grace that is a third longer than a build",
+                "{GC_GRACE} is {}, but building an image may take {} ({}, {}): its layers may be deleted before the build ends, and are then built again. Fix: set a grace that is a third longer than a build",
                 humantime::format_duration(grace),
                 humantime::format_duration(longest_build),
                 EVAL_TIMEOUT.variable,
@@ -109,18 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn a_grace_shorter_than_a_build_is_odd() {
+    fn a_grace_shorter_than_a_build_gets_a_warning() {
         let arguments = Arguments::<GcSettings>::default()
             .with(GC_INTERVAL, "6h")
             .with(GC_MAX_UNUSED, "30d")
             .with(GC_GRACE, "30m");
         let settings = arguments.settings().unwrap();
-        let oddity = settings.oddity(Duration::from_secs(2100)).unwrap();
+        let warning = settings.warning(Duration::from_secs(2100)).unwrap();
         assert!(
-            oddity.starts_with("NIXERY_GC_GRACE (--gc-grace) is 30m"),
-            "{oddity}"
+            warning.starts_with("NIXERY_GC_GRACE (--gc-grace) is 30m"),
+            "{warning}"
         );
-        assert_eq!(settings.oddity(Duration::from_secs(600)), None);
+        assert_eq!(settings.warning(Duration::from_secs(600)), None);
     }
 
     #[test]

@@ -1,21 +1,21 @@
-//! How Nix's results become layers.
+//! The settings of layers.
+
+use std::num::NonZeroUsize;
+
+use nixery_core::{Codec, DEFAULT_BUDGET, Weight};
 
 use crate::arguments::Section;
-use crate::building::{MANY, cores};
+use crate::building::{MAX_COUNT, cores};
 use crate::check::Checker;
 use crate::table::{
     COMPRESSION, Group, LAYER_BUDGET, LAYER_PLAN, LAYER_PLAN_HOUR, LAYER_STRATEGY, LAYER_WEIGHT,
     PACK_THREADS, POPULARITY_THRESHOLD, POPULARITY_URL, Setting,
 };
-use nixery_core::Codec;
-use nixery_core::DEFAULT_BUDGET;
-use nixery_core::Weight;
-use std::num::NonZeroUsize;
 
-/// The word for a plan that the servers on a store learn.
+/// The value of [`LAYER_PLAN`] for a plan that the servers on a store learn.
 const LEARNED: &str = "learned";
 /// Docker refuses images with more layers than this.
-const MOST_LAYERS: usize = 125;
+const MAX_LAYERS: usize = 125;
 const CODECS: [(&str, Codec); 3] = [
     ("gzip", Codec::Gzip),
     ("gzip-single", Codec::GzipSingle),
@@ -28,8 +28,9 @@ const WEIGHTS: [(&str, Weight); 2] = [
 
 /// Checked settings of making layers.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LayeringSettings {
-    /// Most layers in an image.
+    /// Limit of layers in an image.
     pub budget: NonZeroUsize,
     /// How packages are grouped.
     pub strategy: StrategySettings,
@@ -37,28 +38,28 @@ pub struct LayeringSettings {
     pub compression: Codec,
     /// Threads that pack layers.
     pub pack_threads: usize,
-    /// Settings of other strategies that are set all the same, a sentence each.
+    /// A warning for each setting that is set and has no effect.
     pub ignored: Vec<String>,
 }
 
-/// A layer strategy, its data not loaded yet.
+/// A layer strategy whose data is not loaded yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StrategySettings {
-    /// Large paths alone, the small ones by how much they need.
+    /// Large paths get a layer each; small ones are grouped by the size of what they need.
     Size,
-    /// By a cluster plan.
+    /// Paths are grouped by a cluster plan.
     Plan {
-        /// Where it is.
+        /// The path or URL of the plan.
         location: String,
     },
-    /// By the cluster plan that the servers on the store have learned.
+    /// Paths are grouped by the cluster plan that the servers on the store have learned.
     Learned {
-        /// The hour of the day, in UTC, in which they learn.
+        /// The hour of the day, in UTC, in which a server learns a plan.
         hour: u8,
     },
-    /// The original's.
+    /// The strategy of the original.
     Dominator {
-        /// Where popularity data is.
+        /// The path or URL of popularity data.
         popularity: Option<String>,
         /// Popularity from which a path gets its own layer.
         threshold: u64,
@@ -68,7 +69,7 @@ pub enum StrategySettings {
 }
 
 impl StrategySettings {
-    /// Its name in the configuration.
+    /// Returns the name in the configuration.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -79,27 +80,14 @@ impl StrategySettings {
     }
 }
 
-/// What `NIXERY_LAYER_STRATEGY` says.
-#[derive(Debug, Clone, Copy)]
-enum Choice {
-    Auto,
-    Size,
-    Plan,
-    Dominator,
-}
-
-const CHOICES: [(&str, Choice); 4] = [
-    ("auto", Choice::Auto),
-    ("size", Choice::Size),
-    ("plan", Choice::Plan),
-    ("dominator", Choice::Dominator),
-];
+/// The values of [`LAYER_STRATEGY`].
+const STRATEGIES: [&str; 4] = ["auto", "size", "plan", "dominator"];
 
 impl Section for LayeringSettings {
     const GROUPS: &'static [Group] = &[Group::Layers];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        let budget = checker.number(LAYER_BUDGET, 1..=MOST_LAYERS);
+        let budget = checker.number(LAYER_BUDGET, 1..=MAX_LAYERS);
         let strategy = strategy(checker)?;
         Some(Self {
             budget: NonZeroUsize::new(budget).unwrap_or(DEFAULT_BUDGET),
@@ -107,15 +95,15 @@ impl Section for LayeringSettings {
             strategy,
             compression: checker.choice(COMPRESSION, &CODECS)?,
             pack_threads: checker
-                .optional_number(PACK_THREADS, 1..=MANY)
+                .optional_number(PACK_THREADS, 1..=MAX_COUNT)
                 .unwrap_or_else(cores),
         })
     }
 }
 
-/// The strategy. Settings of other strategies are checked too.
+/// Reads the strategy. The settings of other strategies are checked as well.
 fn strategy(checker: &mut Checker<'_>) -> Option<StrategySettings> {
-    let choice = checker.choice(LAYER_STRATEGY, &CHOICES)?;
+    let choice = checker.choice(LAYER_STRATEGY, &STRATEGIES.map(|word| (word, word)))?;
     let hour = checker.number(LAYER_PLAN_HOUR, 0..=23);
     let popularity = location(checker, POPULARITY_URL);
     let dominator = StrategySettings::Dominator {
@@ -124,27 +112,27 @@ fn strategy(checker: &mut Checker<'_>) -> Option<StrategySettings> {
         popularity: popularity.clone(),
     };
     let strategy = match (choice, location(checker, LAYER_PLAN)) {
-        (Choice::Auto | Choice::Plan, Some(plan)) if plan == LEARNED => {
+        ("auto" | "plan", Some(plan)) if plan == LEARNED => {
             checker.needs(LAYER_PLAN, cfg!(feature = "lab"), "lab");
             StrategySettings::Learned { hour }
         }
-        (Choice::Auto | Choice::Plan, Some(location)) => StrategySettings::Plan { location },
-        (Choice::Plan, None) => {
+        ("auto" | "plan", Some(location)) => StrategySettings::Plan { location },
+        ("plan", None) => {
             let needed = format!(
-                "the path or URL of a cluster plan, as `nixery plan build` writes it, since {LAYER_STRATEGY} is plan"
+                "the path or URL of a cluster plan, as `nixery lab plan build` writes it, because {LAYER_STRATEGY} is plan"
             );
             checker.missing(LAYER_PLAN, needed);
             StrategySettings::Size
         }
-        // Whoever has popularity data wants it used.
-        (Choice::Auto, None) if popularity.is_some() => dominator,
-        (Choice::Dominator, _) => dominator,
-        (Choice::Auto | Choice::Size, _) => StrategySettings::Size,
+        // Popularity data that is set shall be used.
+        ("auto", None) if popularity.is_some() => dominator,
+        ("dominator", _) => dominator,
+        _ => StrategySettings::Size,
     };
     Some(strategy)
 }
 
-/// Where data of a strategy is.
+/// Reads the path or URL of a strategy's data.
 fn location(checker: &mut Checker<'_>, setting: &Setting) -> Option<String> {
     let location = checker.text(setting)?;
     let remote = ["http://", "https://"]
@@ -154,25 +142,26 @@ fn location(checker: &mut Checker<'_>, setting: &Setting) -> Option<String> {
     Some(location)
 }
 
-/// What was set for other strategies than the chosen one.
+/// Returns a warning for what was set for other strategies than the chosen one.
 fn ignored(checker: &Checker<'_>, strategy: &StrategySettings) -> Vec<String> {
     let dominator = matches!(strategy, StrategySettings::Dominator { .. });
     let learned = matches!(strategy, StrategySettings::Learned { .. });
     let plan = learned || matches!(strategy, StrategySettings::Plan { .. });
-    let others: Vec<_> = [
-        (LAYER_PLAN, plan),
-        (POPULARITY_THRESHOLD, dominator),
-        (LAYER_WEIGHT, dominator),
-        (POPULARITY_URL, dominator),
-    ]
-    .into_iter()
-    .filter_map(|(setting, used)| (!used).then_some(setting))
-    .collect();
+    let is_unused = |setting: &&Setting| match *setting == LAYER_PLAN {
+        true => !plan,
+        false => !dominator,
+    };
+    let settings = [
+        LAYER_PLAN,
+        POPULARITY_THRESHOLD,
+        LAYER_WEIGHT,
+        POPULARITY_URL,
+    ];
     let why = format!("the layer strategy is {}", strategy.name());
-    let mut ignored = checker.unused(&others, &why);
+    let mut ignored = checker.unused(settings.into_iter().filter(is_unused), &why);
     if !learned {
         let why = format!("{LAYER_PLAN} is not '{LEARNED}', or the layer strategy is not plan");
-        ignored.extend(checker.unused(&[LAYER_PLAN_HOUR], &why));
+        ignored.extend(checker.unused([LAYER_PLAN_HOUR], &why));
     }
     ignored
 }
@@ -266,6 +255,7 @@ mod tests {
         );
     }
 
+    #[cfg(feature = "lab")]
     #[rstest]
     #[case::alone(None, None, 3)]
     #[case::empty(None, Some(""), 3)]

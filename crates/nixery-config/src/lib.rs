@@ -1,14 +1,12 @@
-//! The settings of Nixery: one table, from which arguments, environment variables, messages and the
-//! reference page are made, and the store, Nix and builder that they describe.
+//! The settings of Nixery, and the store, Nix and builder that they describe.
 //!
-//! [`table`] lists the settings. Commands take the groups they need as [`Arguments`]:
+//! [`table`] lists all settings. Flags, environment variables, messages and the reference page are
+//! generated from it. A command takes the groups it needs as [`Arguments`]:
 //! `#[command(flatten)] nix: Arguments<NixSettings>`. [`setup`] opens what the settings describe.
 
 mod arguments;
-mod authority;
 mod building;
 mod check;
-mod delivery;
 mod environment;
 mod gc;
 mod layering;
@@ -22,38 +20,38 @@ pub mod table;
 mod traffic;
 
 pub use arguments::{Arguments, Section};
-pub use authority::is_authority;
 pub use building::NixSettings;
-pub use check::{Checker, ConfigError, ConfigErrors, Secret};
-pub use delivery::BlobDelivery;
+pub use check::{Checker, ConfigErrors, is_authority};
 pub use environment::unknown_variables;
 pub use gc::GcSettings;
 pub use layering::{LayeringSettings, StrategySettings};
 pub use log::{LogFormat, env_filter, start_text_log};
-pub use server::{DEFAULT_HOLD, HttpSettings, ServerSettings};
+pub use server::{BlobDelivery, HttpSettings, ServerSettings};
 pub use source::DEFAULT_CHANNEL;
 pub use storage::{StorageBackend, StorageSettings};
-pub use traffic::TrafficSettings;
+pub use traffic::{Salt, TrafficSettings};
 
 use nixery_core::PackageSource;
+
 use table::Group;
 
-/// All settings of the registry, checked.
+/// All checked settings of the registry.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Settings {
-    /// Where packages come from.
+    /// The package source.
     pub source: PackageSource,
-    /// Where blobs are kept.
+    /// The blob store.
     pub storage: StorageSettings,
-    /// How the server listens and answers.
+    /// The HTTP server.
     pub server: ServerSettings,
-    /// How Nix is run.
+    /// Nix.
     pub nix: NixSettings,
-    /// How layers are made.
+    /// Layers.
     pub layering: LayeringSettings,
-    /// When garbage is collected.
+    /// Garbage collection.
     pub gc: GcSettings,
-    /// Whether pulls are recorded.
+    /// Recording of pulls.
     pub traffic: TrafficSettings,
 }
 
@@ -72,7 +70,7 @@ impl Section for Settings {
     ];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        // All of them before the first `?`, so that every problem is noted.
+        // All of them before the first `?`, so that every problem is collected.
         let source = PackageSource::read(checker);
         let storage = StorageSettings::read(checker);
         let server = ServerSettings::read(checker);
@@ -93,8 +91,7 @@ impl Section for Settings {
 }
 
 impl Settings {
-    /// What an operator should know of settings that are allowed, a sentence each: those that do
-    /// nothing, and those that do not fit together.
+    /// Returns warnings about settings that have no effect or do not fit together.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
         let ignored = [
@@ -105,7 +102,7 @@ impl Settings {
         ];
         let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();
         let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
-        warnings.extend(self.gc.oddity(longest_build));
+        warnings.extend(self.gc.warning(longest_build));
         warnings
     }
 }
@@ -123,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_help_shows_settings_that_are_not_advanced() {
+    fn the_help_shows_all_but_advanced_settings() {
         let mut command = Command::command();
         command.clone().debug_assert();
         let help = command.render_long_help().to_string();
@@ -187,3 +184,7 @@ mod tests {
         assert_eq!(errors.0.len(), 5, "{errors}");
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

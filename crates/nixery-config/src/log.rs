@@ -1,16 +1,17 @@
-//! What is logged, and how.
+//! The format and the filter of log lines.
 
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::time::SystemTime;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{LevelFilter, ParseError};
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
-/// Beginnings of the names of crates that log what they sign for a store, and with what, at `debug`. They do so only
-/// where a filter names them.
-const TELLTALES: [&str; 2] = ["opendal", "reqsign"];
+/// Prefixes of crates that log secrets at `debug`: what they sign for a store, and with which key.
+/// Their lines are logged only if a filter names them.
+const SIGNING_CRATES: [&str; 2] = ["opendal", "reqsign"];
 
 /// Layout of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +24,11 @@ pub enum LogFormat {
     Json,
 }
 
-/// Starts logging to standard error, one readable line for each event. A second call in one process
-/// changes nothing.
+/// Starts logging text to standard error. A second call in one process has no effect.
 ///
-/// A `filter` that cannot be read counts as `info`; the settings refuse such filters.
+/// An invalid `filter` counts as `info`; the settings refuse such filters.
 pub fn start_text_log(filter: &str) {
-    // Failing means that the program around us has a subscriber already: its choice stands.
+    // It fails if the embedding program has set a subscriber already, which stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(env_filter(filter).unwrap_or_else(|_| EnvFilter::new("info")))
         .with_target(false)
@@ -38,7 +38,7 @@ pub fn start_text_log(filter: &str) {
         .try_init();
 }
 
-/// The time for people: in UTC, to the second.
+/// Writes the time in UTC, to the second.
 struct Seconds;
 
 impl FormatTime for Seconds {
@@ -48,26 +48,27 @@ impl FormatTime for Seconds {
     }
 }
 
-/// Reads a filter. What `opendal` and `reqsign` log of signing is held back unless the filter names them.
+/// Parses a filter. What `opendal` and `reqsign` log about signing is left out unless the filter
+/// names them.
 ///
 /// # Errors
-/// The text is no filter.
+/// The text is not a filter.
 pub fn env_filter(text: &str) -> Result<EnvFilter, ParseError> {
     let levels = text.split(',').filter(|directive| !directive.is_empty());
     let mut general = levels.filter_map(|directive| directive.parse::<LevelFilter>().ok());
     let mut filter = String::new();
     // The more verbose level is the greater one.
     if general.next_back() > Some(LevelFilter::WARN) {
-        filter.extend(TELLTALES.map(|target| format!("{target}={},", LevelFilter::WARN)));
+        filter.extend(SIGNING_CRATES.map(|target| format!("{target}={},", LevelFilter::WARN)));
     }
-    // Later ones count, and longer targets.
+    // Later directives win over earlier ones, and longer targets over shorter ones.
     filter.push_str(text);
     EnvFilter::try_new(filter)
 }
 
 /// Whether the text is a level, or a list of levels and `crate=level`.
 ///
-/// [`EnvFilter`] takes any other word for the name of a crate, and silences all the rest.
+/// [`EnvFilter`] reads any other word as the name of a crate, and silences all others.
 #[must_use]
 pub(crate) fn is_filter(text: &str) -> bool {
     EnvFilter::try_new(text).is_ok()

@@ -1,55 +1,92 @@
-//! How the registry listens, waits, logs and stops.
+//! The settings of the HTTP server.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use crate::arguments::Section;
 use crate::check::{Checker, origin};
-use crate::delivery::BlobDelivery;
 use crate::log::{LogFormat, is_filter};
 use crate::table::{
     BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, PORT, PUBLIC_URL, REDIRECT_TTL,
     SHUTDOWN_GRACE, WEB_DIR,
 };
-use std::net::{IpAddr, Ipv6Addr};
-use std::time::Duration;
 
-/// containerd gives up on a response 30 s after asking; the rest is for the way there and back.
-pub const DEFAULT_HOLD: Duration = Duration::from_secs(25);
-/// Clients begin to read within seconds of a redirect; the rest is for those that queue downloads.
+/// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network takes
+/// some of that time.
+const DEFAULT_HOLD: Duration = Duration::from_secs(25);
+/// Default of [`HttpSettings::redirect_ttl`]: most clients read within seconds, but some queue their
+/// downloads.
 const DEFAULT_REDIRECT_TTL: Duration = Duration::from_secs(15 * 60);
-/// The longest time that S3 and GCS let a signed URL live.
-const LONGEST_REDIRECT_TTL: u64 = 7 * DAY;
-/// An upper bound for times that a typing error would otherwise turn into years.
+/// The longest time for which S3 and GCS sign a URL.
+const MAX_REDIRECT_TTL: u64 = 7 * DAY;
 const DAY: u64 = 24 * 60 * 60;
 
 /// Checked settings of the HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ServerSettings {
     /// Port to listen on, 0 for a free one.
     pub port: u16,
-    /// Address to listen on; `None` is all of them.
+    /// Address to listen on; `None` for all addresses.
     pub listen: Option<IpAddr>,
-    /// How the registry answers.
+    /// The settings of request handlers.
     pub http: HttpSettings,
-    /// Time for work to end after a signal.
+    /// Time limit for running work after a signal.
     pub shutdown_grace: Duration,
     /// Layout of log lines.
     pub log_format: LogFormat,
     /// Filter of log lines, in the syntax of `tracing_subscriber::EnvFilter`.
     pub log_filter: String,
-    /// Settings that were given and do nothing, each with the reason.
+    /// A warning for each setting that is set and has no effect.
     pub ignored: Vec<String>,
 }
 
-/// What request handlers need to know.
+/// Checked settings of request handlers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
     /// Scheme and authority without a trailing slash, such as `https://nixery.example.org`.
     pub public_url: Option<String>,
-    /// Time a manifest request waits for its build.
+    /// How long a manifest request waits for its build.
     pub hold: Duration,
     /// How clients get blobs.
     pub delivery: BlobDelivery,
-    /// Time for which signed URLs are valid.
+    /// How long signed URLs are valid.
     pub redirect_ttl: Duration,
+}
+
+/// How clients get blobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BlobDelivery {
+    /// [`Self::Redirect`] if the store can sign URLs, else [`Self::Proxy`].
+    #[default]
+    Auto,
+    /// Clients are redirected to signed URLs of the store.
+    Redirect,
+    /// Clients are redirected to unsigned URLs of the store, which must be public.
+    Public,
+    /// Blobs are sent through this server.
+    Proxy,
+}
+
+impl BlobDelivery {
+    /// The values of the setting.
+    const WORDS: [(&str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("redirect", Self::Redirect),
+        ("public", Self::Public),
+        ("proxy", Self::Proxy),
+    ];
+
+    /// Returns a description for the log.
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Auto => "redirected to signed URLs where the store can sign",
+            Self::Redirect => "redirected to signed URLs",
+            Self::Public => "redirected to public URLs",
+            Self::Proxy => "sent through this server",
+        }
+    }
 }
 
 impl Default for HttpSettings {
@@ -64,7 +101,7 @@ impl Default for HttpSettings {
 }
 
 impl ServerSettings {
-    /// The address to try first.
+    /// Returns the address to listen on.
     #[must_use]
     pub fn address(&self) -> IpAddr {
         self.listen.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
@@ -93,7 +130,7 @@ impl Section for ServerSettings {
                 }),
                 hold: checker.time(HOLD, 1..=600),
                 delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
-                redirect_ttl: checker.time(REDIRECT_TTL, 30..=LONGEST_REDIRECT_TTL),
+                redirect_ttl: checker.time(REDIRECT_TTL, 30..=MAX_REDIRECT_TTL),
             },
             shutdown_grace: checker.time(SHUTDOWN_GRACE, 0..=DAY),
             log_format: checker.choice(LOG_FORMAT, &formats)?,
@@ -102,7 +139,7 @@ impl Section for ServerSettings {
                     "off, error, warn, info, debug, trace, or a list of crate=level".to_owned()
                 })
                 .unwrap_or_else(|| LOG.default.to_owned()),
-            ignored: checker.unused(&[WEB_DIR], "the start page is built in"),
+            ignored: checker.unused([WEB_DIR], "the start page is built in"),
         })
     }
 }

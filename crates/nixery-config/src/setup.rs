@@ -1,33 +1,35 @@
-//! From checked settings to a blob store, Nix and a builder.
+//! Opens the blob store, Nix and the builder that settings describe.
 
-use crate::table::{LAYER_PLAN, POPULARITY_URL};
-use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
 use nixery_builder::{
     Builder, BuilderConfig, BuilderError, LoadError, load_cluster_plan, load_popularity,
 };
-use nixery_core::ClusterPlan;
-use nixery_core::PackageSource;
-use nixery_core::Popularity;
-use nixery_core::{Clustered, Dominator, LayerStrategy, Size};
+use nixery_core::{
+    ClusterPlan, Clustered, Dominator, LayerStrategy, PackageSource, Popularity, Size,
+};
 #[cfg(feature = "lab")]
 use nixery_lab::learned::{self, LearnError};
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
 #[cfg(any(feature = "s3", feature = "gcs"))]
 use nixery_storage::RemoteStorage;
 use nixery_storage::{FilesystemStorage, Storage, StorageError};
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
 
-/// Why the store, Nix or the builder cannot be used. Each message says what to do.
+use crate::table::{LAYER_PLAN, POPULARITY_URL};
+use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
+
+/// The store, Nix or the builder cannot be used. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SetupError {
     /// The blob store cannot be used.
     #[error("the blob store cannot be used. Fix: {hint}")]
     Storage {
         /// What to do.
         hint: &'static str,
-        /// What is wrong.
+        /// The problem.
         #[source]
         source: Box<StorageError>,
     },
@@ -48,86 +50,60 @@ pub enum SetupError {
     /// The Nix command-line tools cannot be prepared.
     #[error(transparent)]
     NixCli(#[from] NixCliError),
-    /// The builder cannot work.
+    /// The builder cannot be prepared.
     #[error(transparent)]
     Builder(#[from] BuilderError),
-    /// Nix cannot work here. The findings say why, and how to fix it.
-    #[error("Nix cannot build images here:\n{}", .0.iter().map(line).collect::<Vec<_>>().join("\n"))]
+    /// Nix does not work here, with the problems and their remedies.
+    #[error("Nix cannot build images here:\n{}", .0.iter().map(describe_finding).collect::<Vec<_>>().join("\n"))]
     Nix(Vec<Finding>),
 }
 
-/// One line for a finding of the preflight.
+/// Formats a finding of the preflight as one line.
 #[must_use]
-pub fn line(finding: &Finding) -> String {
+pub fn describe_finding(finding: &Finding) -> String {
     let problem = finding.problem.trim_end_matches('.');
     format!("{problem}. Fix: {}", finding.remedy)
 }
 
-/// Opens the blob store; on the filesystem it is created where there is none.
-///
-/// # Errors
-/// [`SetupError::Storage`].
-pub fn storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
-    let storage = match &settings.backend {
-        StorageBackend::Filesystem(path) => FilesystemStorage::open(path).map(shared),
+fn open_storage(backend: &StorageBackend, create: bool) -> Result<Arc<dyn Storage>, StorageError> {
+    Ok(match backend {
+        StorageBackend::Filesystem(path) if create => Arc::new(FilesystemStorage::open(path)?),
+        StorageBackend::Filesystem(path) => Arc::new(FilesystemStorage::open_existing(path)?),
         #[cfg(feature = "s3")]
-        StorageBackend::S3(config) => RemoteStorage::open_s3(config.clone()).map(shared),
+        StorageBackend::S3(config) => Arc::new(RemoteStorage::open_s3(config.clone())?),
         #[cfg(feature = "gcs")]
-        StorageBackend::Gcs(config) => RemoteStorage::open_gcs(config.clone()).map(shared),
-    };
-    storage.map_err(unusable(&settings.backend))
+        StorageBackend::Gcs(config) => Arc::new(RemoteStorage::open_gcs(config.clone())?),
+    })
 }
 
-/// Opens a blob store that exists, writing nothing to it.
+/// Opens a blob store that exists, without writing to it.
 ///
 /// # Errors
-/// There is none, or it cannot be used.
+/// There is no such store, or it cannot be used.
 pub fn existing_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, StorageError> {
-    match &settings.backend {
-        StorageBackend::Filesystem(path) => FilesystemStorage::open_existing(path).map(shared),
-        #[cfg(feature = "s3")]
-        StorageBackend::S3(config) => RemoteStorage::open_s3(config.clone()).map(shared),
-        #[cfg(feature = "gcs")]
-        StorageBackend::Gcs(config) => RemoteStorage::open_gcs(config.clone()).map(shared),
-    }
+    open_storage(&settings.backend, false)
 }
 
-fn shared(storage: impl Storage + 'static) -> Arc<dyn Storage> {
-    Arc::new(storage)
-}
-
-fn unusable(backend: &StorageBackend) -> impl Fn(StorageError) -> SetupError + use<> {
-    let hint = backend.hint();
-    move |source| SetupError::Storage {
-        hint,
-        source: Box::new(source),
-    }
-}
-
-/// Opens the blob store and checks that it works.
+/// Opens the blob store and checks that it works. On the filesystem it is created if needed.
 ///
 /// # Errors
 /// [`SetupError::Storage`].
 pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Storage>, SetupError> {
-    let storage = storage(settings)?;
-    let checked = storage.check().await;
-    checked.map_err(unusable(&settings.backend))?;
-    Ok(storage)
+    let working = async {
+        let storage = open_storage(&settings.backend, true)?;
+        storage.check().await.map(|()| storage)
+    };
+    working.await.map_err(|source| SetupError::Storage {
+        hint: settings.backend.hint(),
+        source: Box::new(source),
+    })
 }
 
-/// Nix by its command-line tools; `spool` gets the built-in Nix files.
+/// Returns Nix by its command-line tools. The built-in Nix files are written to `spool`.
 ///
 /// # Errors
-/// [`SetupError::Builder`].
-pub fn nix(settings: &NixSettings, spool: &Path) -> Result<Arc<dyn Nix>, SetupError> {
-    Ok(Arc::new(nix_cli(settings, spool)?))
-}
-
-/// The same, as its own type, for callers that need more than the trait has.
-///
-/// # Errors
-/// [`SetupError::Builder`].
-pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
+/// [`SetupError::NixCli`].
+pub fn nix(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     let mut config = NixCliConfig::new(spool);
     config.nix_dir.clone_from(&settings.nix_dir);
     config.evaluate_timeout = settings.evaluate_timeout;
@@ -137,10 +113,10 @@ pub fn nix_cli(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupErro
     Ok(NixCli::new(config)?)
 }
 
-/// Checks whether Nix works. Returns findings that do not keep it from working.
+/// Checks whether Nix works, and returns findings that do not prevent builds.
 ///
 /// # Errors
-/// [`SetupError::Nix`] with everything that was found, if no build can succeed.
+/// [`SetupError::Nix`] with all findings, if no build can succeed.
 pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
     let findings = nix.preflight().await;
     if findings.iter().any(|finding| finding.fatal) {
@@ -149,8 +125,8 @@ pub async fn preflight(nix: &dyn Nix) -> Result<Vec<Finding>, SetupError> {
     Ok(findings)
 }
 
-/// The layer strategy; loads the data it needs. Where a plan is to be learned and the store has none yet
-/// that can be used, it is [`Size`].
+/// Returns the layer strategy with its data. It is [`Size`] for a learned plan if the store has no
+/// usable plan yet.
 ///
 /// # Errors
 /// [`SetupError::Plan`], [`SetupError::Learned`], [`SetupError::Popularity`].
@@ -166,7 +142,7 @@ pub async fn strategy(
                 .map_err(|error| SetupError::Plan(Box::new(error)))?;
             clustered(Arc::new(plan))
         }
-        // The settings refuse it.
+        // The settings refuse this value.
         #[cfg(not(feature = "lab"))]
         StrategySettings::Learned { .. } => Arc::new(Size),
         #[cfg(feature = "lab")]
@@ -176,7 +152,7 @@ pub async fn strategy(
                 Some(learned) => clustered(learned.plan),
                 None => {
                     tracing::info!(
-                        "there is no learned layer plan that can be used: paths are grouped by size"
+                        "the store has no usable learned layer plan yet: packages are grouped by size"
                     );
                     Arc::new(Size)
                 }
@@ -188,7 +164,7 @@ pub async fn strategy(
             weight,
         } => {
             let popularity = match popularity {
-                // The data is of one revision, and the packages move on.
+                // The data describes one revision, and versions change in later ones.
                 Some(location) => load_popularity(location)
                     .await
                     .map_err(|error| SetupError::Popularity(Box::new(error)))?
@@ -210,7 +186,7 @@ fn clustered(plan: Arc<ClusterPlan>) -> Arc<dyn LayerStrategy> {
     Arc::new(Clustered { plan })
 }
 
-/// Logs which plan is used from now on.
+/// Logs which cluster plan is used from now on.
 pub fn log_plan(plan: &ClusterPlan) {
     tracing::info!(
         revision = plan.revision(),
@@ -222,8 +198,8 @@ pub fn log_plan(plan: &ClusterPlan) {
     );
 }
 
-/// The builder of a configuration, over the given Nix and blob store; `gc_grace` is that of the
-/// store's collection of garbage.
+/// Returns the builder that settings describe, with this Nix and blob store. `gc_grace` is the grace
+/// of the store's garbage collection.
 ///
 /// # Errors
 /// The strategy's data or the spool folder cannot be used.
@@ -257,8 +233,7 @@ pub async fn builder(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nixery_core::PlannedPackage;
-    use nixery_core::{DEFAULT_THRESHOLD, Weight};
+    use nixery_core::{DEFAULT_THRESHOLD, PlannedPackage, Weight};
     use nixery_storage::MemoryStorage;
 
     fn plan(samples: u32) -> ClusterPlan {
@@ -276,7 +251,7 @@ mod tests {
         }
     }
 
-    /// The id is part of cache keys: another plan gives other images.
+    /// The ID is part of cache keys: another plan gives other images.
     #[tokio::test]
     async fn the_plans_digest_is_part_of_the_strategys_id() {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -296,13 +271,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn until_a_plan_is_learned_there_is_size() {
+    async fn without_a_learned_plan_the_strategy_is_size() {
         let learned = StrategySettings::Learned { hour: 3 };
         let strategy = strategy(&learned, &MemoryStorage::new()).await.unwrap();
         assert_eq!(strategy.id(), Size.id());
     }
 
-    /// And so is how popularity is looked up.
+    /// The way popularity is looked up is part of the ID, too.
     #[tokio::test]
     async fn popularity_is_that_of_any_version() {
         let file = tempfile::NamedTempFile::new().unwrap();

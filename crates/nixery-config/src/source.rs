@@ -1,14 +1,15 @@
-//! Where packages come from.
+//! The package source.
+
+use nixery_core::PackageSource;
 
 use crate::arguments::Section;
-use crate::check::{Checker, ConfigError};
+use crate::check::Checker;
 use crate::table::{CHANNEL, Group, PKGS_PATH, PKGS_REPO};
-use nixery_core::PackageSource;
 
 /// The channel that is served when no package source is set: the current stable release.
 pub const DEFAULT_CHANNEL: &str = "nixos-26.05";
 
-/// At most one source may be given; a relative path is taken from the current directory.
+/// At most one source may be set. A relative path starts at the current directory.
 impl Section for PackageSource {
     const GROUPS: &'static [Group] = &[Group::Source];
 
@@ -22,9 +23,12 @@ impl Section for PackageSource {
             (PKGS_PATH, path.is_some()),
         ];
         let given = given.iter().filter(|(_, given)| *given);
-        let settings: Vec<_> = given.map(|(setting, _)| checker.name(setting)).collect();
-        if settings.len() > 1 {
-            checker.push(ConfigError::Exclusive { settings });
+        let names: Vec<_> = given.map(|(setting, _)| checker.name(setting)).collect();
+        if names.len() > 1 {
+            let names = names.join(" and ");
+            checker.push(format!(
+                "{names} are set; allowed: exactly one of them, as it selects the package source"
+            ));
             return None;
         }
         let (setting, value, source) = if let Some(repository) = repository {
@@ -32,11 +36,11 @@ impl Section for PackageSource {
             (PKGS_REPO, repository, source)
         } else if let Some(path) = path {
             let shown = path.display().to_string();
-            // Without a current directory the path stays relative, and is refused as such.
+            // Without a current directory the path stays relative, and is refused below.
             let absolute = std::path::absolute(&path).unwrap_or(path);
             if !absolute.exists() {
                 let name = checker.name(PKGS_PATH);
-                checker.invalid(name, &shown, "a folder or file that exists");
+                checker.invalid(&name, &shown, "a folder or file that exists");
                 return None;
             }
             (PKGS_PATH, shown, Self::path(absolute))
@@ -45,10 +49,11 @@ impl Section for PackageSource {
             let source = Self::channel(&channel);
             (CHANNEL, channel, source)
         };
-        let refused = |error| format!("what Nix can fetch ({error})");
         let name = checker.name(setting);
         source
-            .map_err(|error| checker.invalid(name, &value, refused(error)))
+            .map_err(|error| {
+                checker.invalid(&name, &value, format_args!("what Nix can fetch ({error})"));
+            })
             .ok()
     }
 }

@@ -1,52 +1,58 @@
-//! Where blobs are kept: which store, and its settings.
+//! The blob store: its kind, its place and its limits.
 //!
-//! Keys of S3 are no settings of ours: the store reads them where AWS's own tools do.
+//! The secret keys of S3 are not settings: the store reads them where AWS's own tools do.
 
 #[cfg(any(feature = "s3", feature = "gcs"))]
 mod buckets;
 
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[cfg(feature = "gcs")]
+use nixery_storage::GcsConfig;
+#[cfg(feature = "s3")]
+use nixery_storage::S3Config;
+
 use crate::arguments::Section;
 use crate::check::Checker;
 use crate::table::{
-    GCS_ANONYMOUS, GCS_BUCKET, GCS_CREDENTIALS, GCS_ENDPOINT, GCS_PREFIX, Group, S3_ADDRESSING,
-    S3_BUCKET, S3_ENDPOINT, S3_PREFIX, S3_PUBLIC_ENDPOINT, S3_REGION, SPOOL_DIR, STORAGE_ATTEMPTS,
-    STORAGE_BACKEND, STORAGE_PATH, STORAGE_TIMEOUT, Setting,
+    GCS_CREDENTIALS, Group, SETTINGS, SPOOL_DIR, STORAGE_ATTEMPTS, STORAGE_BACKEND, STORAGE_PATH,
+    STORAGE_TIMEOUT, Setting,
 };
 #[cfg(feature = "gcs")]
 use buckets::gcs;
 #[cfg(feature = "s3")]
 use buckets::s3;
-#[cfg(feature = "gcs")]
-use nixery_storage::GcsConfig;
-#[cfg(feature = "s3")]
-use nixery_storage::S3Config;
-use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
 
-/// A store that takes longer for one answer is of no use to any client.
-const LONGEST_TIMEOUT: u64 = 600;
-/// With the pauses between them, more attempts than this are a wait of many minutes.
-const MOST_ATTEMPTS: u32 = 100;
-/// What the original signs with: a private key in PEM, and whose it is.
-const SIGNING_OF_THE_ORIGINAL: [&str; 2] = ["GCS_SIGNING_KEY", "GCS_SIGNING_ACCOUNT"];
-/// A checked choice of blob store.
+/// Limit of the timeout: clients give up before a store that takes longer answers.
+const MAX_TIMEOUT_SECONDS: u64 = 600;
+/// Limit of attempts: with the pauses between them, more than this take many minutes.
+const MAX_ATTEMPTS: u32 = 100;
+/// What the original signs URLs with: a private key in PEM, and its account.
+const ORIGINAL_SIGNING_VARIABLES: [&str; 2] = ["GCS_SIGNING_KEY", "GCS_SIGNING_ACCOUNT"];
+
+/// Checked settings of the blob store.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct StorageSettings {
     /// Which store.
     pub backend: StorageBackend,
-    /// The folder for work in progress.
+    /// Folder for temporary files.
     pub spool: PathBuf,
-    /// Settings that were given and do nothing, each with the reason.
+    /// A warning for each setting that is set and has no effect.
     pub ignored: Vec<String>,
 }
 
-/// The kinds of blob store, each with its place.
+/// A kind of blob store with its place.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
+// There is one value in a process, and its size does not matter.
+#[allow(clippy::large_enum_variant)]
 pub enum StorageBackend {
     /// A local folder.
     Filesystem(PathBuf),
-    /// A bucket of S3, or of a store that speaks its protocol.
+    /// A bucket of S3, or of a store with the same protocol.
     #[cfg(feature = "s3")]
     S3(S3Config),
     /// A bucket of Google Cloud Storage.
@@ -54,37 +60,27 @@ pub enum StorageBackend {
     Gcs(GcsConfig),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Filesystem,
-    S3,
-    Gcs,
-}
-
-const KINDS: [(&str, Kind); 3] = [
-    ("filesystem", Kind::Filesystem),
-    ("s3", Kind::S3),
-    ("gcs", Kind::Gcs),
-];
+/// The values of [`STORAGE_BACKEND`].
+const KINDS: [&str; 3] = ["filesystem", "s3", "gcs"];
 
 impl Section for StorageSettings {
     const GROUPS: &'static [Group] = &[Group::Storage, Group::S3, Group::Gcs];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
-        let kind = checker.choice(STORAGE_BACKEND, &KINDS)?;
+        let kind = checker.choice(STORAGE_BACKEND, &KINDS.map(|word| (word, word)))?;
         let folder = checker.path(STORAGE_PATH);
         let folder = folder.unwrap_or_else(|| default_folder(checker));
         let spool = checker.path(SPOOL_DIR);
         let spool = spool.unwrap_or_else(|| folder.join("spool"));
         let remote = Remote {
-            attempts: checker.number(STORAGE_ATTEMPTS, 1..=MOST_ATTEMPTS),
-            timeout: checker.optional_time(STORAGE_TIMEOUT, 1..=LONGEST_TIMEOUT),
+            attempts: checker.number(STORAGE_ATTEMPTS, 1..=MAX_ATTEMPTS),
+            timeout: checker.optional_time(STORAGE_TIMEOUT, 1..=MAX_TIMEOUT_SECONDS),
         };
         let ignored = ignored(checker, kind);
         let backend = match kind {
-            Kind::Filesystem => StorageBackend::Filesystem(folder),
-            Kind::S3 => s3(checker, &remote)?,
-            Kind::Gcs => gcs(checker, &remote)?,
+            "s3" => s3(checker, &remote)?,
+            "gcs" => gcs(checker, &remote)?,
+            _ => StorageBackend::Filesystem(folder),
         };
         Some(Self {
             backend,
@@ -94,7 +90,7 @@ impl Section for StorageSettings {
     }
 }
 
-/// The folder for a service's data, by the conventions of systemd and XDG.
+/// Returns the folder for a service's data by the conventions of systemd and XDG.
 fn default_folder(checker: &Checker<'_>) -> PathBuf {
     let absolute = |name| {
         let path = checker.variable_path(name);
@@ -125,49 +121,29 @@ fn gcs(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
     None
 }
 
-/// What was set for other stores than the chosen one. A machine may have Google credentials for
-/// other purposes, so these are not reported.
-fn ignored(checker: &Checker<'_>, kind: Kind) -> Vec<String> {
-    let name = KINDS.iter().find(|(_, other)| *other == kind);
-    let name = name.map_or("", |(name, _)| name);
-    let both_folders = checker.is_given(STORAGE_PATH) && checker.is_given(SPOOL_DIR);
-    let groups: [(bool, &[&Setting]); 4] = [
-        (
-            kind != Kind::S3,
-            &[
-                S3_BUCKET,
-                S3_PREFIX,
-                S3_ENDPOINT,
-                S3_PUBLIC_ENDPOINT,
-                S3_REGION,
-                S3_ADDRESSING,
-            ],
-        ),
-        (
-            kind != Kind::Gcs,
-            &[GCS_BUCKET, GCS_PREFIX, GCS_ENDPOINT, GCS_ANONYMOUS],
-        ),
-        (
-            kind == Kind::Filesystem,
-            &[STORAGE_TIMEOUT, STORAGE_ATTEMPTS],
-        ),
-        (kind != Kind::Filesystem && both_folders, &[STORAGE_PATH]),
-    ];
-    let why = format!("the blob store is {name}");
-    let unused = groups.iter().filter(|(unused, _)| *unused);
-    let mut ignored: Vec<_> = unused
-        .flat_map(|(_, settings)| checker.unused(settings, &why))
-        .collect();
-    if kind != Kind::Filesystem && checker.is_given(STORAGE_PATH) && !both_folders {
+/// Returns a warning for what was set for other stores than the chosen one. A machine may have
+/// Google credentials for other purposes, so these are not reported.
+fn ignored(checker: &Checker<'_>, kind: &str) -> Vec<String> {
+    let filesystem = kind == "filesystem";
+    let spool_alone = !checker.is_given(SPOOL_DIR);
+    let is_unused = |setting: &Setting| match setting.group {
+        Group::S3 => kind != "s3",
+        Group::Gcs => kind != "gcs" && setting != GCS_CREDENTIALS,
+        _ if setting == STORAGE_PATH => !filesystem && !spool_alone,
+        _ => filesystem && [STORAGE_TIMEOUT, STORAGE_ATTEMPTS].contains(&setting),
+    };
+    let settings = SETTINGS.iter().copied();
+    let settings = settings.filter(|setting| StorageSettings::GROUPS.contains(&setting.group));
+    let unused = settings.filter(|setting| is_unused(setting));
+    let mut ignored = checker.unused(unused, &format!("the blob store is {kind}"));
+    if !filesystem && checker.is_given(STORAGE_PATH) && spool_alone {
         ignored.push(format!(
-            "{STORAGE_PATH} is set, but the blob store is {name}: only the spool folder is there"
+            "{STORAGE_PATH} is set, but the blob store is {kind}: the folder holds only the spool folder"
         ));
     }
-    let signing = SIGNING_OF_THE_ORIGINAL.into_iter();
-    let signing: Vec<_> = signing
-        .filter(|name| checker.variable(name).is_some())
-        .collect();
-    if kind == Kind::Gcs && !signing.is_empty() {
+    let mut signing = ORIGINAL_SIGNING_VARIABLES.to_vec();
+    signing.retain(|name| checker.variable(name).is_some());
+    if kind == "gcs" && !signing.is_empty() {
         ignored.push(format!(
             "{} is set but not used: URLs are signed with the JSON key file of a service account in {GCS_CREDENTIALS}. Fix: set that, or NIXERY_BLOB_DELIVERY=public, which redirects to unsigned URLs as the original does without a key",
             signing.join(" and ")
@@ -177,7 +153,7 @@ fn ignored(checker: &Checker<'_>, kind: Kind) -> Vec<String> {
 }
 
 impl StorageBackend {
-    /// The address at which clients meet the store when they are redirected, where it was configured.
+    /// Returns the configured address of the store for clients that are redirected to it.
     #[must_use]
     pub fn client_endpoint(&self) -> Option<&str> {
         match self {
@@ -189,12 +165,12 @@ impl StorageBackend {
         }
     }
 
-    /// What to do when the store does not work.
+    /// Returns what to do when the store does not work.
     #[must_use]
     pub const fn hint(&self) -> &'static str {
         match self {
             Self::Filesystem(_) => {
-                "set STORAGE_PATH (--storage-path) to a folder this user may write to"
+                "set STORAGE_PATH (--storage-path) to a folder that this user can write to"
             }
             #[cfg(feature = "s3")]
             Self::S3(_) => {
@@ -208,7 +184,7 @@ impl StorageBackend {
     }
 }
 
-/// The store's place, for the log, without secrets.
+/// Shows the store's place without secrets.
 impl fmt::Display for StorageBackend {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -250,6 +226,6 @@ fn write_bucket(
     Ok(())
 }
 
-#[cfg(test)]
 #[cfg(all(feature = "s3", feature = "gcs"))]
+#[cfg(test)]
 mod tests;

@@ -1,41 +1,43 @@
 //! The table of settings. Flags, environment variables, help, messages and the reference page
-//! (`docs/configuration.md`) are all made from it.
+//! (`docs/configuration.md`) are generated from it.
 
 use std::fmt;
 
-/// A group of settings that belong together in the help and on the reference page.
+/// A group of settings in the help and on the reference page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// Where packages come from.
+    /// The package source.
     Source,
-    /// Where blobs are kept.
+    /// The blob store.
     Storage,
-    /// An S3 bucket.
+    /// A blob store in an S3 bucket.
     S3,
-    /// A bucket of Google Cloud Storage.
+    /// A blob store in a bucket of Google Cloud Storage.
     Gcs,
-    /// How the registry listens, answers and logs.
+    /// The HTTP server and its log.
     Server,
-    /// How Nix is run.
+    /// Nix.
     Nix,
-    /// How images are cut into layers.
+    /// Layers of images.
     Layers,
-    /// When the server collects garbage.
+    /// The times of the server's garbage collections.
     GcTimer,
     /// What a garbage collection keeps.
     GcPolicy,
-    /// Whether pulls are recorded.
+    /// The recording of pulls.
     Traffic,
 }
 
 impl Group {
-    /// The heading in the help and on the reference page.
+    /// Returns the heading in the help and on the reference page.
     #[must_use]
     pub const fn heading(self) -> &'static str {
         match self {
             Self::Source => "Package source (at most one)",
             Self::Storage => "Blob store",
-            Self::S3 => "Blob store in an S3 bucket; keys are found as AWS's own tools do",
+            Self::S3 => {
+                "Blob store in an S3 bucket; credentials are found as AWS's own tools find them"
+            }
             Self::Gcs => "Blob store in a bucket of Google Cloud Storage",
             Self::Server => "Server",
             Self::Nix => "Nix",
@@ -46,7 +48,8 @@ impl Group {
     }
 }
 
-/// Where a setting is shown. Every setting has a variable and a flag, shown or not.
+/// Where a setting is shown. Every setting has a variable and a flag, even if the help does not show
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// In the help and on the reference page.
@@ -55,14 +58,14 @@ pub enum Level {
     Advanced,
 }
 
-/// A setting, as users know it.
+/// A setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The environment variable.
     pub variable: &'static str,
     /// The flag, without its dashes.
     pub flag: &'static str,
-    /// What stands for the value in the help.
+    /// The placeholder of the value in the help.
     pub value: &'static str,
     /// The group it belongs to.
     pub group: Group,
@@ -70,61 +73,39 @@ pub struct Setting {
     pub level: Level,
     /// Whether its value may be or contain a secret, and is not printed.
     pub secret: bool,
-    /// What it does, one sentence without a full stop.
+    /// What it does, without a full stop.
     pub help: &'static str,
-    /// The default. Where it is a plain value, the settings read it from here.
+    /// The default. If it is a plain value, the settings read it from here.
     pub default: &'static str,
-    /// Variables of other programs that are read if the setting's own is not set.
+    /// Variables of other programs that are read if the setting itself is not set.
     pub fallbacks: &'static [&'static str],
 }
 
 impl Setting {
-    /// The names for messages.
-    #[must_use]
-    pub const fn name(&self) -> SettingName {
-        SettingName {
-            variable: self.variable,
-            flag: self.flag,
-        }
+    /// Returns the flag in commands whose flags lack this prefix.
+    pub(crate) fn flag_without(&self, prefix: &str) -> &'static str {
+        self.flag.strip_prefix(prefix).unwrap_or(self.flag)
     }
 
-    /// The names in a command whose flags lack what they begin with here.
-    pub(crate) fn name_without(&self, beginning: &str) -> SettingName {
-        SettingName {
-            variable: self.variable,
-            flag: self.flag.strip_prefix(beginning).unwrap_or(self.flag),
-        }
+    /// Returns the names for messages: the variable it was read from, and the flag.
+    pub(crate) fn name(&self, variable: &str, flag_prefix: &str) -> String {
+        format!("{variable} (--{})", self.flag_without(flag_prefix))
     }
 }
 
-/// Its names.
+/// Shows the variable and the flag, which every message about a setting names.
 impl fmt::Display for Setting {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.name().fmt(formatter)
+        formatter.write_str(&self.name(self.variable, ""))
     }
 }
 
-/// The variable and the flag of a setting, which every message about it names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SettingName {
-    /// The environment variable.
-    pub variable: &'static str,
-    /// The flag, without its dashes.
-    pub flag: &'static str,
-}
-
-impl fmt::Display for SettingName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} (--{})", self.variable, self.flag)
-    }
-}
-
-/// Declares each setting as a constant, and [`SETTINGS`]. An entry is: name, variable, flag, value;
-/// where it is shown, perhaps that it is secret; help; default; perhaps fallbacks.
+/// Declares a constant for each setting, and [`SETTINGS`]. An entry has a name, a variable, a flag, a
+/// placeholder, a level and a help text; it may be secret, and have a default and fallbacks.
 macro_rules! settings {
     ($($group:ident { $(
         $name:ident: $variable:literal $flag:literal $value:literal, $level:ident $($secret:ident)?,
-            $help:literal, default $default:literal $(, else $($fallback:literal)+)?;
+            $help:literal $(, default $default:literal)? $(, else $($fallback:literal)+)?;
     )+ })+) => {
         $($(
             #[doc = $help]
@@ -136,7 +117,7 @@ macro_rules! settings {
                 level: Level::$level,
                 secret: !stringify!($($secret)?).is_empty(),
                 help: $help,
-                default: $default,
+                default: concat!($($default)?),
                 fallbacks: &[$($($fallback),+)?],
             };
         )+)+
@@ -151,11 +132,9 @@ settings! {
             "nixpkgs channel or commit",
             default "nixos-26.05, if no other source is given";
         PKGS_REPO: "NIXERY_PKGS_REPO" "pkgs-repo" "URL", Shown secret,
-            "git repository with a package set; the image tag selects a branch, tag or commit",
-            default "";
+            "git repository with a package set; the image tag selects a branch, tag or commit";
         PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
-            "Local folder or file with a package set",
-            default "";
+            "Local folder or file with a package set";
     }
     Storage {
         STORAGE_BACKEND: "NIXERY_STORAGE_BACKEND" "storage-backend" "KIND", Shown,
@@ -165,22 +144,21 @@ settings! {
             "Folder of the filesystem store",
             default "`$STATE_DIRECTORY`, else `$XDG_DATA_HOME/nixery`, else `~/.local/share/nixery`, else `/var/lib/nixery`";
         SPOOL_DIR: "NIXERY_SPOOL_DIR" "spool-dir" "FOLDER", Advanced,
-            "Folder for layers being packed and other temporary files; not a small tmpfs",
-            default "`spool` in the folder of the filesystem store, which has no other use with a remote store";
+            "Folder for temporary files, such as layers that are being packed; do not use a small tmpfs",
+            default "`spool` in the folder of the filesystem store, even with a remote store";
         STORAGE_TIMEOUT: "NIXERY_STORAGE_TIMEOUT" "storage-timeout" "TIME", Advanced,
-            "How long to wait for an answer of a remote store to begin, and for a stalled transfer",
+            "How long to wait for the first byte of a remote store's answer, and for the next byte of a stalled transfer",
             default "30s, and 20s for a transfer";
         STORAGE_ATTEMPTS: "NIXERY_STORAGE_ATTEMPTS" "storage-attempts" "COUNT", Advanced,
-            "How often a request to a remote store is sent at most; 12 attempts outlast a store that is unavailable for 30 seconds",
+            "Limit of attempts for one request to a remote store; 12 attempts cover an outage of 30 seconds",
             default "12";
     }
     S3 {
         S3_BUCKET: "NIXERY_S3_BUCKET" "s3-bucket" "NAME", Shown,
-            "The bucket, which must exist",
-            default "";
+            "The bucket, which must exist";
         S3_PREFIX: "NIXERY_S3_PREFIX" "s3-prefix" "PREFIX", Advanced,
-            "Where in the bucket the store is, such as `team/nixery`",
-            default "at its top";
+            "Prefix of all keys in the bucket, such as `team/nixery`",
+            default "no prefix";
         S3_ENDPOINT: "NIXERY_S3_ENDPOINT" "s3-endpoint" "URL", Shown,
             "The store's address, such as `https://minio.example.org:9000`",
             default "`AWS_ENDPOINT_URL_S3`, else `AWS_ENDPOINT_URL`, else AWS",
@@ -198,11 +176,10 @@ settings! {
     }
     Gcs {
         GCS_BUCKET: "GCS_BUCKET" "gcs-bucket" "NAME", Shown,
-            "The bucket, which must exist",
-            default "";
+            "The bucket, which must exist";
         GCS_PREFIX: "NIXERY_GCS_PREFIX" "gcs-prefix" "PREFIX", Advanced,
-            "Where in the bucket the store is, such as `team/nixery`",
-            default "at its top";
+            "Prefix of all keys in the bucket, such as `team/nixery`",
+            default "no prefix";
         GCS_ENDPOINT: "NIXERY_GCS_ENDPOINT" "gcs-endpoint" "URL", Advanced,
             "The store's address",
             default "`STORAGE_EMULATOR_HOST`, else Google's",
@@ -212,7 +189,7 @@ settings! {
             default "true if `STORAGE_EMULATOR_HOST` is used, else false";
         GCS_CREDENTIALS: "GOOGLE_APPLICATION_CREDENTIALS" "gcs-credentials" "FILE", Shown,
             "File with credentials; the key file of a service account can sign URLs as well",
-            default "those of the machine or workload";
+            default "the credentials of the machine or workload";
     }
     Server {
         PORT: "PORT" "port" "PORT", Shown,
@@ -234,7 +211,7 @@ settings! {
             "How long a manifest request waits for its build before it is redirected; clients give up after 30 seconds",
             default "25s";
         SHUTDOWN_GRACE: "NIXERY_SHUTDOWN_GRACE" "shutdown-grace" "TIME", Shown,
-            "How long running builds and transfers may take to end after a SIGTERM",
+            "Time limit for running builds and transfers after a SIGTERM",
             default "2m";
         LOG: "NIXERY_LOG" "log" "FILTER", Shown,
             "Log filter, such as `info` or `nixery_builder=debug,warn`",
@@ -243,8 +220,7 @@ settings! {
             "`text`, `json`, or `auto`: text on a terminal, JSON otherwise",
             default "auto";
         WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
-            "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in",
-            default "";
+            "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in";
     }
     Nix {
         NIX_TIMEOUT: "NIX_TIMEOUT" "nix-timeout" "TIME", Shown,
@@ -260,48 +236,47 @@ settings! {
             "Nix store to build in and pack from: `daemon`, or `local?root=/mnt/nix` for one below another folder",
             default "what `NIX_REMOTE` and nix.conf say";
         NIX_MAX_JOBS: "NIXERY_NIX_MAX_JOBS" "nix-max-jobs" "COUNT", Shown,
-            "Derivations that Nix builds at once for one image",
+            "Limit of derivations that Nix builds at once for one image",
             default "what nix.conf says";
         MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
-            "Images whose packages are built at once; others wait",
+            "Limit of images whose packages are built at once; others wait",
             default "the number of cores, from 2 to 8";
         MAX_EVALUATIONS: "NIXERY_MAX_EVALUATIONS" "max-evaluations" "COUNT", Advanced,
-            "Images evaluated at once; each may take a gigabyte of memory",
+            "Limit of images that are evaluated at once; each may need a gigabyte of memory",
             default "the number of cores, at most 4";
         MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
-            "Builds that run or wait; further images are answered with 429, and from half of it on nothing is evaluated in the background",
+            "Limit of builds that run or wait; requests for further images get status 429, and at half of the limit background evaluation stops",
             default "1000";
         FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
-            "How long a failed build is answered with its failure before it is tried again",
+            "How long a failure is repeated to clients before the image is built again",
             default "10s";
         LEASE: "NIXERY_LEASE_SECONDS" "lease-seconds" "TIME", Advanced,
-            "How long to wait for another server on the same store that builds an image, after that server last renewed its lease; 0 does not wait",
+            "How long to wait for another server on the same store that builds the same image, from the last renewal of its lease; 0 does not wait",
             default "15s";
         HISTORY: "NIXERY_HISTORY" "history" "COUNT", Advanced,
-            "Builds whose outcome and log are remembered",
+            "Number of builds whose result and log are kept",
             default "100";
         NIX_DIR: "NIXERY_NIX_DIR" "nix-dir" "FOLDER", Advanced,
-            "Folder with the files of `nix/` (`prepare-image.nix` and those beside it) to use instead of the built-in ones",
+            "Folder with the files of `nix/` (`prepare-image.nix` and the others) to use instead of the built-in ones",
             default "built in";
     }
     Layers {
         LAYER_BUDGET: "NIXERY_LAYER_BUDGET" "layer-budget" "COUNT", Shown,
-            "Most layers an image may have; Docker's limit is 125",
+            "Limit of layers in an image; Docker's limit is 125",
             default "94";
         LAYER_STRATEGY: "NIXERY_LAYER_STRATEGY" "layer-strategy" "NAME", Shown,
             "How packages are grouped into layers: `size`, `plan`, `dominator` (as in the original), or `auto`: `plan` if a cluster plan is set, else `dominator` if popularity data is set, else `size`",
             default "auto";
         LAYER_PLAN: "NIXERY_LAYER_PLAN" "layer-plan" "URL", Shown secret,
-            "Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built",
-            default "";
+            "Cluster plan for the strategy `plan`, as `nixery lab plan build` writes it: an http, https or file URL, or a path; with the word `learned`, the servers on the store make a plan from the images they built";
         LAYER_PLAN_HOUR: "NIXERY_LAYER_PLAN_HOUR" "layer-plan-hour" "HOUR", Advanced,
-            "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether to make another plan",
+            "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether a new plan is needed",
             default "3";
         POPULARITY_URL: "NIX_POPULARITY_URL" "popularity-url" "URL", Advanced secret,
             "Popularity data for the strategy `dominator`, as `nixery popcount` writes it: an http, https or file URL, or a path",
             default "every package is equally popular";
         POPULARITY_THRESHOLD: "NIXERY_POPULARITY_THRESHOLD" "popularity-threshold" "COUNT", Advanced,
-            "Popularity from which the strategy `dominator` gives a package a layer of its own",
+            "Least popularity of a package that gets a layer of its own from the strategy `dominator`",
             default "100";
         LAYER_WEIGHT: "NIXERY_LAYER_WEIGHT" "layer-weight" "SIZE", Advanced,
             "The size that counts when the strategy `dominator` merges layers: `closure-size` (as in the original) or `nar-size`",
@@ -320,21 +295,18 @@ settings! {
     }
     GcPolicy {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
-            "Drop images that were not requested for this long, such as `30d`",
-            default "";
+            "Drop images that were not requested for this long, such as `30d`";
         GC_MAX_AGE: "NIXERY_GC_MAX_AGE" "gc-max-age" "TIME", Shown,
-            "Drop images that were built longer ago than this, used or not",
-            default "";
+            "Drop images that were built longer ago than this, used or not";
         GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
-            "Drop the least recently used images while all together need more than this, such as `100G`",
-            default "";
+            "Drop the least recently used images until the others need no more than this, such as `100G`";
         GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
-            "Keep whatever was written or used within this time; the same for all programs on a store, and longer than any build and any pull",
+            "Keep everything that was written or used within this time; it must be the same for all programs on a store, and longer than any build or pull takes",
             default "6h";
     }
     Traffic {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
-            "Record which client pulls which image when, for `nixery layers replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
+            "Record the time, the client and the image of each pull, for `nixery layers replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,
             "Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store",

@@ -1,11 +1,48 @@
-//! Whether the server records its own pulls.
+//! The settings of recording pulls.
+
+use std::{fmt, io};
 
 use crate::arguments::Section;
-use crate::check::{BOOLEANS, Checker, Secret};
+use crate::check::{BOOLEANS, Checker};
 use crate::table::{Group, TRAFFIC_RECORD, TRAFFIC_SALT};
 
-/// A shorter secret can be guessed, and with it every address.
-const LEAST_SALT: usize = 16;
+/// Least length of a salt: a shorter one can be guessed, and every address with it.
+const MIN_SALT_BYTES: usize = 16;
+
+/// The secret without which fingerprints of addresses cannot be guessed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salt(Box<[u8]>);
+
+impl Salt {
+    /// Returns a salt of these bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    /// Returns a random salt of 32 bytes.
+    ///
+    /// # Errors
+    /// The system has no source of randomness.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self::new(&bytes))
+    }
+
+    /// Returns the secret bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Hides the bytes.
+impl fmt::Debug for Salt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Salt(…)")
+    }
+}
 
 /// Checked settings of recording pulls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,8 +50,8 @@ pub struct TrafficSettings {
     /// Whether pulls are recorded.
     pub record: bool,
     /// The salt; `None` for a random one.
-    pub salt: Option<Secret>,
-    /// Settings that were given and do nothing, each with the reason.
+    pub salt: Option<Salt>,
+    /// A warning for each setting that is set and has no effect.
     pub ignored: Vec<String>,
 }
 
@@ -25,20 +62,24 @@ impl Section for TrafficSettings {
         let record = checker.choice(TRAFFIC_RECORD, BOOLEANS)?;
         checker.needs(TRAFFIC_RECORD, !record || cfg!(feature = "lab"), "lab");
         let salt = checker.text(TRAFFIC_SALT);
-        if salt.as_ref().is_some_and(|salt| salt.len() < LEAST_SALT) {
+        if salt
+            .as_ref()
+            .is_some_and(|salt| salt.len() < MIN_SALT_BYTES)
+        {
             let name = checker.name(TRAFFIC_SALT);
-            let allowed = format!("at least {LEAST_SALT} bytes, such as 32 random hex digits");
-            checker.invalid(name, "(not shown)", allowed);
+            let allowed = format!("at least {MIN_SALT_BYTES} bytes, such as 32 random hex digits");
+            checker.invalid(&name, "(not shown)", allowed);
         }
-        let unused: &[_] = if record { &[] } else { &[TRAFFIC_SALT] };
+        let unused = (!record).then_some(TRAFFIC_SALT);
         Some(Self {
             record,
-            salt: salt.map(Secret::from),
+            salt: salt.map(|salt| Salt::new(salt.as_bytes())),
             ignored: checker.unused(unused, &format!("{TRAFFIC_RECORD} is not true")),
         })
     }
 }
 
+#[cfg(feature = "lab")]
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_told_but_the_salt_is_not() {
+    fn wrong_values_are_reported_but_the_salt_is_not_shown() {
         let settings = arguments(Some("yes"), Some("short secret")).settings();
         let errors = settings.unwrap_err().to_string();
         let (record, salt) = errors.split_once('\n').unwrap();

@@ -12,42 +12,10 @@ use http::header::{CONTENT_LENGTH, USER_AGENT};
 use http::request::Parts;
 use http::{HeaderValue, Method, Uri};
 use http_body::{Frame, SizeHint};
+use nixery_storage::error_chain;
 
-use crate::metrics::{Metrics, RouteLabel};
+use crate::metrics::Metrics;
 use crate::route::Route;
-
-/// What a request asks for, for its log line and the counters.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Subject {
-    route: RouteLabel,
-    /// Whether the line is logged at `debug` only.
-    quiet: bool,
-}
-
-impl Subject {
-    /// Of a path that names nothing.
-    pub(crate) const UNKNOWN: Self = Self {
-        route: RouteLabel::Unknown,
-        quiet: false,
-    };
-
-    pub(crate) fn of(route: &Route) -> Self {
-        let (route, quiet) = match route {
-            Route::Start => (RouteLabel::Start, true),
-            Route::Build(_) => (RouteLabel::Build, true),
-            Route::Asset(_) => (RouteLabel::Asset, true),
-            Route::Live => (RouteLabel::Live, true),
-            Route::Ready => (RouteLabel::Ready, true),
-            Route::Metrics => (RouteLabel::Metrics, true),
-            Route::ApiVersion => (RouteLabel::Version, true),
-            Route::Manifest { .. } => (RouteLabel::Manifest, false),
-            Route::Blob { .. } => (RouteLabel::Blob, false),
-            Route::Tags { .. } => (RouteLabel::Tags, false),
-            Route::Referrers { .. } => (RouteLabel::Referrers, false),
-        };
-        Self { route, quiet }
-    }
-}
 
 impl Entry {
     /// Returns the entry of a request that begins now.
@@ -58,16 +26,29 @@ impl Entry {
             method: request.method.clone(),
             uri: request.uri.clone(),
             client: request.headers.get(USER_AGENT).cloned(),
-            subject: Subject::UNKNOWN,
+            route: "unknown",
+            quiet: false,
             status: None,
             sent: 0,
             expected: None,
         }
     }
 
-    /// Records what the request asks for.
-    pub(crate) fn set_subject(&mut self, subject: Subject) {
-        self.subject = subject;
+    /// Sets what the request asks for.
+    pub(crate) fn set_route(&mut self, route: &Route) {
+        (self.route, self.quiet) = match route {
+            Route::Start => ("start", true),
+            Route::Build(_) => ("build", true),
+            Route::Asset(_) => ("asset", true),
+            Route::Live => ("live", true),
+            Route::Ready => ("ready", true),
+            Route::Metrics => ("metrics", true),
+            Route::ApiVersion => ("version", true),
+            Route::Manifest { .. } => ("manifest", false),
+            Route::Blob { .. } => ("blob", false),
+            Route::Tags { .. } => ("tags", false),
+            Route::Referrers { .. } => ("referrers", false),
+        };
     }
 
     /// Returns the response with a body that counts its bytes, and writes the line at its end.
@@ -92,7 +73,10 @@ pub(crate) struct Entry {
     method: Method,
     uri: Uri,
     client: Option<HeaderValue>,
-    subject: Subject,
+    /// The label in the metrics.
+    route: &'static str,
+    /// Whether the line is logged at `debug` only.
+    quiet: bool,
     status: Option<u16>,
     sent: u64,
     expected: Option<u64>,
@@ -104,7 +88,7 @@ impl Drop for Entry {
         self.metrics.count_bytes(self.sent);
         // 499 is what several servers log for a client that disconnected.
         let status = self.status.unwrap_or(499);
-        self.metrics.count_request(self.subject.route, status, took);
+        self.metrics.count_request(self.route, status, took);
         let cut = self.status.is_none() || self.expected.is_some_and(|all| self.sent < all);
         // An absent field is left out of the line.
         let aborted = cut.then_some(true);
@@ -125,7 +109,7 @@ impl Drop for Entry {
                 )
             };
         }
-        if self.subject.quiet && status < 500 {
+        if self.quiet && status < 500 {
             line!(debug);
         } else {
             line!(info);
@@ -152,12 +136,8 @@ impl http_body::Body for Counted {
                 self.entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Some(Err(error)) => {
-                let error = crate::text::explain(error);
-                tracing::error!(
-                    path = self.entry.uri.path(),
-                    error,
-                    "an answer was cut short"
-                );
+                let (path, error) = (self.entry.uri.path(), error_chain(error));
+                tracing::error!(path, error, "an answer was cut short");
             }
             None => {}
         }

@@ -1,4 +1,4 @@
-//! From a request to its answer.
+//! Answers requests.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method};
 use tower::Service;
 
-use crate::access_log::{Entry, Subject};
+use crate::access_log::Entry;
 use crate::api;
 use crate::error::ApiError;
 use crate::health;
@@ -22,13 +22,12 @@ use crate::state::AppState;
 
 /// The registry as an axum router, to be served or nested into a larger server at its root.
 ///
-/// Routing is [`Route::parse`]'s alone: image names have slashes, which path patterns cannot
-/// express.
+/// [`Route::parse`] does all routing: image names have slashes, which path patterns cannot express.
 pub fn router(state: AppState) -> Router {
     Router::new().fallback_service(service(state))
 }
 
-/// The registry as a plain service, which is all that the server itself needs.
+/// The registry as a plain service, for the server itself.
 pub(crate) fn service(
     state: AppState,
 ) -> impl Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + Sync
@@ -45,7 +44,7 @@ async fn answer(state: AppState, request: Request) -> Response {
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {
-            entry.set_subject(Subject::of(&route));
+            entry.set_route(&route);
             dispatch(&state, &request, route).await
         }
         Err(error) if registry || page::wants_plain(&request.headers) => {

@@ -1,16 +1,20 @@
-//! Collects garbage at the server's interval.
+//! Collects garbage at an interval.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
 use nixery_state::gc::{self, GcError, GcMode, GcPolicy, GcReport};
-use nixery_storage::Storage;
+use nixery_storage::{Storage, error_chain};
 
 use crate::config::GcSettings;
 use crate::metrics::GcMetrics;
 
+/// What a collection forgets by age. Recorded pulls and learned plans stay without the feature `lab`.
+#[cfg(not(feature = "lab"))]
+const RETENTIONS: [gc::Retention; 1] = [nixery_state::graphs::KEPT];
 /// The pause before a collection varies by up to a tenth, so that replicas do not stay
 /// synchronised.
 const JITTER: u32 = 10;
@@ -48,22 +52,25 @@ async fn collect_once(
     stop: impl Future<Output = ()> + Send,
 ) -> bool {
     let storage = Arc::clone(storage);
-    let result = gc::collect_until(storage, policy, &RETENTIONS, GcMode::Sweep, |_| (), stop).await;
-    count(metrics, &result);
-    match result {
-        Ok(report) => log(&report),
+    match gc::collect_until(storage, policy, &RETENTIONS, GcMode::Sweep, |_| (), stop).await {
+        Ok(report) => {
+            count(metrics, &report);
+            log(&report);
+        }
         Err(GcError::Stopped) => {
-            tracing::info!("the collection of garbage was stopped; the next one continues");
+            tracing::info!("the garbage collection was stopped; the next one continues");
             return false;
         }
         Err(GcError::Busy) => {
-            tracing::info!("skipped the collection of garbage: another replica is collecting");
+            metrics.skipped.inc();
+            tracing::info!("skipped the garbage collection: another replica is collecting");
         }
         Err(error) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            metrics.failed.inc();
+            let error = error_chain(&error);
             tracing::warn!(
-                cause,
-                "the collection of garbage failed; the next one continues: {error}"
+                error,
+                "the garbage collection failed; the next one continues"
             );
         }
     }
@@ -90,24 +97,13 @@ fn log(report: &GcReport) {
     );
 }
 
-fn count(metrics: &GcMetrics, result: &Result<GcReport, GcError>) {
-    match result {
-        Ok(report) => {
-            metrics.done.inc();
-            metrics.dropped.inc_by(report.dropped_images());
-            metrics.deleted.inc_by(report.deleted_blobs);
-            metrics.freed.inc_by(report.freed_bytes);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let seconds = now.as_ref().map_or(0, Duration::as_secs);
-            let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
-            metrics.last_success.set(seconds);
-        }
-        Err(GcError::Busy) => {
-            metrics.skipped.inc();
-        }
-        Err(GcError::Stopped) => {}
-        Err(_) => {
-            metrics.failed.inc();
-        }
-    }
+fn count(metrics: &GcMetrics, report: &GcReport) {
+    metrics.done.inc();
+    metrics.dropped.inc_by(report.dropped_images());
+    metrics.deleted.inc_by(report.deleted_blobs);
+    metrics.freed.inc_by(report.freed_bytes);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.as_ref().map_or(0, Duration::as_secs);
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    metrics.last_success.set(seconds);
 }

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage};
+use nixery_storage::{Key, Storage, error_chain};
 
 use crate::config::{BlobDelivery, HttpSettings};
 
 /// Time limit for signing, which may have to fetch credentials first.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The store cannot do what the operator wants.
+/// The store cannot deliver blobs as configured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeliveryError {
     /// The store cannot sign URLs.
     #[error(
@@ -26,7 +27,7 @@ pub enum DeliveryError {
         /// The value of the setting for unsigned URLs, where the store has them.
         public: &'static str,
     },
-    /// The store has no public URLs.
+    /// The store has no unsigned URLs.
     #[error(
         "NIXERY_BLOB_DELIVERY (--blob-delivery) is \"public\", but a {backend} store has no public URLs. Fix: set it to one of: auto, proxy"
     )]
@@ -36,10 +37,10 @@ pub enum DeliveryError {
     },
 }
 
-/// Checks at start whether the store can deliver blobs as wanted, and returns how it will.
+/// Checks whether the store can deliver blobs as configured, and returns how it does.
 ///
 /// # Errors
-/// [`DeliveryError`]. Where signing fails, [`BlobDelivery::Auto`] proxies and logs that instead.
+/// [`DeliveryError`]. If signing fails, [`BlobDelivery::Auto`] proxies and logs a warning instead.
 pub async fn prepare(
     settings: &HttpSettings,
     storage: &dyn Storage,
@@ -100,12 +101,12 @@ pub(crate) async fn redirect_location(
     location
 }
 
-/// Returns a signed URL; `None` where the store cannot sign, or fails to.
+/// Returns a signed URL, or `None` if the store cannot sign or signing fails.
 async fn signed(storage: &dyn Storage, key: &Key, ttl: Duration) -> Option<String> {
     match tokio::time::timeout(SIGNING_TIMEOUT, storage.presign_get(key, ttl)).await {
         Ok(Ok(url)) => url,
         Ok(Err(error)) => {
-            let error = crate::text::explain(&error);
+            let error = error_chain(&error);
             tracing::warn!(%key, error, "cannot sign a URL; the blob is proxied");
             None
         }

@@ -11,9 +11,11 @@ use http::{HeaderValue, StatusCode};
 use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::{PackError, PackErrorKind};
 use nixery_storage::StorageError;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::redact::redact;
+use crate::response::NO_STORE;
 use crate::route::RouteError;
 
 /// Seconds that clients should wait before they ask again for something that is not ready.
@@ -21,7 +23,9 @@ pub const RETRY_SECONDS: u64 = 10;
 
 /// Error codes of the OCI distribution specification, section "Error Codes", and of its Docker
 /// precursor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[non_exhaustive]
 pub enum Code {
     /// The image name breaks the grammar.
     NameInvalid,
@@ -38,6 +42,7 @@ pub enum Code {
     /// The operation does not exist here.
     Unsupported,
     /// The client should ask again later.
+    #[serde(rename = "TOOMANYREQUESTS")]
     TooManyRequests,
     /// The server cannot answer now.
     Unavailable,
@@ -45,27 +50,9 @@ pub enum Code {
     Unknown,
 }
 
-impl Code {
-    /// The code as it stands in a body.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NameInvalid => "NAME_INVALID",
-            Self::TagInvalid => "TAG_INVALID",
-            Self::DigestInvalid => "DIGEST_INVALID",
-            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
-            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::BlobUnknown => "BLOB_UNKNOWN",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::TooManyRequests => "TOOMANYREQUESTS",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::Unknown => "UNKNOWN",
-        }
-    }
-}
-
 /// One error answer of the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ApiError {
     /// HTTP status.
     pub status: StatusCode,
@@ -74,7 +61,7 @@ pub struct ApiError {
     /// Text for people.
     pub message: String,
     /// More for programs, or null.
-    pub detail: Value,
+    pub(crate) detail: Value,
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u64>,
 }
@@ -104,7 +91,7 @@ impl ApiError {
 
     /// Adds more for programs.
     #[must_use]
-    pub fn with_detail(self, detail: Value) -> Self {
+    pub(crate) fn with_detail(self, detail: Value) -> Self {
         Self { detail, ..self }
     }
 
@@ -126,17 +113,19 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, Code::BlobUnknown, message)
             .with_detail(json!({ "digest": digest.to_string() }))
     }
+}
 
-    /// Returns the answer. For HEAD, the HTTP layer drops its body and keeps the headers.
-    fn response(self) -> Response {
+/// The answer. For HEAD, the HTTP layer drops its body and keeps the headers.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
         let body = json!({
-            "errors": [{ "code": self.code.as_str(), "message": self.message, "detail": self.detail }],
+            "errors": [{ "code": self.code, "message": self.message, "detail": self.detail }],
         });
         let mut response = (self.status, body.to_string()).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // No cache may keep a failure longer than its cause lasts.
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(CACHE_CONTROL, NO_STORE);
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
@@ -144,12 +133,6 @@ impl ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
-    }
-}
-
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
-        self.response()
     }
 }
 
@@ -173,50 +156,35 @@ impl From<RouteError> for ApiError {
 impl From<&StorageError> for ApiError {
     fn from(error: &StorageError) -> Self {
         // Only fixed sentences: messages of the backend name folders and hosts of this server.
-        let (status, code, message) = match error {
-            StorageError::Open { .. } | StorageError::Denied { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server has no access to its blob store",
-            ),
-            StorageError::NoSpace { .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store has no space left",
-            ),
-            StorageError::Failed { .. } if error.is_retryable() => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store does not answer",
-            ),
+        let failed = |message| Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message);
+        let unavailable = |message| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+                .retry_after(RETRY_SECONDS)
+        };
+        match error {
+            StorageError::Open { .. } | StorageError::Denied { .. } => {
+                failed("the server has no access to its blob store")
+            }
+            StorageError::NoSpace { .. } => {
+                unavailable("the server's blob store has no space left")
+            }
+            StorageError::Failed { .. } if error.is_retryable() => {
+                unavailable("the server's blob store does not answer")
+            }
             // It may pass; lasting damage is found by its size or digest.
-            StorageError::Truncated { .. } => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                Code::Unavailable,
-                "the server's blob store returned only a part of this",
-            ),
-            StorageError::TooLarge { .. } => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
+            StorageError::Truncated { .. } => {
+                unavailable("the server's blob store returned only a part of this")
+            }
+            StorageError::TooLarge { .. } => failed(
                 "the server's blob store holds a damaged copy of this. Fix: its operator can find it with `nixery verify`",
             ),
-            StorageError::RangeNotSatisfiable { .. } => (
+            StorageError::RangeNotSatisfiable { .. } => Self::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Code::Unsupported,
                 "the range is outside of this blob",
             ),
             // `Failed` and `Spool`.
-            _ => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                Code::Unknown,
-                "the server's blob store failed",
-            ),
-        };
-        let answer = Self::new(status, code, message);
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            answer.retry_after(RETRY_SECONDS)
-        } else {
-            answer
+            _ => failed("the server's blob store failed"),
         }
     }
 }

@@ -1,12 +1,10 @@
-//! Endpoints for programs that start, stop, balance and monitor this process.
+//! Endpoints for programs that start, stop and monitor this process.
 
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::CACHE_CONTROL;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 
 use crate::metrics::CONTENT_TYPE;
-use crate::response::contents;
+use crate::response::{NO_STORE, page};
 use crate::state::AppState;
 
 /// `/healthz`: the process answers.
@@ -30,17 +28,9 @@ pub(crate) fn metrics(state: &AppState) -> Response {
     let builder = state.builder();
     let (running, damaged) = (builder.running(), builder.damaged_blobs());
     let text = state.metrics().render(running, damaged);
-    uncached(StatusCode::OK, CONTENT_TYPE, text)
+    page(StatusCode::OK, CONTENT_TYPE, NO_STORE, text)
 }
 
 fn text(status: StatusCode, text: String) -> Response {
-    uncached(status, "text/plain", text)
-}
-
-fn uncached(status: StatusCode, media_type: &str, text: String) -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let mut response = contents(media_type, headers, Bytes::from(text));
-    *response.status_mut() = status;
-    response
+    page(status, "text/plain", NO_STORE, text)
 }

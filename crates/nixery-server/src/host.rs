@@ -12,7 +12,7 @@ use crate::config::{HttpSettings, is_authority};
 ///
 /// The configured public URL wins, then the `X-Forwarded-Host` of a proxy, then the request's host.
 #[must_use]
-pub fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
+pub(crate) fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
     if let Some(url) = &settings.public_url {
         return without_scheme(url).to_owned();
     }
@@ -32,7 +32,7 @@ pub fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
 /// Returns the host and port for an example in the log: the configured one, or that by which this
 /// machine itself reaches the address.
 #[must_use]
-pub fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> String {
+pub(crate) fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> String {
     match &settings.public_url {
         Some(url) => without_scheme(url).to_owned(),
         None if address.ip().is_unspecified() => format!("localhost:{}", address.port()),
@@ -50,7 +50,7 @@ fn without_scheme(url: &str) -> &str {
 /// Only the configured URL and the host of the request itself count: a third party's header must
 /// not decide where a link in an error message leads.
 #[must_use]
-pub fn absolute(settings: &HttpSettings, request: &Parts, path: &str) -> String {
+pub(crate) fn absolute(settings: &HttpSettings, request: &Parts, path: &str) -> String {
     match (&settings.public_url, request_host(request)) {
         (Some(url), _) => format!("{url}{path}"),
         (None, Some(host)) => format!("http://{host}{path}"),

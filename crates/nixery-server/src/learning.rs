@@ -7,19 +7,54 @@ use nixery_builder::Builder;
 use nixery_core::{Clustered, LayerStrategy};
 use nixery_lab::learned::{self, LearnError, LearnOutcome, PlanPointer};
 use nixery_manifest::Digest;
-use nixery_storage::Storage;
+use nixery_storage::{Storage, error_chain};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
 
-use crate::metrics::PlanMetrics;
-use crate::setup::log_plan;
+use crate::config::setup::log_plan;
+use crate::metrics::{counters, register};
 
 /// Time between two checks for another plan; meanwhile replicas may use different plans. It varies
 /// by up to a tenth, so that replicas do not stay synchronised.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5 * 60);
 const JITTER: u32 = 10;
 
-/// Changes to the plan that the servers of the store have learned whenever it is another, and
-/// learns one in the hour `hour` (UTC) of each day unless another server does. Runs until it is
-/// dropped, which is harmless at any moment. `clock` returns the time of day.
+/// The metrics of learning plans. Clones share their counts.
+#[derive(Debug, Clone)]
+pub struct PlanMetrics {
+    made: Counter,
+    /// Nights in which the plan stayed, or there was too little to learn from.
+    kept: Counter,
+    /// Nights in which another server learned.
+    skipped: Counter,
+    failed: Counter,
+    /// How often this server changed to another plan.
+    changes: Counter,
+}
+
+impl PlanMetrics {
+    pub(crate) fn registered(registry: &mut Registry) -> Self {
+        let [made, kept, skipped, failed] = counters(
+            registry,
+            "nixery_plan_learning",
+            "Nightly attempts to learn a layer plan, by how they ended",
+            "result",
+            ["made", "kept", "skipped", "failed"],
+        );
+        let help = "Learned layer plans that this server changed to after its start";
+        Self {
+            made,
+            kept,
+            skipped,
+            failed,
+            changes: register(registry, "nixery_plan_changes", help),
+        }
+    }
+}
+
+/// Uses the plan that the servers of the store have learned, whenever it changes. In the hour `hour`
+/// (UTC) of each day, learns a plan unless another server does. Runs until it is dropped, which is
+/// harmless at any moment.
 pub async fn learn_forever(
     builder: Builder,
     metrics: PlanMetrics,
@@ -37,9 +72,10 @@ pub async fn learn_forever(
             last_night = Some(night);
         }
         if let Err(error) = change_plan(&builder, &metrics, &mut known).await {
+            let error = error_chain(&error);
             tracing::warn!(
-                cause = cause(&error),
-                "cannot read the learned layer plan, and keeps the current one: {error}"
+                error,
+                "cannot read the learned layer plan; the current one stays"
             );
         }
     }
@@ -51,31 +87,25 @@ fn night(now: SystemTime, hour: u8) -> Option<u64> {
     (hours % 24 == u64::from(hour)).then_some(hours / 24)
 }
 
-/// Learns a plan; returns whether that is done for tonight.
+/// Learns a plan. Returns whether that is done for tonight.
 async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
-    let outcome = learned::learn(Arc::clone(storage)).await;
-    let (counter, done) = match &outcome {
-        Ok(LearnOutcome::Learned(_)) => (&metrics.made, true),
-        Ok(
-            LearnOutcome::Kept(_) | LearnOutcome::NewerVersion | LearnOutcome::TooFewImages { .. },
-        ) => (&metrics.kept, true),
-        Ok(LearnOutcome::Busy) => (&metrics.skipped, true),
-        Err(_) => (&metrics.failed, false),
-    };
-    counter.inc();
-    match outcome {
+    match learned::learn(Arc::clone(storage)).await {
         Ok(LearnOutcome::Learned(PlanPointer {
             plan, base, images, ..
         })) => {
+            metrics.made.inc();
             tracing::info!(%plan, %base, images, "learned a layer plan");
         }
         Ok(LearnOutcome::Kept(PlanPointer { base, .. })) => {
+            metrics.kept.inc();
             tracing::info!(%base, "kept the layer plan: enough images still use the packages it was made for");
         }
         Ok(LearnOutcome::NewerVersion) => {
+            metrics.kept.inc();
             tracing::warn!("learned no layer plan: a newer version of Nixery has learned one");
         }
         Ok(LearnOutcome::TooFewImages { images }) => {
+            metrics.kept.inc();
             let least = learned::LEAST_IMAGES;
             tracing::info!(
                 images,
@@ -84,16 +114,20 @@ async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
             );
         }
         Ok(LearnOutcome::Busy) => {
+            metrics.skipped.inc();
             tracing::info!("learned no layer plan: another server is learning");
         }
         Err(error) => {
-            tracing::warn!(cause = cause(&error), "cannot learn a layer plan: {error}");
+            metrics.failed.inc();
+            let error = error_chain(&error);
+            tracing::warn!(error, "cannot learn a layer plan");
+            return false;
         }
     }
-    done
+    true
 }
 
-/// Changes to the plan that the store points at; `known` is the plan of the last change.
+/// Uses the current learned plan of the store; `known` is the plan of the last change.
 async fn change_plan(
     builder: &Builder,
     metrics: &PlanMetrics,
@@ -113,7 +147,7 @@ async fn change_plan(
     *known = Some(learned.pointer.plan);
     let strategy = Clustered { plan: learned.plan };
     let before = builder.strategy().id();
-    // So it is after a start.
+    // The plan was loaded at the start of the server.
     if strategy.id() == before {
         return Ok(());
     }
@@ -122,10 +156,6 @@ async fn change_plan(
     builder.set_strategy(Arc::new(strategy));
     metrics.changes.inc();
     Ok(())
-}
-
-fn cause(error: &LearnError) -> Option<String> {
-    std::error::Error::source(error).map(ToString::to_string)
 }
 
 #[cfg(test)]

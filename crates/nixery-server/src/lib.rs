@@ -1,8 +1,8 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
-//! The crate is HTTP over [`nixery_builder`]: [`config`] holds the settings and turns them into a
-//! store, Nix and a builder, [`router`] answers requests, and [`run`] is the whole program.
-//! [`route`] says which request names what, [`error`] which error gets which status.
+//! The crate is the HTTP interface of [`nixery_builder`]. [`config`] has the settings, [`router`]
+//! answers requests, and [`run`] runs the whole program. [`route`] maps paths to what they name, and
+//! [`error`] maps errors to statuses.
 //!
 //! ```
 //! use http::Method;
@@ -28,17 +28,18 @@ pub mod collection;
 pub mod delivery;
 pub mod error;
 mod health;
-pub mod host;
+mod host;
+#[cfg(feature = "lab")]
 pub mod learning;
 pub mod listen;
 mod log_queue;
-pub mod logging;
+mod logging;
 mod long_build;
 pub mod metrics;
-pub mod negotiate;
+mod negotiate;
 mod page;
 mod query;
-pub mod range;
+mod range;
 mod readiness;
 mod redact;
 mod response;
@@ -48,9 +49,10 @@ mod setup;
 mod shutdown;
 mod state;
 mod text;
+#[cfg(feature = "lab")]
 pub mod traffic;
 
-/// The settings, of which [`config::HttpSettings`] are those of request handlers.
+/// The settings. [`config::HttpSettings`] are those of request handlers.
 pub use nixery_config as config;
 
 pub use app::router;
@@ -59,7 +61,6 @@ pub use readiness::Readiness;
 pub use run::{RunError, check, run};
 pub use setup::StateError;
 pub use state::AppState;
-pub use text::explain;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

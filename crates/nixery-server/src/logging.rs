@@ -14,7 +14,7 @@ static QUEUE: OnceLock<LogQueue> = OnceLock::new();
 /// Starts logging to standard error; a second call in one process changes nothing.
 ///
 /// An invalid `filter` counts as `info`; the settings refuse such filters.
-pub fn start(format: LogFormat, filter: &str) {
+pub(crate) fn start(format: LogFormat, filter: &str) {
     let text = match format {
         LogFormat::Auto => io::stderr().is_terminal(),
         LogFormat::Text => true,
@@ -44,7 +44,7 @@ pub fn start(format: LogFormat, filter: &str) {
 
 /// Waits at most two seconds until all lines are written; later lines are written at once. Call it
 /// before the program ends.
-pub fn drain() {
+pub(crate) fn drain() {
     if let Some(queue) = QUEUE.get() {
         queue.drain();
     }

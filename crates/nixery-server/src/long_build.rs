@@ -1,9 +1,8 @@
 //! Lets clients wait for long builds.
 //!
-//! containerd gives up 30 s after a request. So a request for a manifest is held for less than
-//! that, and then redirected to itself with a count in its query; clients follow ten redirects.
-//! After eight, the answer is 429 with the time to ask again, which containerd does for some more
-//! minutes.
+//! containerd gives up 30 s after a request. So a request for a manifest waits for less than that,
+//! and is then redirected to itself with a count in its query; clients follow ten redirects. After
+//! eight, the answer is 429 with the time to ask again. containerd does so for some minutes.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use axum::response::Response;
 use http::{StatusCode, Uri};
 use nixery_builder::{BuildHandle, BuildResult, Phase};
 
-use crate::error::{ApiError, Code};
+use crate::error::{ApiError, Code, RETRY_SECONDS};
 use crate::query;
 use crate::response::redirect;
 
@@ -20,10 +19,8 @@ use crate::response::redirect;
 pub const MAX_HOLDS: u32 = 8;
 /// Name of the query parameter that counts the redirects.
 pub(crate) const PARAMETER: &str = "hold";
-/// Seconds after which a client should ask again that has followed all redirects.
-const RETRY_SECONDS: u64 = 10;
 
-/// Waits for the build, and returns its result if it ends in time. The build goes on without a
+/// Waits for the build, and returns its result if it ends in time. A build continues without a
 /// waiting client.
 pub(crate) async fn wait_for_build(handle: &BuildHandle, limit: Duration) -> Option<BuildResult> {
     tokio::time::timeout(limit, handle.wait()).await.ok()
@@ -46,22 +43,17 @@ pub(crate) fn redirect_to_self(
     }
     let progress = handle.progress().borrow().clone();
     let doing = match progress.phase {
-        Phase::Queued => "it is queued".to_owned(),
-        Phase::Waiting => "another server builds it".to_owned(),
         Phase::Pack | Phase::Assemble | Phase::Store => format!(
             "{} of {} layers are stored",
             progress.layers_done, progress.layers_total
         ),
-        phase => format!("phase {phase}"),
+        phase => phase.describe().to_owned(),
     };
     let message = format!(
-        "the image is still being built ({doing}): pull it again in a few minutes. The build goes on; its log: {log}"
+        "the image is still being built ({doing}). Fix: pull it again in a few minutes; the build continues. Its log: {log}"
     );
-    Err(ApiError {
-        message,
-        ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests, "")
-            .retry_after(RETRY_SECONDS)
-    })
+    let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests);
+    Err(ApiError::new(status, code, message).retry_after(RETRY_SECONDS))
 }
 
 /// Returns how often the request was redirected already; an invalid count is 0.

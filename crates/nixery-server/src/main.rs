@@ -1,8 +1,10 @@
-//! The registry as a program of its own. Everything is in the library.
+//! The program `nixery-server`.
+
+use std::process::ExitCode;
 
 use clap::Parser;
 use nixery_server::config::{Arguments, Settings};
-use std::process::ExitCode;
+use nixery_storage::error_chain;
 
 /// A container registry that builds images from the packages their names list.
 ///
@@ -19,8 +21,8 @@ struct Command {
     config: Arguments<Settings>,
 }
 
-/// Answering from memory is a fifth allocation with the system's allocator. Built with `no_thp`: in pages of 2 MiB what
-/// a few slow readers need lies on twice to three times the memory.
+/// With the system's allocator, a fifth of the time of an answer from memory is allocation. It is built
+/// with `no_thp`: with pages of 2 MiB, a few slow readers need two to three times the memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -40,7 +42,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            for line in nixery_server::explain(&error).lines() {
+            for line in error_chain(&error).lines() {
                 eprintln!("nixery-server: {line}");
             }
             error.exit_code().into()

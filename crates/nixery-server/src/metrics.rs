@@ -1,15 +1,13 @@
 //! Counters and histograms for Prometheus, in its text format, version 0.0.4.
 //!
-//! The module knows nothing of the rest of the server: others count, and the handler of `/metrics`
-//! hands in what is read elsewhere. Label sets of the way from a request to its answer are resolved
-//! once.
+//! The module does not depend on the rest of the server: other modules count, and the handler of
+//! `/metrics` passes what the builder reports.
 
-use std::borrow::Cow;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nixery_builder::BuildResult;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::prometheus_text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,46 +25,14 @@ const SECONDS: [f64; 17] = [
     180.0, 600.0,
 ];
 
-/// Statuses of nearly all answers, whose counters are looked up once.
-const USUAL_STATUSES: [u16; 4] = [200, 206, 304, 307];
+/// A label with its value.
+pub(crate) type Label = [(&'static str, &'static str); 1];
+type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
-type Labels<const N: usize> = [(&'static str, Cow<'static, str>); N];
-type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
-
-/// The kind of a request, as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum RouteLabel {
-    Start,
-    Build,
-    Asset,
-    Live,
-    Ready,
-    Metrics,
-    Version,
-    Manifest,
-    Blob,
-    Tags,
-    Referrers,
-    Unknown,
-}
-
-impl RouteLabel {
-    /// All of them, in the order of their numbers.
-    const WORDS: [&str; 12] = [
-        "start",
-        "build",
-        "asset",
-        "live",
-        "ready",
-        "metrics",
-        "version",
-        "manifest",
-        "blob",
-        "tags",
-        "referrers",
-        "unknown",
-    ];
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: &'static str,
+    status: u32,
 }
 
 /// Metrics of one process, from its start.
@@ -76,7 +42,7 @@ pub struct Metrics {
     built: Counter,
     cached: Counter,
     failed: Counter,
-    failures: Family<Labels<1>, Counter>,
+    failures: Family<Label, Counter>,
     build_seconds: Counter<f64, AtomicU64>,
     phases: Histograms,
     builds_running: Gauge,
@@ -87,72 +53,33 @@ pub struct Metrics {
     blobs_proxied: Counter,
     blobs_damaged: Counter,
     gc: GcMetrics,
-    plans: PlanMetrics,
-    requests: Family<Labels<2>, Counter>,
+    requests: Family<RequestLabels, Counter>,
     durations: Histograms,
-    routes: [RouteMetrics; RouteLabel::WORDS.len()],
 }
 
-/// What collections of garbage did. Clones count together.
+/// The metrics of garbage collections. Clones share their counts.
 #[derive(Debug, Clone)]
 pub struct GcMetrics {
-    /// Collections that ended.
-    pub done: Counter,
-    /// Collections that were left to another replica.
-    pub skipped: Counter,
+    /// Collections that ended well.
+    pub(crate) done: Counter,
+    /// Collections that were skipped because another replica was collecting.
+    pub(crate) skipped: Counter,
     /// Collections that failed.
-    pub failed: Counter,
+    pub(crate) failed: Counter,
     /// Images dropped.
-    pub dropped: Counter,
+    pub(crate) dropped: Counter,
     /// Blobs deleted.
-    pub deleted: Counter,
+    pub(crate) deleted: Counter,
     /// Bytes freed.
-    pub freed: Counter,
-    /// When the last one ended, in seconds of Unix time; 0 for never.
-    pub last_success: Gauge,
-}
-
-/// What the learning of layer plans did. Clones count together.
-#[derive(Debug, Clone)]
-pub struct PlanMetrics {
-    /// Plans that were made.
-    pub made: Counter,
-    /// Nights in which the plan stayed, or there was too little to learn from.
-    pub kept: Counter,
-    /// Nights in which another server learned.
-    pub skipped: Counter,
-    /// Failures.
-    pub failed: Counter,
-    /// How often this server changed to another plan.
-    pub changes: Counter,
-}
-
-/// What the recording of pulls did. Clones count together.
-#[derive(Debug, Clone)]
-pub struct TrafficMetrics {
-    pulls: Family<Labels<1>, Counter>,
-    /// Pulls that were stored.
-    pub stored: Counter,
-    /// Pulls that were dropped because there was no room, or the clock was not set.
-    pub dropped: Counter,
-    /// Pulls of an unknown image.
-    pub unknown: Counter,
-    /// Batches that could not be stored.
-    pub failed_batches: Counter,
-}
-
-/// What is counted for each kind of request, once there was one.
-#[derive(Debug, Default)]
-struct RouteMetrics {
-    duration: OnceLock<Histogram>,
-    usual: [OnceLock<Counter>; USUAL_STATUSES.len()],
+    pub(crate) freed: Counter,
+    /// When the last one ended well, in Unix time; 0 for never.
+    pub(crate) last_success: Gauge,
 }
 
 impl Metrics {
-    /// Metrics that start at zero; those of recorded pulls are there only where pulls are recorded.
-    #[must_use]
-    pub fn new(traffic: Option<&TrafficMetrics>) -> Self {
-        let registry = &mut Registry::default();
+    /// Returns metrics that start at zero. `registry` may hold metrics of other modules already.
+    pub(crate) fn new(mut registry: Registry) -> Self {
+        let registry = &mut registry;
         let [built, cached, failed] = counters(
             registry,
             "nixery_builds",
@@ -183,13 +110,9 @@ impl Metrics {
             "delivery",
             ["redirected", "proxied"],
         );
-        let help = "Stored blobs found damaged while they were served";
+        let help = "Stored blobs that were found damaged while they were served";
         let blobs_damaged = register(registry, "nixery_blobs_damaged", help);
         let gc = GcMetrics::registered(registry);
-        let plans = PlanMetrics::registered(registry);
-        if let Some(traffic) = traffic {
-            traffic.register(registry);
-        }
         let help = "Answers, by route and status";
         let requests = register(registry, "nixery_http_requests", help);
         let help = "Time from the head of a request to the last byte of its answer, by route";
@@ -210,10 +133,8 @@ impl Metrics {
             blobs_proxied,
             blobs_damaged,
             gc,
-            plans,
             requests,
             durations,
-            routes: Default::default(),
         }
     }
 
@@ -234,54 +155,41 @@ impl Metrics {
                 self.layers_cached.inc_by(image.stats.layers_cached as u64);
                 self.build_seconds.inc_by(took.as_secs_f64());
                 for (phase, took) in &image.stats.phases {
-                    let labels = [("phase", phase.as_str().into())];
+                    let labels = [("phase", phase.as_str())];
                     let phase = self.phases.get_or_create(&labels);
                     phase.observe(took.as_secs_f64());
                 }
             }
             Err(error) => {
                 self.failed.inc();
-                let kind = [("kind", error.kind().into())];
-                self.failures.get_or_create(&kind).inc();
+                let kind = ("kind", error.kind());
+                self.failures.get_or_create(&[kind]).inc();
             }
         }
     }
 
     /// Counts an answer.
-    pub(crate) fn count_request(&self, route: RouteLabel, status: u16, took: Duration) {
-        let metrics = &self.routes[route as usize];
-        let label = || ("route", RouteLabel::WORDS[route as usize].into());
-        let duration = || self.durations.get_or_create_owned(&[label()]);
-        let duration = metrics.duration.get_or_init(duration);
+    pub(crate) fn count_request(&self, route: &'static str, status: u16, took: Duration) {
+        let duration = self.durations.get_or_create(&[("route", route)]);
         duration.observe(took.as_secs_f64());
-        let counter = || {
-            let status = ("status", status.to_string().into());
-            self.requests.get_or_create_owned(&[label(), status])
-        };
-        match USUAL_STATUSES.iter().position(|usual| *usual == status) {
-            Some(usual) => metrics.usual[usual].get_or_init(counter).inc(),
-            None => counter().inc(),
-        };
+        let status = status.into();
+        self.requests
+            .get_or_create(&RequestLabels { route, status })
+            .inc();
     }
 
-    /// What collections of garbage did.
+    /// Returns the metrics of garbage collections.
     #[must_use]
     pub fn gc(&self) -> &GcMetrics {
         &self.gc
     }
 
-    /// What the learning of plans did.
-    #[must_use]
-    pub fn plans(&self) -> &PlanMetrics {
-        &self.plans
-    }
-
-    /// Counts bytes of bodies that were handed to connections.
+    /// Counts bytes of bodies that were sent to connections.
     pub(crate) fn count_bytes(&self, bytes: u64) {
         self.bytes_served.inc_by(bytes);
     }
 
-    /// Counts a blob that the client was sent to the store for.
+    /// Counts a blob for which the client was redirected to the store.
     pub(crate) fn count_redirected(&self) {
         self.blobs_redirected.inc();
     }
@@ -291,8 +199,7 @@ impl Metrics {
         self.blobs_proxied.inc();
     }
 
-    /// The metrics as Prometheus reads them, with what the builder says of its builds and blobs.
-    #[must_use]
+    /// Formats the metrics for Prometheus, with what the builder reports of its builds and blobs.
     pub(crate) fn render(&self, builds_running: usize, blobs_damaged: u64) -> String {
         let running = i64::try_from(builds_running).unwrap_or(i64::MAX);
         self.builds_running.set(running);
@@ -330,78 +237,38 @@ impl GcMetrics {
     }
 }
 
-impl PlanMetrics {
-    fn registered(registry: &mut Registry) -> Self {
-        let [made, kept, skipped, failed] = counters(
-            registry,
-            "nixery_plan_learning",
-            "Nightly attempts to learn a layer plan, by how they ended",
-            "result",
-            ["made", "kept", "skipped", "failed"],
-        );
-        let help = "Learned layer plans that this server changed to after its start";
-        Self {
-            made,
-            kept,
-            skipped,
-            failed,
-            changes: register(registry, "nixery_plan_changes", help),
-        }
-    }
-}
-
-impl TrafficMetrics {
-    fn register(&self, registry: &mut Registry) {
-        let help = "Pulls that were recorded and stored, dropped because there was no room or no set clock, or of an unknown image";
-        registry.register("nixery_traffic_pulls", help, self.pulls.clone());
-        let help = "Times that recorded pulls could not be stored";
-        let failures = self.failed_batches.clone();
-        registry.register("nixery_traffic_store_failures", help, failures);
-    }
-}
-
-impl Default for TrafficMetrics {
-    fn default() -> Self {
-        let pulls = Family::default();
-        let [stored, dropped, unknown] =
-            resolved(&pulls, "result", ["stored", "dropped", "unknown"]);
-        Self {
-            pulls,
-            stored,
-            dropped,
-            unknown,
-            failed_batches: Counter::default(),
-        }
-    }
-}
-
 /// Registers a metric that starts at zero.
-fn register<M: Metric + Default + Clone>(registry: &mut Registry, name: &str, help: &str) -> M {
+pub(crate) fn register<M: Metric + Default + Clone>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> M {
     let metric = M::default();
     registry.register(name, help, metric.clone());
     metric
 }
 
-/// Registers a counter for each value of one label.
-fn counters<const N: usize>(
+/// Registers a counter for each value of a label.
+pub(crate) fn counters<const N: usize>(
     registry: &mut Registry,
     name: &str,
     help: &str,
     label: &'static str,
     values: [&'static str; N],
 ) -> [Counter; N] {
-    resolved(&register(registry, name, help), label, values)
+    label_values(&register(registry, name, help), label, values)
 }
 
-fn resolved<const N: usize>(
-    family: &Family<Labels<1>, Counter>,
+/// Returns the counters of these values of a label, which start at zero.
+pub(crate) fn label_values<const N: usize>(
+    family: &Family<Label, Counter>,
     label: &'static str,
     values: [&'static str; N],
 ) -> [Counter; N] {
-    values.map(|value| family.get_or_create_owned(&[(label, value.into())]))
+    values.map(|value| family.get_or_create_owned(&[(label, value)]))
 }
 
-/// Registers durations by one label.
+/// Registers durations by a label.
 fn histograms(registry: &mut Registry, name: &str, help: &str) -> Histograms {
     let family = Histograms::new_with_constructor(|| Histogram::new(SECONDS));
     registry.register(name, help, family.clone());
@@ -413,19 +280,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_route_has_its_word() {
-        let words = RouteLabel::WORDS;
-        assert_eq!(words[RouteLabel::Unknown as usize], "unknown");
-        for label in [RouteLabel::Start, RouteLabel::Manifest, RouteLabel::Tags] {
-            assert_eq!(words[label as usize], format!("{label:?}").to_lowercase());
-        }
-    }
-
-    #[test]
-    fn usual_and_other_statuses_are_counted() {
-        let metrics = Metrics::new(None);
+    fn requests_are_counted_by_route_and_status() {
+        let metrics = Metrics::new(Registry::default());
         for status in [200, 200, 418] {
-            metrics.count_request(RouteLabel::Blob, status, Duration::from_millis(2));
+            metrics.count_request("blob", status, Duration::from_millis(2));
         }
         let text = metrics.render(3, 1);
         for line in [

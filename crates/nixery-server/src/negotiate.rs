@@ -6,11 +6,11 @@ use nixery_manifest::{Family, MediaType};
 
 /// The manifest families that a client accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Preference {
+pub(crate) struct Preference {
     /// The family to send when the image has both.
-    pub first: Family,
+    pub(crate) first: Family,
     /// Whether an OCI manifest may be sent where there is no Docker manifest (zstd layers).
-    pub oci: bool,
+    pub(crate) oci: bool,
 }
 
 /// Reads every `Accept` header of a manifest request.
@@ -20,7 +20,7 @@ pub struct Preference {
 /// gets the Docker manifest, which every client older than OCI reads, and which the original
 /// serves.
 #[must_use]
-pub fn preference(headers: &HeaderMap) -> Preference {
+pub(crate) fn preference(headers: &HeaderMap) -> Preference {
     let (mut oci, mut docker, mut any) = (None, None, None);
     let ranges = headers
         .get_all(ACCEPT)

@@ -4,13 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nixery_builder::Builder;
+use nixery_storage::error_chain;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
-use crate::text::explain;
-
-/// How long the result of one check of Nix and the store counts, so that probes cost next to
-/// nothing.
+/// How long the result of a check is used, so that probes cost almost nothing.
 const VALID_FOR: Duration = Duration::from_secs(10);
 /// Time limit of a check: longer than a healthy store and Nix take, shorter than most probes wait.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
@@ -23,12 +21,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Reports the registry as not ready from now on, so that no new work is sent to it.
+    /// Makes the registry not ready from now on, so that it gets no new work.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why the registry cannot serve or build; nothing when it can.
+    /// Returns why the registry cannot serve or build, or nothing if it can.
     ///
     /// The texts name no paths and quote no messages: the details are in the log.
     pub async fn problems(&self, builder: &Builder) -> Vec<&'static str> {
@@ -52,7 +50,7 @@ async fn check_store(builder: &Builder) -> Option<&'static str> {
     match timeout(CHECK_TIMEOUT, builder.storage().check()).await {
         Ok(Ok(())) => None,
         Ok(Err(error)) => {
-            tracing::warn!(error = %explain(&error), "the blob store does not work");
+            tracing::warn!(error = %error_chain(&error), "the blob store does not work");
             Some("the blob store does not work")
         }
         Err(_) => {

@@ -1,4 +1,4 @@
-//! Parts of answers that several endpoints share.
+//! Builds answers and their headers.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -17,11 +17,13 @@ pub(crate) const DOCKER_CONTENT_DIGEST: HeaderName =
 pub(crate) const API_VERSION: HeaderName =
     HeaderName::from_static("docker-distribution-api-version");
 
-/// Cache control of contents that are named by their digest, and so never change.
+/// Cache control of contents that never change, as their digest names them.
 pub(crate) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
 /// Cache control of contents that must be revalidated with the entity tag.
 pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
+/// Cache control of answers that no cache may keep.
+pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// Redirects to a path of this server, keeping the method.
 ///
@@ -29,15 +31,11 @@ pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 #[must_use]
 pub(crate) fn redirect(path: &str, query: &str) -> Response {
     match HeaderValue::try_from(format!("{path}?{query}")) {
-        Ok(location) => (
-            StatusCode::TEMPORARY_REDIRECT,
-            [
-                (LOCATION, location),
-                (CACHE_CONTROL, HeaderValue::from_static("no-store")),
-            ],
-        )
-            .into_response(),
-        // A request's path and query came in a header themselves.
+        Ok(location) => {
+            let headers = [(LOCATION, location), (CACHE_CONTROL, NO_STORE)];
+            (StatusCode::TEMPORARY_REDIRECT, headers).into_response()
+        }
+        // This cannot happen, as the path and the query are those of a request.
         Err(_) => StatusCode::BAD_REQUEST.into_response(),
     }
 }
@@ -116,7 +114,7 @@ pub(crate) fn redirect_to_store(digest: &Digest, location: HeaderValue) -> Respo
     if let Ok(digest) = HeaderValue::try_from(digest.to_string()) {
         headers.insert(DOCKER_CONTENT_DIGEST, digest);
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(CACHE_CONTROL, NO_STORE);
     headers.insert(CONTENT_LENGTH, HeaderValue::from(0));
     headers.insert(LOCATION, location);
     respond(StatusCode::TEMPORARY_REDIRECT, headers, Body::empty())
@@ -139,6 +137,20 @@ pub(crate) fn contents(media_type: &str, mut headers: HeaderMap, bytes: Bytes) -
     }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     respond(StatusCode::OK, headers, Body::from(bytes))
+}
+
+/// Answers GET and HEAD with text or a file in memory.
+#[must_use]
+pub(crate) fn page(
+    status: StatusCode,
+    media_type: &'static str,
+    cache: HeaderValue,
+    bytes: impl Into<Bytes>,
+) -> Response {
+    let headers = HeaderMap::from_iter([(CACHE_CONTROL, cache)]);
+    let mut response = contents(media_type, headers, bytes.into());
+    *response.status_mut() = status;
+    response
 }
 
 /// Removes the body of an answer to HEAD, and keeps its length.

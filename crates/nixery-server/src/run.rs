@@ -1,27 +1,28 @@
-//! The whole life of the server.
+//! Runs the server from its start to its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use crate::app::service;
 use crate::collection::collect_until;
-use crate::config::{Arguments, ConfigErrors, Settings, StrategySettings, unknown_variables};
+use crate::config::{Arguments, ConfigErrors, Settings, unknown_variables};
 use crate::host::host_of_examples;
-use crate::learning::learn_forever;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
 use crate::setup::{self, StateError};
 use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
-use crate::traffic::record_forever;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::oneshot;
 
-/// Time for a collection of garbage to leave the store to others.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit for a garbage collection to release its lease when the server stops.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the server could not start. One line for each problem.
+/// The server could not start, or did not end in order. Each problem is one line.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RunError {
     /// The configuration is wrong.
     #[error(transparent)]
@@ -36,13 +37,13 @@ pub enum RunError {
     #[error("cannot handle signals")]
     Signals(#[source] std::io::Error),
     /// A second signal ended the server before its work had ended.
-    #[error("stopped at once by a second signal; what was being built or sent is lost")]
+    #[error("stopped at once by a second signal; unfinished builds and transfers are lost")]
     Interrupted,
 }
 
 impl RunError {
-    /// What the process tells whoever started it: 2 for wrong settings, as for wrong flags, 130 after a second
-    /// signal, as shells have it, else 1.
+    /// Returns the exit code: 2 for invalid settings, as for invalid flags, 130 after a second signal, as
+    /// in shells, else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -53,10 +54,10 @@ impl RunError {
     }
 }
 
-/// Checks the configuration, starts logging, and serves until a signal comes.
+/// Checks the configuration, starts logging, and serves until a signal arrives.
 ///
 /// # Errors
-/// The server could not start, or a second signal did not let it end in order.
+/// The server could not start, or a second signal stopped it.
 pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
     let settings = arguments.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
@@ -68,8 +69,8 @@ pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
     done
 }
 
-/// Checks the configuration and starts nothing. Returns warnings, and the settings in effect, one per
-/// line.
+/// Checks the configuration without starting the server. Returns warnings and the settings in effect,
+/// one per line.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -86,64 +87,54 @@ fn warnings(settings: &Settings) -> Vec<String> {
 
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
-    // The port first: another server on it must not find its store touched by this one.
+    // The port first: if another server has it, this one must not touch the store.
     let listener = bind(settings.server.listen, settings.server.port).await?;
     let state = tokio::select! {
         state = setup::state(settings) => state?,
         () = signals.next() => return Ok(()),
     };
     announce(settings, &state, listener.local_addr().ok());
-    let (quit, quitting) = oneshot::channel();
+    let (stop_collection, collection_stopped) = oneshot::channel();
     let collection = tokio::spawn(collect_until(
         Arc::clone(state.builder().storage()),
         settings.gc.clone(),
         state.metrics().gc().clone(),
-        gone(quitting),
+        dropped(collection_stopped),
     ));
-    if let Some(recorder) = state.recorder() {
-        let storage = Arc::clone(state.builder().storage());
-        tokio::spawn(record_forever(Arc::clone(recorder), storage));
-    }
-    let learning = match settings.layering.strategy {
-        StrategySettings::Learned { hour } => Some(tokio::spawn(learn_forever(
-            state.builder().clone(),
-            state.metrics().plans().clone(),
-            hour,
-            SystemTime::now,
-        ))),
-        _ => None,
-    };
+    #[cfg(feature = "lab")]
+    let learning = start_lab(settings, &state);
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
     let registry = state.clone();
     let (stop, stopped) = oneshot::channel();
-    let requests = tokio::spawn(serve(listener, service(state), gone(stopped), grace));
+    let requests = tokio::spawn(serve(listener, service(state), dropped(stopped), grace));
 
     signals.next().await;
     registry.readiness().stop();
+    #[cfg(feature = "lab")]
     if let Some(learning) = learning {
-        // At any moment: a plan is stored before it is used.
+        // This is harmless at any moment: a plan is stored before it is used.
         learning.abort();
     }
-    // At any moment: what it has done is whole. Others shall not wait for it.
-    drop(quit);
+    // This is harmless at any moment, and other servers need not wait for the collection.
+    drop(stop_collection);
     tracing::info!(
         seconds = grace.as_secs(),
-        "stopping: running requests and builds may end, a second signal stops at once"
+        "stopping after running requests and builds have ended; a second signal stops at once"
     );
     drop(stop);
     let begun = Instant::now();
     let work = async {
-        // The requests first: one that is already on its way may still start a build.
+        // The requests first: one of them may still start a build.
         let stored = tokio::time::timeout(grace, registry.store_recorded());
         let (requests, _) = tokio::join!(requests, stored);
         let rest = grace.saturating_sub(begun.elapsed());
-        // What these requests pulled.
+        // The pulls of these requests.
         let stored = tokio::time::timeout(rest, registry.store_recorded());
         let (builds, _) = tokio::join!(tokio::time::timeout(rest, builder.drain()), stored);
-        // A store that does not answer is not waited for; the lease goes stale.
-        let _ = tokio::time::timeout(FAREWELL, collection).await;
+        // If the store does not answer, the lease expires by itself.
+        let _ = tokio::time::timeout(RELEASE_TIMEOUT, collection).await;
         (requests.unwrap_or(false), builds.is_ok())
     };
     match unless_signalled(&mut signals, work).await {
@@ -162,12 +153,31 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Ready when the sender is dropped.
-async fn gone(sender: oneshot::Receiver<()>) {
+/// Starts recording pulls and learning layer plans, where the settings want it. Returns the task that
+/// learns.
+#[cfg(feature = "lab")]
+fn start_lab(settings: &Settings, state: &AppState) -> Option<tokio::task::JoinHandle<()>> {
+    let builder = state.builder();
+    if let Some(recorder) = state.recorder() {
+        let storage = Arc::clone(builder.storage());
+        let recorder = Arc::clone(recorder);
+        tokio::spawn(crate::traffic::record_forever(recorder, storage));
+    }
+    let crate::config::StrategySettings::Learned { hour } = settings.layering.strategy else {
+        return None;
+    };
+    let (builder, plans) = (builder.clone(), state.plans().clone());
+    let clock = std::time::SystemTime::now;
+    let learning = crate::learning::learn_forever(builder, plans, hour, clock);
+    Some(tokio::spawn(learning))
+}
+
+/// Waits until the sender is dropped.
+async fn dropped(sender: oneshot::Receiver<()>) {
     let _ = sender.await;
 }
 
-/// Says where the registry is and how to use it.
+/// Logs the address of the registry and an example of its use.
 fn announce(settings: &Settings, state: &AppState, address: Option<SocketAddr>) {
     let packages = &settings.source;
     let storage = state.builder().storage().backend();

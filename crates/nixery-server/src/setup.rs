@@ -1,15 +1,21 @@
-//! From checked settings to a registry that can serve.
+//! Makes a registry from settings.
 
-use crate::config::setup::{SetupError, builder, line, nix, preflight, working_storage};
+use std::sync::Arc;
+
+#[cfg(feature = "lab")]
+use crate::config::Salt;
+use crate::config::setup::{
+    SetupError, builder, describe_finding, nix, preflight, working_storage,
+};
 use crate::config::{BlobDelivery, Settings};
 use crate::delivery::{self, DeliveryError};
 use crate::state::AppState;
-use crate::traffic::{Recorder, Salt};
+#[cfg(feature = "lab")]
+use crate::traffic::Recorder;
 
-pub(crate) use crate::config::setup::log_plan;
-
-/// Why the registry cannot start.
+/// The registry cannot start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StateError {
     /// The store, Nix or the builder cannot be used.
     #[error(transparent)]
@@ -17,6 +23,12 @@ pub enum StateError {
     /// The blob store cannot deliver blobs as configured.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+    /// There is no random salt for recording pulls.
+    #[cfg(feature = "lab")]
+    #[error(
+        "the system has no random bytes for the salt of recorded pulls. Fix: set NIXERY_TRAFFIC_SALT (--traffic-salt)"
+    )]
+    Salt(#[source] std::io::Error),
 }
 
 /// Whether a URL names the machine itself.
@@ -27,43 +39,45 @@ fn is_loopback(url: &str) -> bool {
         .any(|name| host.starts_with(name))
 }
 
-/// Everything at once: store, Nix with its preflight, builder, registry.
+/// Opens the store, Nix and the builder, checks that they work, and returns the registry.
 ///
 /// # Errors
-/// The first thing that is in the way.
+/// The first of them that does not work.
 pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
     let storage = working_storage(&settings.storage).await?;
     let backend = &settings.storage.backend;
     let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
-    tracing::info!(store = %backend, blobs = blobs.way(), "blob store");
+    tracing::info!(store = %backend, blobs = blobs.describe(), "blob store");
     if let Some(endpoint) = backend.client_endpoint()
         && matches!(blobs, BlobDelivery::Redirect | BlobDelivery::Public)
         && is_loopback(endpoint)
     {
         tracing::warn!(
-            "clients are redirected to {endpoint}, which only this machine reaches: set NIXERY_S3_PUBLIC_ENDPOINT (--s3-public-endpoint) to the store's address for clients, or NIXERY_BLOB_DELIVERY (--blob-delivery) to proxy"
+            "clients are redirected to {endpoint}, which only this machine can reach. Fix: set NIXERY_S3_PUBLIC_ENDPOINT (--s3-public-endpoint) to the store's address for clients, or NIXERY_BLOB_DELIVERY (--blob-delivery) to proxy"
         );
     }
     let spool = &settings.storage.spool;
     let nix = nix(&settings.nix, spool)?;
-    for finding in preflight(&*nix).await? {
-        tracing::warn!("{}", line(&finding));
+    for finding in preflight(&nix).await? {
+        tracing::warn!("{}", describe_finding(&finding));
     }
     let builder = builder(
         settings.source.clone(),
         &settings.nix,
         &settings.layering,
         spool,
-        nix,
+        Arc::new(nix),
         storage,
         settings.gc.policy.grace,
     )
     .await?;
-    let recorder = settings.traffic.record.then(|| {
-        let salt = settings.traffic.salt.as_ref();
-        let salt = salt.map_or_else(Salt::random, |salt| Salt::new(salt.expose().as_bytes()));
-        Recorder::new(salt)
-    });
     let http = settings.server.http.clone();
-    Ok(AppState::recording(builder, http, recorder))
+    #[cfg(feature = "lab")]
+    if settings.traffic.record {
+        let salt = settings.traffic.salt.clone();
+        let salt = salt.map_or_else(Salt::random, Ok);
+        let recorder = Recorder::new(salt.map_err(StateError::Salt)?);
+        return Ok(AppState::recording(builder, http, recorder));
+    }
+    Ok(AppState::new(builder, http))
 }

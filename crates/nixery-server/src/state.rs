@@ -1,17 +1,19 @@
 //! The state that every request handler shares.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, Image, ImageRequest};
+use prometheus_client::registry::Registry;
 
 use crate::config::HttpSettings;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
-use crate::traffic::Recorder;
+#[cfg(feature = "lab")]
+use crate::{learning::PlanMetrics, traffic::Recorder};
 
-/// Builds remembered as counted: more than can run or be joined at once.
-const MOST_COUNTED: usize = 4096;
+/// Limit of builds that are remembered as counted: more than can run or be joined at once.
+const MAX_COUNTED: usize = 4096;
 
 /// The registry as its handlers see it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -23,56 +25,52 @@ struct Inner {
     settings: HttpSettings,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    /// The last builds that were counted: several requests join one build.
+    counted: Mutex<VecDeque<BuildId>>,
+    #[cfg(feature = "lab")]
+    plans: PlanMetrics,
+    #[cfg(feature = "lab")]
     recorder: Option<Arc<Recorder>>,
-    counted: Mutex<CountedBuilds>,
-}
-
-/// The last builds that were counted: several requests join one build.
-#[derive(Debug, Default)]
-struct CountedBuilds {
-    ids: HashSet<BuildId>,
-    order: VecDeque<BuildId>,
-}
-
-impl CountedBuilds {
-    /// Whether this build was not counted yet.
-    fn insert(&mut self, id: BuildId) -> bool {
-        if !self.ids.insert(id) {
-            return false;
-        }
-        self.order.push_back(id);
-        if self.order.len() > MOST_COUNTED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.ids.remove(&oldest);
-        }
-        true
-    }
 }
 
 fn from_cache(result: &BuildResult) -> bool {
     result.as_ref().is_ok_and(|image| image.stats.from_cache)
 }
 
+impl Inner {
+    /// Returns the state without a recorder; `register` registers further metrics.
+    fn new(builder: Builder, settings: HttpSettings, register: impl FnOnce(&mut Registry)) -> Self {
+        let mut registry = Registry::default();
+        register(&mut registry);
+        Self {
+            builder,
+            settings,
+            readiness: Readiness::default(),
+            counted: Mutex::default(),
+            #[cfg(feature = "lab")]
+            plans: PlanMetrics::registered(&mut registry),
+            #[cfg(feature = "lab")]
+            recorder: None,
+            metrics: Arc::new(Metrics::new(registry)),
+        }
+    }
+}
+
 impl AppState {
     /// Returns a registry over a builder.
     #[must_use]
     pub fn new(builder: Builder, settings: HttpSettings) -> Self {
-        Self::recording(builder, settings, None)
+        Self(Arc::new(Inner::new(builder, settings, |_| ())))
     }
 
     /// Returns a registry that records its pulls;
     /// [`record_forever`](crate::traffic::record_forever) stores them.
+    #[cfg(feature = "lab")]
     #[must_use]
-    pub fn recording(builder: Builder, settings: HttpSettings, recorder: Option<Recorder>) -> Self {
-        Self(Arc::new(Inner {
-            builder,
-            settings,
-            metrics: Arc::new(Metrics::new(recorder.as_ref().map(Recorder::metrics))),
-            readiness: Readiness::default(),
-            recorder: recorder.map(Arc::new),
-            counted: Mutex::default(),
-        }))
+    pub fn recording(builder: Builder, settings: HttpSettings, recorder: Recorder) -> Self {
+        let mut inner = Inner::new(builder, settings, |registry| recorder.register(registry));
+        inner.recorder = Some(Arc::new(recorder));
+        Self(Arc::new(inner))
     }
 
     /// Returns the image that answers a request without a build, see [`Builder::warm_image`].
@@ -96,9 +94,16 @@ impl AppState {
     fn count(&self, handle: &BuildHandle) {
         let counted = &self.0.counted;
         let mut counted = counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !counted.insert(handle.id()) {
+        let id = handle.id();
+        // The newest first: it is the most likely one.
+        if counted.iter().rev().any(|other| *other == id) {
             return;
         }
+        counted.push_back(id);
+        if counted.len() > MAX_COUNTED {
+            counted.pop_front();
+        }
+        drop(counted);
         // In a task of its own: the request may be gone when the build ends.
         let (metrics, handle) = (Arc::clone(&self.0.metrics), handle.clone());
         tokio::spawn(async move {
@@ -110,38 +115,47 @@ impl AppState {
         });
     }
 
-    /// The builder.
+    /// Returns the builder.
     #[must_use]
     pub fn builder(&self) -> &Builder {
         &self.0.builder
     }
 
-    /// The HTTP settings.
+    /// Returns the HTTP settings.
     #[must_use]
     pub fn settings(&self) -> &HttpSettings {
         &self.0.settings
     }
 
-    /// The metrics of this registry.
+    /// Returns the metrics of this registry.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
     }
 
-    /// The recorder of pulls, if they are recorded.
+    /// Returns the recorder of pulls, if they are recorded.
+    #[cfg(feature = "lab")]
     #[must_use]
     pub fn recorder(&self) -> Option<&Arc<Recorder>> {
         self.0.recorder.as_ref()
     }
 
+    /// Returns the metrics of learning plans.
+    #[cfg(feature = "lab")]
+    #[must_use]
+    pub fn plans(&self) -> &PlanMetrics {
+        &self.0.plans
+    }
+
     /// Stores the recorded pulls that are not stored yet.
     pub async fn store_recorded(&self) {
+        #[cfg(feature = "lab")]
         if let Some(recorder) = self.recorder() {
             recorder.flush(&**self.builder().storage()).await;
         }
     }
 
-    /// Whether the registry can work.
+    /// Returns the readiness of this registry.
     #[must_use]
     pub fn readiness(&self) -> &Readiness {
         &self.0.readiness

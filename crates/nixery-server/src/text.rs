@@ -1,14 +1,6 @@
-//! Formats errors and times for people.
+//! Formats times for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// Formats an error and its sources as one text, outermost first.
-#[must_use]
-pub fn explain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    let texts: Vec<_> = sources.map(ToString::to_string).collect();
-    texts.join(": ")
-}
 
 /// Formats a duration: "4.2 s", "3 min 20 s", "1 h 5 min".
 pub(crate) fn duration(duration: Duration) -> String {

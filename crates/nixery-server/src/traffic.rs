@@ -3,8 +3,6 @@
 //! A pull is a GET for a manifest that was answered with it. Recording costs two hashes and a short
 //! lock. [`record_forever`] stores what was recorded, and no pull waits for the store.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,43 +14,45 @@ use http::{Method, StatusCode};
 use nixery_core::ImageName;
 use nixery_lab::traffic::{Fingerprint, MOST_IN_BATCH, Pull, is_plausible, store_pulls};
 use nixery_manifest::Digest;
-use nixery_storage::Storage;
+use nixery_storage::{Storage, error_chain};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
-use crate::metrics::TrafficMetrics;
+use crate::config::Salt;
+use crate::metrics::{Label, label_values};
 
 /// Time after which recorded pulls are stored: a server that is killed loses no more than these.
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Limit of manifests whose image is remembered, in each of two generations.
-const MAX_KNOWN_MANIFESTS: usize = 20_000;
+/// Limit of manifests whose image is remembered.
+const MAX_KNOWN_MANIFESTS: usize = 40_000;
 
-/// The secret without which fingerprints of addresses cannot be guessed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Salt(Box<[u8]>);
-
-impl Salt {
-    /// Returns a salt of these bytes.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-
-    /// Returns a random salt of 32 bytes.
-    ///
-    /// # Panics
-    /// The system has no source of randomness.
-    #[must_use]
-    pub fn random() -> Self {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).expect("the system has a source of randomness");
-        Self::new(&bytes)
-    }
+/// The metrics of recording pulls. Clones share their counts.
+#[derive(Debug, Clone)]
+struct TrafficMetrics {
+    pulls: Family<Label, Counter>,
+    stored: Counter,
+    /// Pulls that were dropped because the buffer was full or the clock was not set.
+    dropped: Counter,
+    /// Pulls of an unknown image.
+    unknown: Counter,
+    failed_batches: Counter,
 }
 
-/// Hides it.
-impl fmt::Debug for Salt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Salt(…)")
+impl Default for TrafficMetrics {
+    fn default() -> Self {
+        let pulls = Family::default();
+        let [stored, dropped, unknown] =
+            label_values(&pulls, "result", ["stored", "dropped", "unknown"]);
+        Self {
+            pulls,
+            stored,
+            dropped,
+            unknown,
+            failed_batches: Counter::default(),
+        }
     }
 }
 
@@ -60,10 +60,12 @@ impl fmt::Debug for Salt {
 #[derive(Debug)]
 pub struct Recorder {
     salt: Salt,
+    /// The images of the manifests that were requested recently.
+    images: Cache<Digest, Digest>,
     buffer: Mutex<Buffer>,
     full: Notify,
-    /// The batch that is being stored. It does not change until it is stored: a write that failed
-    /// may have succeeded, and equal bytes have one name.
+    /// The batch that is being stored. It does not change until then: a write that is reported as
+    /// failed may have succeeded, and equal bytes get the same name.
     storing: tokio::sync::Mutex<Vec<Pull>>,
     metrics: TrafficMetrics,
 }
@@ -73,7 +75,6 @@ struct Buffer {
     pulls: Vec<Pull>,
     /// Pulls that were not recorded since the last log line about them.
     dropped: u64,
-    known: Known,
 }
 
 impl Recorder {
@@ -82,6 +83,7 @@ impl Recorder {
     pub fn new(salt: Salt) -> Self {
         Self {
             salt,
+            images: Cache::new(MAX_KNOWN_MANIFESTS),
             buffer: Mutex::default(),
             full: Notify::new(),
             storing: tokio::sync::Mutex::default(),
@@ -89,9 +91,17 @@ impl Recorder {
         }
     }
 
-    /// What this recorder did.
-    pub(crate) fn metrics(&self) -> &TrafficMetrics {
-        &self.metrics
+    /// Registers the metrics of this recorder.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let metrics = self.metrics.clone();
+        let help = "Pulls that were recorded and stored, dropped because the buffer was full or the clock was not set, or of an unknown image";
+        registry.register("nixery_traffic_pulls", help, metrics.pulls);
+        let help = "Times that recorded pulls could not be stored";
+        registry.register(
+            "nixery_traffic_store_failures",
+            help,
+            metrics.failed_batches,
+        );
     }
 
     /// Records the answer to a request for a manifest. `image` is the image's key. A request by
@@ -105,7 +115,7 @@ impl Recorder {
         image: Option<Digest>,
     ) {
         if let Some(image) = image {
-            self.buffer().known.insert(*manifest, image);
+            self.images.insert(*manifest, image);
         }
         // HEAD, and a client that has the manifest, fetch nothing.
         if request.method != Method::GET || status != StatusCode::OK {
@@ -126,7 +136,7 @@ impl Recorder {
         }
         let (client, name) = (self.client(request), self.name(name));
         let mut buffer = self.buffer();
-        let Some(image) = image.or_else(|| buffer.known.get(manifest)) else {
+        let Some(image) = image.or_else(|| self.images.get(manifest)) else {
             self.metrics.unknown.inc();
             return;
         };
@@ -156,7 +166,7 @@ impl Recorder {
         let address = address.as_ref().map_or(&[][..], |address| &address[..]);
         let agent = request.headers.get(USER_AGENT);
         let agent = agent.map_or(&[][..], |agent| agent.as_bytes());
-        Fingerprint::of(&self.salt.0, &[b"client", address, agent])
+        Fingerprint::of(self.salt.as_bytes(), &[b"client", address, agent])
     }
 
     /// Returns the fingerprint of what two names of the same image have in common.
@@ -168,15 +178,15 @@ impl Recorder {
             .into_iter()
             .chain(packages)
             .collect();
-        Fingerprint::of(&self.salt.0, &parts)
+        Fingerprint::of(self.salt.as_bytes(), &parts)
     }
 
-    /// Stores what was recorded so far. What the store refuses is tried again at the next call,
-    /// even if this call is dropped.
+    /// Stores what was recorded so far. Pulls that cannot be stored are stored by the next call, even
+    /// if this call is dropped.
     pub async fn flush(&self, storage: &dyn Storage) {
         let mut batch = self.storing.lock().await;
-        // The batch of the last call first, and then one of what was recorded since. Just one:
-        // steady pulls must not keep this call busy with ever smaller batches.
+        // The batch of the last call first, then one batch of what was recorded since. With more
+        // batches, steady pulls would keep this call busy.
         for fresh in [false, true] {
             if fresh {
                 *batch = self.take();
@@ -184,19 +194,19 @@ impl Recorder {
             if batch.is_empty() {
                 continue;
             }
+            let pulls = batch.len();
             if let Err(error) = store_pulls(storage, &batch).await {
-                let cause = crate::text::explain(&error);
+                let error = error_chain(&error);
                 tracing::warn!(
-                    pulls = batch.len(),
-                    cause,
+                    pulls,
+                    error,
                     "cannot store recorded pulls; they are stored later"
                 );
                 self.metrics.failed_batches.inc();
                 return;
             }
-            let stored = batch.len() as u64;
-            self.metrics.stored.inc_by(stored);
-            tracing::debug!(pulls = stored, "stored recorded pulls");
+            self.metrics.stored.inc_by(pulls as u64);
+            tracing::debug!(pulls, "stored recorded pulls");
             batch.clear();
         }
     }
@@ -220,30 +230,6 @@ impl Recorder {
 
     fn buffer(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The images of the manifests that were requested lately.
-#[derive(Debug, Default)]
-struct Known {
-    young: HashMap<Digest, Digest>,
-    old: HashMap<Digest, Digest>,
-}
-
-impl Known {
-    fn insert(&mut self, manifest: Digest, image: Digest) {
-        if self.young.get(&manifest) == Some(&image) {
-            return;
-        }
-        if self.young.len() >= MAX_KNOWN_MANIFESTS {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(manifest, image);
-    }
-
-    fn get(&self, manifest: &Digest) -> Option<Digest> {
-        let found = self.young.get(manifest).or_else(|| self.old.get(manifest));
-        found.copied()
     }
 }
 

@@ -121,7 +121,7 @@ async fn prepare(args: BuildArgs) -> Result<Work> {
     start_text_log(filter);
     output::warn(store.ignored.iter().chain(&layering.ignored));
     let storage = setup::working_storage(&store).await?;
-    let nix = setup::nix(&nix_settings, &store.spool)?;
+    let nix = Arc::new(setup::nix(&nix_settings, &store.spool)?);
     let reporter = Reporter::new(args.quiet);
     let builder = setup::builder(
         source,

@@ -127,7 +127,7 @@ impl AttributeArgs {
     ) -> Result<()> {
         let (source, settings) = image::settings(&self.source, &self.nix)?;
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let nix = setup::nix_cli(&settings, folder.path())?;
+        let nix = setup::nix(&settings, folder.path())?;
         let (mut packages, mut left_out) = (0, 0);
         let mut tell = |event| match event {
             PackageSetEvent::Built(graph) => paths.add_graph(&graph),

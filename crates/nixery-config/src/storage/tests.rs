@@ -1,10 +1,16 @@
 //! Settings of all stores, as tables.
 
-use super::*;
-use crate::Arguments;
+use std::ffi::OsString;
+
 use nixery_storage::{RemoteLimits, S3Addressing};
 use rstest::rstest;
-use std::ffi::OsString;
+
+use super::*;
+use crate::Arguments;
+use crate::table::{
+    GCS_ANONYMOUS, GCS_BUCKET, GCS_ENDPOINT, GCS_PREFIX, S3_ADDRESSING, S3_BUCKET, S3_ENDPOINT,
+    S3_PREFIX, S3_PUBLIC_ENDPOINT, S3_REGION,
+};
 
 fn environment(variables: &[(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
     let variables = variables.to_vec();
@@ -215,8 +221,8 @@ fn a_credential_file_reaches_gcs_and_its_name_the_message() {
 #[rstest]
 #[case::s3_for_gcs(gcs_arguments().with(S3_BUCKET, "b"), &["NIXERY_S3_BUCKET (--s3-bucket) is set but not used: the blob store is gcs"])]
 #[case::gcs_for_s3(s3_arguments().with(GCS_BUCKET, "b"), &["GCS_BUCKET (--gcs-bucket) is set but not used: the blob store is s3"])]
-#[case::both_for_filesystem(s3_arguments().with(STORAGE_TIMEOUT, "9").with(STORAGE_BACKEND, ""), &["NIXERY_S3_BUCKET", "NIXERY_S3_REGION", "NIXERY_STORAGE_TIMEOUT"])]
-#[case::folder_for_s3(s3_arguments().with(STORAGE_PATH, "/srv/n"), &["STORAGE_PATH (--storage-path) is set, but the blob store is s3: only the spool folder is there"])]
+#[case::both_for_filesystem(s3_arguments().with(STORAGE_TIMEOUT, "9").with(STORAGE_BACKEND, ""), &["NIXERY_STORAGE_TIMEOUT", "NIXERY_S3_BUCKET", "NIXERY_S3_REGION"])]
+#[case::folder_for_s3(s3_arguments().with(STORAGE_PATH, "/srv/n"), &["STORAGE_PATH (--storage-path) is set, but the blob store is s3: the folder holds only the spool folder"])]
 #[case::folder_and_spool_for_s3(s3_arguments().with(STORAGE_PATH, "/srv/n").with(SPOOL_DIR, "/spool"), &["STORAGE_PATH (--storage-path) is set but not used"])]
 #[case::empty_is_not_given(s3_arguments().with(GCS_BUCKET, ""), &[])]
 #[case::googles_own_are_not_ours(s3_arguments().with(GCS_CREDENTIALS, "/key.json"), &[])]

@@ -20,7 +20,7 @@ use crate::state::AppState;
 
 /// Blobs up to this size, such as configs, are always proxied: sending them is less work than a
 /// redirect is for the client.
-const MOST_PROXIED: u64 = 64 * 1024;
+const MAX_PROXIED_BYTES: u64 = 64 * 1024;
 const OCTETS: &str = "application/octet-stream";
 
 /// Answers a request for a blob.
@@ -58,7 +58,7 @@ pub(crate) async fn blob(
     };
     // A client sends its range to the store as well.
     let storage = &**state.builder().storage();
-    if blob.size() > MOST_PROXIED
+    if blob.size() > MAX_PROXIED_BYTES
         && let Some(url) =
             delivery::redirect_location(state.settings(), storage, &Key::blob(digest)).await
     {

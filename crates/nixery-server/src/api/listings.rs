@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::{CACHE_CONTROL, LINK};
+use http::header::LINK;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use nixery_builder::BuildState;
 use nixery_core::ImageName;
 use nixery_manifest::{Index, MediaType};
@@ -14,7 +13,7 @@ use serde_json::json;
 
 use crate::error::{ApiError, Code};
 use crate::query;
-use crate::response::{REVALIDATE, contents};
+use crate::response::{REVALIDATE, page};
 use crate::state::AppState;
 
 /// Header for a filter that was applied, `artifactType` (OCI distribution specification, "Listing
@@ -44,27 +43,22 @@ pub(crate) fn tags(
         .transpose()?;
     let last = query::value(query, "last").unwrap_or_default();
     let rest: Vec<_> = tags.into_iter().filter(|tag| *tag > last).collect();
-    let page = &rest[..limit.unwrap_or(rest.len()).min(rest.len())];
+    let listed = &rest[..limit.unwrap_or(rest.len()).min(rest.len())];
 
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, REVALIDATE);
-    if let (Some(limit), Some(last)) = (limit, page.last())
-        && page.len() < rest.len()
+    let body = json!({ "name": name.as_str(), "tags": listed }).to_string();
+    let mut answer = page(StatusCode::OK, "application/json", REVALIDATE, body);
+    if let (Some(limit), Some(last)) = (limit, listed.last())
+        && listed.len() < rest.len()
     {
         let link = format!(
             "<{}?n={limit}&last={last}>; rel=\"next\"",
             request.uri.path()
         );
         if let Ok(link) = HeaderValue::try_from(link) {
-            headers.insert(LINK, link);
+            answer.headers_mut().insert(LINK, link);
         }
     }
-    let body = json!({ "name": name.as_str(), "tags": page });
-    Ok(contents(
-        "application/json",
-        headers,
-        Bytes::from(body.to_string()),
-    ))
+    Ok(answer)
 }
 
 fn page_size(text: &str) -> Result<usize, ApiError> {
@@ -80,17 +74,11 @@ fn page_size(text: &str) -> Result<usize, ApiError> {
 /// Answers `referrers` with an empty index, as the specification wants: nothing is attached to
 /// images here.
 pub(crate) fn referrers(request: &Parts) -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, REVALIDATE);
+    let (media_type, index) = (MediaType::OciIndex.as_str(), Index::empty().to_bytes());
+    let mut answer = page(StatusCode::OK, media_type, REVALIDATE, index);
     if query::value(request.uri.query(), "artifactType").is_some() {
-        headers.insert(
-            OCI_FILTERS_APPLIED,
-            HeaderValue::from_static("artifactType"),
-        );
+        let filter = HeaderValue::from_static("artifactType");
+        answer.headers_mut().insert(OCI_FILTERS_APPLIED, filter);
     }
-    contents(
-        MediaType::OciIndex.as_str(),
-        headers,
-        Bytes::from(Index::empty().to_bytes()),
-    )
+    answer
 }

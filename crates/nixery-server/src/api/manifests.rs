@@ -72,9 +72,8 @@ fn by_image(
     state.builder().record_use(&manifest.digest);
     let mut headers = content_headers(&manifest.digest, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
-    let answer = answer(request, headers, manifest);
-    record(state, request, &answer, name, manifest, Some(image.key));
-    Ok(answer)
+    let image = Some(image.key);
+    Ok(answer(state, request, headers, name, manifest, image))
 }
 
 async fn by_digest(
@@ -95,22 +94,7 @@ async fn by_digest(
             ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, message)
         })?;
     let headers = content_headers(&manifest.digest, IMMUTABLE);
-    let answer = answer(request, headers, &manifest);
-    record(state, request, &answer, name, &manifest, None);
-    Ok(answer)
-}
-
-fn record(
-    state: &AppState,
-    request: &Parts,
-    answer: &Response,
-    name: &ImageName,
-    manifest: &ManifestBlob,
-    image: Option<Digest>,
-) {
-    if let Some(recorder) = state.recorder() {
-        recorder.answered(request, answer.status(), name, &manifest.digest, image);
-    }
+    Ok(answer(state, request, headers, name, &manifest, None))
 }
 
 /// Returns the manifest that a client reads. Families are never mixed, and zstd layers have no
@@ -130,7 +114,22 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
     }
 }
 
-fn answer(request: &Parts, headers: HeaderMap, manifest: &ManifestBlob) -> Response {
+/// Answers with a manifest, and records the pull where pulls are recorded. `image` is the key of the
+/// image, if it is known.
+#[cfg_attr(not(feature = "lab"), expect(unused_variables))]
+fn answer(
+    state: &AppState,
+    request: &Parts,
+    headers: HeaderMap,
+    name: &ImageName,
+    manifest: &ManifestBlob,
+    image: Option<Digest>,
+) -> Response {
     let (media_type, bytes) = (manifest.media_type.as_str(), manifest.bytes.clone());
-    document(request, media_type, headers, &manifest.digest, bytes)
+    let answer = document(request, media_type, headers, &manifest.digest, bytes);
+    #[cfg(feature = "lab")]
+    if let Some(recorder) = state.recorder() {
+        recorder.answered(request, answer.status(), name, &manifest.digest, image);
+    }
+    answer
 }

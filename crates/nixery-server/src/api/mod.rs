@@ -10,15 +10,11 @@ pub(crate) use listings::{referrers, tags};
 pub(crate) use manifests::manifest;
 
 use axum::response::Response;
-use bytes::Bytes;
-use http::HeaderMap;
-use http::header::CACHE_CONTROL;
+use http::StatusCode;
 
-use crate::response::{REVALIDATE, contents};
+use crate::response::{REVALIDATE, page};
 
 /// Answers `GET /v2/`: this is a registry that needs no login.
 pub(crate) fn version() -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, REVALIDATE);
-    contents("application/json", headers, Bytes::from_static(b"{}"))
+    page(StatusCode::OK, "application/json", REVALIDATE, "{}")
 }

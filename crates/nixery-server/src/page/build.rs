@@ -1,10 +1,9 @@
 //! The page of one build: its state and its log.
 
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, VARY};
+use http::header::{ACCEPT, VARY};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode};
 use maud::html;
 use nixery_builder::{BuildId, BuildState, BuildSummary};
 
@@ -13,7 +12,7 @@ use super::{REFRESH_RUNNING, error, page, wants_plain};
 use crate::error::{ApiError, Code};
 use crate::host::pull_host;
 use crate::redact::redact;
-use crate::response::{REVALIDATE, contents};
+use crate::response::{self, REVALIDATE};
 use crate::state::AppState;
 use crate::text::{duration, timestamp};
 
@@ -27,7 +26,7 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
         Some((build.summary(), log))
     });
     let Some((build, log)) = found else {
-        let message = "this server has no log of such a build: it keeps the logs of the last builds since its start";
+        let message = "this server has no log of this build: it keeps the logs of the last builds since its start";
         let unknown = ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
         return if plain {
             unknown.into_response()
@@ -44,17 +43,21 @@ pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
 }
 
 fn plain_log(mut text: String) -> Response {
-    let mut headers = HeaderMap::new();
-    headers.insert(CACHE_CONTROL, REVALIDATE);
-    headers.insert(VARY, HeaderValue::from(ACCEPT));
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
-    contents("text/plain; charset=utf-8", headers, Bytes::from(text))
+    let mut answer = response::page(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        REVALIDATE,
+        text,
+    );
+    answer.headers_mut().insert(VARY, HeaderValue::from(ACCEPT));
+    answer
 }
 
-/// Explains an empty log.
-fn explain_empty_log(state: &BuildState) -> &'static str {
+/// Returns why the log is empty.
+fn empty_log_reason(state: &BuildState) -> &'static str {
     match state {
         BuildState::Running(_) => "The build has printed nothing yet.",
         BuildState::Succeeded {
@@ -80,7 +83,7 @@ fn log_page(build: &BuildSummary, image: &str, log: &str, host: &str) -> Respons
             }
             h2 { "Log" }
             @if log.is_empty() {
-                p class="empty" { (explain_empty_log(&build.state)) }
+                p class="empty" { (empty_log_reason(&build.state)) }
             } @else {
                 pre class="log" tabindex="0" role="region" aria-label="Log" { (log) }
             }

@@ -1,4 +1,4 @@
-//! The pages for people: what this is, recent builds, and each build's log.
+//! The web pages: an introduction, recent builds, and the log of each build.
 
 mod build;
 mod start;
@@ -7,16 +7,15 @@ pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
 use axum::response::Response;
-use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
+use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::error::ApiError;
-use crate::response::{REVALIDATE, contents};
+use crate::response::{self, REVALIDATE};
 use crate::route::Asset;
 
-/// Allows this server's own style, script and icon alone; nothing inline, no frames, no forms.
+/// Allows only this server's own style, script and icon: nothing inline, no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -34,12 +33,8 @@ pub(crate) fn asset(asset: Asset) -> Response {
         Asset::Script => ("text/javascript", include_str!("refresh.js")),
         Asset::Icon => ("image/svg+xml", include_str!("icon.svg")),
     };
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        CACHE_CONTROL,
-        HeaderValue::from_static("public, max-age=3600"),
-    );
-    contents(media_type, headers, Bytes::from_static(text.as_bytes()))
+    let cache = HeaderValue::from_static("public, max-age=3600");
+    response::page(StatusCode::OK, media_type, cache, text)
 }
 
 /// Whether the client is a program rather than a browser.
@@ -68,7 +63,7 @@ pub(crate) fn error(error: ApiError) -> Response {
     let body = html! {
         h1 { (title) }
         p { (sentence(&error.message)) }
-        p { a href="/" { "To the start page" } }
+        p { a href="/" { "Go to the start page" } }
     };
     page(error.status, title, None, &body)
 }
@@ -96,13 +91,12 @@ fn page(status: StatusCode, title: &str, refresh: Option<u32>, body: &Markup) ->
             }
         }
     };
-    let mut headers = HeaderMap::new();
-    headers.insert(CONTENT_SECURITY_POLICY, POLICY);
-    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(CACHE_CONTROL, REVALIDATE);
-    headers.insert(VARY, HeaderValue::from(ACCEPT));
-    let bytes = Bytes::from(markup.into_string());
-    let mut response = contents("text/html; charset=utf-8", headers, bytes);
-    *response.status_mut() = status;
-    response
+    let html = markup.into_string();
+    let mut answer = response::page(status, "text/html; charset=utf-8", REVALIDATE, html);
+    answer.headers_mut().extend([
+        (CONTENT_SECURITY_POLICY, POLICY),
+        (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (VARY, HeaderValue::from(ACCEPT)),
+    ]);
+    answer
 }

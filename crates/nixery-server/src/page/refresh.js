@@ -1,8 +1,8 @@
-// Renews the part of the page that changes, while somebody looks at it. Without scripts the page reloads as a whole.
+// Loads the changing part of the page again while the page is visible. Without scripts the whole page reloads.
 const script = document.currentScript;
 let seconds = Number(script.dataset.seconds);
 
-async function renew() {
+async function refresh() {
   if (document.visibilityState === "visible") {
     try {
       const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
@@ -15,14 +15,14 @@ async function renew() {
         if (held && focus) document.querySelector(`#live a[href="${CSS.escape(focus)}"]`)?.focus();
       }
       const next = page.querySelector("script[data-seconds]");
-      // A page without the script is one that changes no more.
+      // A page without the script does not change any more.
       if (answer.ok && !next) return;
       if (next) seconds = Number(next.dataset.seconds);
     } catch {
-      // The server restarts, or the network is away: try again.
+      // The server restarts, or the network fails: try again.
     }
   }
-  setTimeout(renew, seconds * 1000);
+  setTimeout(refresh, seconds * 1000);
 }
 
-setTimeout(renew, seconds * 1000);
+setTimeout(refresh, seconds * 1000);

@@ -1,10 +1,10 @@
-//! The start page: what this is, how to use it, and recent builds.
+//! The start page: an introduction, how names work, and recent builds.
 
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
 use maud::{Markup, html};
-use nixery_builder::{BuildState, BuildSummary, Phase};
+use nixery_builder::{BuildState, BuildSummary};
 use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
@@ -40,8 +40,8 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
         footer {
             p {
                 "Registry API: " a href="/v2/" { code { "/v2/" } }
-                " · Counters: " a href="/metrics" { code { "/metrics" } }
-                " · State: " a href="/readyz" { code { "/readyz" } }
+                " · Metrics: " a href="/metrics" { code { "/metrics" } }
+                " · Readiness: " a href="/readyz" { code { "/readyz" } }
             }
         }
     };
@@ -74,11 +74,11 @@ fn introduction(host: &str) -> Markup {
                 }
             }
             p {
-                "Clients accept a registry without TLS only if they are allowed to: "
+                "Clients need a flag for a registry without TLS: "
                 code { "--tls-verify=false" } " for podman, "
                 code { "--src-tls-verify=false" } " for skopeo, "
-                code { "--plain-http" } " for ctr; Docker trusts "
-                code { "localhost" } " and its " code { "insecure-registries" } "."
+                code { "--plain-http" } " for ctr. Docker accepts "
+                code { "localhost" } " and the hosts in its setting " code { "insecure-registries" } "."
             }
         }
     }
@@ -92,16 +92,16 @@ fn naming(host: &str) -> Markup {
                 dt { code { "git/htop" } }
                 dd { "Each component is a package; order and repetition do not matter." }
                 dt { code { "python3packages.numpy" } }
-                dd { "A dot descends into nested sets. Names are written in lower case; capitals are found." }
+                dd { "A dot selects a package of a nested set. Names are in lower case; packages with capitals are found, too." }
                 dt { code { "7zip" } }
                 dd { "A name that starts with a digit is looked up with a " code { "_" } " before it." }
                 dt { code { "shell/git" } }
-                dd { "Meta-packages come first and change the build." }
+                dd { "Meta-packages come first in a name and change the image." }
             }
             p {
-                "Every image also has TLS certificates and protocol names. The client's error reports missing packages and failed "
-                "builds. A build may take some minutes: " code { "docker pull " (host) "/…" }
-                " waits for it, and pulling again continues to wait."
+                "Every image also has TLS certificates and protocol names. If a package is missing or a build fails, the "
+                "client's error says so. A build may take some minutes: " code { "docker pull " (host) "/…" }
+                " waits for it. If the client gives up, the build continues: pull the image again."
             }
         }
     }
@@ -150,7 +150,7 @@ fn source_name(source: &PackageSource) -> Markup {
 fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
     html! {
         @if builds.is_empty() {
-            p class="empty" { "None since this server started. Pull an image to see it here." }
+            p class="empty" { "None since this server started. Pull an image, and its build appears here." }
         } @else {
             div class="scroll" {
                 table class="builds" {
@@ -201,10 +201,9 @@ fn row(build: &BuildSummary, image: &str) -> Markup {
 pub(super) fn state(state: &BuildState) -> Markup {
     html! {
         @match state {
-            BuildState::Running(Phase::Waiting) => {
-                span class="badge running" { "waiting" } " for another server to build it"
+            BuildState::Running(phase) => {
+                span class="badge running" { "running" } " " (phase.describe())
             }
-            BuildState::Running(phase) => { span class="badge running" { "running" } " " (phase) }
             BuildState::Succeeded { size: bytes, layers, from_cache, .. } => {
                 span class="badge done" { @if *from_cache { "cached" } @else { "built" } }
                 " " (ByteSize(*bytes)) " in " (layers) " layers"

@@ -85,7 +85,7 @@ async fn a_get_is_sent_to_a_public_url() {
 }
 
 #[rstest]
-#[case::told_so(FakeStore::signing(), BlobDelivery::Proxy, Mood::Well)]
+#[case::configured(FakeStore::signing(), BlobDelivery::Proxy, Mood::Well)]
 #[case::cannot_sign(FakeStore::default(), BlobDelivery::Auto, Mood::Well)]
 #[case::no_public_urls(FakeStore::default(), BlobDelivery::Public, Mood::Well)]
 #[case::signing_fails(FakeStore::signing(), BlobDelivery::Auto, Mood::NoSigning)]

@@ -77,7 +77,11 @@ async fn a_failure_redirects_to_a_url_that_says_why(
     let head = registry.head(&location).await;
     assert_eq!(head.status.as_u16(), 422);
     assert!(head.body.is_empty());
-    assert_eq!(registry.nix.evaluations(), built, "telling does not build");
+    assert_eq!(
+        registry.nix.evaluations(),
+        built,
+        "reporting a failure does not build"
+    );
 
     for secret in [
         "/srv/secret",

@@ -57,7 +57,7 @@ async fn server(
 ) -> (Registry, tokio::task::JoinHandle<()>) {
     let registry = Registry::over(storage.clone(), Default::default(), |_| {}).await;
     let noon = UNIX_EPOCH + Duration::from_secs(1000 * 24 * HOUR + 12 * HOUR);
-    let metrics = registry.state.metrics().plans().clone();
+    let metrics = registry.state.plans().clone();
     let builder = registry.state.builder().clone();
     let learning = learn_forever(builder, metrics, 3, move || noon + begun.elapsed());
     let learning = tokio::spawn(learning);

@@ -1,4 +1,4 @@
-//! The registry's manners, through the router, on a double of Nix and a store in memory.
+//! Tests of the HTTP interface through the router, on a fake Nix and a store in memory.
 
 // The leave that clippy.toml gives to tests ends at their helper functions.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -12,6 +12,7 @@ mod failures;
 mod fake_nix;
 mod fake_store;
 mod holds;
+#[cfg(feature = "lab")]
 mod learning;
 mod listen;
 mod listings;
@@ -19,4 +20,5 @@ mod manifests;
 mod originals_defects;
 mod pages;
 mod registry;
+#[cfg(feature = "lab")]
 mod traffic;

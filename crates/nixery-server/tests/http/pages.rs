@@ -94,7 +94,7 @@ async fn pages_that_are_not_there_are_404s_in_the_clients_language(#[case] path:
     let registry = Registry::new().await;
     let page = registry.get_with(path, &[BROWSER]).await;
     assert_eq!(page.status, StatusCode::NOT_FOUND);
-    assert!(page.text().contains("To the start page"));
+    assert!(page.text().contains("Go to the start page"));
     assert!(page.text().contains("<p>Th"), "a sentence: {}", page.text());
     assert!(!page.text().contains("<script>"));
     assert_eq!(registry.get(path).await.error().0, 404);

@@ -1,4 +1,4 @@
-//! A registry on a double of Nix and a store in memory, asked without a network.
+//! A registry on a fake Nix and a store in memory, without a network.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use nixery_builder::{Builder, BuilderConfig};
 use nixery_core::{Codec, PackageSource};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
+#[cfg(feature = "lab")]
 use nixery_server::traffic::Recorder;
 use nixery_server::{AppState, router};
 use nixery_storage::{MemoryStorage, Storage};
@@ -49,15 +50,26 @@ impl Registry {
         settings: HttpSettings,
         change: impl FnOnce(&mut BuilderConfig),
     ) -> Self {
-        Self::recording(storage, settings, None, change).await
+        let state = |builder| AppState::new(builder, settings);
+        Self::serving(storage, change, state).await
     }
 
     /// A registry that records its pulls.
+    #[cfg(feature = "lab")]
     pub(crate) async fn recording(
         storage: Arc<dyn Storage>,
-        settings: HttpSettings,
-        recorder: Option<Recorder>,
+        recorder: Recorder,
         change: impl FnOnce(&mut BuilderConfig),
+    ) -> Self {
+        let settings = HttpSettings::default();
+        let state = |builder| AppState::recording(builder, settings, recorder);
+        Self::serving(storage, change, state).await
+    }
+
+    async fn serving(
+        storage: Arc<dyn Storage>,
+        change: impl FnOnce(&mut BuilderConfig),
+        state: impl FnOnce(Builder) -> AppState,
     ) -> Self {
         let spool = tempfile::tempdir().unwrap();
         let nix = Arc::new(FakeNix::new());
@@ -68,7 +80,7 @@ impl Registry {
         let builder = Builder::new(config, nix.clone(), storage.clone())
             .await
             .unwrap();
-        let state = AppState::recording(builder, settings, recorder);
+        let state = state(builder);
         Self {
             nix,
             storage,
