@@ -195,7 +195,7 @@ fn replay_counts_between_the_bounds() {
     let place = place();
     let table = place
         .run(&[
-            "layers",
+            "lab",
             "replay",
             "workload.json",
             "--strategy",
@@ -308,8 +308,8 @@ fn standard_output_is_for_results() {
     let place = place();
     for command in [
         &["layers", "compare", "graph.json", "--out", "-"][..],
-        &["layers", "replay", "workload.json", "--out", "-"],
-        &["plan", "build", "graph.json", "--out", "-"],
+        &["lab", "replay", "workload.json", "--out", "-"],
+        &["lab", "plan", "build", "graph.json", "--out", "-"],
     ] {
         place.run(command).failed(2, "name a file");
     }

@@ -78,7 +78,8 @@ impl From<Bound> for Grouping<'_> {
 }
 
 /// What a replay counted. Bytes are compressed bytes; sums saturate.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Outcome {
     /// Bytes that clients fetched.
     pub bytes: u64,

@@ -1,4 +1,6 @@
-//! `nixery layers replay --from-server`: what servers recorded in a store.
+//! `nixery lab replay --from-server`: what servers recorded in a store.
+
+#![cfg(feature = "lab")]
 
 mod common;
 
@@ -11,7 +13,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 
 const REPLAY: [&str; 5] = [
-    "layers",
+    "lab",
     "replay",
     "--from-server",
     "--storage-path",
@@ -102,7 +104,7 @@ fn what_was_recorded_is_replayed_and_saved() {
     );
 
     // What was saved is the same history, by place and not by fingerprint.
-    let saved = place.run(&["layers", "replay", "workload.json"]);
+    let saved = place.run(&["lab", "replay", "workload.json"]);
     assert_eq!(saved.stderr, "");
     assert_eq!(saved.ok(), table);
     let text = place.read("workload.json");
@@ -155,6 +157,6 @@ fn a_store_without_a_history_is_told_what_it_lacks(#[case] pulls: &[Pull], #[cas
 fn wrong_arguments_are_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     let place = Place::new();
     place
-        .run(&[&["layers", "replay"], arguments].concat())
+        .run(&[&["lab", "replay"], arguments].concat())
         .failed(code, problem);
 }

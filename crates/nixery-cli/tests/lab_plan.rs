@@ -1,4 +1,6 @@
-//! `nixery plan`: made from samples, files and a cache; read; refused.
+//! `nixery lab plan`: made from samples, files and a cache; read; refused.
+
+#![cfg(feature = "lab")]
 
 mod common;
 
@@ -76,7 +78,7 @@ fn what_a_store_remembers_becomes_a_plan() {
     let place = Place::new();
     let build = |out: &str| {
         let flags = ["--from-store", "--storage-path", "store", "--out", out];
-        place.run(&[&["plan", "build"][..], &flags].concat())
+        place.run(&[&["lab", "plan", "build"][..], &flags].concat())
     };
     build("p").failed(1, "store");
     FilesystemStorage::open(place.path("store")).expect("a store");
@@ -96,7 +98,7 @@ fn what_a_store_remembers_becomes_a_plan() {
     build("b").ok();
     let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
     assert_eq!(bytes("a"), bytes("b"));
-    let name = ["plan", "show", "a", "--json", "--name", "glibc"];
+    let name = ["lab", "plan", "show", "a", "--json", "--name", "glibc"];
     assert_eq!(
         json(&place.run(&name).ok())["members"][0]["samples"],
         8,
@@ -110,6 +112,7 @@ fn what_a_store_remembers_becomes_a_plan() {
     std::fs::write(damaged, "junk").expect("writes");
     place.write("tool9.narinfo", narinfo(9));
     let run = place.run(&[
+        "lab",
         "plan",
         "build",
         "tool9.narinfo",
@@ -138,6 +141,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     let place = Place::new();
     place.write("sample.json", SAMPLE);
     let build = [
+        "lab",
         "plan",
         "build",
         "--sample",
@@ -147,11 +151,11 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     ];
     let said = place.run(&build).ok();
     assert!(said.contains("3, in 2 clusters"), "{said}");
-    let shown = place.run(&["plan", "show", "p.nixery"]).ok();
+    let shown = place.run(&["lab", "plan", "show", "p.nixery"]).ok();
     assert_eq!(shown, said);
     assert!(shown.contains("made from  sample.json"), "{shown}");
 
-    let summary = json(&place.run(&["plan", "show", "p.nixery", "--json"]).ok());
+    let summary = json(&place.run(&["lab", "plan", "show", "p.nixery", "--json"]).ok());
     assert_eq!(summary["names"], 3);
     assert_eq!(summary["clusters"], 2);
     assert_eq!(summary["samples"], 4);
@@ -166,7 +170,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     );
 
     let of = |name: &str| {
-        let flags = ["plan", "show", "p.nixery", "--json", "--name", name];
+        let flags = ["lab", "plan", "show", "p.nixery", "--json", "--name", name];
         json(&place.run(&flags).ok())
     };
     assert_eq!(of("libtext")["cluster"], "editor");
@@ -176,10 +180,10 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     );
     let path = format!("/nix/store/{}-libc-2.42", hash(1));
     assert_eq!(of(&path)["members"][0]["samples"], 4);
-    let flags = ["plan", "show", "p.nixery", "--name", "editor"];
+    let flags = ["lab", "plan", "show", "p.nixery", "--name", "editor"];
     let table = place.run(&flags).ok();
     assert!(table.contains("shares a layer with one other"), "{table}");
-    let flags = ["plan", "show", "p.nixery", "--name", "emacs-30"];
+    let flags = ["lab", "plan", "show", "p.nixery", "--name", "emacs-30"];
     place.run(&flags).failed(1, "no package emacs");
 }
 
@@ -190,6 +194,7 @@ fn the_same_set_gives_the_same_bytes_whatever_describes_it() {
     place.write("all.json", format!("[{}]", entries.join(",")));
     for (source, out) in [("set", "a"), ("set", "b"), ("all.json", "c")] {
         let flags = [
+            "lab",
             "plan",
             "build",
             source,
@@ -206,6 +211,7 @@ fn the_same_set_gives_the_same_bytes_whatever_describes_it() {
     assert_eq!(bytes("a"), bytes("b"));
     assert_eq!(bytes("a"), bytes("c"));
     let flags = [
+        "lab",
         "plan",
         "build",
         "set",
@@ -248,7 +254,7 @@ fn what_is_read_is_kept_and_gone_on_with() {
     std::fs::remove_file(place.path("set/19.narinfo")).expect("a file");
     let build = |sources: &[&str], out: &str| {
         let flags = ["--state", "state", "--revision", "r", "--out", out];
-        place.run(&[&["plan", "build"], sources, &flags].concat())
+        place.run(&[&["lab", "plan", "build"], sources, &flags].concat())
     };
     build(&["set"], "part").ok();
     build(&["19.narinfo"], "resumed")
@@ -256,6 +262,7 @@ fn what_is_read_is_kept_and_gone_on_with() {
         .noting("20 samples of 20 packages")
         .ok();
     let flags = [
+        "lab",
         "plan",
         "build",
         "set",
@@ -276,7 +283,7 @@ fn dangling_references_are_told() {
     let place = Place::new();
     place.write("x.narinfo", narinfo(2));
     place
-        .run(&["plan", "build", "x.narinfo", "--out", "p"])
+        .run(&["lab", "plan", "build", "x.narinfo", "--out", "p"])
         .noting("warning: 2 references lead")
         .ok();
 }
@@ -304,7 +311,7 @@ fn what_is_wrong_is_said_and_nothing_written(
     #[case] problem: &str,
 ) {
     let place = set();
-    let run = place.run(&[&["plan", "build", "--out", "p"], flags].concat());
+    let run = place.run(&[&["lab", "plan", "build", "--out", "p"], flags].concat());
     run.failed(code, problem);
     assert!(!place.path("p").exists());
 }
@@ -314,7 +321,7 @@ fn what_is_wrong_is_said_and_nothing_written(
 fn a_package_set_that_is_not_used_is_warned_of() {
     let place = set();
     let warning = "warning: the package set is not used: --attrs";
-    let flags = ["plan", "build", "set", "--out", "p"];
+    let flags = ["lab", "plan", "build", "set", "--out", "p"];
     place
         .run(&[&flags[..], &["--pkgs-path", "gone"]].concat())
         .noting(warning)
@@ -326,9 +333,9 @@ fn a_package_set_that_is_not_used_is_warned_of() {
 #[test]
 fn what_is_no_plan_is_refused() {
     let place = set();
-    let run = place.run(&["plan", "show", "set/0.narinfo"]);
+    let run = place.run(&["lab", "plan", "show", "set/0.narinfo"]);
     run.failed(1, "set/0.narinfo cannot be used");
-    let run = place.run(&["plan", "show", "gone"]);
+    let run = place.run(&["lab", "plan", "show", "gone"]);
     run.failed(1, "cannot read a cluster plan from gone");
 }
 
@@ -337,9 +344,9 @@ fn a_plan_that_is_there_is_replaced_whole_or_not_at_all() {
     let place = set();
     place.write("p", "an older plan");
     place
-        .run(&["plan", "build", "gone", "--out", "p"])
+        .run(&["lab", "plan", "build", "gone", "--out", "p"])
         .failed(1, "cannot read gone");
     assert_eq!(place.read("p"), "an older plan");
-    place.run(&["plan", "build", "set", "--out", "p"]).ok();
-    place.run(&["plan", "show", "p"]).ok();
+    place.run(&["lab", "plan", "build", "set", "--out", "p"]).ok();
+    place.run(&["lab", "plan", "show", "p"]).ok();
 }
