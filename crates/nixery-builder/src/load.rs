@@ -24,7 +24,7 @@ const POPULARITY: Kind = Kind {
 
 const PLAN: Kind = Kind {
     name: "a cluster plan",
-    needed: "a file that 'nixery plan build' wrote",
+    needed: "a file that 'nixery lab plan build' wrote",
     most: MAX_FILE_BYTES,
 };
 
@@ -286,7 +286,7 @@ mod tests {
             (nowhere, "cannot read a cluster plan from"),
             (
                 cut,
-                "cannot be used as a cluster plan: it must be a file that 'nixery plan build' wrote",
+                "cannot be used as a cluster plan: it must be a file that 'nixery lab plan build' wrote",
             ),
             (large, "over 16 MiB"),
             (serve("500 Oops", b""), "cannot fetch a cluster plan from"),

@@ -84,7 +84,7 @@ fn what_a_store_remembers_becomes_a_plan() {
     FilesystemStorage::open(place.path("store")).expect("a store");
     build("p").failed(
         1,
-        "no reference graph is recorded in filesystem store: build images first",
+        "no reference graph is recorded in filesystem store. Fix: build images first",
     );
 
     for i in 2..6 {
@@ -105,7 +105,7 @@ fn what_a_store_remembers_becomes_a_plan() {
         "in every sample"
     );
 
-    // One that is damaged is told of and passed over; together with other sources.
+    // A damaged one is reported and left out, also together with other sources.
     let damaged = place
         .path("store/graphs")
         .join(Digest::of(b"damaged").hex());
@@ -125,7 +125,7 @@ fn what_a_store_remembers_becomes_a_plan() {
         "5",
     ]);
     let said = run
-        .noting("warning: 1 recorded graphs are damaged")
+        .noting("warning: 1 recorded graphs are left out")
         .noting("5 samples of 5 packages, 4 of them images")
         .ok();
     assert!(said.contains("made from  tool9.narinfo, history"), "{said}");
@@ -155,7 +155,11 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     assert_eq!(shown, said);
     assert!(shown.contains("made from  sample.json"), "{shown}");
 
-    let summary = json(&place.run(&["lab", "plan", "show", "p.nixery", "--json"]).ok());
+    let summary = json(
+        &place
+            .run(&["lab", "plan", "show", "p.nixery", "--json"])
+            .ok(),
+    );
     assert_eq!(summary["names"], 3);
     assert_eq!(summary["clusters"], 2);
     assert_eq!(summary["samples"], 4);
@@ -184,7 +188,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     let table = place.run(&flags).ok();
     assert!(table.contains("shares a layer with one other"), "{table}");
     let flags = ["lab", "plan", "show", "p.nixery", "--name", "emacs-30"];
-    place.run(&flags).failed(1, "no package emacs");
+    place.run(&flags).failed(1, "no package `emacs`");
 }
 
 #[test]
@@ -248,7 +252,7 @@ fn entry(i: usize) -> String {
 }
 
 #[test]
-fn what_is_read_is_kept_and_gone_on_with() {
+fn a_state_continues_a_run() {
     let place = set();
     place.write("19.narinfo", narinfo(19));
     std::fs::remove_file(place.path("set/19.narinfo")).expect("a file");
@@ -258,7 +262,7 @@ fn what_is_read_is_kept_and_gone_on_with() {
     };
     build(&["set"], "part").ok();
     build(&["19.narinfo"], "resumed")
-        .noting("going on from 19 read paths")
+        .noting("continuing from 19 read paths")
         .noting("20 samples of 20 packages")
         .ok();
     let flags = [
@@ -279,17 +283,17 @@ fn what_is_read_is_kept_and_gone_on_with() {
 }
 
 #[test]
-fn dangling_references_are_told() {
+fn dangling_references_are_reported() {
     let place = Place::new();
     place.write("x.narinfo", narinfo(2));
     place
         .run(&["lab", "plan", "build", "x.narinfo", "--out", "p"])
-        .noting("warning: 2 references lead")
+        .noting("warning: 2 references are left out")
         .ok();
 }
 
 #[rstest]
-#[case::nothing(&[], 2, "nothing to make a plan of")]
+#[case::nothing(&[], 2, "there is nothing to make a plan of")]
 #[case::all_and_some(&["--all", "--attrs", "git"], 2, "cannot be used with")]
 #[case::no_set(&["--all", "--pkgs-path", "gone"], 2, "NIXERY_PKGS_PATH (--pkgs-path) is \"gone\"")]
 #[case::sample_and_source(&["set", "--sample", "s"], 2, "cannot be used with")]
@@ -300,12 +304,12 @@ fn dangling_references_are_told() {
 #[case::sample_and_attributes(&["--sample", "s", "--attrs", "git"], 2, "cannot be used with '--attrs")]
 #[case::tag_of_nothing(&["set", "--tag", "x"], 2, "--attrs")]
 #[case::paths_without_cache(&["set", "--store-paths", "x"], 2, "--store-paths needs")]
-#[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache needs --store-paths")]
+#[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache has no list of its paths")]
 #[case::missing(&["gone"], 1, "cannot read gone")]
 #[case::missing_sample(&["--sample", "gone"], 1, "cannot read gone")]
 #[case::bad_sample(&["--sample", "set/0.narinfo"], 1, "set/0.narinfo cannot be used")]
 #[case::two_lines(&["set", "--revision", "a\nb"], 2, "revision must be one line")]
-fn what_is_wrong_is_said_and_nothing_written(
+fn wrong_arguments_are_named_and_nothing_is_written(
     #[case] flags: &[&str],
     #[case] code: i32,
     #[case] problem: &str,
@@ -316,11 +320,11 @@ fn what_is_wrong_is_said_and_nothing_written(
     assert!(!place.path("p").exists());
 }
 
-/// It may stand in the environment for other commands, so it is no error.
+/// It may be set in the environment for other commands, so it is not an error.
 #[test]
-fn a_package_set_that_is_not_used_is_warned_of() {
+fn an_unused_package_set_causes_a_warning() {
     let place = set();
-    let warning = "warning: the package set is not used: --attrs";
+    let warning = "warning: the package set is not used. Fix: select packages";
     let flags = ["lab", "plan", "build", "set", "--out", "p"];
     place
         .run(&[&flags[..], &["--pkgs-path", "gone"]].concat())
@@ -331,7 +335,7 @@ fn a_package_set_that_is_not_used_is_warned_of() {
 }
 
 #[test]
-fn what_is_no_plan_is_refused() {
+fn a_file_that_is_not_a_plan_is_refused() {
     let place = set();
     let run = place.run(&["lab", "plan", "show", "set/0.narinfo"]);
     run.failed(1, "set/0.narinfo cannot be used");
@@ -340,13 +344,15 @@ fn what_is_no_plan_is_refused() {
 }
 
 #[test]
-fn a_plan_that_is_there_is_replaced_whole_or_not_at_all() {
+fn an_existing_plan_is_replaced_atomically() {
     let place = set();
     place.write("p", "an older plan");
     place
         .run(&["lab", "plan", "build", "gone", "--out", "p"])
         .failed(1, "cannot read gone");
     assert_eq!(place.read("p"), "an older plan");
-    place.run(&["lab", "plan", "build", "set", "--out", "p"]).ok();
+    place
+        .run(&["lab", "plan", "build", "set", "--out", "p"])
+        .ok();
     place.run(&["lab", "plan", "show", "p"]).ok();
 }

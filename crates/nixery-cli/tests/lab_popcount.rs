@@ -98,7 +98,7 @@ fn files_of_every_kind_are_counted_together() {
 }
 
 #[test]
-fn a_cache_is_counted_and_what_layers_makes_of_it() {
+fn counts_of_a_cache_are_popularity_data() {
     let place = Place::new();
     let cache = cache();
     cache.go_on.send(()).expect("a cache");
@@ -119,7 +119,7 @@ fn a_cache_is_counted_and_what_layers_makes_of_it() {
 }
 
 #[test]
-fn an_interrupted_count_goes_on() {
+fn an_interrupted_count_continues() {
     let place = Place::new();
     let cache = cache();
     list(&place, 9);
@@ -154,7 +154,7 @@ fn an_interrupted_count_goes_on() {
     cache.go_on.send(()).expect("a cache");
     let counts = place
         .run(&arguments)
-        .noting("going on from 7 counted paths")
+        .noting("continuing from 7 counted paths")
         .noting("1 fetched, 7 counted before, 1 not")
         .ok();
     assert_eq!(counts, "{\"glibc-2.38\":8}\n");

@@ -131,7 +131,7 @@ fn strategy(checker: &mut Checker<'_>) -> Option<StrategySettings> {
         (Choice::Auto | Choice::Plan, Some(location)) => StrategySettings::Plan { location },
         (Choice::Plan, None) => {
             let needed = format!(
-                "the path or URL of a cluster plan, as `nixery plan build` writes it, since {LAYER_STRATEGY} is plan"
+                "the path or URL of a cluster plan, as `nixery lab plan build` writes it, since {LAYER_STRATEGY} is plan"
             );
             checker.missing(LAYER_PLAN, needed);
             StrategySettings::Size

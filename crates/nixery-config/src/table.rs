@@ -292,13 +292,13 @@ settings! {
             "How packages are grouped into layers: `size`, `plan`, `dominator` (as in the original), or `auto`: `plan` if a cluster plan is set, else `dominator` if popularity data is set, else `size`",
             default "auto";
         LAYER_PLAN: "NIXERY_LAYER_PLAN" "layer-plan" "URL", Shown secret,
-            "Cluster plan for the strategy `plan`, as `nixery plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built",
+            "Cluster plan for the strategy `plan`, as `nixery lab plan build` writes it: an http, https or file URL, or a path; or the word `learned`: the plan that the servers on the store make of the images they built",
             default "";
         LAYER_PLAN_HOUR: "NIXERY_LAYER_PLAN_HOUR" "layer-plan-hour" "HOUR", Advanced,
             "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether to make another plan",
             default "3";
         POPULARITY_URL: "NIX_POPULARITY_URL" "popularity-url" "URL", Advanced secret,
-            "Popularity data for the strategy `dominator`, as `nixery popcount` writes it: an http, https or file URL, or a path",
+            "Popularity data for the strategy `dominator`, as `nixery lab popcount` writes it: an http, https or file URL, or a path",
             default "every package is equally popular";
         POPULARITY_THRESHOLD: "NIXERY_POPULARITY_THRESHOLD" "popularity-threshold" "COUNT", Advanced,
             "Popularity from which the strategy `dominator` gives a package a layer of its own",
@@ -334,7 +334,7 @@ settings! {
     }
     Traffic {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
-            "Record which client pulls which image when, for `nixery layers replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
+            "Record which client pulls which image when, for `nixery lab replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,
             "Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store",

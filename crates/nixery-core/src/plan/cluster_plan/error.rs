@@ -5,14 +5,14 @@
 #[non_exhaustive]
 pub enum ClusterPlanError {
     /// The bytes are not zstd, or damaged.
-    #[error("this is not a cluster plan, or it is damaged: make one with 'nixery plan build'")]
+    #[error("this is not a cluster plan, or it is damaged: make one with 'nixery lab plan build'")]
     Damaged(#[source] std::io::Error),
     /// What is compressed is something else.
     #[error("this is not a cluster plan: its first line must be 'nixery cluster plan 1'")]
     NotAPlan,
     /// A later program wrote it.
     #[error(
-        "this is a cluster plan of format {found:?}, and this program reads format 1: make one with its own 'nixery plan build'"
+        "this is a cluster plan of format {found:?}, and this program reads format 1: make one with its own 'nixery lab plan build'"
     )]
     Version {
         /// The format's number as written.
