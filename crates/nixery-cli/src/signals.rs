@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::errors::Interrupted;
 
 /// Completes when SIGINT or SIGTERM arrives.
-pub(crate) async fn interrupted() {
+async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),

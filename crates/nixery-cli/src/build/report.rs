@@ -5,93 +5,57 @@ use std::time::Duration;
 
 use nixery_builder::{Image, ImageRequest};
 use nixery_core::StorePath;
-use nixery_manifest::Digest;
 use nixery_state::record::LayerSummary;
-use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::destination::Destination;
 use crate::progress::{bytes, seconds};
 
-/// The result as `--json` prints it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Report<'a> {
-    /// As requested.
-    name: &'a str,
-    canonical_name: &'a str,
-    tag: &'a str,
-    architecture: &'a str,
-    packages: &'a [String],
-    /// Of the OCI manifest.
-    digest: Digest,
-    /// Of the Docker manifest; null with zstd layers.
-    docker_digest: Option<Digest>,
-    config_digest: Digest,
-    /// Bytes of all layers, compressed.
-    size: u64,
-    layers: Vec<Layer<'a>>,
-    from_cache: bool,
-    /// Milliseconds by phase.
-    phases: BTreeMap<&'static str, u64>,
-    elapsed_milliseconds: u64,
-    output: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Layer<'a> {
-    digest: Digest,
-    diff_id: Digest,
-    /// Compressed bytes.
-    size: u64,
-    tar_size: u64,
-    /// Whether the layer was in the blob store before.
-    cached: bool,
-    reason: &'a str,
-    /// Empty for the root layer.
-    paths: &'a [StorePath],
-}
-
-impl<'a> From<&'a LayerSummary> for Layer<'a> {
-    fn from(layer: &'a LayerSummary) -> Self {
-        Self {
-            digest: layer.digest,
-            diff_id: layer.diff_id,
-            size: layer.size,
-            tar_size: layer.tar_size,
-            cached: layer.cached,
-            reason: &layer.reason,
-            paths: &layer.paths,
-        }
-    }
-}
-
-pub(super) fn json<'a>(
-    image: &'a Image,
-    request: &'a ImageRequest,
+/// The result as `--json` prints it. Sizes are bytes; `size` counts compressed bytes.
+pub(super) fn json(
+    image: &Image,
+    request: &ImageRequest,
     destination: &Destination,
     elapsed: Duration,
-) -> Report<'a> {
-    let milliseconds = |duration: Duration| duration.as_millis().try_into().unwrap_or(u64::MAX);
+) -> Value {
+    let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let layer = |layer: &LayerSummary| {
+        json!({
+            "digest": layer.digest,
+            "diffId": layer.diff_id,
+            "size": layer.size,
+            "tarSize": layer.tar_size,
+            // Whether the layer was in the blob store before.
+            "cached": layer.cached,
+            "reason": layer.reason,
+            // Empty for the root layer.
+            "paths": layer.paths,
+        })
+    };
     let phases = image.stats.phases.iter();
-    Report {
-        name: request.name.as_str(),
-        canonical_name: &image.name,
-        tag: request.tag.as_str(),
-        architecture: image.architecture.oci_name(),
-        packages: &image.packages,
-        digest: image.oci.digest,
-        docker_digest: image.docker.as_ref().map(|manifest| manifest.digest),
-        config_digest: image.config.digest,
-        size: image.size(),
-        layers: image.layers.iter().map(Layer::from).collect(),
-        from_cache: image.stats.from_cache,
-        phases: phases
-            .map(|(phase, duration)| (phase.as_str(), milliseconds(*duration)))
-            .collect(),
-        elapsed_milliseconds: milliseconds(elapsed),
-        output: destination.to_string(),
-    }
+    let phases: BTreeMap<&str, u64> = phases
+        .map(|(phase, duration)| (phase.as_str(), milliseconds(*duration)))
+        .collect();
+    json!({
+        // As requested.
+        "name": request.name.as_str(),
+        "canonicalName": image.name,
+        "tag": request.tag.as_str(),
+        "architecture": image.architecture.oci_name(),
+        "packages": image.packages,
+        // Of the OCI manifest.
+        "digest": image.oci.digest,
+        // Null with zstd layers.
+        "dockerDigest": image.docker.as_ref().map(|manifest| manifest.digest),
+        "configDigest": image.config.digest,
+        "size": image.size(),
+        "layers": image.layers.iter().map(layer).collect::<Vec<_>>(),
+        "fromCache": image.stats.from_cache,
+        // Milliseconds by phase.
+        "phases": phases,
+        "elapsedMilliseconds": milliseconds(elapsed),
+        "output": destination.to_string(),
+    })
 }
 
 /// The most paths of a layer that the table names.

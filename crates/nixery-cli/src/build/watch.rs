@@ -1,6 +1,7 @@
 //! Reports the progress of a build.
 
 use nixery_builder::{BuildHandle, Phase, Progress};
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::image::describe;
 use crate::progress::{Reporter, Unit, seconds};
@@ -16,7 +17,11 @@ pub(super) async fn watch(build: &BuildHandle, reporter: &Reporter, verbose: boo
         let now = progress.borrow_and_update().clone();
         if shown != Some(now.phase) {
             shown = Some(now.phase);
-            announce_phase(build, &now, reporter);
+            let description = describe(now.phase);
+            if !reporter.has_bar() && !description.is_empty() {
+                let elapsed = seconds(build.summary().elapsed);
+                reporter.line(&format!("{description} ({elapsed})"));
+            }
         }
         report(&now, reporter);
         tokio::select! {
@@ -24,8 +29,8 @@ pub(super) async fn watch(build: &BuildHandle, reporter: &Reporter, verbose: boo
             // Lines that arrive too fast are left out here. The log has them all.
             line = lines.recv(), if verbose => match line {
                 Ok(line) => reporter.line(&line),
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
             },
             _ = &mut ended => return,
             changed = progress.changed() => if changed.is_err() {
@@ -35,27 +40,13 @@ pub(super) async fn watch(build: &BuildHandle, reporter: &Reporter, verbose: boo
     }
 }
 
-/// Prints a line for each phase where there is no bar.
-fn announce_phase(build: &BuildHandle, now: &Progress, reporter: &Reporter) {
-    let description = describe(now.phase);
-    if reporter.has_bar() || description.is_empty() {
-        return;
-    }
-    let elapsed = seconds(build.summary().elapsed);
-    reporter.line(&format!("{description} ({elapsed})"));
-}
-
+/// Reports how far a phase is.
 fn report(now: &Progress, reporter: &Reporter) {
     let description = describe(now.phase);
     if matches!(now.phase, Phase::Pack | Phase::Store) && now.bytes_total > 0 {
         let layers = format!("{}/{} layers", now.layers_done, now.layers_total);
-        reporter.at(
-            Unit::Bytes,
-            description,
-            now.bytes_done,
-            now.bytes_total,
-            &layers,
-        );
+        let (done, total) = (now.bytes_done, now.bytes_total);
+        reporter.at(Unit::Bytes, description, done, total, &layers);
     } else {
         let line = now.log_line.as_deref().unwrap_or_default();
         reporter.at(Unit::Spinner, description, 0, 0, line);

@@ -1,6 +1,5 @@
 //! `nixery lab`: makes and evaluates the data that layer strategies plan by.
 
-mod from_server;
 mod plan;
 mod popcount;
 mod replay;

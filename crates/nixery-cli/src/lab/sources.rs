@@ -8,9 +8,9 @@ use nixery_lab::path_sources::{
 };
 use nixery_lab::reference_sink::ReferenceSink;
 
-use crate::errors::{Interrupted, usage};
+use crate::errors::usage;
 use crate::progress::{Reporter, Unit};
-use crate::signals::interrupted;
+use crate::signals::or_interrupted;
 
 /// Sources of path information.
 #[derive(clap::Args)]
@@ -64,7 +64,10 @@ impl PathSourceArgs {
             reporter.line(&format!("continuing from {before} {did} paths"));
         }
         for file in files {
-            read_files(&mut sink, Path::new(file), reporter)?;
+            add_path(&mut sink, Path::new(file), |found| {
+                let message = format!("{} files", found.total());
+                reporter.at(Unit::Spinner, file, 0, 0, &message);
+            })?;
             if let Some(state) = &mut state {
                 state.save(&sink)?;
             }
@@ -123,15 +126,6 @@ fn read_list(path: &Path) -> Result<Vec<WantedPath>> {
     Ok(wanted)
 }
 
-fn read_files(sink: &mut impl ReferenceSink, path: &Path, reporter: &Reporter) -> Result<()> {
-    let prefix = path.display().to_string();
-    add_path(sink, path, |found| {
-        let message = format!("{} files", found.total());
-        reporter.at(Unit::Spinner, &prefix, 0, 0, &message);
-    })?;
-    Ok(())
-}
-
 async fn read_cache(
     cache: &BinaryCache,
     url: &str,
@@ -140,23 +134,16 @@ async fn read_cache(
     mut state: Option<&mut StateFile>,
     reporter: &Reporter,
 ) -> Result<CacheProgress> {
-    let done = {
-        let progress = |at: &CacheProgress| {
-            let message = format!("{} not in the cache", at.missing);
-            let (done, total) = (at.done() as u64, at.wanted as u64);
-            reporter.at(Unit::Items, url, done, total, &message);
-        };
-        tokio::select! {
-            done = cache.read(sink, wanted, state.as_deref_mut(), progress) => Some(done),
-            () = interrupted() => None,
-        }
+    let progress = |at: &CacheProgress| {
+        let message = format!("{} not in the cache", at.missing);
+        let (done, total) = (at.done() as u64, at.wanted as u64);
+        reporter.at(Unit::Items, url, done, total, &message);
     };
-    let Some(done) = done else {
-        if let Some(state) = state {
-            state.save(sink)?;
-            reporter.line("the state is saved. Run the same command again to continue");
-        }
-        return Err(Interrupted.into());
-    };
-    Ok(done?)
+    let read = cache.read(sink, wanted, state.as_deref_mut(), progress);
+    let done = or_interrupted(async { Ok(read.await) }).await;
+    if let (Err(_), Some(state)) = (&done, state) {
+        state.save(sink)?;
+        reporter.line("the state is saved. Run the same command again to continue");
+    }
+    Ok(done??)
 }

@@ -117,7 +117,7 @@ pub(crate) async fn run(args: LayersArgs) -> Result<()> {
         Format::Table => to_table(&graph, &plan).into_bytes(),
         Format::Json => to_json(&graph, &plan)?,
         Format::Dot => to_dot(&graph, &plan).into_bytes(),
-        Format::Svg => graphviz::svg(to_dot(&graph, &plan))?,
+        Format::Svg => graphviz::svg(&to_dot(&graph, &plan))?,
     };
     output::write(args.out.as_deref(), &bytes)
 }

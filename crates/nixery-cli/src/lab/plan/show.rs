@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use nixery_builder::load_cluster_plan;
 use nixery_core::{ClusterPlan, PlannedPackage, StorePath, package_key};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::output;
 
@@ -28,21 +29,6 @@ pub(crate) struct PlanShowArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The summary of a plan.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    revision: String,
-    names: usize,
-    clusters: usize,
-    /// The number of clusters with several names.
-    shared: usize,
-    samples: u32,
-    digest: String,
-    /// The bytes of the file.
-    size: u64,
 }
 
 /// A cluster with its members.
@@ -78,25 +64,21 @@ pub(super) fn print(plan: &ClusterPlan, location: &str, json: bool) -> Result<()
     for package in plan.iter() {
         *sizes.entry(package.cluster).or_default() += 1;
     }
-    let summary = Summary {
-        revision: plan.revision().to_owned(),
-        names: plan.len(),
-        clusters: plan.clusters(),
-        shared: sizes.values().filter(|&&size| size > 1).count(),
-        samples: plan.samples(),
-        digest: plan.digest().to_string(),
-        size: plan.to_bytes().len() as u64,
-    };
+    let shared = sizes.values().filter(|&&size| size > 1).count();
+    let (revision, names, clusters) = (plan.revision(), plan.len(), plan.clusters());
+    let (samples, digest, size) = (plan.samples(), plan.digest(), plan.to_bytes().len());
+    let summary = json!({
+        "revision": revision,
+        "names": names,
+        "clusters": clusters,
+        // Clusters of several names.
+        "shared": shared,
+        "samples": samples,
+        "digest": digest.to_string(),
+        // Bytes of the file.
+        "size": size,
+    });
     output::result(json, &summary, || {
-        let Summary {
-            revision,
-            names,
-            clusters,
-            shared,
-            samples,
-            digest,
-            size,
-        } = &summary;
         format!(
             "{location}\n  made from  {revision}\n  names      {names}, in {clusters} clusters, of which {shared} hold several\n  samples    {samples}\n  digest     {digest}\n  size       {size} bytes"
         )
