@@ -40,7 +40,7 @@ Examples:
   nixery gc --max-unused 30d --dry-run                 what garbage collection would delete
   nixery serve --port 8080                             the registry
   nixery lab plan build all.json --out plan.nixery     which packages share a layer in every image
-  nixery lab replay workload.json                      what each layer strategy would have transferred
+  nixery lab replay workload.json                      what each layer strategy transfers
 
 Each command has its own examples: nixery build --help.
 
