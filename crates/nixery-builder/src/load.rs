@@ -23,7 +23,7 @@ const POPULARITY: DataFormat = DataFormat {
 
 const PLAN: DataFormat = DataFormat {
     name: "a cluster plan",
-    required: "a file that 'nixery plan build' wrote",
+    required: "a file that 'nixery lab plan build' wrote",
     max_bytes: MAX_FILE_BYTES,
 };
 
@@ -216,7 +216,7 @@ mod tests {
             (nowhere, "cannot read a cluster plan from"),
             (
                 cut,
-                "cannot be used as a cluster plan: it must be a file that 'nixery plan build' wrote",
+                "cannot be used as a cluster plan: it must be a file that 'nixery lab plan build' wrote",
             ),
             (large, "over 16 MiB"),
             (serve("500 Oops", b""), "cannot fetch a cluster plan from"),

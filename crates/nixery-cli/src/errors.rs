@@ -1,6 +1,6 @@
-//! What the user reads when something fails, and the exit code.
+//! What the user reads when a command fails, and its exit code.
 
-use std::fmt;
+use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -12,58 +12,33 @@ use nixery_nix::Nix;
 
 use crate::output;
 
-/// It failed.
+/// The command failed.
 pub(crate) const FAILURE: u8 = 1;
-/// Wrong flags, variables or arguments; clap uses the same.
+/// Wrong flags, variables or arguments. Clap uses the same code.
 pub(crate) const USAGE: u8 = 2;
-/// 128 and the number of SIGINT, as shells have it.
+/// 128 and the number of SIGINT, as in shells.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// Arguments that fit together for clap but not for us.
-#[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
+/// Arguments that clap accepts and that do not fit together.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// Returns an error for arguments that do not fit together; its exit code is [`USAGE`].
+pub(crate) fn usage(problem: impl Display) -> anyhow::Error {
+    Usage(problem.to_string()).into()
 }
 
-impl std::error::Error for Usage {}
-
-/// The user stopped us.
-#[derive(Debug)]
+/// A signal stopped the command.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
 pub(crate) struct Interrupted;
 
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// A failed build.
-#[derive(Debug)]
-pub(crate) struct BuildFailure(pub(crate) Arc<BuildError>);
-
-impl fmt::Display for BuildFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl std::error::Error for BuildFailure {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source()
-    }
-}
-
-/// Prints the end of a failed build's log and gives its error, or what keeps Nix from working here: that tells
-/// more.
+/// Prints the end of a failed build's log. Returns the build's error, or the reason why Nix cannot
+/// work here at all.
 ///
-/// Nix is tried out where it may be what is in the way. A registry does so at its start; for one image that
-/// takes longer than Nix's part of a build, so it waits until one has failed.
+/// Nix is only checked when it may be the cause. A registry checks it at its start; for a single image
+/// the check takes longer than Nix's part of the build.
 pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyhow::Error {
     let lines = error.log_tail();
     if !lines.is_empty() {
@@ -82,16 +57,16 @@ pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyh
             Err(error) => return error.into(),
         }
     }
-    BuildFailure(error).into()
+    error.into()
 }
 
-/// Prints the error unless it is none to the user, and gives the exit code.
+/// Prints the error and returns the exit code. A closed standard output is not an error.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = error
         .downcast_ref::<io::Error>()
         .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe);
     if broken_pipe {
-        // The reader has seen enough: `nixery layers … | head`.
+        // The reader has read enough: `nixery layers … | head`.
         return ExitCode::SUCCESS;
     }
     print(error);
@@ -104,8 +79,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// One `error:` line, and one `caused by:` line per reason. An error that lists several problems
-/// has one per line.
+/// Prints an `error:` line, and a `caused by:` line for each cause. An error that lists several
+/// problems has one `error:` line for each.
 pub(crate) fn print(error: &anyhow::Error) {
     for line in error.to_string().lines() {
         output::note(&format!("error: {line}"));

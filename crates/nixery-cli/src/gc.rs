@@ -1,32 +1,36 @@
 //! `nixery gc`.
 
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use nixery_config::table::{GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_UNUSED};
 use nixery_config::{Arguments, ConfigErrors, StorageSettings, setup};
+#[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
 use nixery_state::gc::{GcMode, GcPhase, GcPolicy, GcReport, collect};
 use nixery_storage::can_create_exclusively;
 
-use crate::errors::Usage;
+use crate::errors::usage;
 use crate::output;
 use crate::progress::{Reporter, Unit, bytes};
 
-/// Images listed; machines read the JSON, which has all.
-const ROWS: usize = 50;
-/// Widest name of an image in the table.
-const WIDEST: usize = 40;
+/// Without the laboratory, recorded pulls and learned plans are left alone.
+#[cfg(not(feature = "lab"))]
+const RETENTIONS: [nixery_state::gc::Retention; 1] = [nixery_state::graphs::KEPT];
 
-/// Drop images nobody uses from a store, and delete the blobs nothing needs.
+/// The most images that the table lists; the JSON report has all.
+const MAX_ROWS: usize = 50;
+/// The most characters of an image's name in the table.
+const MAX_NAME: usize = 40;
+
+/// Drop unused images from a store, and delete the blobs that nothing needs.
 ///
-/// Works on a store in use: no pull breaks. An image that goes leaves its blobs for one more grace,
-/// for those who are pulling it; the next collection deletes them. It is built again when somebody
-/// asks for it. Interrupting or killing a collection harms nothing.
+/// The store may be in use: no pull fails. The blobs of a dropped image stay for one grace period, for
+/// clients that are pulling it; a later collection deletes them. The image is built again when it is
+/// requested. A collection may be interrupted or killed at any point.
 ///
-/// At least one limit is needed. Use marks are written since the version that has this command: an
-/// image that was last pulled from an older one counts as last used when it was built.
+/// At least one limit is needed. The last use of an image that no server marked as used is the time when
+/// it was built.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,7 +38,7 @@ Examples:
   nixery gc --storage-path /var/lib/nixery --max-unused 30d --max-size 100G
   nixery gc --max-age 90d --json | jq '.dropped[].name'")]
 pub(crate) struct GcArgs {
-    /// Only show what would go
+    /// Only show what would be deleted
     #[arg(short = 'n', long)]
     dry_run: bool,
 
@@ -49,12 +53,11 @@ pub(crate) struct GcArgs {
     #[command(flatten)]
     policy: Arguments<GcPolicy>,
 
-    // Last: the flags after it would stand under its heading.
     #[command(flatten)]
     storage: Arguments<StorageSettings>,
 }
 
-pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: GcArgs) -> Result<()> {
     let mut errors = ConfigErrors::default();
     let policy = errors.part(args.policy.settings());
     let settings = errors.part(args.storage.settings());
@@ -64,10 +67,9 @@ pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
     if !policy.has_limit() {
         let [unused, age, size] =
             [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE].map(Arguments::<GcPolicy>::name);
-        let message = format!(
-            "nothing says what may go, so nothing was deleted. Fix: set {unused}, {age} or {size}"
-        );
-        return Err(Usage(message).into());
+        return Err(usage(format!(
+            "no limit is set, so nothing was deleted. Fix: set {unused}, {age} or {size}"
+        )));
     }
     output::warn(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;
@@ -78,10 +80,10 @@ pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
     };
     if mode == GcMode::Sweep && matches!(can_create_exclusively(&*storage).await, Ok(false)) {
         output::note(
-            "warning: this store does not create objects exclusively, so nothing keeps a second collection from running at the same time: see that none does",
+            "warning: this store cannot create objects exclusively, so two collections can run at the same time. Fix: make sure that no other collection runs on it",
         );
     }
-    let mut reporter = Reporter::new(args.quiet);
+    let reporter = Reporter::new(args.quiet);
     let report = collect(storage, &policy, &RETENTIONS, mode, |at| {
         let (unit, message) = match at.phase {
             GcPhase::List => (Unit::Spinner, format!("{} objects", at.done)),
@@ -92,30 +94,25 @@ pub(crate) async fn run(args: GcArgs) -> Result<ExitCode> {
     .await;
     reporter.finish();
     let report = report?;
-    if args.json {
-        output::json(&report)?;
-    } else {
-        output::text(&table(&report, policy.grace))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    output::result(args.json, &report, || table(&report, policy.grace))
 }
 
-/// The images that go, what else goes, and the sums.
+/// Lists the dropped images, then what else is deleted.
 fn table(report: &GcReport, grace: Duration) -> String {
     let mut lines = Vec::new();
     if !report.dropped.is_empty() {
         lines.push(row("IMAGE", "LAST USE", "SIZE", "FREES", "WHY"));
     }
-    for image in report.dropped.iter().take(ROWS) {
+    for image in report.dropped.iter().take(MAX_ROWS) {
         let why = match image.spared {
-            true => "stays: it is in use again".to_owned(),
+            true => "stays: it was used again".to_owned(),
             false => image.reason.to_string(),
         };
         let last_use = ago(report.now, image.last_use);
         let (size, frees) = (bytes(image.size), bytes(image.frees));
-        lines.push(row(&cut(&image.name), &last_use, &size, &frees, &why));
+        lines.push(row(&shortened(&image.name), &last_use, &size, &frees, &why));
     }
-    if let more @ 1.. = report.dropped.len().saturating_sub(ROWS) {
+    if let more @ 1.. = report.dropped.len().saturating_sub(MAX_ROWS) {
         lines.push(format!("… and {more} more (--json lists all)"));
     }
     if !lines.is_empty() {
@@ -129,67 +126,60 @@ fn sums(report: &GcReport, grace: Duration) -> Vec<String> {
     let mut lines = Vec::new();
     if report.newer_entries > 0 {
         lines.push(format!(
-            "{} cache entries are of a newer version of Nixery: no blob is deleted while they are there; collect with that version",
+            "{} cache entries are from a newer version of Nixery, so no blob is deleted. Fix: collect with that version",
             report.newer_entries
         ));
     }
-    let (would, will) = if report.dry_run {
-        ("would be ", "would be")
+    let (would, will, blobs, freed, forgotten) = if report.dry_run {
+        let (blobs, freed) = (report.unneeded_blobs, report.unneeded_bytes);
+        ("would be ", "would be", blobs, freed, report.forgotten)
     } else {
-        ("", "will be")
+        let (blobs, freed) = (report.deleted_blobs, report.freed_bytes);
+        ("", "will be", blobs, freed, report.forgotten_deleted)
     };
     lines.push(format!(
-        "{} of {} images {would}dropped; those that stay need {} ({} before)",
+        "{} of {} images {would}dropped; the remaining images need {} ({} before)",
         report.dropped_images(),
         report.images,
         bytes(report.needed_after),
         bytes(report.needed_before),
     ));
-    let (blobs, size) = if report.dry_run {
-        (report.unneeded_blobs, report.unneeded_bytes)
-    } else {
-        (report.deleted_blobs, report.freed_bytes)
-    };
     let spared = match report.spared_blobs {
         0 => String::new(),
-        spared => format!(" ({spared} were needed again meanwhile and stay)"),
+        spared => format!(" ({spared} others were used again and stay)"),
     };
     lines.push(format!(
-        "{} {would}freed now: {blobs} blobs that nothing needed for {}{spared}",
-        bytes(size),
+        "{} {would}freed now: {blobs} blobs that nothing has needed for {}{spared}",
+        bytes(freed),
         humantime::format_duration(grace),
     ));
     lines.push(format!(
-        "{} {will} freed by a collection after {}: blobs that nothing leads to any more",
+        "{} {will} freed by a collection after {}: blobs that nothing needs any more",
         bytes(report.later_bytes),
         humantime::format_duration(grace),
     ));
-    let forgotten = match report.dry_run {
-        true => report.forgotten,
-        false => report.forgotten_deleted,
-    };
     if forgotten > 0 {
         lines.push(format!(
-            "{forgotten} graphs of dropped images, records of pulls and unused plans {would}forgotten: older than 90 days, or too many"
+            "{forgotten} graphs of dropped images, recorded pulls and unused plans {would}deleted: older than 90 days, or too many"
         ));
     }
     lines
 }
 
 fn row(image: &str, last_use: &str, size: &str, frees: &str, why: &str) -> String {
-    format!("{image:<WIDEST$}  {last_use:>10}  {size:>10}  {frees:>10}  {why}")
+    format!("{image:<MAX_NAME$}  {last_use:>10}  {size:>10}  {frees:>10}  {why}")
 }
 
-/// Long names lose their end.
-fn cut(name: &str) -> String {
-    if name.chars().count() <= WIDEST {
+/// Shortens a name to the width of its column.
+fn shortened(name: &str) -> String {
+    if name.chars().count() <= MAX_NAME {
         return name.to_owned();
     }
-    let start: String = name.chars().take(WIDEST - 1).collect();
+    let start: String = name.chars().take(MAX_NAME - 1).collect();
     format!("{start}…")
 }
 
-/// `3 days`, `5 h`: in the largest unit.
+/// Formats the time since `then` in its largest unit: `3 days`, `5 h`.
 fn ago(now: SystemTime, then: SystemTime) -> String {
     let seconds = now.duration_since(then).unwrap_or_default().as_secs();
     match seconds {
@@ -206,8 +196,8 @@ mod tests {
 
     #[test]
     fn names_and_times_fit_their_columns() {
-        assert_eq!(cut("git"), "git");
-        assert_eq!(cut(&"ä".repeat(41)).chars().count(), WIDEST);
+        assert_eq!(shortened("git"), "git");
+        assert_eq!(shortened(&"ä".repeat(41)).chars().count(), MAX_NAME);
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let at = |seconds| ago(now, now - Duration::from_secs(seconds));
         assert_eq!(

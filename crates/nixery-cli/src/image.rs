@@ -1,97 +1,75 @@
-//! Images as arguments: their names, and what would be in them.
+//! Images as arguments: their names, and what they would contain.
 
-use std::fmt;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
-use nixery_config::{Arguments, ConfigErrors, NixSettings, setup};
+use nixery_config::setup;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
 use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, reference_graph};
 
-use crate::errors::{Usage, build_failure};
+use crate::errors::{build_failure, usage};
 use crate::progress::{Reporter, Unit};
+use crate::settings::PackageArgs;
 use crate::signals::or_interrupted;
 
-/// Reads `NAME[:TAG]`.
+/// Parses `NAME[:TAG]`.
 ///
 /// # Errors
-/// It is no name of an image, or a digest.
+/// The name or tag is invalid, or `image` has a digest.
 pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
-    let usage = |error: &dyn fmt::Display| Usage(error.to_string());
     if image.contains('@') {
-        let message = "an image is built by name and tag: a digest is known only afterwards";
-        return Err(Usage(message.into()).into());
+        return Err(usage(
+            "an image is built by name and tag, and its digest is known only after the build. Fix: remove the @ and what follows it",
+        ));
     }
     let (name, tag) = image.rsplit_once(':').unwrap_or((image, "latest"));
-    let request = ImageRequest {
-        name: ImageName::parse(name).map_err(|error| usage(&error))?,
-        tag: Tag::parse(tag).map_err(|error| usage(&error))?,
-    };
-    Ok(request)
+    Ok(ImageRequest {
+        name: ImageName::parse(name).map_err(usage)?,
+        tag: Tag::parse(tag).map_err(usage)?,
+    })
 }
 
-/// Where packages come from, and how Nix is run.
+/// Returns the reference graph of the packages that `wanted` selects from the package source. Nix builds
+/// the packages; nothing is packed or stored.
 ///
 /// # Errors
-/// Wrong settings, all of them.
-pub(crate) fn settings(
-    source: &Arguments<PackageSource>,
-    nix: &Arguments<NixSettings>,
-) -> Result<(PackageSource, NixSettings)> {
-    let mut errors = ConfigErrors::default();
-    let source = errors.part(source.settings());
-    let nix = errors.part(nix.settings());
-    match (source, nix) {
-        (Some(source), Some(nix)) => Ok((source, nix)),
-        _ => Err(errors.into()),
-    }
-}
-
-/// The reference graph of the packages that `wanted` makes of the package source: they are evaluated and built,
-/// nothing is packed or stored.
-///
-/// # Errors
-/// Wrong settings, or what keeps the packages from being built.
+/// A setting is invalid, or the packages cannot be built.
 pub(crate) async fn graph(
-    source: &Arguments<PackageSource>,
-    nix: &Arguments<NixSettings>,
+    packages: &PackageArgs,
     wanted: impl FnOnce(PackageSource) -> EvaluationRequest,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
 ) -> Result<ReferenceGraph> {
-    let (source, settings) = settings(source, nix)?;
+    let (source, settings) = packages.settings()?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
     let nix = setup::nix(&settings, folder.path())?;
     let (request, log) = (wanted(source), BuildLog::default());
     let packages = format!("{} packages", request.packages.len());
-    let graph = {
-        let mut entered = |step: ClosureStep| {
-            reporter.at(Unit::Spinner, doing(step.into()), 0, 0, &packages);
-        };
-        let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
-        or_interrupted(async { Ok(graph.await) }).await?
+    let mut entered = |step: ClosureStep| {
+        reporter.at(Unit::Spinner, describe(step.into()), 0, 0, &packages);
     };
-    match graph {
+    let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
+    match or_interrupted(async { Ok(graph.await) }).await? {
         Ok(graph) => Ok(graph),
         Err(error) => {
             reporter.finish();
-            let error = BuildError::from(error);
-            Err(build_failure(&nix, error.into()).await)
+            Err(build_failure(&nix, Arc::new(BuildError::from(error))).await)
         }
     }
 }
 
-/// What a phase does, for people.
-pub(crate) fn doing(phase: Phase) -> &'static str {
+/// Describes a phase of a build for people.
+pub(crate) fn describe(phase: Phase) -> &'static str {
     match phase {
         Phase::Queued | Phase::Done | Phase::Failed => "",
-        Phase::Waiting => "waiting for another server to make the image",
+        Phase::Waiting => "waiting for another server that builds the image",
         Phase::Evaluate => "evaluating the packages",
-        Phase::Realise => "building or fetching them",
+        Phase::Realise => "building or fetching the packages",
         Phase::Graph => "reading the reference graph",
         Phase::Plan => "planning layers",
         Phase::Pack => "packing layers",
         Phase::Assemble => "writing the manifests",
-        Phase::Store => "storing the last of it",
+        Phase::Store => "storing the remaining blobs",
     }
 }
 
@@ -115,8 +93,7 @@ mod tests {
     #[case("Git")]
     #[case("localhost:8080/git")]
     #[case("git@sha256:0000000000000000000000000000000000000000000000000000000000000000")]
-    fn what_is_none_is_a_usage_error(#[case] image: &str) {
-        let error = parse(image).expect_err("no image");
-        assert!(error.is::<Usage>(), "{error:?}");
+    fn an_invalid_image_is_an_error(#[case] image: &str) {
+        parse(image).expect_err("not an image");
     }
 }

@@ -1,68 +1,59 @@
-//! The `nixery` command. Everything it does is in the libraries; here are flags, progress and
-//! printing.
+//! The `nixery` command: flags, progress and output. The work is done by the libraries.
 
 mod build;
 mod errors;
 mod gc;
 mod image;
+#[cfg(feature = "lab")]
+mod lab;
 mod layers;
 mod output;
-mod plan;
-mod popcount;
 mod progress;
 #[cfg(feature = "serve")]
 mod serve;
+mod settings;
 mod signals;
-mod sources;
+mod svg;
 mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Result;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
-/// How long work that is being stopped may take to clean up behind itself.
+/// How long work that was stopped may take to clean up.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
 /// Builds container images from Nix packages, named by their contents.
 #[derive(Parser)]
-#[command(name = "nixery", version, after_help = EXIT_CODES, after_long_help = EXAMPLES)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-macro_rules! exit_codes {
-    () => {
-        "\
-Exit codes:
-  0    done
-  1    it failed; for verify: something is corrupt
-  2    wrong flags, variables or arguments
-  130  interrupted"
-    };
-}
-
-const EXIT_CODES: &str = exit_codes!();
-
-const EXAMPLES: &str = concat!(
-    "\
+#[command(
+    name = "nixery",
+    version,
+    after_help = "\
 Examples:
   nixery build shell/git/htop --pkgs-path ./packages   a docker archive: shell-git-htop.tar
   nixery build git:nixos-26.05 --output oci:images     into an OCI layout
   nixery layers graph.json --budget 20                 which path goes into which layer, and why
-  nixery plan build all.json --out plan.nixery         which packages share a layer in every image
-  nixery layers replay workload.json                   what each strategy would have moved
-  nixery popcount all.json --out popularity.json       how many packages need which
-  nixery verify --storage-path /var/lib/nixery         is the store sound?
-  nixery gc --max-unused 30d --dry-run                 what a collection of garbage would drop
+  nixery verify --storage-path /var/lib/nixery         check every blob of a store
+  nixery gc --max-unused 30d --dry-run                 what garbage collection would delete
   nixery serve --port 8080                             the registry
+  nixery lab plan build all.json --out plan.nixery     which packages share a layer in every image
+  nixery lab replay workload.json                      what each layer strategy transfers
 
-Each command has examples of its own: nixery build --help.
+Each command has its own examples: nixery build --help.
 
-",
-    exit_codes!()
-);
+Exit codes:
+  0    success
+  1    failure; for verify also: an object is corrupt
+  2    wrong flags, variables or arguments
+  130  interrupted"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
 
 #[derive(Subcommand)]
 // One is made per run.
@@ -70,46 +61,61 @@ Each command has examples of its own: nixery build --help.
 enum Command {
     Build(build::BuildArgs),
     Layers(layers::LayersArgs),
-    Plan(plan::PlanArgs),
-    Popcount(popcount::PopcountArgs),
     Verify(verify::VerifyArgs),
     Gc(gc::GcArgs),
     #[cfg(feature = "serve")]
     Serve(serve::ServeArgs),
+    #[cfg(feature = "lab")]
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let cli = Cli::try_parse().unwrap_or_else(|error| suggest_lab(error).exit());
+    let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
             errors::print(&anyhow::Error::new(error).context("cannot start the runtime"));
             return errors::FAILURE.into();
         }
     };
-    let result = runtime.block_on(async {
-        match cli.command {
-            Command::Build(args) => build::run(args).await,
-            // A signal ends it, as it reads and plans in one go; while Nix builds an image's packages, in order.
-            Command::Layers(args) => layers::run(args).await,
-            Command::Plan(args) => plan::run(args).await,
-            Command::Popcount(args) => popcount::run(args).await,
-            Command::Verify(args) => signals::or_interrupted(verify::run(args)).await,
-            // Whatever it has done when a signal comes is whole.
-            Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
-            #[cfg(feature = "serve")]
-            Command::Serve(args) => serve::run(args).await,
-        }
-    });
-    // What was dropped half-way, Nix and temporary files, gets time to go.
+    let result = runtime.block_on(run(cli.command));
+    // Gives Nix and temporary files of work that was stopped the time to end.
     runtime.shutdown_timeout(CLEAN_UP);
-    match result {
-        Ok(code) => code,
-        Err(error) => errors::report(&error),
-    }
+    result.unwrap_or_else(|error| errors::report(&error))
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Verify(args) => return signals::or_interrupted(verify::run(args)).await,
+        Command::Build(args) => build::run(args).await,
+        // Reading and planning never yield, so a signal has its default effect until Nix builds packages.
+        Command::Layers(args) => layers::run(args).await,
+        // A collection may be interrupted at any point.
+        Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
+        #[cfg(feature = "serve")]
+        Command::Serve(args) => serve::run(args).await,
+        #[cfg(feature = "lab")]
+        Command::Lab(command) => lab::run(command).await,
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Adds to an error of the argument parser where a command of an older version is now.
+fn suggest_lab(mut error: clap::Error) -> clap::Error {
+    let arguments: Vec<_> = std::env::args_os().skip(1).take(2).collect();
+    let arguments: Vec<_> = arguments.iter().filter_map(|text| text.to_str()).collect();
+    let moved = match arguments[..] {
+        [command @ ("plan" | "popcount"), ..] | ["layers", command @ "replay"] => command,
+        _ => return error,
+    };
+    let tip = format!("the command is `nixery lab {moved}`");
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(
+        ContextKind::Suggested,
+        ContextValue::StyledStrs(vec![tip.into()]),
+    );
+    error
 }
 
 #[cfg(test)]

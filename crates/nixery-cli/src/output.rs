@@ -1,4 +1,4 @@
-//! Results: to standard output, or whole into a file.
+//! Writes results to standard output or atomically to a file, and notes to standard error.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nixery_config::unknown_variables;
+use serde::Serialize;
 
-/// Writes `bytes` to the file, replacing it when they are all there, or to standard output.
+/// Writes `bytes` to the file, or to standard output. A file is replaced atomically.
 pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
     let Some(path) = file.filter(|path| *path != Path::new("-")) else {
         let mut out = io::stdout().lock();
@@ -20,10 +21,7 @@ pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
     if fs::metadata(path).is_ok_and(|file| !file.is_file()) {
         return fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()));
     }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = folder_of(path);
     let write = || {
         let mut file = tempfile::Builder::new()
             .prefix(".nixery-")
@@ -36,36 +34,46 @@ pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// The name of a file for what a command writes besides its results, which are on standard output.
+/// The folder that a file is in.
+pub(crate) fn folder_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Parses the name of a file that a command writes besides its result on standard output.
 pub(crate) fn file(name: &str) -> Result<PathBuf, String> {
     match name {
-        "" => Err("a file has a name".to_owned()),
-        "-" => Err("standard output has the command's results: name a file".to_owned()),
+        "" => Err("the name of the file is empty".to_owned()),
+        "-" => Err("the result of the command is on standard output. Fix: name a file".to_owned()),
         name => Ok(name.into()),
     }
 }
 
-/// Prints JSON for machines, indented and with a last newline.
-pub(crate) fn json(value: &impl serde::Serialize) -> Result<()> {
-    let mut bytes = serde_json::to_vec_pretty(value)?;
-    bytes.push(b'\n');
-    write(None, &bytes)
-}
-
-/// Prints text, with a last newline.
-pub(crate) fn text(text: &str) -> Result<()> {
+/// Prints the result of a command: indented JSON, or the text without it. Both end with one newline.
+pub(crate) fn result(
+    json: bool,
+    value: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<()> {
+    let text = if json {
+        serde_json::to_string_pretty(value)?
+    } else {
+        text()
+    };
     write(
         None,
         format!("{}\n", text.trim_end_matches('\n')).as_bytes(),
     )
 }
 
-/// Prints a line to standard error. Where nobody reads it any more, the work goes on without.
+/// Prints a line to standard error. A closed standard error is not an error.
 pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Warns of settings that do nothing, and of variables that are no settings.
+/// Warns of settings that have no effect, and of variables that are not settings.
 pub(crate) fn warn<'a>(ignored: impl IntoIterator<Item = &'a String>) {
     let unknown = unknown_variables();
     for warning in ignored.into_iter().cloned().chain(unknown) {

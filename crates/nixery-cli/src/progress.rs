@@ -1,6 +1,7 @@
-//! Progress on standard error: a bar on a terminal, a line now and then elsewhere, or nothing.
+//! Progress on standard error: a bar on a terminal, or else a line now and then.
 
 use std::io::IsTerminal;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,43 +9,43 @@ use nixery_core::ByteSize;
 
 use crate::output;
 
-/// At least so long between the lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-/// How often a bar that stands still moves its spinner.
-const TICK: Duration = Duration::from_millis(120);
+/// The least time between two lines where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// The time between two steps of a spinner.
+const SPINNER_INTERVAL: Duration = Duration::from_millis(120);
 
 /// What a bar counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     /// Nothing: work of unknown length.
     Spinner,
-    /// Things.
+    /// Items.
     Items,
     /// Bytes, shown in decimal units.
     Bytes,
 }
 
-/// Shows how far something is.
+/// Reports progress. Clones report to the same bar.
+#[derive(Clone)]
 pub(crate) struct Reporter {
     quiet: bool,
     bar: Option<ProgressBar>,
-    unit: Unit,
-    last_line: Instant,
+    /// The unit of the bar, and when the last line was printed.
+    last: Arc<Mutex<(Unit, Instant)>>,
 }
 
 impl Reporter {
-    /// Shows nothing at all when `quiet`.
+    /// Reports nothing when `quiet`.
     pub(crate) fn new(quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new_spinner();
-            bar.enable_steady_tick(TICK);
+            bar.enable_steady_tick(SPINNER_INTERVAL);
             bar
         });
         let reporter = Self {
             quiet,
             bar,
-            unit: Unit::Spinner,
-            last_line: Instant::now(),
+            last: Arc::new(Mutex::new((Unit::Spinner, Instant::now()))),
         };
         reporter.style(Unit::Spinner);
         reporter
@@ -63,35 +64,36 @@ impl Reporter {
         }
     }
 
-    /// How far the work is. `message` is short, and stands beside the bar.
-    pub(crate) fn at(&mut self, unit: Unit, prefix: &str, done: u64, total: u64, message: &str) {
+    /// Reports how much is done. `message` is short and stands beside the bar.
+    pub(crate) fn at(&self, unit: Unit, prefix: &str, done: u64, total: u64, message: &str) {
+        let (last_unit, last_line) = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            (std::mem::replace(&mut last.0, unit), last.1)
+        };
         if let Some(bar) = &self.bar {
             bar.set_length(total);
             bar.set_position(done);
             bar.set_prefix(prefix.to_owned());
             bar.set_message(message.to_owned());
-        }
-        // After the numbers: a bar must not show those of the work before.
-        if self.unit != unit {
-            self.unit = unit;
-            self.style(unit);
-        }
-        if self.bar.is_none() && self.last_line.elapsed() >= LINE_EVERY {
-            let of = if unit == Unit::Spinner {
-                String::new()
-            } else {
-                format!(" {}%", percent(done, total))
+            // After the numbers, so that the bar does not show those of earlier work.
+            if last_unit != unit {
+                self.style(unit);
+            }
+        } else if last_line.elapsed() >= LINE_INTERVAL {
+            let percent = match unit {
+                Unit::Spinner => String::new(),
+                _ => format!(" {}%", u128::from(done) * 100 / u128::from(total.max(1))),
             };
-            self.line(&format!("{prefix}{of} {message}"));
+            self.line(&format!("{prefix}{percent} {message}"));
         }
     }
 
-    /// A line that stays.
-    pub(crate) fn line(&mut self, line: &str) {
-        self.last_line = Instant::now();
+    /// Prints a line that stays.
+    pub(crate) fn line(&self, line: &str) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).1 = Instant::now();
         match &self.bar {
             _ if self.quiet => {}
-            // Above the bar, which stays below.
+            // Above the bar.
             Some(bar) => bar.suspend(|| output::note(line)),
             None => output::note(line),
         }
@@ -102,7 +104,7 @@ impl Reporter {
         self.bar.is_some()
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -110,16 +112,12 @@ impl Reporter {
     }
 }
 
-fn percent(done: u64, total: u64) -> u128 {
-    u128::from(done) * 100 / u128::from(total.max(1))
-}
-
-/// Bytes for people, in decimal units.
+/// Formats bytes for people, in decimal units.
 pub(crate) fn bytes(bytes: u64) -> String {
     ByteSize(bytes).to_string()
 }
 
-/// A duration for people: milliseconds, then tenths of seconds.
+/// Formats a duration for people: milliseconds, or tenths of seconds.
 pub(crate) fn seconds(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{} ms", duration.as_millis())

@@ -1,17 +1,15 @@
 //! `nixery serve`.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use nixery_config::{Arguments, Settings};
 use nixery_server::RunError;
 
 use crate::errors::Interrupted;
 
-/// Run the registry: the same as nixery-server, with the same flags.
+/// Run the registry.
 ///
-/// Every setting is a flag and an environment variable, the same as for nixery-server. Without
-/// any, it serves nixpkgs on port 8080.
+/// The flags and environment variables are those of nixery-server. Without any, the registry serves
+/// nixpkgs on port 8080.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -19,17 +17,17 @@ Examples:
   nixery serve --port 5000 --pkgs-path ./packages --storage-path /var/lib/nixery
   NIXERY_CHANNEL=nixos-unstable PORT=8080 nixery serve
 
-Then pull an image by its contents:
+Then pull an image whose name lists its packages:
   skopeo copy --src-tls-verify=false docker://localhost:8080/shell/git/htop docker-archive:image.tar")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     config: Arguments<Settings>,
 }
 
-pub(crate) async fn run(args: ServeArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: ServeArgs) -> Result<()> {
     match nixery_server::run(&args.config).await {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        // Types of their own tell wrong settings and signals from failures.
+        Ok(()) => Ok(()),
+        // Wrong settings and signals have exit codes of their own.
         Err(RunError::Config(errors)) => Err(errors.into()),
         Err(RunError::Interrupted) => Err(Interrupted.into()),
         Err(error) => Err(error.into()),

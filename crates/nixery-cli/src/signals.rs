@@ -1,4 +1,4 @@
-//! Being stopped by the user or the system.
+//! Signals that stop a command.
 
 use std::future::Future;
 
@@ -7,8 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::errors::Interrupted;
 
-/// Ready when SIGINT or SIGTERM comes.
-pub(crate) async fn interrupted() {
+/// Completes when SIGINT or SIGTERM arrives.
+async fn interrupted() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
@@ -22,7 +22,10 @@ pub(crate) async fn interrupted() {
     }
 }
 
-/// The result of `work`, which is dropped when a signal comes.
+/// Returns the result of `work`, which is dropped when a signal arrives.
+///
+/// # Errors
+/// [`Interrupted`], or the error of `work`.
 pub(crate) async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         result = work => result,

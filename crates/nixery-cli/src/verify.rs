@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_config::{Arguments, StorageSettings, setup};
+use nixery_config::{Arguments, StorageSettings};
 use nixery_state::record::{BUILDS, MANIFESTS};
 use nixery_storage::BLOBS;
 use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
@@ -11,26 +11,26 @@ use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
 use crate::errors::FAILURE;
 use crate::output;
 use crate::progress::{Reporter, Unit};
+use crate::settings::existing_storage;
 
-/// Rehash every blob of a store and check its cache entries.
+/// Check every blob and cache entry of a store.
 ///
-/// Every blob must have the digest it is named by, every cache entry must be JSON.
+/// A blob must have the digest that is its name. A cache entry must be JSON.
 ///
-/// Works on a store in use, and on one that is mounted read-only. Entries of other names than
-/// Nixery gives are listed and left alone. Exits with 1 when something is
-/// corrupt, also when it was deleted.
+/// The store may be in use or mounted read-only. Objects whose names Nixery does not use are listed
+/// and left alone. The exit code is 1 when an object is corrupt, even if it was deleted.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   nixery verify --storage-path /var/lib/nixery
   nixery verify --storage-path /var/lib/nixery --json | jq .defects
-  nixery verify --storage-path /var/lib/nixery --delete-corrupt   the next build makes them anew")]
+  nixery verify --storage-path /var/lib/nixery --delete-corrupt   the next build makes them again")]
 pub(crate) struct VerifyArgs {
-    /// Delete what is corrupt, so that the next build makes it anew
+    /// Delete corrupt objects; the next build makes them again
     #[arg(long)]
     delete_corrupt: bool,
 
-    /// Objects read at once
+    /// Number of objects to read at the same time
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_CONCURRENCY,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
     concurrency: usize,
@@ -49,13 +49,11 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
-    let settings = args.storage.settings()?;
-    output::warn(&settings.ignored);
-    let storage = setup::existing_storage(&settings)?;
+    let (_, storage) = existing_storage(&args.storage)?;
     let mut options = VerifyOptions::default();
     options.concurrency = args.concurrency;
     options.delete_corrupt = args.delete_corrupt;
-    let mut reporter = Reporter::new(args.quiet);
+    let reporter = Reporter::new(args.quiet);
     let report = verify(&*storage, &[BLOBS, MANIFESTS, BUILDS], &options, |at| {
         let message = format!(
             "{} of {} objects, {} corrupt",
@@ -67,11 +65,7 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     .await;
     reporter.finish();
     let report = report?;
-    if args.json {
-        output::json(&report)?;
-    } else {
-        output::text(&report.to_string())?;
-    }
+    output::result(args.json, &report, || report.to_string())?;
     Ok(if report.is_sound() {
         ExitCode::SUCCESS
     } else {

@@ -19,10 +19,12 @@ fn the_version_is_the_crates() {
 #[case(&["--help"])]
 #[case(&["build", "--help"])]
 #[case(&["layers", "--help"])]
-#[case(&["popcount", "--help"])]
 #[case(&["verify", "--help"])]
-#[case(&["serve", "--help"])]
 fn help_has_examples(#[case] arguments: &[&str]) {
+    assert_examples(arguments);
+}
+
+fn assert_examples(arguments: &[&str]) {
     let help = Place::new().run(arguments).ok();
     let examples = help.split_once("Examples:\n").expect("examples").1;
     assert!(examples.contains("nixery "), "{help}");
@@ -37,7 +39,6 @@ fn help_has_examples(#[case] arguments: &[&str]) {
 #[case(&["build", "git", "--layer-budget", "0"], "NIXERY_LAYER_BUDGET (--layer-budget)")]
 #[case(&["build", "git", "--pkgs-path", "missing"], "NIXERY_PKGS_PATH (--pkgs-path)")]
 #[case(&["build", "git", "--compression", "lzma"], "NIXERY_COMPRESSION (--compression)")]
-#[case(&["serve", "--port", "80800"], "PORT (--port)")]
 #[case(&["frobnicate"], "frobnicate")]
 fn wrong_arguments_are_named_and_exit_with_2(#[case] arguments: &[&str], #[case] problem: &str) {
     let place = Place::new();
@@ -48,10 +49,39 @@ fn wrong_arguments_are_named_and_exit_with_2(#[case] arguments: &[&str], #[case]
     assert_eq!(left, 0, "nothing is made when the arguments are wrong");
 }
 
+#[cfg(feature = "serve")]
+#[test]
+fn serve_has_examples_and_names_wrong_settings() {
+    assert_examples(&["serve", "--help"]);
+    let run = Place::new().run(&["serve", "--port", "80800"]);
+    run.failed(2, "PORT (--port)");
+}
+
+#[cfg(feature = "lab")]
+#[rstest]
+#[case(&["lab", "--help"])]
+#[case(&["lab", "plan", "build", "--help"])]
+#[case(&["lab", "popcount", "--help"])]
+#[case(&["lab", "replay", "--help"])]
+fn the_laboratorys_help_has_examples(#[case] arguments: &[&str]) {
+    assert_examples(arguments);
+}
+
+#[rstest]
+#[case(&["plan", "build", "x"], "tip: the command is `nixery lab plan`")]
+#[case(&["popcount", "x"], "tip: the command is `nixery lab popcount`")]
+#[case(&["layers", "replay", "x"], "tip: the command is `nixery lab replay`")]
+fn the_new_name_of_a_moved_command_is_suggested(#[case] arguments: &[&str], #[case] tip: &str) {
+    Place::new().run(arguments).failed(2, tip);
+}
+
 #[rstest]
 #[case("oci:full", "full holds files but no OCI layout")]
-#[case("docker-archive:full", "full is a directory")]
-#[case("docker-archive:missing/x.tar", "there is no directory missing")]
+#[case("docker-archive:full", "cannot write full: it is a directory")]
+#[case(
+    "docker-archive:missing/x.tar",
+    "cannot write missing/x.tar: there is no directory missing"
+)]
 fn a_destination_is_checked_before_the_build(#[case] output: &str, #[case] problem: &str) {
     let place = Place::new();
     std::fs::create_dir(place.path("full")).expect("a directory");
@@ -89,9 +119,9 @@ fn a_command_that_reads_standard_input_can_be_stopped() {
         .status();
     assert!(sent.is_ok_and(|status| status.success()));
     // Standard input stays open: only the signal can end it.
-    let (told, ended) = std::sync::mpsc::channel();
+    let (sender, ended) = std::sync::mpsc::channel();
     let process = child.id();
-    std::thread::spawn(move || told.send(child.wait()));
+    std::thread::spawn(move || sender.send(child.wait()));
     let status = ended.recv_timeout(std::time::Duration::from_secs(20));
     if status.is_err() {
         let _ = std::process::Command::new("kill")

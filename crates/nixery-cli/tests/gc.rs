@@ -64,8 +64,8 @@ fn has(place: &Place, folder: &str, name: &[u8]) -> bool {
 }
 
 #[rstest]
-#[case::nothing(&[], "error: nothing says what may go, so nothing was deleted. Fix: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age) or NIXERY_GC_MAX_SIZE (--max-size)")]
-#[case::only_a_grace(&["--grace", "1h"], "error: nothing says what may go")]
+#[case::nothing(&[], "error: no limit is set, so nothing was deleted. Fix: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age) or NIXERY_GC_MAX_SIZE (--max-size)")]
+#[case::only_a_grace(&["--grace", "1h"], "error: no limit is set")]
 #[case::a_wrong_time(&["--max-unused", "month"], "NIXERY_GC_MAX_UNUSED (--max-unused) is \"month\"; allowed: a time from 1s to 100years, such as 90s, 30m, 6h or 30d")]
 #[case::a_wrong_size(&["--max-size", "lots"], "NIXERY_GC_MAX_SIZE (--max-size) is \"lots\"; allowed: a size such as 500M")]
 fn without_a_policy_nothing_happens(#[case] arguments: &[&str], #[case] problem: &str) {
@@ -75,7 +75,7 @@ fn without_a_policy_nothing_happens(#[case] arguments: &[&str], #[case] problem:
 }
 
 #[test]
-fn a_store_that_is_none_is_named() {
+fn a_missing_store_is_named() {
     let place = Place::new();
     let arguments = ["gc", "--storage-path", "missing", "--max-unused", "30d"];
     place.run(&arguments).failed(1, "no such directory");
@@ -86,7 +86,7 @@ fn a_store_that_is_none_is_named() {
 }
 
 #[test]
-fn a_dry_run_shows_what_goes_and_deletes_nothing() {
+fn a_dry_run_shows_a_report_and_deletes_nothing() {
     let place = store();
     let text = place
         .run(&[&GC[..], &["--max-unused", "30d", "--dry-run"]].concat())
@@ -102,21 +102,21 @@ fn a_dry_run_shows_what_goes_and_deletes_nothing() {
     assert_eq!(words(lines[1]), "old 40 days 26 B 26 B unused for too long");
     assert_eq!(
         lines[3],
-        "1 of 2 images would be dropped; those that stay need 32 B (58 B before)"
+        "1 of 2 images would be dropped; the remaining images need 32 B (58 B before)"
     );
     assert_eq!(
         lines[4],
-        "6 B would be freed now: 1 blobs that nothing needed for 6h"
+        "6 B would be freed now: 1 blobs that nothing has needed for 6h"
     );
     assert_eq!(
         lines[5],
-        "26 B would be freed by a collection after 6h: blobs that nothing leads to any more"
+        "26 B would be freed by a collection after 6h: blobs that nothing needs any more"
     );
     assert!(has(&place, "layers", b"orphan") && has(&place, "manifests", b"old"));
 }
 
 #[test]
-fn what_was_shown_goes_and_the_rest_stays() {
+fn a_collection_deletes_what_a_dry_run_shows() {
     let place = store();
     let mut command = place.command(&["gc", "--json"]);
     command

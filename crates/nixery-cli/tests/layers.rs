@@ -186,7 +186,7 @@ fn the_table_is_for_people_and_the_picture_is_drawn() {
 }
 
 #[test]
-fn without_graphviz_it_says_how_to_get_it() {
+fn without_graphviz_the_error_says_how_to_install_it() {
     let place = place();
     let mut command = place.command(&["layers", "graph.json", "--format", "svg"]);
     finish(command.env("PATH", place.path("empty"))).failed(1, "apt-get install graphviz");
@@ -199,14 +199,14 @@ fn without_graphviz_it_says_how_to_get_it() {
 #[case(&["layers", "graph.json", "--graph", "graph.json"], 2, "cannot be used with")]
 #[case(&["layers", "graph.json", "--root", "/nix/store/x"], 2, "--root")]
 #[case(&["layers", "missing.json"], 1, "cannot read missing.json")]
-#[case(&["layers", "./missing"], 2, "./missing is no file, and no name of an image: ")]
+#[case(&["layers", "./missing"], 2, "./missing is not a file or an image name: ")]
 #[case(&["layers", "git@sha256:0"], 2, "an image is built by name and tag")]
 #[case(&["layers", "git", "--root", "/nix/store/x"], 2, "the roots of an image are its packages")]
 #[case(&["layers", "git", "--pkgs-path", "gone"], 2, "NIXERY_PKGS_PATH (--pkgs-path) is \"gone\"")]
-#[case(&["layers", "pop.json"], 1, "pop.json is no reference graph")]
-#[case(&["layers", "text"], 1, "text is no reference graph")]
-#[case(&["layers", "cut.json"], 1, "cut.json is no reference graph")]
-#[case(&["layers", "dangling.json"], 1, "dangling.json is no reference graph")]
+#[case(&["layers", "pop.json"], 1, "pop.json is not a reference graph")]
+#[case(&["layers", "text"], 1, "text is not a reference graph")]
+#[case(&["layers", "cut.json"], 1, "cut.json is not a reference graph")]
+#[case(&["layers", "dangling.json"], 1, "dangling.json is not a reference graph")]
 #[case(&["layers", "graph.json", "--pop", "missing.json"], 1, "missing.json")]
 #[case(&["layers", "graph.json", "--pop", "graph.json"], 1, "popularity")]
 #[case(&["layers", "graph.json", "--out", "no/such/file"], 1, "cannot write no/such/file")]
@@ -220,7 +220,7 @@ fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] p
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_standard_output_is_not_an_error() {
     let place = place();
     let mut child = place
         .command(&["layers", "graph.json", "--format", "dot"])

@@ -1,4 +1,4 @@
-//! `nixery layers explain`, `compare` and `replay`.
+//! `nixery layers explain` and `compare`, and `nixery lab replay`.
 
 mod common;
 
@@ -59,12 +59,17 @@ fn place() -> Place {
 }
 
 fn json_of(place: &Place, arguments: &[&str]) -> Value {
-    let arguments = [&["layers"], arguments, &["--json"]].concat();
+    let arguments = [&["layers"], arguments].concat();
+    json_of_command(place, &arguments)
+}
+
+fn json_of_command(place: &Place, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
     serde_json::from_str(&place.run(&arguments).ok()).expect("JSON")
 }
 
 #[test]
-fn explain_tells_how_widely_each_path_is_shared() {
+fn explain_shows_how_widely_each_path_is_shared() {
     let place = place();
     let by_plan = place
         .run(&["layers", "explain", "graph.json", "--plan", "test.plan"])
@@ -190,12 +195,13 @@ fn compare_has_a_row_and_a_panel_for_each_strategy() {
     assert_eq!(table.lines().last(), Some("3 paths, 6.0 MB uncompressed"));
 }
 
+#[cfg(feature = "lab")]
 #[test]
 fn replay_counts_between_the_bounds() {
     let place = place();
     let table = place
         .run(&[
-            "layers",
+            "lab",
             "replay",
             "workload.json",
             "--strategy",
@@ -241,9 +247,10 @@ fn replay_counts_between_the_bounds() {
         "a dot for each row and week"
     );
 
-    let rows = json_of(
+    let rows = json_of_command(
         &place,
         &[
+            "lab",
             "replay",
             "workload.json",
             "--strategy",
@@ -286,7 +293,7 @@ fn a_plan_decides_where_one_is_given() {
 
 /// A graph's layers are those that a registry with the same data would make.
 #[test]
-fn without_a_plan_dominator_is_for_those_who_set_it() {
+fn options_of_dominator_select_it() {
     let place = place();
     let json = |arguments: &[&str]| {
         let arguments = [&["layers", "graph.json", "--format", "json"][..], arguments].concat();
@@ -306,18 +313,26 @@ fn without_a_plan_dominator_is_for_those_who_set_it() {
 #[test]
 fn standard_output_is_for_results() {
     let place = place();
+    place
+        .run(&["layers", "compare", "graph.json", "--out", "-"])
+        .failed(2, "name a file");
+}
+
+#[cfg(feature = "lab")]
+#[test]
+fn standard_output_is_for_results_in_the_laboratory() {
+    let place = place();
     for command in [
-        &["layers", "compare", "graph.json", "--out", "-"][..],
-        &["layers", "replay", "workload.json", "--out", "-"],
-        &["plan", "build", "graph.json", "--out", "-"],
+        &["lab", "replay", "workload.json", "--out", "-"][..],
+        &["lab", "plan", "build", "graph.json", "--out", "-"],
     ] {
         place.run(command).failed(2, "name a file");
     }
 }
 
-/// Variables of a registry, for images, are no arguments besides a command, and nothing to a graph.
+/// Variables of a registry are for images, and do not count as arguments.
 #[test]
-fn a_package_source_in_the_environment_is_in_nobodys_way() {
+fn a_package_source_in_the_environment_is_ignored_for_a_graph() {
     let place = place();
     let mut command = place.command(&["layers", "compare", "graph.json"]);
     common::finish(command.env("NIXERY_PKGS_PATH", "gone")).ok();
@@ -347,20 +362,28 @@ fn a_plan_is_a_path_or_a_url() {
 #[rstest]
 #[case(&["explain"], 2, "GRAPH")]
 #[case(&["explain", "missing.json"], 1, "cannot read missing.json")]
-#[case(&["compare", "Git"], 2, "Git is no file, and no name of an image: ")]
-#[case(&["explain", "graph.json", "--strategy", "plan"], 2, "name one with --plan FILE")]
+#[case(&["compare", "Git"], 2, "Git is not a file or an image name: ")]
+#[case(&["explain", "graph.json", "--strategy", "plan"], 2, "Fix: name one with --plan FILE")]
 #[case(&["explain", "graph.json", "--plan", "missing.plan"], 1, "missing.plan")]
 #[case(&["explain", "graph.json", "--plan", "pop.json"], 1, "pop.json")]
-#[case(&["compare", "workload.json"], 1, "workload.json is no reference graph")]
+#[case(&["compare", "workload.json"], 1, "workload.json is not a reference graph")]
 #[case(&["compare", "graph.json", "--strategy", "best"], 2, "best")]
 #[case(&["compare", "graph.json", "--out", "no/such/file.svg"], 1, "cannot write no/such/file.svg")]
-#[case(&["replay"], 2, "WORKLOAD")]
-#[case(&["replay", "missing.json"], 1, "cannot read missing.json")]
-#[case(&["replay", "graph.json"], 1, "graph.json is no workload")]
-#[case(&["replay", "workload.json", "--budget", "0"], 2, "--budget")]
 #[case(&["graph.json", "explain"], 2, "explain")]
 fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     place()
         .run(&[&["layers"], arguments].concat())
+        .failed(code, problem);
+}
+
+#[cfg(feature = "lab")]
+#[rstest]
+#[case(&[], 2, "WORKLOAD")]
+#[case(&["missing.json"], 1, "cannot read missing.json")]
+#[case(&["graph.json"], 1, "graph.json is not a workload")]
+#[case(&["workload.json", "--budget", "0"], 2, "--budget")]
+fn wrong_workloads_are_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
+    place()
+        .run(&[&["lab", "replay"], arguments].concat())
         .failed(code, problem);
 }

@@ -39,7 +39,7 @@ fn a_sound_store_is_sound() {
 }
 
 #[test]
-fn what_is_corrupt_is_listed_and_the_exit_code_tells() {
+fn corrupt_objects_are_listed_and_the_exit_code_is_1() {
     let place = damaged();
     let run = place.run(&VERIFY);
     assert_eq!((run.code, run.stderr.as_str()), (1, ""));
@@ -67,7 +67,7 @@ fn what_is_corrupt_is_listed_and_the_exit_code_tells() {
 }
 
 #[test]
-fn what_is_corrupt_is_deleted_on_request_only() {
+fn corrupt_objects_are_deleted_only_on_request() {
     let place = damaged();
     assert_eq!(place.run(&VERIFY).code, 1);
     let run = place.run(&[&VERIFY[..], &["--delete-corrupt"]].concat());
@@ -86,7 +86,7 @@ fn the_store_may_come_from_the_environment() {
 }
 
 #[test]
-fn settings_of_another_store_are_warned_of() {
+fn settings_of_another_store_cause_a_warning() {
     let arguments = [&VERIFY[..], &["--s3-bucket", "images"]].concat();
     let run = sound().run(&arguments);
     assert_eq!(run.code, 0);
@@ -104,7 +104,7 @@ fn settings_of_another_store_are_warned_of() {
 #[case(&["verify", "--storage-path", "store/layers/x"], 1, "a file, not a directory")]
 #[case(&["verify", "--concurrency", "0"], 2, "--concurrency")]
 #[case(&["verify", "--storage-backend", "tape"], 2, "NIXERY_STORAGE_BACKEND (--storage-backend)")]
-fn a_store_that_is_none_is_named(
+fn an_unusable_store_is_named(
     #[case] arguments: &[&str],
     #[case] code: i32,
     #[case] problem: &str,

@@ -315,7 +315,7 @@ mod tests {
             ),
             (
                 file.path(),
-                "it must be a file that 'nixery plan build' wrote",
+                "it must be a file that 'nixery lab plan build' wrote",
             ),
         ] {
             let error = strategy(&at(path), &MemoryStorage::new())

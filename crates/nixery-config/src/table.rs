@@ -273,7 +273,7 @@ settings! {
             "For a learned plan: the hour of the day, in UTC, in which one of the servers on the store checks whether a new plan is needed",
             default "3";
         POPULARITY_URL: "NIX_POPULARITY_URL" "popularity-url" "URL", Advanced secret,
-            "Popularity data for the strategy `dominator`, as `nixery popcount` writes it: an http, https or file URL, or a path",
+            "Popularity data for the strategy `dominator`, as `nixery lab popcount` writes it: an http, https or file URL, or a path",
             default "every package is equally popular";
         POPULARITY_THRESHOLD: "NIXERY_POPULARITY_THRESHOLD" "popularity-threshold" "COUNT", Advanced,
             "Least popularity of a package that gets a layer of its own from the strategy `dominator`",
@@ -306,7 +306,7 @@ settings! {
     }
     Traffic {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
-            "Record the time, the client and the image of each pull, for `nixery layers replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
+            "Record the time, the client and the image of each pull, for `nixery lab replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,
             "Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store",

@@ -37,7 +37,7 @@ pub fn plan(folder: &Path) -> PathBuf {
     plan
 }
 
-/// `nixery plan build --attrs` of a package set.
+/// `nixery lab plan build --attrs` of a package set.
 ///
 /// # Panics
 /// Where it fails.
@@ -53,7 +53,7 @@ pub fn make_plan(set: &Path, attributes: &str, plan: &Path) {
 #[track_caller]
 pub fn make_plan_with(set: &Path, attributes: &str, flags: &[&str], plan: &Path) {
     run(Command::new(program("nixery"))
-        .args(["plan", "build", "--quiet", "--attrs", attributes])
+        .args(["lab", "plan", "build", "--quiet", "--attrs", attributes])
         .args(flags)
         .arg("--pkgs-path")
         .arg(set)

@@ -38,7 +38,14 @@ fn a_fleet_moves_what_the_documentation_says() {
         unpack(name, folder);
     }
     let make = |out| {
-        let sample = ["plan", "build", "--sample", "plan-sample.json", "--quiet"];
+        let sample = [
+            "lab",
+            "plan",
+            "build",
+            "--sample",
+            "plan-sample.json",
+            "--quiet",
+        ];
         nixery(folder, &[&sample[..], &["--out", out]].concat());
         std::fs::read(folder.join(out)).expect("a plan")
     };
@@ -47,7 +54,7 @@ fn a_fleet_moves_what_the_documentation_says() {
     let json = nixery(
         folder,
         &[
-            "layers",
+            "lab",
             "replay",
             "workload.json",
             "--budget",

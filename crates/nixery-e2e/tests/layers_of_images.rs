@@ -108,7 +108,7 @@ fn an_image_is_compared_and_drawn_as_a_graph_is() {
     run(&mut layers(folder.path(), &["hello"])).success();
     std::fs::write(folder.path().join("jq"), "no graph").unwrap();
     let said = run(&mut layers(folder.path(), &["jq"])).failure();
-    assert!(said.contains("jq is no reference graph"), "{said}");
+    assert!(said.contains("jq is not a reference graph"), "{said}");
     run(&mut layers(folder.path(), &["jq:latest"])).success();
 }
 
@@ -118,7 +118,7 @@ fn what_keeps_an_image_from_being_built_is_told_as_a_build_tells_it() {
     let folder = tempfile::tempdir().unwrap();
     let said = run(&mut layers(folder.path(), &["explain", "git/nope/nada"])).failure();
     for part in [
-        "error: git/nope/nada is no file, and no image can be made of it",
+        "error: git/nope/nada is not a file, and its image cannot be built",
         "caused by: the package set has no packages `nada` and `nope`",
     ] {
         assert!(said.contains(part), "{said}");

@@ -71,8 +71,8 @@ fn an_interrupted_command_leaves_no_builder() {
     let builders = || with_in_environment(&salt);
     let commands: [&[&str]; 3] = [
         &["layers", "compare", "hangs"],
-        &["plan", "build", "--out", "plan", "--attrs", "hangs"],
-        &["plan", "build", "--out", "plan", "--all"],
+        &["lab", "plan", "build", "--out", "plan", "--attrs", "hangs"],
+        &["lab", "plan", "build", "--out", "plan", "--all"],
     ];
     for arguments in commands {
         // With --attrs come `cacert` and `iana-etc`, as in every image: the set of one package has neither.

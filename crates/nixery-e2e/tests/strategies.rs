@@ -158,5 +158,5 @@ fn a_registry_with_a_plan_serves_images_that_run() {
     assert_eq!(layers(Some(plan)), pulled.layer_digests());
     assert_ne!(layers(None), pulled.layer_digests());
     registry.verify();
-    run(nixery().args(["plan", "show", plan])).success();
+    run(nixery().args(["lab", "plan", "show", plan])).success();
 }

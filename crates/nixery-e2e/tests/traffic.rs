@@ -20,7 +20,7 @@ fn what_clients_pulled_is_replayed_after_the_server_has_ended() {
     let from = format!("docker://{}", registry.reference("shell/git"));
     let skopeo = run(Command::new("skopeo").args(["copy", "--src-tls-verify=false", &from, &to]));
     skopeo.success();
-    let waiting = registry.nixery(&["layers", "replay", "--from-server"]);
+    let waiting = registry.nixery(&["lab", "replay", "--from-server"]);
     assert!(!waiting.ok, "nothing is stored yet");
     assert!(
         waiting.stderr.contains("NIXERY_TRAFFIC_RECORD=true"),
@@ -32,7 +32,7 @@ fn what_clients_pulled_is_replayed_after_the_server_has_ended() {
     let status = registry.ended(Duration::from_secs(60));
     assert_eq!(status.code(), Some(0), "{status}\n{}", registry.log());
     let replay = |more: &[&str]| {
-        let arguments = [&["layers", "replay", "--from-server", "--quiet"], more].concat();
+        let arguments = [&["lab", "replay", "--from-server", "--quiet"], more].concat();
         registry.nixery(&arguments).success()
     };
     let table = replay(&[]);

@@ -1,4 +1,4 @@
-//! `nixery plan build --all`: every package of a package set that evaluates and builds.
+//! `nixery lab plan build --all`: every package of a package set that evaluates and builds.
 
 use nixery_e2e::command::{Ran, run};
 use nixery_e2e::{demo_set, layering, program};
@@ -56,7 +56,15 @@ in
 
 fn plan_of_all(set: &Path, plan: &Path) -> Ran {
     run(Command::new(program("nixery"))
-        .args(["plan", "build", "--all", "--revision", "a test", "--json"])
+        .args([
+            "lab",
+            "plan",
+            "build",
+            "--all",
+            "--revision",
+            "a test",
+            "--json",
+        ])
         .arg("--pkgs-path")
         .arg(set)
         .arg("--out")

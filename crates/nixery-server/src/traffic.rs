@@ -1,4 +1,4 @@
-//! Records pulls, so that an operator can replay them: `nixery layers replay --from-server`.
+//! Records pulls, so that an operator can replay them: `nixery lab replay --from-server`.
 //!
 //! A pull is a GET for a manifest that was answered with it. Recording costs two hashes and a short
 //! lock. [`record_forever`] stores what was recorded, and no pull waits for the store.

@@ -1,27 +1,29 @@
-//! Where an image is written to, in the notation of skopeo.
+//! The destination of an image, in the notation of skopeo.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use nixery_builder::ImageRequest;
 use nixery_builder::export::check_oci_layout;
 
-/// Where an image is written to.
+use crate::output::folder_of;
+
+/// The destination of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Destination {
-    /// Nowhere but the blob store.
+    /// Only the blob store.
     Store,
     /// An OCI layout.
     Oci {
         directory: PathBuf,
-        /// The image's name in the layout; the image's tag by default.
+        /// The image's name in the layout; the requested tag by default.
         tag: Option<String>,
     },
     /// A docker archive.
     DockerArchive {
         file: PathBuf,
-        /// The name it gets when it is loaded; name and tag as asked for by default.
+        /// The name of the image when it is loaded; the requested name and tag by default.
         reference: Option<String>,
     },
 }
@@ -35,34 +37,27 @@ impl Destination {
         }
         let (kind, rest) = text.split_once(':').ok_or(EXPECTED)?;
         let (path, name) = match rest.split_once(':') {
-            Some((path, name)) => (path, Some(name.to_owned())),
+            Some((path, name)) => (path, Some(name)),
             None => (rest, None),
         };
         if path.is_empty() {
             return Err(format!("the path is missing: {EXPECTED}"));
         }
         match kind {
-            "oci" => {
-                if name
-                    .as_deref()
-                    .is_some_and(|tag| nixery_core::Tag::parse(tag).is_err())
-                {
-                    return Err("what follows the directory is no tag".into());
-                }
-                Ok(Self::Oci {
-                    directory: path.into(),
-                    tag: name,
-                })
-            }
+            "oci" if name.is_none_or(is_tag) => Ok(Self::Oci {
+                directory: path.into(),
+                tag: name.map(str::to_owned),
+            }),
+            "oci" => Err("the text after the directory is not a tag".into()),
             "docker-archive" => Ok(Self::DockerArchive {
                 file: path.into(),
-                reference: name.map(|name| reference(&name)).transpose()?,
+                reference: name.map(parse_reference).transpose()?,
             }),
             _ => Err(EXPECTED.into()),
         }
     }
 
-    /// A docker archive in the current directory: docker and podman load it as it is.
+    /// Returns a docker archive in the current directory.
     pub(crate) fn default_for(request: &ImageRequest) -> Self {
         let mut name = request.name.as_str().replace('/', "-");
         if !request.tag.is_latest() {
@@ -75,30 +70,37 @@ impl Destination {
         }
     }
 
-    /// Finds out before a long build what would stop the writing after it.
+    /// Checks before a long build that the image can be written after it.
+    ///
+    /// # Errors
+    /// A file is in the way, or the folder is missing.
     pub(crate) fn check(&self) -> Result<()> {
         let file = match self {
             Self::Store => return Ok(()),
             Self::Oci { directory, .. } => return Ok(check_oci_layout(directory)?),
             Self::DockerArchive { file, .. } => file,
         };
-        let parent = file
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = folder_of(file);
         if file.is_dir() {
-            bail!("{} is a directory: name a file to write", file.display());
+            bail!(
+                "cannot write {}: it is a directory. Fix: name a file",
+                file.display()
+            );
         }
         if !parent.is_dir() {
-            bail!("there is no directory {} to write to", parent.display());
+            bail!(
+                "cannot write {}: there is no directory {}",
+                file.display(),
+                parent.display()
+            );
         }
         Ok(())
     }
 
-    /// What to do with it next.
+    /// Suggests what to do with the image.
     pub(crate) fn hint(&self, request: &ImageRequest) -> String {
         match self {
-            Self::Store => "the registry now serves it without building".to_owned(),
+            Self::Store => "the registry serves the image without building it".to_owned(),
             Self::Oci { directory, tag } => {
                 let tag = tag.as_deref().unwrap_or(request.tag.as_str());
                 format!(
@@ -115,8 +117,12 @@ impl Destination {
     }
 }
 
-/// A name with a tag, as `docker load` accepts them.
-fn reference(text: &str) -> Result<String, String> {
+fn is_tag(text: &str) -> bool {
+    nixery_core::Tag::parse(text).is_ok()
+}
+
+/// Parses a name with a tag as `docker load` accepts them.
+fn parse_reference(text: &str) -> Result<String, String> {
     let last = text.rsplit('/').next().unwrap_or(text);
     let (name, tag) = match last.rsplit_once(':') {
         Some((_, tag)) => (&text[..text.len() - tag.len() - 1], tag),
@@ -126,8 +132,8 @@ fn reference(text: &str) -> Result<String, String> {
         && name.bytes().all(|byte| {
             byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/:".contains(&byte)
         });
-    if !name_fits || nixery_core::Tag::parse(tag).is_err() {
-        return Err(format!("{text:?} is no image name with a tag"));
+    if !name_fits || !is_tag(tag) {
+        return Err(format!("{text:?} is not an image name with a tag"));
     }
     Ok(format!("{name}:{tag}"))
 }
@@ -181,7 +187,10 @@ mod tests {
         "docker-archive:a.tar:h:80/git",
         archive("a.tar", Some("h:80/git:latest"))
     )]
-    fn destinations_are_skopeos(#[case] text: &str, #[case] expected: Destination) {
+    fn destinations_are_in_the_notation_of_skopeo(
+        #[case] text: &str,
+        #[case] expected: Destination,
+    ) {
         assert_eq!(Destination::parse(text), Ok(expected));
     }
 
@@ -202,7 +211,7 @@ mod tests {
     #[rstest]
     #[case("shell/git/htop", "latest", "shell-git-htop.tar")]
     #[case("git", "nixos-26.05", "git-nixos-26.05.tar")]
-    fn the_default_is_named_for_the_image(
+    fn the_default_has_the_name_of_the_image(
         #[case] name: &str,
         #[case] tag: &str,
         #[case] file: &str,

@@ -4,29 +4,28 @@ mod destination;
 mod report;
 mod watch;
 
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use nixery_builder::export::{Exported, write_docker_archive, write_oci_layout};
+use nixery_builder::export::{write_docker_archive, write_oci_layout};
 use nixery_builder::{Builder, Image, ImageRequest};
 use nixery_config::{
-    Arguments, ConfigErrors, LayeringSettings, NixSettings, StorageSettings, setup, start_text_log,
+    Arguments, ConfigErrors, LayeringSettings, StorageSettings, setup, start_text_log,
 };
-use nixery_core::PackageSource;
 use nixery_state::gc::DEFAULT_GRACE;
 use nixery_storage::Storage;
 
 use crate::errors::build_failure;
 use crate::progress::{Reporter, Unit};
+use crate::settings::PackageArgs;
 use crate::signals::or_interrupted;
 use crate::{image, output};
 use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
 ///
-/// Layers and finished images are kept in the blob store, the registry's by the same flags: what
-/// it has is not built again. Source, store, Nix and layers are set as for `nixery serve`.
+/// Layers and images are kept in the blob store and not built again. With the flags of `nixery serve`
+/// this is the registry's store.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -36,16 +35,16 @@ Examples:
       adds the image to the OCI layout images; skopeo copy oci:images:nixos-26.05 docker://…
   nixery build arm64/hello --output docker-archive:hello.tar:registry.example.org/hello:1
   nixery build shell/git --output store --json | jq -r .digest
-      only fills the store, so that the registry need not build")]
+      only fills the store; the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
-    /// The image's name, which lists its packages, and a tag: the branch, tag or commit of a git
+    /// The image's name, which lists its packages. The tag selects the branch, tag or commit of a git
     /// package source [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
 
     /// `docker-archive:FILE[:NAME:TAG]` for docker load and podman load, `oci:DIR[:TAG]` for an
     /// OCI layout, or `store` for the blob store only
-    /// [default: docker-archive:NAME.tar, with dashes for slashes]
+    /// [default: docker-archive:NAME.tar, with a dash for each slash]
     #[arg(short, long, value_name = "OUTPUT", value_parser = Destination::parse)]
     output: Option<Destination>,
 
@@ -62,144 +61,132 @@ pub(crate) struct BuildArgs {
     verbose: bool,
 
     #[command(flatten)]
-    source: Arguments<PackageSource>,
+    packages: PackageArgs,
     #[command(flatten)]
     storage: Arguments<StorageSettings>,
-    #[command(flatten)]
-    nix: Arguments<NixSettings>,
     #[command(flatten)]
     layering: Arguments<LayeringSettings>,
 }
 
-/// Everything that is needed before the build begins.
-struct Work {
+/// A build that is ready to start.
+struct Job {
     builder: Builder,
     storage: Arc<dyn Storage>,
     request: ImageRequest,
     destination: Destination,
     reporter: Reporter,
+    json: bool,
+    verbose: bool,
 }
 
-pub(crate) async fn run(args: BuildArgs) -> Result<ExitCode> {
-    let (json, verbose) = (args.json, args.verbose);
-    let work = or_interrupted(prepare(args)).await?;
-    let builder = work.builder.clone();
-    let done = or_interrupted(build(work, json, verbose)).await;
-    if done.is_ok() {
-        // The image is there already, and its graph is of use, not needed.
+pub(crate) async fn run(args: BuildArgs) -> Result<()> {
+    let job = or_interrupted(Job::prepare(args)).await?;
+    let result = or_interrupted(job.run()).await;
+    if result.is_ok() {
         let recorded = async {
-            builder.drain().await;
+            job.builder.drain().await;
             Ok(())
         };
+        // The image is complete without the record of its graph.
         let _ = or_interrupted(recorded).await;
     }
-    // Servers on the same store may be waiting for this build.
-    builder.release_leases().await;
-    done
+    // Other servers on the store may be waiting for this build.
+    job.builder.release_leases().await;
+    result
 }
 
-async fn prepare(args: BuildArgs) -> Result<Work> {
-    let request = image::parse(&args.image)?;
-    let destination = match args.output {
-        Some(destination) => destination,
-        None => Destination::default_for(&request),
-    };
-    destination.check()?;
+impl Job {
+    async fn prepare(args: BuildArgs) -> Result<Self> {
+        let request = image::parse(&args.image)?;
+        let destination = match args.output {
+            Some(destination) => destination,
+            None => Destination::default_for(&request),
+        };
+        destination.check()?;
 
-    let mut errors = ConfigErrors::default();
-    let source = errors.part(args.source.settings());
-    let storage = errors.part(args.storage.settings());
-    let nix = errors.part(args.nix.settings());
-    let layering = errors.part(args.layering.settings());
-    let (Some(source), Some(store), Some(nix_settings), Some(layering)) =
-        (source, storage, nix, layering)
-    else {
-        return Err(errors.into());
-    };
+        let mut errors = ConfigErrors::default();
+        let (Some((source, nix_settings)), Some(store), Some(layering)) = (
+            errors.part(args.packages.settings()),
+            errors.part(args.storage.settings()),
+            errors.part(args.layering.settings()),
+        ) else {
+            return Err(errors.into());
+        };
 
-    let filter = if args.verbose { "info" } else { "error" };
-    start_text_log(filter);
-    output::warn(store.ignored.iter().chain(&layering.ignored));
-    let storage = setup::working_storage(&store).await?;
-    let nix = Arc::new(setup::nix(&nix_settings, &store.spool)?);
-    let reporter = Reporter::new(args.quiet);
-    let builder = setup::builder(
-        source,
-        &nix_settings,
-        &layering,
-        &store.spool,
-        nix,
-        Arc::clone(&storage),
-        DEFAULT_GRACE,
-    )
-    .await?;
-    Ok(Work {
-        builder,
-        storage,
-        request,
-        destination,
-        reporter,
-    })
-}
-
-async fn build(work: Work, json: bool, verbose: bool) -> Result<ExitCode> {
-    let (request, destination) = (&work.request, &work.destination);
-    let mut reporter = work.reporter;
-    let build = work.builder.start(request.clone());
-    watch::watch(&build, &mut reporter, verbose).await;
-    let image = match build.wait().await {
-        Ok(image) => image,
-        Err(error) => {
-            reporter.finish();
-            return Err(build_failure(&**work.builder.nix(), error).await);
-        }
-    };
-    let exported = export(&image, &work.storage, destination, request, &mut reporter)
-        .await
-        .with_context(|| format!("the image is built, but not written to {destination}"));
-    reporter.finish();
-    exported?;
-    let took = build.summary().elapsed;
-    if json {
-        output::json(&report::json(&image, request, destination, took))?;
-    } else {
-        output::text(&report::text(&image, request, destination, took))?;
+        start_text_log(if args.verbose { "info" } else { "error" });
+        output::warn(store.ignored.iter().chain(&layering.ignored));
+        let storage = setup::working_storage(&store).await?;
+        let nix = setup::nix(&nix_settings, &store.spool)?;
+        let reporter = Reporter::new(args.quiet);
+        let builder = setup::builder(
+            source,
+            &nix_settings,
+            &layering,
+            &store.spool,
+            Arc::new(nix),
+            Arc::clone(&storage),
+            DEFAULT_GRACE,
+        )
+        .await?;
+        Ok(Self {
+            builder,
+            storage,
+            request,
+            destination,
+            reporter,
+            json: args.json,
+            verbose: args.verbose,
+        })
     }
-    Ok(ExitCode::SUCCESS)
-}
 
-async fn export(
-    image: &Image,
-    storage: &Arc<dyn Storage>,
-    destination: &Destination,
-    request: &ImageRequest,
-    reporter: &mut Reporter,
-) -> Result<Exported> {
-    let (told, mut heard) = tokio::sync::watch::channel(0);
-    let progress = move |bytes| told.send_modify(|done| *done += bytes);
-    let write = async {
-        let exported = match destination {
-            Destination::Store => Exported::default(),
+    async fn run(&self) -> Result<()> {
+        let Self {
+            request,
+            destination,
+            reporter,
+            ..
+        } = self;
+        let build = self.builder.start(request.clone());
+        watch::watch(&build, reporter, self.verbose).await;
+        let image = match build.wait().await {
+            Ok(image) => image,
+            Err(error) => {
+                reporter.finish();
+                return Err(build_failure(&**self.builder.nix(), error).await);
+            }
+        };
+        let exported = self.export(&image).await;
+        reporter.finish();
+        exported
+            .with_context(|| format!("the image is built, but not written to {destination}"))?;
+        let elapsed = build.summary().elapsed;
+        let report = report::json(&image, request, destination, elapsed);
+        output::result(self.json, &report, || {
+            report::text(&image, request, destination, elapsed)
+        })
+    }
+
+    async fn export(&self, image: &Image) -> Result<()> {
+        let total = image.size() + image.config.size;
+        let (reporter, mut done) = (self.reporter.clone(), 0);
+        let progress = move |bytes| {
+            done += bytes;
+            reporter.at(Unit::Bytes, "write", done, total, "");
+        };
+        let (request, storage) = (&self.request, &self.storage);
+        match &self.destination {
+            Destination::Store => {}
             Destination::Oci { directory, tag } => {
                 let tag = tag.as_deref().unwrap_or(request.tag.as_str());
-                write_oci_layout(image, storage, directory, tag, progress).await?
+                write_oci_layout(image, storage, directory, tag, progress).await?;
             }
             Destination::DockerArchive { file, reference } => {
                 let reference = reference
                     .clone()
                     .unwrap_or_else(|| format!("{}:{}", request.name.as_str(), request.tag));
-                write_docker_archive(image, storage, file, &[reference], progress).await?
+                write_docker_archive(image, storage, file, &[reference], progress).await?;
             }
-        };
-        anyhow::Ok(exported)
-    };
-    let total = image.size() + image.config.size;
-    let show = async {
-        while heard.changed().await.is_ok() {
-            let done = *heard.borrow_and_update();
-            reporter.at(Unit::Bytes, "write", done, total, "");
         }
-    };
-    let (exported, ()) = tokio::join!(write, show);
-    exported
+        Ok(())
+    }
 }

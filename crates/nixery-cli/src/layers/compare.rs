@@ -1,29 +1,28 @@
 //! `nixery layers compare`.
 
-use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use super::draw::{LayerBar, LayerPanel, layers_svg};
 use anyhow::Result;
 use nixery_core::{LayerPlan, PlannedLayer, ReferenceGraph};
 use serde::Serialize;
 
-use super::graph::{GraphArgs, ImageSourceArgs};
+use super::bars::{LayerBar, LayerPanel, layers_svg};
+use super::graph::GraphArgs;
 use super::sharing::Measure;
 use super::strategies::{Data, DataArgs, Named, Strategy};
+use super::total_size;
 use crate::output;
 use crate::progress::bytes;
 
-/// Plan one graph with every strategy: how many layers, and how large.
+/// Plan one graph with every strategy, and compare the number and sizes of layers.
 ///
-/// How good a strategy is shows with many images that change: see `nixery layers replay`.
+/// `nixery lab replay` compares strategies for many images that change.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   nixery layers compare shell/git/htop --pkgs-path ./packages
   nixery layers compare graph.json --pop popularity.json --plan nixpkgs.plan
-  nixery layers compare graph.json --budget 20 --out layers.svg    a picture of all, side by side")]
+  nixery layers compare graph.json --budget 20 --out layers.svg    a picture of all")]
 pub(super) struct CompareArgs {
     #[command(flatten)]
     graph: GraphArgs,
@@ -31,7 +30,7 @@ pub(super) struct CompareArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Only this strategy; may be repeated [default: all that there is data for]
+    /// Use only this strategy; may be repeated [default: all that there is data for]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Vec<Strategy>,
 
@@ -39,13 +38,9 @@ pub(super) struct CompareArgs {
     #[arg(long)]
     json: bool,
 
-    /// Draws a picture (SVG) as well: the layers of each strategy as bars
+    /// Also draw a picture (SVG) with the layers of each strategy as bars
     #[arg(long, short, value_name = "FILE", value_parser = output::file)]
     out: Option<PathBuf>,
-
-    // Last: the flags after it would stand under its heading.
-    #[command(flatten)]
-    images: ImageSourceArgs,
 }
 
 #[derive(Serialize)]
@@ -55,16 +50,16 @@ struct Row {
     id: String,
     layers: usize,
     nar_size: u64,
-    /// NAR bytes, as all sizes; 0 without layers.
+    /// NAR bytes, like all sizes; 0 without layers.
     largest: u64,
     median: u64,
     smallest: u64,
 }
 
-pub(super) async fn run(args: CompareArgs) -> Result<ExitCode> {
+pub(super) async fn run(args: CompareArgs) -> Result<()> {
     let data = args.data.load_for(&args.graph).await?;
     let strategies = data.all(&args.strategy)?;
-    let graph = args.graph.read(&args.images).await?;
+    let graph = args.graph.read().await?;
     let plans: Vec<(Named, LayerPlan)> = strategies
         .into_iter()
         .map(|named| {
@@ -80,12 +75,7 @@ pub(super) async fn run(args: CompareArgs) -> Result<ExitCode> {
         let svg = picture(&args.graph.name(), &graph, &plans, &data);
         output::write(Some(out), svg.as_bytes())?;
     }
-    if args.json {
-        output::json(&rows)?;
-    } else {
-        output::text(&table(&rows, &graph))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    output::result(args.json, &rows, || table(&rows, &graph))
 }
 
 impl Row {
@@ -96,7 +86,7 @@ impl Row {
             strategy: named.name,
             id: named.strategy.id(),
             layers: sizes.len(),
-            nar_size: u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX),
+            nar_size: total_size(graph),
             largest: sizes.last().copied().unwrap_or_default(),
             median: sizes.get(sizes.len() / 2).copied().unwrap_or_default(),
             smallest: sizes.first().copied().unwrap_or_default(),
@@ -105,30 +95,19 @@ impl Row {
 }
 
 fn table(rows: &[Row], graph: &ReferenceGraph) -> String {
-    let width = rows
-        .iter()
-        .map(|row| row.strategy.len())
-        .max()
-        .unwrap_or(0)
-        .max(8);
-    let mut text = format!(
-        "{:<width$}  {:>6}  {:>10}  {:>10}  {:>10}\n",
-        "strategy", "layers", "largest", "median", "smallest"
-    );
+    let width = rows.iter().map(|row| row.strategy.len()).max();
+    let width = width.unwrap_or_default().max(8);
+    let line = |strategy, layers: &str, [largest, median, smallest]: [&str; 3]| {
+        format!("{strategy:<width$}  {layers:>6}  {largest:>10}  {median:>10}  {smallest:>10}\n")
+    };
+    let mut text = line("strategy", "layers", ["largest", "median", "smallest"]);
     for row in rows {
-        let (largest, median) = (bytes(row.largest), bytes(row.median));
-        // Writing to a string does not fail.
-        let _ = writeln!(
-            text,
-            "{:<width$}  {:>6}  {largest:>10}  {median:>10}  {:>10}",
-            row.strategy,
-            row.layers,
-            bytes(row.smallest)
-        );
+        let sizes = [row.largest, row.median, row.smallest].map(bytes);
+        let sizes = sizes.each_ref().map(String::as_str);
+        text += &line(row.strategy, &row.layers.to_string(), sizes);
     }
-    let total = bytes(u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX));
-    let _ = writeln!(text, "{} paths, {total} uncompressed", graph.len());
-    text
+    let total = bytes(total_size(graph));
+    text + &format!("{} paths, {total} uncompressed\n", graph.len())
 }
 
 fn picture(
@@ -139,9 +118,9 @@ fn picture(
 ) -> String {
     let measure = Measure::of(data, graph);
     let panel = |(named, plan): &(Named, LayerPlan)| {
-        let bar = |(place, layer): (usize, &PlannedLayer)| {
+        let bar = |(index, layer): (usize, &PlannedLayer)| {
             let sharing = measure.of_layer(graph, layer);
-            let (size, number) = (bytes(layer.nar_size), place + 1);
+            let (number, size) = (index + 1, bytes(layer.nar_size));
             let mut tip = format!("layer {number}: {size}\n{}", layer.reason);
             if let Some(sharing) = sharing {
                 tip = format!("{tip}\n{}", measure.sentence(sharing));
@@ -153,21 +132,16 @@ fn picture(
             }
         };
         let largest = plan.layers.iter().map(|layer| layer.nar_size).max();
+        let (layers, largest) = (plan.layers.len(), bytes(largest.unwrap_or_default()));
         LayerPanel {
-            title: format!(
-                "{}: {} layers, the largest {}",
-                named.name,
-                plan.layers.len(),
-                bytes(largest.unwrap_or_default())
-            ),
+            title: format!("{}: {layers} layers, the largest {largest}", named.name),
             bars: plan.layers.iter().enumerate().map(bar).collect(),
         }
     };
     let panels: Vec<LayerPanel> = plans.iter().map(panel).collect();
-    let total = bytes(u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX));
+    let (paths, total) = (graph.len(), bytes(total_size(graph)));
     let heading = format!(
-        "{name}: {} paths, {total}, in at most {} layers",
-        graph.len(),
+        "{name}: {paths} paths, {total}, in at most {} layers",
         data.budget
     );
     layers_svg(&heading, measure.meaning(), &panels)

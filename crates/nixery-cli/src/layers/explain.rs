@@ -1,24 +1,22 @@
 //! `nixery layers explain`.
 
 use std::cmp::Reverse;
-use std::fmt::Write;
-use std::process::ExitCode;
 
 use anyhow::Result;
 use nixery_core::{LayerPlan, NodeId, PlannedLayer, ReferenceGraph, StorePath};
 use serde::Serialize;
 
-use super::graph::{GraphArgs, ImageSourceArgs};
+use super::graph::GraphArgs;
 use super::sharing::{Measure, Sharing};
 use super::strategies::{DataArgs, Strategy};
 use crate::output;
 use crate::progress::bytes;
 
-/// Explain each layer: its size, why its paths are together, how widely they are shared.
+/// Explain each layer: its size, why its paths share it, and how widely they are shared.
 ///
-/// How widely a path is shared is told by the plan (the share of the images that it was made from
-/// that have the path), else by the popularity data (how many packages refer to it), else by the
-/// graph (how many of its other paths refer to it).
+/// The measure of sharing is, with a plan, the share of the plan's sample images that have the path. With
+/// popularity data it is the number of packages that refer to the path, and otherwise the number of paths
+/// of the graph that refer to it.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -26,8 +24,8 @@ Examples:
   nixery layers explain shell/git/htop --plan nixpkgs.plan --pkgs-path ./packages
   nixery layers explain graph.json --strategy dominator --pop popularity.json --json
 
-The packages of an image are found and built as by nixery build; nothing is packed or stored. Where a
-file has the name of an image, the tag says what is meant: git:latest.")]
+The packages of an image are built as by nixery build; nothing is packed or stored. If a file has the
+name of the image, add the tag: git:latest.")]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     graph: GraphArgs,
@@ -35,7 +33,7 @@ pub(super) struct ExplainArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// How paths are grouped [default, as in a registry: plan with --plan, else dominator with --pop,
+    /// How to group paths [default, as in a registry: plan with --plan, else dominator with --pop,
     /// --threshold or --weight, else size]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
@@ -43,10 +41,6 @@ pub(super) struct ExplainArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-
-    // Last: the flags after it would stand under its heading.
-    #[command(flatten)]
-    images: ImageSourceArgs,
 }
 
 #[derive(Serialize)]
@@ -54,9 +48,9 @@ pub(super) struct ExplainArgs {
 struct Explanation<'a> {
     /// The strategy's id.
     strategy: String,
-    /// What tells how widely paths are shared: `plan`, `popularity` or `graph`.
+    /// The measure of sharing: `plan`, `popularity` or `graph`.
     shared_by: &'static str,
-    /// Images that the plan was made from.
+    /// The number of images that the plan was made from.
     samples: Option<u32>,
     layers: Vec<Layer<'a>>,
 }
@@ -69,7 +63,7 @@ struct Layer<'a> {
     reason: &'a str,
     rating: u64,
     shared: Option<Sharing>,
-    /// The largest first.
+    /// In descending order of size.
     paths: Vec<Path<'a>>,
 }
 
@@ -81,19 +75,14 @@ struct Path<'a> {
     shared: Option<u64>,
 }
 
-pub(super) async fn run(args: ExplainArgs) -> Result<ExitCode> {
+pub(super) async fn run(args: ExplainArgs) -> Result<()> {
     let data = args.data.load_for(&args.graph).await?;
     let strategy = data.one(args.strategy)?;
-    let graph = args.graph.read(&args.images).await?;
+    let graph = args.graph.read().await?;
     let plan = strategy.plan(&graph, data.budget);
     let measure = Measure::of(&data, &graph);
     let explanation = explain(&graph, &plan, &measure, strategy.id());
-    if args.json {
-        output::json(&explanation)?;
-    } else {
-        output::text(&for_people(&explanation, &measure))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    output::result(args.json, &explanation, || text(&explanation, &measure))
 }
 
 fn explain<'a>(
@@ -102,7 +91,7 @@ fn explain<'a>(
     measure: &Measure<'_>,
     strategy: String,
 ) -> Explanation<'a> {
-    let layer = |(place, layer): (usize, &'a PlannedLayer)| {
+    let layer = |(index, layer): (usize, &'a PlannedLayer)| {
         let path = |&path: &NodeId| {
             let node = graph.node(path);
             Path {
@@ -114,7 +103,7 @@ fn explain<'a>(
         let mut paths: Vec<_> = layer.paths.iter().map(path).collect();
         paths.sort_by_key(|path| (Reverse(path.nar_size), path.path));
         Layer {
-            number: place + 1,
+            number: index + 1,
             nar_size: layer.nar_size,
             reason: &layer.reason,
             rating: layer.rating,
@@ -122,62 +111,40 @@ fn explain<'a>(
             paths,
         }
     };
+    let (shared_by, samples) = match measure {
+        Measure::Plan(plan) => ("plan", Some(plan.samples())),
+        Measure::Popularity(_) => ("popularity", None),
+        Measure::Graph(_) => ("graph", None),
+    };
     Explanation {
         strategy,
-        shared_by: match measure {
-            Measure::Reach(_) => "plan",
-            Measure::Popularity(_) => "popularity",
-            Measure::Image(_) => "graph",
-        },
-        samples: match measure {
-            Measure::Reach(plan) => Some(plan.samples()),
-            Measure::Popularity(_) | Measure::Image(_) => None,
-        },
+        shared_by,
+        samples,
         layers: plan.layers.iter().enumerate().map(layer).collect(),
     }
 }
 
-fn for_people(explanation: &Explanation<'_>, measure: &Measure<'_>) -> String {
-    let mut text = String::new();
+fn text(explanation: &Explanation<'_>, measure: &Measure<'_>) -> String {
+    let (mut text, mut total_size, mut total_paths) = (String::new(), 0u64, 0);
     for layer in &explanation.layers {
-        let (number, size) = (layer.number, bytes(layer.nar_size));
-        let plural = if layer.paths.len() == 1 {
-            "path"
-        } else {
-            "paths"
-        };
-        let count = layer.paths.len();
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "layer {number}: {size}, {count} {plural}");
-        let _ = writeln!(text, "  why: {}", layer.reason);
+        let (number, size, count) = (layer.number, layer.nar_size, layer.paths.len());
+        let plural = if count == 1 { "path" } else { "paths" };
+        text += &format!("layer {number}: {}, {count} {plural}\n", bytes(size));
+        text += &format!("  why: {}\n", layer.reason);
         if let Some(sharing) = layer.shared {
-            let _ = writeln!(text, "  shared: {}", measure.sentence(sharing));
+            text += &format!("  shared: {}\n", measure.sentence(sharing));
         }
         for path in &layer.paths {
             let size = bytes(path.nar_size);
-            let shared = path
-                .shared
-                .map_or_else(String::new, |value| measure.words(value));
-            let _ = writeln!(text, "  {size:>10}  {shared:>7}  {}", path.path.as_str());
+            let shared = path.shared.map(|value| measure.words(value));
+            let shared = shared.unwrap_or_default();
+            text += &format!("  {size:>10}  {shared:>7}  {}\n", path.path.as_str());
         }
         text.push('\n');
+        total_size = total_size.saturating_add(size);
+        total_paths += count;
     }
-    let size = explanation
-        .layers
-        .iter()
-        .map(|layer| u128::from(layer.nar_size))
-        .sum::<u128>();
-    let size = bytes(u64::try_from(size).unwrap_or(u64::MAX));
-    let paths: usize = explanation
-        .layers
-        .iter()
-        .map(|layer| layer.paths.len())
-        .sum();
-    let _ = writeln!(
-        text,
-        "{} layers, {paths} paths, {size}, by {}",
-        explanation.layers.len(),
-        explanation.strategy
-    );
-    text
+    let (layers, size) = (explanation.layers.len(), bytes(total_size));
+    let strategy = &explanation.strategy;
+    text + &format!("{layers} layers, {total_paths} paths, {size}, by {strategy}\n")
 }

@@ -1,7 +1,14 @@
-//! `nixery layers`: planning one graph or image, and its subcommands.
+//! `nixery layers`: plans the layers of one graph or image.
+
+mod bars;
+mod compare;
+mod explain;
+mod graph;
+mod graphviz;
+mod sharing;
+pub(crate) mod strategies;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
@@ -11,23 +18,13 @@ use nixery_core::{
 use serde::Serialize;
 
 use crate::output;
-use graph::{GraphArgs, ImageSourceArgs};
+use graph::GraphArgs;
 use strategies::{DataArgs, Strategy};
 
-mod compare;
-mod draw;
-mod explain;
-mod from_server;
-mod graph;
-mod graphviz;
-mod replay;
-mod sharing;
-mod strategies;
-
-/// Plan the layers of a reference graph or an image, and show which path goes where and why.
+/// Plan the layers of a reference graph or an image, and show why paths share a layer.
 ///
-/// A graph is what Nix writes for exportReferencesGraph with structured attributes, or what
-/// `nix path-info --json --recursive` prints. The flags are those of the older group-layers tool.
+/// A graph is the output of Nix for exportReferencesGraph with structured attributes, or of
+/// `nix path-info --json --recursive`. The flags include those of the original's tool group-layers.
 #[derive(clap::Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -42,11 +39,9 @@ Examples:
   nixery layers graph.json --format dot | dot -Tpdf > layers.pdf
   nixery layers explain graph.json --plan nixpkgs.plan
   nixery layers compare graph.json --out layers.svg
-  nixery layers replay workload.json
-  nixery layers replay --from-server --storage-path /var/lib/nixery
 
-A file that is named as a command is: ./explain. The older tool separates paths from a popularity of
-1000 on: --threshold 1000. The original's documented example comes out with --weight nar."
+Write ./explain for a file with the name of a subcommand. Two flags give the results of group-layers:
+--threshold 1000 separates paths as it does, and --weight nar gives the example that it documents."
 )]
 pub(crate) struct LayersArgs {
     #[command(subcommand)]
@@ -58,22 +53,18 @@ pub(crate) struct LayersArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// How paths are grouped [default, as in a registry: plan with --plan, else dominator with --pop,
+    /// How to group paths [default, as in a registry: plan with --plan, else dominator with --pop,
     /// --threshold or --weight, else size]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
 
-    /// Where to write; the ending .json, .dot or .svg selects the format [default: standard output]
+    /// The file to write; its ending .json, .dot or .svg selects the format [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 
-    /// What to write [default: by the ending of --out, else json with --out, else table]
+    /// The format of the output [default: by the ending of --out, else json with --out, else table]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-
-    // Last: the flags after it would stand under its heading.
-    #[command(flatten)]
-    images: ImageSourceArgs,
 }
 
 #[derive(Subcommand)]
@@ -82,22 +73,21 @@ pub(crate) struct LayersArgs {
 enum LayersCommand {
     Explain(explain::ExplainArgs),
     Compare(compare::CompareArgs),
-    Replay(replay::ReplayArgs),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// One line per layer
     Table,
-    /// A list of layers with their contents
+    /// A list of layers with their store paths
     Json,
-    /// A picture for Graphviz
+    /// A graph for Graphviz
     Dot,
     /// A picture, drawn by Graphviz
     Svg,
 }
 
-/// A layer in the JSON output; `contents` is where the older tool has it.
+/// A layer in the JSON output; `contents` has its name from the original tool.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct JsonLayer<'a> {
@@ -105,16 +95,15 @@ struct JsonLayer<'a> {
     nar_size: u64,
     rating: u64,
     reason: &'a str,
-    /// The key under which the original Nixery has a layer of these paths in its bucket.
+    /// The key of a layer with these paths in a bucket of the original Nixery.
     #[serde(rename = "original_key")]
     original_key: String,
 }
 
-pub(crate) async fn run(args: LayersArgs) -> Result<ExitCode> {
+pub(crate) async fn run(args: LayersArgs) -> Result<()> {
     match args.command {
         Some(LayersCommand::Explain(args)) => return explain::run(args).await,
         Some(LayersCommand::Compare(args)) => return compare::run(args).await,
-        Some(LayersCommand::Replay(args)) => return replay::run(args).await,
         None => {}
     }
     let format = args
@@ -122,16 +111,15 @@ pub(crate) async fn run(args: LayersArgs) -> Result<ExitCode> {
         .unwrap_or_else(|| by_ending(args.out.as_deref()));
     let data = args.data.load_for(&args.graph).await?;
     let strategy = data.one(args.strategy)?;
-    let graph = args.graph.read(&args.images).await?;
+    let graph = args.graph.read().await?;
     let plan = strategy.plan(&graph, data.budget);
     let bytes = match format {
         Format::Table => to_table(&graph, &plan).into_bytes(),
         Format::Json => to_json(&graph, &plan)?,
         Format::Dot => to_dot(&graph, &plan).into_bytes(),
-        Format::Svg => graphviz::svg(to_dot(&graph, &plan))?,
+        Format::Svg => graphviz::svg(&to_dot(&graph, &plan))?,
     };
-    output::write(args.out.as_deref(), &bytes)?;
-    Ok(ExitCode::SUCCESS)
+    output::write(args.out.as_deref(), &bytes)
 }
 
 fn by_ending(out: Option<&Path>) -> Format {
@@ -160,4 +148,9 @@ fn to_json(graph: &ReferenceGraph, plan: &LayerPlan) -> Result<Vec<u8>> {
     let mut bytes = serde_json::to_vec_pretty(&layers)?;
     bytes.push(b'\n');
     Ok(bytes)
+}
+
+/// The NAR bytes of all paths of a graph.
+fn total_size(graph: &ReferenceGraph) -> u64 {
+    u64::try_from(graph.total_nar_size()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,4 @@
-//! Which strategies a command plans with, and the data they plan by.
+//! The layer strategies of a command, and their data.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,24 +12,25 @@ use nixery_core::{
 };
 
 use super::graph::GraphArgs;
-use crate::errors::Usage;
+use crate::errors::usage;
 
-/// What every strategy is told.
+/// The budget, and the data of the strategies.
 #[derive(clap::Args)]
-pub(super) struct DataArgs {
-    /// Popularity data, as `nixery popcount` writes it: a path or a URL [default: none]
+pub(crate) struct DataArgs {
+    /// Popularity data, as `nixery lab popcount` writes it: a path or a URL [default: none]
     #[arg(long, value_name = "FILE", visible_alias = "popularity")]
     pop: Option<String>,
 
-    /// A cluster plan, as `nixery plan build` writes it: a path or a URL [default: none]
+    /// A cluster plan, as `nixery lab plan build` writes it: a path or a URL [default: none]
     #[arg(long, value_name = "FILE")]
     plan: Option<String>,
 
-    /// Most layers; of an image one of them is the root layer, which is not shown
+    /// The most layers. One layer of an image is the root layer, which is not shown
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_BUDGET)]
-    pub(super) budget: NonZeroUsize,
+    pub(crate) budget: NonZeroUsize,
 
-    /// For `dominator`: popularity from which a path is separated from what needs it [default: 100]
+    /// For `dominator`: the popularity from which a path is separated from the paths that need it
+    /// [default: 100]
     #[arg(long, value_name = "COUNT")]
     threshold: Option<u64>,
 
@@ -39,31 +40,31 @@ pub(super) struct DataArgs {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Strategy {
-    /// The original's: dominator trees, popularity times size
+pub(crate) enum Strategy {
+    /// As the original Nixery: by dominator trees, popularity and size
     Dominator,
-    /// By size alone, without any data
+    /// By size, without data
     Size,
-    /// By a cluster plan, which --plan names
+    /// By the cluster plan of --plan
     Plan,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum WeightName {
-    /// With all it references, as the original's code has it
+    /// The path with all that it references, as in the original's code
     #[value(alias = "closure-size")]
     Closure,
-    /// The path alone
+    /// Only the path
     #[value(alias = "nar-size")]
     Nar,
 }
 
-/// The data, loaded.
-pub(super) struct Data {
-    /// The strategy where none is asked for.
+/// The loaded data.
+pub(crate) struct Data {
+    /// The strategy that is used when none is named.
     best: Strategy,
-    pub(super) budget: NonZeroUsize,
-    /// Looked up across versions, as servers do.
+    pub(crate) budget: NonZeroUsize,
+    /// Looked up across versions, as in a registry.
     pub(super) popularity: Option<Popularity>,
     exact_popularity: Option<Popularity>,
     pub(super) plan: Option<Arc<ClusterPlan>>,
@@ -71,14 +72,18 @@ pub(super) struct Data {
     weight: Weight,
 }
 
-/// A strategy and what to call it.
-pub(super) struct Named {
-    pub(super) name: &'static str,
-    pub(super) strategy: Box<dyn LayerStrategy>,
+/// A strategy and its name in tables.
+pub(crate) struct Named {
+    pub(crate) name: &'static str,
+    pub(crate) strategy: Box<dyn LayerStrategy>,
 }
 
 impl DataArgs {
-    pub(super) async fn load(&self) -> Result<Data> {
+    /// Loads the data.
+    ///
+    /// # Errors
+    /// A file or URL cannot be read.
+    pub(crate) async fn load(&self) -> Result<Data> {
         let exact_popularity = match &self.pop {
             Some(location) => Some(load_popularity(location).await?),
             None => None,
@@ -87,7 +92,7 @@ impl DataArgs {
             Some(location) => Some(Arc::new(load_cluster_plan(location).await?)),
             None => None,
         };
-        // As a registry chooses; and whoever says how `dominator` is to group wants it.
+        // As in a registry. Options of `dominator` select it, too.
         let for_dominator = self.pop.is_some() || self.threshold.is_some() || self.weight.is_some();
         let best = match &plan {
             Some(_) => Strategy::Plan,
@@ -108,8 +113,10 @@ impl DataArgs {
         })
     }
 
-    /// The same for the graph or image that a command is about: of an image's budget the root layer takes its part,
-    /// as in a registry.
+    /// Loads the data for a graph or image. The root layer is part of an image's budget, as in a registry.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
     pub(super) async fn load_for(&self, graph: &GraphArgs) -> Result<Data> {
         let mut data = self.load().await?;
         if graph.is_image() {
@@ -120,7 +127,10 @@ impl DataArgs {
 }
 
 impl Data {
-    /// The strategy asked for, else the one that is taken without a word.
+    /// Returns the named strategy, or the one that a registry with this data uses.
+    ///
+    /// # Errors
+    /// `plan` is named, and there is no plan.
     pub(super) fn one(&self, strategy: Option<Strategy>) -> Result<Box<dyn LayerStrategy>> {
         Ok(match strategy.unwrap_or(self.best) {
             Strategy::Dominator => self.dominator(self.popularity.clone().unwrap_or_default()),
@@ -129,38 +139,34 @@ impl Data {
         })
     }
 
-    /// The strategies asked for, else all that there is data for; `dominator` in all variants.
-    pub(super) fn all(&self, strategies: &[Strategy]) -> Result<Vec<Named>> {
+    /// Returns the named strategies, or all that there is data for; `dominator` in all variants.
+    ///
+    /// # Errors
+    /// As [`Self::one`].
+    pub(crate) fn all(&self, strategies: &[Strategy]) -> Result<Vec<Named>> {
         let wanted = |strategy| strategies.contains(&strategy) || strategies.is_empty();
         let mut all = Vec::new();
+        let mut add = |name, strategy| all.push(Named { name, strategy });
         if wanted(Strategy::Dominator) {
-            let name = "dominator, no popularity";
-            let strategy = self.dominator(Popularity::default());
-            all.push(Named { name, strategy });
-            if let Some(popularity) = &self.exact_popularity {
-                let name = "dominator, popularity of exact names";
-                let strategy = self.dominator(popularity.clone());
-                all.push(Named { name, strategy });
-            }
-            if let Some(popularity) = &self.popularity {
-                let name = "dominator, popularity of any version";
-                let strategy = self.dominator(popularity.clone());
-                all.push(Named { name, strategy });
+            let none = Some(Popularity::default());
+            for (name, popularity) in [
+                ("dominator, no popularity", &none),
+                (
+                    "dominator, popularity of exact names",
+                    &self.exact_popularity,
+                ),
+                ("dominator, popularity of any version", &self.popularity),
+            ] {
+                if let Some(popularity) = popularity {
+                    add(name, self.dominator(popularity.clone()));
+                }
             }
         }
         if wanted(Strategy::Size) {
-            let strategy = Box::new(Size);
-            all.push(Named {
-                name: "size",
-                strategy,
-            });
+            add("size", Box::new(Size));
         }
         if wanted(Strategy::Plan) && (self.plan.is_some() || !strategies.is_empty()) {
-            let strategy = self.clustered()?;
-            all.push(Named {
-                name: "plan",
-                strategy,
-            });
+            add("plan", self.clustered()?);
         }
         Ok(all)
     }
@@ -176,10 +182,9 @@ impl Data {
     fn clustered(&self) -> Result<Box<dyn LayerStrategy>> {
         match &self.plan {
             Some(plan) => Ok(Box::new(Clustered { plan: plan.clone() })),
-            None => {
-                let message = "--strategy plan needs a plan: name one with --plan FILE";
-                Err(Usage(message.to_owned()).into())
-            }
+            None => Err(usage(
+                "--strategy plan needs a cluster plan. Fix: name one with --plan FILE",
+            )),
         }
     }
 }

@@ -60,7 +60,8 @@ pub enum Grouping<'a> {
 
 /// The counts of a replay. Bytes are compressed bytes; sums saturate.
 #[non_exhaustive]
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ReplayCounts {
     /// Bytes that clients fetched.
     pub bytes: u64,

@@ -5,14 +5,14 @@
 #[non_exhaustive]
 pub enum ClusterPlanError {
     /// The bytes are not zstd, or damaged.
-    #[error("not a cluster plan, or damaged. Fix: make one with `nixery plan build`")]
+    #[error("not a cluster plan, or damaged. Fix: make one with `nixery lab plan build`")]
     Damaged(#[source] std::io::Error),
     /// The compressed text is not a plan.
     #[error("not a cluster plan: its first line must be 'nixery cluster plan 1'")]
     NotAPlan,
     /// A later version of the program wrote it.
     #[error(
-        "the cluster plan has format {found:?}, but this program reads format 1. Fix: make one with this program's `nixery plan build`"
+        "the cluster plan has format {found:?}, but this program reads format 1. Fix: make one with this program's `nixery lab plan build`"
     )]
     Version {
         /// The format's number as written.

@@ -1,22 +1,23 @@
-//! Packages of a package set as a source of a plan: evaluated, built, and asked for their closures.
+//! Packages of a package set as a source of a plan: they are built for their closures.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_config::{Arguments, NixSettings, setup};
+use nixery_config::setup;
 use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, Tag};
 use nixery_lab::cluster_plan::PathCollection;
 use nixery_lab::reference_sink::ReferenceSink;
 use nixery_nix::{EvaluationRequest, PackageSetEvent, batches, every_package};
 
-use crate::errors::{Usage, build_failure};
+use crate::errors::{build_failure, usage};
 use crate::image;
 use crate::progress::{Reporter, Unit};
+use crate::settings::PackageArgs;
 use crate::signals::or_interrupted;
 
-/// Which packages, of which set.
+/// Packages of a package set.
 #[derive(Default, clap::Args)]
 #[command(group = clap::ArgGroup::new("packages").multiple(true))]
 pub(super) struct AttributeArgs {
@@ -24,13 +25,13 @@ pub(super) struct AttributeArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', group = "packages")]
     attrs: Vec<String>,
 
-    /// A file that names one such package per line; lines that begin with `#` are passed over
+    /// A file with one such package per line; lines that begin with `#` are ignored
     #[arg(long, value_name = "FILE", group = "packages")]
     attrs_file: Option<PathBuf>,
 
-    /// All packages of the package set, as nix-env finds them (also in sets with recurseForDerivations);
-    /// what does not evaluate or build is left out and told. What is built stays in Nix's store until
-    /// its garbage is collected, so after an interruption the same command soon is where it was
+    /// Build all packages of the package set that nix-env finds, also in sets with recurseForDerivations.
+    /// Packages that do not evaluate or build are left out and reported. Built packages stay in Nix's
+    /// store, so the same command continues quickly after an interruption
     #[arg(long, conflicts_with_all = ["attrs", "attrs_file"], group = "packages")]
     all: bool,
 
@@ -44,9 +45,7 @@ pub(super) struct AttributeArgs {
     tag: String,
 
     #[command(flatten)]
-    source: Arguments<PackageSource>,
-    #[command(flatten)]
-    nix: Arguments<NixSettings>,
+    set: PackageArgs,
 }
 
 impl AttributeArgs {
@@ -55,16 +54,16 @@ impl AttributeArgs {
         self.all || !self.attrs.is_empty() || self.attrs_file.is_some()
     }
 
-    /// What to warn of where a package set is given and nothing of it is asked for.
+    /// Returns a warning if a package set is given and none of its packages.
     pub(super) fn unused(&self) -> Option<&'static str> {
-        (!self.given() && self.source.given()).then_some(
-            "the package set is not used: --attrs, --attrs-file or --all say what to take of it",
+        (!self.given() && self.set.source.given()).then_some(
+            "the package set is not used. Fix: select packages of it with --attrs, --attrs-file or --all",
         )
     }
 
-    /// Where they come from, in a few words without folders.
+    /// Describes the package set in a few words, without folders.
     pub(super) fn described(&self) -> Option<String> {
-        let source = self.given().then(|| self.source.settings().ok())??;
+        let source = self.given().then(|| self.set.source.settings().ok())??;
         let PackageSource::Path(path) = &source else {
             return Some(format!("{source} {}", self.tag));
         };
@@ -77,14 +76,11 @@ impl AttributeArgs {
             let text = std::fs::read_to_string(file)
                 .with_context(|| format!("cannot read {}", file.display()))?;
             let lines = text.lines().map(str::trim);
-            names.extend(
-                lines
-                    .filter(|line| !line.is_empty() && !line.starts_with('#'))
-                    .map(str::to_owned),
-            );
+            let packages = lines.filter(|line| !line.starts_with('#'));
+            names.extend(packages.map(str::to_owned));
         }
         names.remove("");
-        // What is in every image is in every sample.
+        // Every image has these packages, and so has every sample.
         names.extend(REQUIRED_PACKAGES.iter().map(|&name| name.to_owned()));
         Ok(names.into_iter().collect())
     }
@@ -92,13 +88,13 @@ impl AttributeArgs {
     /// Builds the packages and adds their closures.
     ///
     /// # Errors
-    /// Wrong settings, named packages that are missing or fail, or Nix cannot work.
+    /// A setting is invalid, a named package is missing or fails, or Nix cannot work.
     pub(super) async fn add_to(
         &self,
         paths: &mut PathCollection,
-        reporter: &mut Reporter,
+        reporter: &Reporter,
     ) -> Result<()> {
-        let tag = Tag::parse(&self.tag).map_err(|error| Usage(error.to_string()))?;
+        let tag = Tag::parse(&self.tag).map_err(usage)?;
         if self.all {
             return self.add_all(&tag, paths, reporter).await;
         }
@@ -109,7 +105,7 @@ impl AttributeArgs {
                 let source = source.resolve(&tag);
                 EvaluationRequest::new(source, packages.to_vec(), Architecture::default())
             };
-            let graph = image::graph(&self.source, &self.nix, wanted, reporter).await?;
+            let graph = image::graph(&self.set, wanted, reporter).await?;
             paths.add_graph(&graph);
             done += packages.len();
             if packages.len() < names.len() {
@@ -123,13 +119,13 @@ impl AttributeArgs {
         &self,
         tag: &Tag,
         paths: &mut PathCollection,
-        reporter: &mut Reporter,
+        reporter: &Reporter,
     ) -> Result<()> {
-        let (source, settings) = image::settings(&self.source, &self.nix)?;
+        let (source, settings) = self.set.settings()?;
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let nix = setup::nix(&settings, folder.path())?;
         let (mut packages, mut left_out) = (0, 0);
-        let mut tell = |event| match event {
+        let mut observe = |event| match event {
             PackageSetEvent::Built(graph) => paths.add_graph(&graph),
             PackageSetEvent::LeftOut { attribute, why } => {
                 left_out += 1;
@@ -143,13 +139,8 @@ impl AttributeArgs {
             }
         };
         let source = source.resolve(tag);
-        let work = every_package(
-            &nix,
-            &source,
-            Architecture::default(),
-            folder.path(),
-            &mut tell,
-        );
+        let architecture = Architecture::default();
+        let work = every_package(&nix, &source, architecture, folder.path(), &mut observe);
         let done = or_interrupted(async { Ok(work.await) }).await?;
         if let Err(error) = done {
             reporter.finish();

@@ -1,4 +1,4 @@
-//! Where commands read about many store paths: files, folders and binary caches.
+//! Reads information about many store paths from files, folders and binary caches.
 
 use std::path::{Path, PathBuf};
 
@@ -9,49 +9,43 @@ use nixery_lab::path_sources::{
 };
 use nixery_lab::reference_sink::ReferenceSink;
 
-use crate::errors::{Interrupted, Usage};
+use crate::errors::usage;
 use crate::progress::{Reporter, Unit};
-use crate::signals::interrupted;
+use crate::signals::or_interrupted;
 
-/// What to read.
+/// Sources of path information.
 #[derive(clap::Args)]
-pub(crate) struct PathSourceArgs {
-    /// Directories, files, and addresses of binary caches
+pub(super) struct PathSourceArgs {
+    /// Directories, files, and URLs of binary caches
     #[arg(value_name = "SOURCE")]
-    pub(crate) sources: Vec<String>,
+    pub(super) sources: Vec<String>,
 
-    /// What to fetch from a binary cache: a store path or its 32-character hash per line; `-` is
+    /// The paths to fetch from a binary cache: a store path or its 32-character hash per line; `-` is
     /// standard input
     #[arg(long, value_name = "FILE")]
     store_paths: Option<PathBuf>,
 
-    /// Keeps what was read while it runs and goes on from it; kept at the end too, to add more
-    /// later
+    /// A file that keeps what was read. A later run with it continues, or adds more sources
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// Requests at once to a binary cache
+    /// Number of requests to a binary cache at the same time
     #[arg(long, value_name = "COUNT", default_value_t = CacheOptions::default().parallel,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
     parallel: usize,
 
-    /// How often a request to a binary cache is tried before the command fails
+    /// How often to try a request to a binary cache before the command fails
     #[arg(long, value_name = "COUNT", default_value_t = CacheOptions::default().attempts,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,
 }
 
 impl PathSourceArgs {
-    /// Reads all sources; `did` says in messages what is done with a path: "counted".
+    /// Reads all sources. Messages call their paths by the participle `did`: "counted".
     ///
     /// # Errors
-    /// Sources that do not fit together, or the first one that cannot be used; with a state, what was
-    /// read before is kept.
-    pub(crate) async fn read<S: ReferenceSink>(
-        &self,
-        did: &str,
-        reporter: &mut Reporter,
-    ) -> Result<S> {
+    /// Sources do not fit together, or one cannot be read. A state keeps what was read before.
+    pub(super) async fn read<S: ReferenceSink>(&self, did: &str, reporter: &Reporter) -> Result<S> {
         let (caches, files): (Vec<_>, Vec<_>) = self
             .sources
             .iter()
@@ -67,48 +61,53 @@ impl PathSourceArgs {
         };
         let before = sink.paths();
         if before > 0 {
-            reporter.line(&format!("going on from {before} {did} paths"));
+            reporter.line(&format!("continuing from {before} {did} paths"));
         }
         for file in files {
-            read_files(&mut sink, Path::new(file), reporter)?;
+            add_path(&mut sink, Path::new(file), |found| {
+                let message = format!("{found} files");
+                reporter.at(Unit::Spinner, file, 0, 0, &message);
+            })?;
             if let Some(state) = &mut state {
                 state.save(&sink)?;
             }
         }
         for url in caches {
-            let cache = BinaryCache::new(url, options).map_err(|error| Usage(error.to_string()))?;
-            let done =
-                read_cache(&cache, url, &mut sink, &wanted, state.as_mut(), reporter).await?;
+            let cache = BinaryCache::new(url, options).map_err(usage)?;
+            let state = state.as_mut();
+            let done = read_cache(&cache, url, &mut sink, &wanted, state, reporter).await?;
             reporter.line(&format!(
                 "{url}: {} fetched, {} {did} before, {} not in the cache",
                 done.fetched, done.known_before, done.missing
             ));
             if done.missing == done.wanted {
                 let wanted = done.wanted;
-                bail!("{url} has none of the {wanted} store paths: is it the right cache?");
+                bail!(
+                    "{url} has none of the {wanted} store paths. Fix: check the URL and the list of paths"
+                );
             }
         }
         if sink.paths() > 0 {
             let now = sink.paths() - before;
-            reporter.line(&format!("{} paths {did}, {now} of them now", sink.paths()));
+            reporter.line(&format!(
+                "{} paths {did}, {now} of them in this run",
+                sink.paths()
+            ));
         }
         Ok(sink)
     }
 
-    /// What to fetch from the caches, if there are any.
+    /// The paths to fetch from the caches, if there are any.
     fn wanted(&self, caches: bool) -> Result<Vec<StorePath>> {
         match (&self.store_paths, caches) {
             (Some(list), true) => read_list(list),
             (None, false) => Ok(Vec::new()),
-            (None, true) => {
-                let message = "a binary cache needs --store-paths: it does not tell what it holds";
-                Err(Usage(message.into()).into())
-            }
-            (Some(_), false) => {
-                let message =
-                    "--store-paths needs the http:// or https:// address of a binary cache";
-                Err(Usage(message.into()).into())
-            }
+            (None, true) => Err(usage(
+                "a binary cache has no list of its paths. Fix: name the paths to fetch with --store-paths FILE",
+            )),
+            (Some(_), false) => Err(usage(
+                "--store-paths needs a binary cache. Fix: add its http:// or https:// URL",
+            )),
         }
     }
 }
@@ -127,40 +126,24 @@ fn read_list(path: &Path) -> Result<Vec<StorePath>> {
     Ok(wanted)
 }
 
-fn read_files(sink: &mut impl ReferenceSink, path: &Path, reporter: &mut Reporter) -> Result<()> {
-    let prefix = path.display().to_string();
-    add_path(sink, path, |files| {
-        let message = format!("{files} files");
-        reporter.at(Unit::Spinner, &prefix, 0, 0, &message);
-    })?;
-    Ok(())
-}
-
 async fn read_cache(
     cache: &BinaryCache,
     url: &str,
     sink: &mut impl ReferenceSink,
     wanted: &[StorePath],
     mut state: Option<&mut StateFile>,
-    reporter: &mut Reporter,
+    reporter: &Reporter,
 ) -> Result<CacheProgress> {
-    let done = {
-        let progress = |at: &CacheProgress| {
-            let message = format!("{} not in the cache", at.missing);
-            let (done, total) = (at.done() as u64, at.wanted as u64);
-            reporter.at(Unit::Items, url, done, total, &message);
-        };
-        tokio::select! {
-            done = cache.read(sink, wanted, state.as_deref_mut(), progress) => Some(done),
-            () = interrupted() => None,
-        }
+    let progress = |at: &CacheProgress| {
+        let message = format!("{} not in the cache", at.missing);
+        let (done, total) = (at.done() as u64, at.wanted as u64);
+        reporter.at(Unit::Items, url, done, total, &message);
     };
-    let Some(done) = done else {
-        if let Some(state) = state {
-            state.save(sink)?;
-            reporter.line("the state is saved: run the same command again to go on");
-        }
-        return Err(Interrupted.into());
-    };
-    Ok(done?)
+    let read = cache.read(sink, wanted, state.as_deref_mut(), progress);
+    let done = or_interrupted(async { Ok(read.await) }).await;
+    if let (Err(_), Some(state)) = (&done, state) {
+        state.save(sink)?;
+        reporter.line("the state is saved. Run the same command again to continue");
+    }
+    Ok(done??)
 }

@@ -1,7 +1,6 @@
-//! `nixery plan build`.
+//! `nixery lab plan build`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use nixery_core::ClusterPlan;
@@ -13,65 +12,67 @@ use nixery_lab::cluster_plan::{
 use super::attributes::AttributeArgs;
 use super::history::HistoryArgs;
 use super::show;
-use crate::errors::Usage;
+use crate::errors::usage;
+use crate::lab::sources::PathSourceArgs;
 use crate::output;
 use crate::progress::{Reporter, Unit};
-use crate::sources::PathSourceArgs;
+use crate::signals::or_interrupted;
 
 /// Make a cluster plan from a package set.
 ///
-/// A source is a directory of .narinfo or .json files, one such file (a narinfo, what
-/// `nix path-info --json` prints, or a reference graph, told apart by its contents), or the
-/// http:// or https:// address of a binary cache; --attrs and --all build packages and add their
-/// closures; --from-store takes what the images of a store held. From all that is found, samples of
-/// what images hold are drawn: the images of the store, the newest first, then single packages, each
-/// with all that it needs. Of a reference graph, --attrs, --all and images the roots are packages, of
-/// other sources every path.
+/// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache. A .json
+/// file is the output of `nix path-info --json` or a reference graph. --attrs and --all build packages for
+/// their closures. --from-store uses the images that a store remembers.
+///
+/// A plan is made from samples of what images contain: first the images of the store, the newest first, then
+/// single packages, each with its closure. The packages of a reference graph or an image are its roots. In
+/// other sources every path is a package.
 ///
 /// The same sources, --samples, --seed and --revision give the same file, byte for byte.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  nix path-info --json --all > all.json; nixery plan build all.json --out plan.nixery
-  nixery plan build --attrs git,htop,python3 --pkgs-path ./packages --out plan.nixery
-  nixery plan build --all --pkgs-path ./packages --out plan.nixery
-  nixery plan build --from-store --storage-path /var/lib/nixery --out plan.nixery
-  nixery plan build ./narinfos --revision nixos-26.05.1234 --out plan.nixery
+  nix path-info --json --all > all.json; nixery lab plan build all.json --out plan.nixery
+  nixery lab plan build --attrs git,htop,python3 --pkgs-path ./packages --out plan.nixery
+  nixery lab plan build --all --pkgs-path ./packages --out plan.nixery
+  nixery lab plan build --from-store --storage-path /var/lib/nixery --out plan.nixery
+  nixery lab plan build ./narinfos --revision nixos-26.05.1234 --out plan.nixery
   xz -d < store-paths.xz > paths
-  nixery plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
+  nixery lab plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
 
-With --state, a run that is interrupted or fails while it reads goes on where it stopped: run it
-again. Change the plan of a registry when the package set is rebuilt as a whole (a new glibc): then
-it is free, while otherwise clients fetch 2 to 3 % more once.")]
+With --state, run the same command again to continue a run that was interrupted or failed while reading.
+Change the plan of a registry when the whole package set is rebuilt, for example for a new glibc. At
+other times clients fetch 2 to 3 % more once.")]
 pub(crate) struct PlanBuildArgs {
     #[command(flatten)]
     sources: PathSourceArgs,
 
-    /// Samples that are drawn already, with their packages, as JSON; instead of sources
+    /// A JSON file with samples and their packages, instead of sources
     #[arg(long, value_name = "FILE", conflicts_with_all = [
         "sources", "store_paths", "state", "parallel", "attempts", "samples", "seed", "from_store",
         "attrs", "attrs_file", "all", "tag",
     ])]
     sample: Option<PathBuf>,
 
-    /// Where to write the plan
+    /// The file for the plan
     #[arg(long, short, value_name = "FILE", value_parser = output::file)]
     out: PathBuf,
 
     /// What the plan is made from, in a few words: a channel's release, a commit
+    /// [default: the names of the sources]
     #[arg(long, value_name = "TEXT")]
     revision: Option<String>,
 
-    /// Samples to draw; a set with fewer packages gives one for each of them
+    /// The number of samples; a smaller package set gives one for each package
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_SAMPLES,
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_SAMPLES)))]
     samples: u16,
 
-    /// Where the draw starts
+    /// The start value for the random choice of samples
     #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_SEED)]
     seed: u64,
 
-    /// Print what came out as JSON
+    /// Print a summary of the plan as JSON
     #[arg(long)]
     json: bool,
 
@@ -79,7 +80,6 @@ pub(crate) struct PlanBuildArgs {
     #[arg(short, long)]
     quiet: bool,
 
-    // Last: the flags after it would stand under its heading.
     #[command(flatten)]
     history: HistoryArgs,
 
@@ -87,56 +87,45 @@ pub(crate) struct PlanBuildArgs {
     attributes: AttributeArgs,
 }
 
-pub(crate) async fn run(args: PlanBuildArgs) -> Result<ExitCode> {
+pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
     let others =
-        !args.sources.sources.is_empty() || args.attributes.given() || args.history.given();
+        !args.sources.sources.is_empty() || args.attributes.given() || args.history.from_store;
     if args.sample.is_none() && !others {
-        let message = "nothing to make a plan of: give a directory, a file, the address of a binary cache, --attrs, --all, --from-store or --sample";
-        return Err(Usage(message.into()).into());
+        return Err(usage(
+            "there is nothing to make a plan of. Fix: name a directory, a file or the URL of a binary cache, or use --attrs, --all, --from-store or --sample",
+        ));
     }
     if let Some(warning) = args.attributes.unused() {
         output::note(&format!("warning: {warning}"));
     }
     let revision = match &args.revision {
         Some(revision) => revision.clone(),
-        None => revision(
+        None => describe_sources(
             args.sample.as_deref(),
             &args.sources.sources,
             &args.attributes,
             &args.history,
         ),
     };
-    // Whether a plan can hold it is better known before the work than after.
-    ClusterPlan::new(revision.clone(), 1, []).map_err(|error| Usage(error.to_string()))?;
-    let mut reporter = Reporter::new(args.quiet);
+    // Checks the revision before the long work.
+    ClusterPlan::new(revision.clone(), 1, []).map_err(usage)?;
+    let reporter = Reporter::new(args.quiet);
     let sample = match &args.sample {
         Some(path) => read_sample(path)?,
-        None => gather(&args, &mut reporter).await?,
+        None => gather_samples(&args, &reporter).await?,
     };
-    // A minute of work that nobody else waits for; but a signal must still get through.
-    let (told, mut heard) = tokio::sync::watch::channel(None);
+    let observer = reporter.clone();
+    // The work takes up to a minute on its own thread, so that a signal can end the command.
     let work = tokio::task::spawn_blocking(move || {
-        build(&sample, revision, &mut |at| {
-            told.send_replace(Some(at));
-        })
+        build(&sample, revision, &mut |at| report(&observer, at))
     });
-    let show = async {
-        while heard.changed().await.is_ok() {
-            let at = *heard.borrow_and_update();
-            if let Some(at) = at {
-                report(&mut reporter, at);
-            }
-        }
-        work.await
-    };
-    let plan = tokio::select! {
-        built = show => built.context("the making of the plan broke off")?.context("no plan can be made")?,
-        () = crate::signals::interrupted() => return Err(crate::errors::Interrupted.into()),
-    };
+    let plan = or_interrupted(async { Ok(work.await) }).await?;
+    let plan = plan
+        .context("the task that makes the plan failed")?
+        .context("cannot make a plan")?;
     reporter.finish();
     output::write(Some(&args.out), &plan.to_bytes())?;
-    show::print(&plan, &args.out.to_string_lossy(), args.json)?;
-    Ok(ExitCode::SUCCESS)
+    show::print(&plan, &args.out.to_string_lossy(), args.json)
 }
 
 fn read_sample(path: &Path) -> Result<PlanSample> {
@@ -144,22 +133,22 @@ fn read_sample(path: &Path) -> Result<PlanSample> {
     PlanSample::from_json(&bytes).with_context(|| format!("{} cannot be used", path.display()))
 }
 
-/// Everything that the sources describe, and the samples drawn from it.
-async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSample> {
+/// Reads the sources and draws samples from what they contain.
+async fn gather_samples(args: &PlanBuildArgs, reporter: &Reporter) -> Result<PlanSample> {
     let mut paths: PathCollection = args.sources.read("read", reporter).await?;
     if args.attributes.given() {
         args.attributes.add_to(&mut paths, reporter).await?;
     }
-    if args.history.given() {
-        crate::signals::or_interrupted(args.history.add(&mut paths, reporter)).await?;
+    if args.history.from_store {
+        or_interrupted(args.history.add_to(&mut paths, reporter)).await?;
     }
     let (packages, dangling) = (paths.packages(), paths.dangling());
     if packages == 0 {
-        bail!("the sources describe no package");
+        bail!("the sources have no packages");
     }
     if dangling > 0 {
         reporter.line(&format!(
-            "warning: {dangling} references lead to paths that no source describes; the plan is made without them"
+            "warning: {dangling} references are left out because no source describes the paths that they name"
         ));
     }
     let sample = paths.to_sample(args.samples, args.seed);
@@ -172,8 +161,8 @@ async fn gather(args: &PlanBuildArgs, reporter: &mut Reporter) -> Result<PlanSam
     Ok(sample)
 }
 
-/// What the plan is made from, where nobody says it.
-fn revision(
+/// Describes in a few words what the plan is made from.
+fn describe_sources(
     sample: Option<&Path>,
     sources: &[String],
     attributes: &AttributeArgs,
@@ -182,9 +171,9 @@ fn revision(
     let name = |source: &str| {
         let source = source.trim_end_matches('/');
         match source.split_once("://") {
-            // A user's name and password must not travel with the plan.
+            // The plan must not contain a user's name and password.
             Some((_, address)) => address.rsplit('@').next(),
-            // Without folders: the plan must not depend on where it was made.
+            // Without folders, so that the plan does not depend on where it was made.
             None => source.rsplit('/').next(),
         }
         .unwrap_or_default()
@@ -196,7 +185,7 @@ fn revision(
         .into_iter()
         .chain(sources)
         .chain(attributes.described())
-        .chain(history.described())
+        .chain(history.from_store.then(|| "history".to_owned()))
         .collect();
     let mut text = all.join(", ");
     if text.len() > 200 {
@@ -206,7 +195,7 @@ fn revision(
     text
 }
 
-fn report(reporter: &mut Reporter, at: PlanProgress) {
+fn report(reporter: &Reporter, at: PlanProgress) {
     let prefix = match at.stage {
         PlanStage::Samples => "samples",
         PlanStage::Closures => "closures",
@@ -234,7 +223,7 @@ mod tests {
     ) {
         let sources: Vec<String> = sources.iter().map(|&source| source.to_owned()).collect();
         assert_eq!(
-            revision(
+            describe_sources(
                 None,
                 &sources,
                 &AttributeArgs::default(),
@@ -244,7 +233,7 @@ mod tests {
         );
         let many = vec!["a-long-name-of-a-file.json".to_owned(); 20];
         assert_eq!(
-            revision(
+            describe_sources(
                 None,
                 &many,
                 &AttributeArgs::default(),

@@ -1,4 +1,6 @@
-//! `nixery layers replay --from-server`: what servers recorded in a store.
+//! `nixery lab replay --from-server`: what servers recorded in a store.
+
+#![cfg(feature = "lab")]
 
 mod common;
 
@@ -10,13 +12,7 @@ use nixery_storage::{FilesystemStorage, Key, PutMode, Storage};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-const REPLAY: [&str; 5] = [
-    "layers",
-    "replay",
-    "--from-server",
-    "--storage-path",
-    "store",
-];
+const REPLAY: [&str; 5] = ["lab", "replay", "--from-server", "--storage-path", "store"];
 /// 2023-11-14.
 const THEN: u64 = 1_700_000_000;
 
@@ -79,8 +75,7 @@ fn what_was_recorded_is_replayed_and_saved() {
     ]);
     let with = |more: &[&str]| place.run(&[&REPLAY[..], more].concat());
     let run = with(&["--save", "workload.json", "--out", "weeks.svg"]);
-    let said =
-        "left out: 1 of 4 pulls, of 1 images whose reference graph the store does not have\n";
+    let said = "left out: 1 of 4 pulls, of 1 images whose reference graph is not in the store\n";
     assert_eq!(run.stderr, said);
     let table = run.ok();
     let summary = "3 pulls of 2 distinct images by 2 clients in 2 weeks; 3 store paths";
@@ -102,7 +97,7 @@ fn what_was_recorded_is_replayed_and_saved() {
     );
 
     // What was saved is the same history, by place and not by fingerprint.
-    let saved = place.run(&["layers", "replay", "workload.json"]);
+    let saved = place.run(&["lab", "replay", "workload.json"]);
     assert_eq!(saved.stderr, "");
     assert_eq!(saved.ok(), table);
     let text = place.read("workload.json");
@@ -120,13 +115,13 @@ fn what_was_recorded_is_replayed_and_saved() {
 }
 
 #[test]
-fn damaged_batches_are_said_and_left_out() {
+fn damaged_batches_are_reported_and_left_out() {
     let place = store(&[pull(0, 1, "app-1")]);
     let damaged = image("damaged").hex();
     place.write(&format!("store/traffic/{damaged}"), "{}");
     let run = place.run(&REPLAY);
     let said = format!(
-        "left out: recorded pulls that cannot be read, traffic/{damaged} (its contents do not match its digest)\n"
+        "left out: unreadable recorded pulls traffic/{damaged} (it is not what its digest says)\n"
     );
     assert_eq!(run.stderr, said);
     assert!(
@@ -138,7 +133,7 @@ fn damaged_batches_are_said_and_left_out() {
 #[rstest]
 #[case::nothing(&[], "NIXERY_TRAFFIC_RECORD=true (--traffic-record true)")]
 #[case::no_graphs(&[pull(0, 1, "gone")], "no reference graph of any image that was pulled")]
-fn a_store_without_a_history_is_told_what_it_lacks(#[case] pulls: &[Pull], #[case] problem: &str) {
+fn an_error_says_what_a_history_lacks(#[case] pulls: &[Pull], #[case] problem: &str) {
     let place = store(pulls);
     let run = place.run(&[&REPLAY[..], &["--save", "workload.json"]].concat());
     assert_eq!(run.code, 1);
@@ -155,6 +150,6 @@ fn a_store_without_a_history_is_told_what_it_lacks(#[case] pulls: &[Pull], #[cas
 fn wrong_arguments_are_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     let place = Place::new();
     place
-        .run(&[&["layers", "replay"], arguments].concat())
+        .run(&[&["lab", "replay"], arguments].concat())
         .failed(code, problem);
 }

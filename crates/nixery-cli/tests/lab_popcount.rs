@@ -1,4 +1,6 @@
-//! `nixery popcount`: from files and from a cache, interrupted and resumed.
+//! `nixery lab popcount`: from files and from a cache, interrupted and resumed.
+
+#![cfg(feature = "lab")]
 
 mod common;
 
@@ -91,18 +93,18 @@ fn files_of_every_kind_are_counted_together() {
     };
     // Path 1 again: it counts once.
     place.write("all.json", format!("[{},{}]", entry(1), entry(2)));
-    let json = place.run(&["popcount", "narinfos", "all.json"]).ok();
+    let json = place.run(&["lab", "popcount", "narinfos", "all.json"]).ok();
     assert_eq!(json, "{\"glibc-2.38\":3}\n");
 }
 
 #[test]
-fn a_cache_is_counted_and_what_layers_makes_of_it() {
+fn counts_of_a_cache_are_popularity_data() {
     let place = Place::new();
     let cache = cache();
     cache.go_on.send(()).expect("a cache");
     list(&place, 10);
     let flags = ["--store-paths", "paths", "--out", "pop.json"];
-    let run = place.run(&[&["popcount", &cache.url][..], &flags].concat());
+    let run = place.run(&[&["lab", "popcount", &cache.url][..], &flags].concat());
     let run = run.noting("9 fetched, 0 counted before, 1 not in the cache");
     assert_eq!(run.ok(), "");
     assert_eq!(place.read("pop.json"), "{\"glibc-2.38\":9}\n");
@@ -117,11 +119,12 @@ fn a_cache_is_counted_and_what_layers_makes_of_it() {
 }
 
 #[test]
-fn an_interrupted_count_goes_on() {
+fn an_interrupted_count_continues() {
     let place = Place::new();
     let cache = cache();
     list(&place, 9);
     let arguments = [
+        "lab",
         "popcount",
         &cache.url,
         "--store-paths",
@@ -151,24 +154,24 @@ fn an_interrupted_count_goes_on() {
     cache.go_on.send(()).expect("a cache");
     let counts = place
         .run(&arguments)
-        .noting("going on from 7 counted paths")
+        .noting("continuing from 7 counted paths")
         .noting("1 fetched, 7 counted before, 1 not")
         .ok();
     assert_eq!(counts, "{\"glibc-2.38\":8}\n");
 }
 
 #[rstest]
-#[case(&["popcount"], 2, "SOURCE")]
-#[case(&["popcount", "missing"], 1, "cannot read missing")]
-#[case(&["popcount", "text"], 1, "text is neither")]
-#[case(&["popcount", "."], 1, ". is neither")]
-#[case(&["popcount", "http://127.0.0.1:1"], 2, "--store-paths")]
-#[case(&["popcount", "text", "--store-paths", "paths"], 2, "--store-paths")]
-#[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "text"], 1, "cannot be used")]
-#[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "empty"], 1, "names no store path")]
-#[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--attempts", "1"], 1, "cannot fetch http://127.0.0.1:1/")]
-#[case(&["popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--parallel", "0"], 2, "--parallel")]
-#[case(&["popcount", "x.narinfo", "--state", "text"], 1, "not the state of an earlier run")]
+#[case(&["lab", "popcount"], 2, "SOURCE")]
+#[case(&["lab", "popcount", "missing"], 1, "cannot read missing")]
+#[case(&["lab", "popcount", "text"], 1, "text is neither")]
+#[case(&["lab", "popcount", "."], 1, "holds no .narinfo or .json file")]
+#[case(&["lab", "popcount", "http://127.0.0.1:1"], 2, "--store-paths")]
+#[case(&["lab", "popcount", "text", "--store-paths", "paths"], 2, "--store-paths")]
+#[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "text"], 1, "cannot be used")]
+#[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "empty"], 1, "names no store path")]
+#[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--attempts", "1"], 1, "cannot fetch http://127.0.0.1:1/")]
+#[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--parallel", "0"], 2, "--parallel")]
+#[case(&["lab", "popcount", "x.narinfo", "--state", "text"], 1, "text is not a state")]
 fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     let place = Place::new();
     place.write("text", "hello");

@@ -1,23 +1,24 @@
-//! `nixery plan show`.
+//! `nixery lab plan show`.
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use nixery_builder::load_cluster_plan;
 use nixery_core::{ClusterPlan, PlannedPackage, StorePath, package_key};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::output;
 
-/// Show what a cluster plan is made from, how large it is, or where a package is in it.
+/// Show a summary of a cluster plan, or the cluster of a package.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  nixery plan show plan.nixery
-  nixery plan show plan.nixery --name glibc-2.42-bin
-  nixery plan show plan.nixery --json --name glibc | jq -r '.members[].name'")]
+  nixery lab plan show plan.nixery
+  nixery lab plan show plan.nixery --name glibc-2.42-bin
+  nixery lab plan show plan.nixery --json --name glibc | jq -r '.members[].name'")]
 pub(crate) struct PlanShowArgs {
-    /// The plan, as `nixery plan build` writes it: a path or a URL
+    /// The plan, as `nixery lab plan build` writes it: a path or a URL
     #[arg(value_name = "FILE")]
     plan: String,
 
@@ -28,21 +29,6 @@ pub(crate) struct PlanShowArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// A plan in short.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Summary {
-    revision: String,
-    names: usize,
-    clusters: usize,
-    /// Clusters of several names.
-    shared: usize,
-    samples: u32,
-    digest: String,
-    /// Bytes of the file.
-    size: u64,
 }
 
 /// A cluster with its members.
@@ -59,57 +45,47 @@ struct Cluster {
 #[serde(rename_all = "camelCase")]
 struct Member {
     name: String,
-    /// Samples whose closure holds it.
+    /// The number of samples whose closure has it.
     samples: u32,
 }
 
-pub(crate) async fn run(args: &PlanShowArgs) -> Result<ExitCode> {
+pub(super) async fn run(args: &PlanShowArgs) -> Result<()> {
     let plan = load_cluster_plan(&args.plan).await?;
     let Some(name) = &args.name else {
-        print(&plan, &args.plan, args.json)?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&plan, &args.plan, args.json);
     };
     let cluster = cluster(&plan, name)?;
-    if args.json {
-        output::json(&cluster)?;
-    } else {
-        output::text(&table(&cluster, plan.samples()))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    output::result(args.json, &cluster, || table(&cluster, plan.samples()))
 }
 
-/// Prints a plan in short, and where it lies.
+/// Prints a summary of the plan at `location`.
 pub(super) fn print(plan: &ClusterPlan, location: &str, json: bool) -> Result<()> {
-    let mut sizes = std::collections::BTreeMap::<String, usize>::new();
+    let mut sizes = BTreeMap::<String, usize>::new();
     for package in plan.iter() {
         *sizes.entry(package.cluster).or_default() += 1;
     }
-    let summary = Summary {
-        revision: plan.revision().to_owned(),
-        names: plan.len(),
-        clusters: plan.clusters(),
-        shared: sizes.values().filter(|&&size| size > 1).count(),
-        samples: plan.samples(),
-        digest: plan.digest().to_string(),
-        size: plan.to_bytes().len() as u64,
-    };
-    if json {
-        return output::json(&summary);
-    }
-    output::text(&format!(
-        "{}\n  made from  {}\n  names      {}, in {} clusters, of which {} hold several\n  samples    {}\n  digest     {}\n  size       {} bytes",
-        location,
-        summary.revision,
-        summary.names,
-        summary.clusters,
-        summary.shared,
-        summary.samples,
-        summary.digest,
-        summary.size,
-    ))
+    let shared = sizes.values().filter(|&&size| size > 1).count();
+    let (revision, names, clusters) = (plan.revision(), plan.len(), plan.clusters());
+    let (samples, digest, size) = (plan.samples(), plan.digest(), plan.to_bytes().len());
+    let summary = json!({
+        "revision": revision,
+        "names": names,
+        "clusters": clusters,
+        // Clusters of several names.
+        "shared": shared,
+        "samples": samples,
+        "digest": digest.to_string(),
+        // Bytes of the file.
+        "size": size,
+    });
+    output::result(json, &summary, || {
+        format!(
+            "{location}\n  made from  {revision}\n  names      {names}, in {clusters} clusters, of which {shared} hold several\n  samples    {samples}\n  digest     {digest}\n  size       {size} bytes"
+        )
+    })
 }
 
-/// The cluster of a package, however it is named.
+/// Returns the cluster of a package: a name with or without version, or a store path.
 fn cluster(plan: &ClusterPlan, name: &str) -> Result<Cluster> {
     let path = StorePath::parse(name).ok();
     let base = path.as_ref().map_or(name, StorePath::name);
@@ -118,7 +94,7 @@ fn cluster(plan: &ClusterPlan, name: &str) -> Result<Cluster> {
         None => package_key(base).into_owned(),
     };
     let Some((id, samples)) = plan.get(&key) else {
-        bail!("the plan has no package {key}: in images it is treated as unknown");
+        bail!("the plan has no package `{key}`. In images it is grouped as an unknown package");
     };
     let least = plan.cluster_name(id).to_owned();
     let members = plan.iter().filter(|package| package.cluster == least);
@@ -141,10 +117,10 @@ fn table(cluster: &Cluster, samples: u32) -> String {
     let width = width.unwrap_or_default();
     let rows = cluster.members.iter().map(|member| {
         let share = f64::from(member.samples) * 100.0 / f64::from(samples.max(1));
-        format!("  {:<width$}  in {share:.1} % of the samples", member.name)
+        format!(
+            "\n  {:<width$}  in {share:.1} % of the samples",
+            member.name
+        )
     });
-    std::iter::once(head)
-        .chain(rows)
-        .collect::<Vec<_>>()
-        .join("\n")
+    head + &rows.collect::<String>()
 }

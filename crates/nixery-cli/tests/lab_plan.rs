@@ -1,4 +1,6 @@
-//! `nixery plan`: made from samples, files and a cache; read; refused.
+//! `nixery lab plan`: made from samples, files and a cache; read; refused.
+
+#![cfg(feature = "lab")]
 
 mod common;
 
@@ -76,13 +78,13 @@ fn what_a_store_remembers_becomes_a_plan() {
     let place = Place::new();
     let build = |out: &str| {
         let flags = ["--from-store", "--storage-path", "store", "--out", out];
-        place.run(&[&["plan", "build"][..], &flags].concat())
+        place.run(&[&["lab", "plan", "build"][..], &flags].concat())
     };
     build("p").failed(1, "store");
     FilesystemStorage::open(place.path("store")).expect("a store");
     build("p").failed(
         1,
-        "no reference graph is recorded in filesystem store: build images first",
+        "no reference graph is recorded in filesystem store. Fix: build images first",
     );
 
     for i in 2..6 {
@@ -96,20 +98,21 @@ fn what_a_store_remembers_becomes_a_plan() {
     build("b").ok();
     let bytes = |name: &str| std::fs::read(place.path(name)).expect("a plan");
     assert_eq!(bytes("a"), bytes("b"));
-    let name = ["plan", "show", "a", "--json", "--name", "glibc"];
+    let name = ["lab", "plan", "show", "a", "--json", "--name", "glibc"];
     assert_eq!(
         json(&place.run(&name).ok())["members"][0]["samples"],
         8,
         "in every sample"
     );
 
-    // One that is damaged is told of and passed over; together with other sources.
+    // A damaged one is reported and left out, also together with other sources.
     let damaged = place
         .path("store/graphs")
         .join(Digest::of(b"damaged").hex());
     std::fs::write(damaged, "junk").expect("writes");
     place.write("tool9.narinfo", narinfo(9));
     let run = place.run(&[
+        "lab",
         "plan",
         "build",
         "tool9.narinfo",
@@ -122,7 +125,7 @@ fn what_a_store_remembers_becomes_a_plan() {
         "5",
     ]);
     let said = run
-        .noting("warning: 1 recorded graphs are damaged")
+        .noting("warning: 1 recorded graphs are left out")
         .noting("5 samples of 5 packages, 4 of them images")
         .ok();
     assert!(said.contains("made from  tool9.narinfo, history"), "{said}");
@@ -138,6 +141,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     let place = Place::new();
     place.write("sample.json", SAMPLE);
     let build = [
+        "lab",
         "plan",
         "build",
         "--sample",
@@ -147,11 +151,15 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     ];
     let said = place.run(&build).ok();
     assert!(said.contains("3, in 2 clusters"), "{said}");
-    let shown = place.run(&["plan", "show", "p.nixery"]).ok();
+    let shown = place.run(&["lab", "plan", "show", "p.nixery"]).ok();
     assert_eq!(shown, said);
     assert!(shown.contains("made from  sample.json"), "{shown}");
 
-    let summary = json(&place.run(&["plan", "show", "p.nixery", "--json"]).ok());
+    let summary = json(
+        &place
+            .run(&["lab", "plan", "show", "p.nixery", "--json"])
+            .ok(),
+    );
     assert_eq!(summary["names"], 3);
     assert_eq!(summary["clusters"], 2);
     assert_eq!(summary["samples"], 4);
@@ -166,7 +174,7 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     );
 
     let of = |name: &str| {
-        let flags = ["plan", "show", "p.nixery", "--json", "--name", name];
+        let flags = ["lab", "plan", "show", "p.nixery", "--json", "--name", name];
         json(&place.run(&flags).ok())
     };
     assert_eq!(of("libtext")["cluster"], "editor");
@@ -176,11 +184,11 @@ fn a_sample_becomes_a_plan_that_can_be_read() {
     );
     let path = format!("/nix/store/{}-libc-2.42", hash(1));
     assert_eq!(of(&path)["members"][0]["samples"], 4);
-    let flags = ["plan", "show", "p.nixery", "--name", "editor"];
+    let flags = ["lab", "plan", "show", "p.nixery", "--name", "editor"];
     let table = place.run(&flags).ok();
     assert!(table.contains("shares a layer with one other"), "{table}");
-    let flags = ["plan", "show", "p.nixery", "--name", "emacs-30"];
-    place.run(&flags).failed(1, "no package emacs");
+    let flags = ["lab", "plan", "show", "p.nixery", "--name", "emacs-30"];
+    place.run(&flags).failed(1, "no package `emacs`");
 }
 
 #[test]
@@ -190,6 +198,7 @@ fn the_same_set_gives_the_same_bytes_whatever_describes_it() {
     place.write("all.json", format!("[{}]", entries.join(",")));
     for (source, out) in [("set", "a"), ("set", "b"), ("all.json", "c")] {
         let flags = [
+            "lab",
             "plan",
             "build",
             source,
@@ -206,6 +215,7 @@ fn the_same_set_gives_the_same_bytes_whatever_describes_it() {
     assert_eq!(bytes("a"), bytes("b"));
     assert_eq!(bytes("a"), bytes("c"));
     let flags = [
+        "lab",
         "plan",
         "build",
         "set",
@@ -242,20 +252,21 @@ fn entry(i: usize) -> String {
 }
 
 #[test]
-fn what_is_read_is_kept_and_gone_on_with() {
+fn a_state_continues_a_run() {
     let place = set();
     place.write("19.narinfo", narinfo(19));
     std::fs::remove_file(place.path("set/19.narinfo")).expect("a file");
     let build = |sources: &[&str], out: &str| {
         let flags = ["--state", "state", "--revision", "r", "--out", out];
-        place.run(&[&["plan", "build"], sources, &flags].concat())
+        place.run(&[&["lab", "plan", "build"], sources, &flags].concat())
     };
     build(&["set"], "part").ok();
     build(&["19.narinfo"], "resumed")
-        .noting("going on from 19 read paths")
+        .noting("continuing from 19 read paths")
         .noting("20 samples of 20 packages")
         .ok();
     let flags = [
+        "lab",
         "plan",
         "build",
         "set",
@@ -272,17 +283,17 @@ fn what_is_read_is_kept_and_gone_on_with() {
 }
 
 #[test]
-fn dangling_references_are_told() {
+fn dangling_references_are_reported() {
     let place = Place::new();
     place.write("x.narinfo", narinfo(2));
     place
-        .run(&["plan", "build", "x.narinfo", "--out", "p"])
-        .noting("warning: 2 references lead")
+        .run(&["lab", "plan", "build", "x.narinfo", "--out", "p"])
+        .noting("warning: 2 references are left out")
         .ok();
 }
 
 #[rstest]
-#[case::nothing(&[], 2, "nothing to make a plan of")]
+#[case::nothing(&[], 2, "there is nothing to make a plan of")]
 #[case::all_and_some(&["--all", "--attrs", "git"], 2, "cannot be used with")]
 #[case::no_set(&["--all", "--pkgs-path", "gone"], 2, "NIXERY_PKGS_PATH (--pkgs-path) is \"gone\"")]
 #[case::sample_and_source(&["set", "--sample", "s"], 2, "cannot be used with")]
@@ -293,28 +304,28 @@ fn dangling_references_are_told() {
 #[case::sample_and_attributes(&["--sample", "s", "--attrs", "git"], 2, "cannot be used with '--attrs")]
 #[case::tag_of_nothing(&["set", "--tag", "x"], 2, "--attrs")]
 #[case::paths_without_cache(&["set", "--store-paths", "x"], 2, "--store-paths needs")]
-#[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache needs --store-paths")]
+#[case::cache_without_paths(&["http://127.0.0.1:1"], 2, "a binary cache has no list of its paths")]
 #[case::missing(&["gone"], 1, "cannot read gone")]
 #[case::missing_sample(&["--sample", "gone"], 1, "cannot read gone")]
 #[case::bad_sample(&["--sample", "set/0.narinfo"], 1, "set/0.narinfo cannot be used")]
 #[case::two_lines(&["set", "--revision", "a\nb"], 2, "revision must be one line")]
-fn what_is_wrong_is_said_and_nothing_written(
+fn wrong_arguments_are_named_and_nothing_is_written(
     #[case] flags: &[&str],
     #[case] code: i32,
     #[case] problem: &str,
 ) {
     let place = set();
-    let run = place.run(&[&["plan", "build", "--out", "p"], flags].concat());
+    let run = place.run(&[&["lab", "plan", "build", "--out", "p"], flags].concat());
     run.failed(code, problem);
     assert!(!place.path("p").exists());
 }
 
-/// It may stand in the environment for other commands, so it is no error.
+/// It may be set in the environment for other commands, so it is not an error.
 #[test]
-fn a_package_set_that_is_not_used_is_warned_of() {
+fn an_unused_package_set_causes_a_warning() {
     let place = set();
-    let warning = "warning: the package set is not used: --attrs";
-    let flags = ["plan", "build", "set", "--out", "p"];
+    let warning = "warning: the package set is not used. Fix: select packages";
+    let flags = ["lab", "plan", "build", "set", "--out", "p"];
     place
         .run(&[&flags[..], &["--pkgs-path", "gone"]].concat())
         .noting(warning)
@@ -324,22 +335,24 @@ fn a_package_set_that_is_not_used_is_warned_of() {
 }
 
 #[test]
-fn what_is_no_plan_is_refused() {
+fn a_file_that_is_not_a_plan_is_refused() {
     let place = set();
-    let run = place.run(&["plan", "show", "set/0.narinfo"]);
+    let run = place.run(&["lab", "plan", "show", "set/0.narinfo"]);
     run.failed(1, "set/0.narinfo cannot be used");
-    let run = place.run(&["plan", "show", "gone"]);
+    let run = place.run(&["lab", "plan", "show", "gone"]);
     run.failed(1, "cannot read a cluster plan from gone");
 }
 
 #[test]
-fn a_plan_that_is_there_is_replaced_whole_or_not_at_all() {
+fn an_existing_plan_is_replaced_atomically() {
     let place = set();
     place.write("p", "an older plan");
     place
-        .run(&["plan", "build", "gone", "--out", "p"])
+        .run(&["lab", "plan", "build", "gone", "--out", "p"])
         .failed(1, "cannot read gone");
     assert_eq!(place.read("p"), "an older plan");
-    place.run(&["plan", "build", "set", "--out", "p"]).ok();
-    place.run(&["plan", "show", "p"]).ok();
+    place
+        .run(&["lab", "plan", "build", "set", "--out", "p"])
+        .ok();
+    place.run(&["lab", "plan", "show", "p"]).ok();
 }
