@@ -1,5 +1,4 @@
-//! The corpora of the fuzz targets against the targets' own properties. What fuzzing finds
-//! becomes a file of `fuzz/corpus`, and so a test.
+//! Replays the corpora of the fuzz targets. Each file in `fuzz/corpus` is a test case.
 
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
@@ -7,7 +6,13 @@ mod replay;
 use replay::replay;
 
 mod properties {
+    pub(crate) mod headers;
     pub(crate) mod route;
+}
+
+#[test]
+fn headers() {
+    replay("headers", properties::headers::check);
 }
 
 #[test]
