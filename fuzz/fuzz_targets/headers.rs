@@ -1,9 +1,6 @@
 #![no_main]
 
-// The modules alone, under the names that their property knows: the rest of the server takes
-// minutes to compile and has no part in this.
-extern crate self as nixery_server;
-
+// The modules alone: the rest of the server takes minutes to compile and has no part in this.
 #[path = "../../crates/nixery-server/src/negotiate.rs"]
 pub mod negotiate;
 

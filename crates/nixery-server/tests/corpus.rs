@@ -3,6 +3,12 @@
 #[path = "../../../fuzz/replay.rs"]
 mod replay;
 
+// These modules are not public.
+#[path = "../src/negotiate.rs"]
+pub mod negotiate;
+#[path = "../src/range.rs"]
+pub mod range;
+
 use replay::replay;
 
 mod properties {

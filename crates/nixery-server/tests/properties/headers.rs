@@ -2,8 +2,10 @@
 
 use http::header::{ACCEPT, IF_RANGE, RANGE};
 use http::{HeaderMap, HeaderValue};
-use nixery_server::negotiate::preference;
-use nixery_server::range::{Selection, parse, select};
+use nixery_manifest::Family;
+
+use crate::negotiate::preference;
+use crate::range::{Selection, parse, select};
 
 const ETAG: &str = "\"etag\"";
 /// No bytes, one byte, and sizes around which sums may overflow.
@@ -32,7 +34,8 @@ pub(crate) fn check(data: &[u8]) {
             assert_eq!(select(&headers, size, ETAG), Selection::Whole);
         }
         accepted.append(ACCEPT, value);
-        let _ = preference(&accepted);
+        let preference = preference(&accepted);
+        assert!(preference.oci || preference.first == Family::Docker);
     }
 }
 
