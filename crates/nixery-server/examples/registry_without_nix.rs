@@ -205,7 +205,7 @@ async fn serve_until<F>(
 where
     F: Future<Output = Result<(), Box<dyn Error>>>,
 {
-    let storage = Arc::new(FilesystemStorage::open(&root.join("blobs"))?);
+    let storage = Arc::new(FilesystemStorage::open(root.join("blobs"))?);
     let nix = Arc::new(Folders(StoreRoot::new(root)));
     // The source is given to `evaluate`, which does not need it here.
     let config = BuilderConfig::new(PackageSource::path("/packages")?, root.join("spool"));
