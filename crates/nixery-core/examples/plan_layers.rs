@@ -1,17 +1,19 @@
 //! Plans the layers of a reference graph and prints them.
 //!
 //! ```text
-//! cargo run -p nixery-core --example plan_layers -- crates/nixery-core/tests/data/shell-curl-cairo.json 12
+//! cargo run -p nixery-core --example plan_layers -- GRAPH [BUDGET]
 //! ```
 //!
-//! The graph is the attributes file of a derivation with `exportReferencesGraph.graph = [ … ]`. The second
-//! argument is the most layers there may be, 94 if it is left out.
+//! GRAPH is a reference graph in any form that Nix writes: the output of
+//! `nix path-info --json --recursive`, or the attributes file of a derivation with
+//! `exportReferencesGraph`. `crates/nixery-core/tests/data/shell-curl-cairo.json` is one. BUDGET is
+//! the greatest number of layers.
 
 use std::env;
 use std::error::Error;
 use std::fs;
 
-use nixery_core::{DEFAULT_BUDGET, Dominator, LayerStrategy, ReferenceGraph, layer_rows, to_table};
+use nixery_core::{DEFAULT_BUDGET, LayerStrategy, ReferenceGraph, Size, layer_rows, to_table};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
@@ -23,8 +25,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => DEFAULT_BUDGET,
     };
 
-    let graph = ReferenceGraph::parse(&fs::read(file)?)?;
-    let plan = Dominator::default().plan(&graph, budget);
+    let graph = ReferenceGraph::from_json(&fs::read(file)?, &[])?;
+    // `Size` needs no data. `Dominator` and `Clustered` are the other strategies of this crate.
+    let plan = Size.plan(&graph, budget);
 
     for layer in layer_rows(&graph, &plan) {
         println!("layer {}: {}", layer.number, layer.reason);

@@ -3,8 +3,8 @@
 use nixery_core::{Popularity, ReferenceGraph};
 use nixery_lab::{popularity::PopularityCounter, reference_sink::ReferenceSink};
 
-const BEFORE: &[u8] = include_bytes!("../../nixery-core/tests/data/shell-curl-cairo.json");
-const AFTER: &[u8] = include_bytes!("../../nixery-core/tests/data/shell-curl-cairo-updated.json");
+const BEFORE: &[u8] = include_bytes!("data/shell-curl-cairo.json");
+const AFTER: &[u8] = include_bytes!("data/shell-curl-cairo-updated.json");
 
 fn graph(json: &[u8]) -> ReferenceGraph {
     ReferenceGraph::parse(json).expect("a captured graph")
