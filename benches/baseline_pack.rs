@@ -1,5 +1,5 @@
-//! Packing the plain way: the tar crate, flate2 with zlib-rs at level 6, SHA-256 on both sides, one thread, file
-//! by file.
+//! Packing the plain way: the tar crate, flate2 with zlib-rs at level 6, SHA-256 on both sides, one
+//! thread, file by file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,7 +1,7 @@
 //! Making, writing and reading cluster plans, and looking names up in them.
 //!
-//! `cargo bench -p nixery-benches --bench cluster_plans` takes about a minute. The largest plan, of 30,000
-//! packages with 4,096 samples, is made once and its time printed, stage by stage.
+//! `cargo bench -p nixery-benches --bench cluster_plans` takes about a minute. The largest plan, of
+//! 30,000 packages with 4,096 samples, is made once and its time printed, stage by stage.
 
 mod quick;
 

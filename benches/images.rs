@@ -1,8 +1,8 @@
-//! The parts of an image: its name, the tars of its layers, layers packed with each codec by one thread, its
-//! manifests. Larger layers, and more threads, are in `--bench pack`.
+//! The parts of an image: its name, the tars of its layers, layers packed with each codec by one
+//! thread, its manifests. Larger layers, and more threads, are in `--bench pack`.
 //!
-//! `cargo bench -p nixery-benches --bench images`. The `baseline` lines are the plain way of doing the same; a
-//! table after each group says how many times slower that was in this run.
+//! `cargo bench -p nixery-benches --bench images`. The `baseline` lines are the plain way of doing
+//! the same; a table after each group says how many times slower that was in this run.
 
 mod quick;
 mod ratios;

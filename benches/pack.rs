@@ -1,10 +1,10 @@
-//! Packing layers, beside the plain way of doing it in the same run: times, sizes, memory, and whether the ratios
-//! that the project promises hold.
+//! Packing layers, beside the plain way of doing it in the same run: times, sizes, memory, and
+//! whether the ratios that the project promises hold.
 //!
 //! `cargo bench -p nixery-benches --bench pack` takes some minutes and 3 GB below `target/bench`.
-//! `NIXERY_BENCH_ROUNDS` (5) says how often each is done, in turn; medians count. A ratio between two wall-clock
-//! times of one run hardly depends on the machine, but it does on what else runs there: the ratio of the CPU
-//! times, printed beside it, tells.
+//! `NIXERY_BENCH_ROUNDS` (5) says how often each is done, in turn; medians count. A ratio between
+//! two wall-clock times of one run hardly depends on the machine, but it does on what else runs
+//! there: the ratio of the CPU times, printed beside it, tells.
 
 use std::env;
 use std::error::Error;
@@ -283,7 +283,8 @@ fn median(mut runs: Vec<Run>) -> Run {
 /// CPU time that this process has taken.
 fn cpu() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // After the name, which may hold anything: fields 14 and 15 of proc(5), in hundredths of a second.
+    // After the name, which may hold anything: fields 14 and 15 of proc(5), in hundredths of a
+    // second.
     let fields = stat.rsplit(')').next().ok_or("no end of the name")?;
     let ticks: u64 = fields
         .split_whitespace()

@@ -33,7 +33,8 @@ pub fn package_set(paths: usize) -> PackageSet {
     dense_package_set(paths, 10)
 }
 
-/// A cluster plan for the names of a graph: three to a cluster, as in the plan of a package set (`nixpkgs` has 3.3).
+/// A cluster plan for the names of a graph: three to a cluster, as in the plan of a package set
+/// (`nixpkgs` has 3.3).
 pub fn cluster_plan(graph: &ReferenceGraph) -> ClusterPlan {
     let nodes = graph.nodes().iter();
     let mut names: Vec<&str> = nodes.map(|node| node.path.package_name()).collect();
@@ -50,9 +51,10 @@ pub fn cluster_plan(graph: &ReferenceGraph) -> ClusterPlan {
     ClusterPlan::new("benchmark".to_owned(), 20, packages).expect("a plan")
 }
 
-/// Makes a graph of so many paths, with up to `density` times two references each, half of them to a few paths
-/// that much of the set needs (quadratically fewer for later ones), half to near neighbours, as package sets
-/// have them. Density 3 comes near to captured graphs of `nixpkgs`, which have 2.4 references to a path.
+/// Makes a graph of so many paths, with up to `density` times two references each, half of them to
+/// a few paths that much of the set needs (quadratically fewer for later ones), half to near
+/// neighbours, as package sets have them. Density 3 comes near to captured graphs of `nixpkgs`,
+/// which have 2.4 references to a path.
 pub fn dense_package_set(paths: usize, density: u64) -> PackageSet {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let names: Vec<String> = (0..paths)
@@ -128,9 +130,10 @@ pub fn dense_package_set(paths: usize, density: u64) -> PackageSet {
     }
 }
 
-/// What `nix path-info --json` prints of so many paths in families of forty, such as the packages of a language:
-/// each refers to some of its family, and to a few of the first five hundred, which much of the set needs. Closures
-/// have a hundred paths or so, where those of [`package_set`] have much of the set.
+/// What `nix path-info --json` prints of so many paths in families of forty, such as the packages
+/// of a language: each refers to some of its family, and to a few of the first five hundred, which
+/// much of the set needs. Closures have a hundred paths or so, where those of [`package_set`] have
+/// much of the set.
 pub fn package_families(paths: usize) -> String {
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let hash = |i: u64| {

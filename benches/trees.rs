@@ -56,8 +56,9 @@ impl Trees {
         Ok((path, at))
     }
 
-    /// So many store paths which share about so many bytes of this machine's programs and libraries: nine
-    /// tenths from `/usr/bin` and `/usr/lib`, the rest, text mostly, from `/usr/share`.
+    /// So many store paths which share about so many bytes of this machine's programs and
+    /// libraries: nine tenths from `/usr/bin` and `/usr/lib`, the rest, text mostly, from
+    /// `/usr/share`.
     ///
     /// # Errors
     /// What reading or writing says, or that there is not enough to copy.

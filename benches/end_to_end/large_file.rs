@@ -8,7 +8,8 @@ use crate::processes::run;
 use crate::setup::Setup;
 use crate::{Result, Verdicts, megabytes, seconds};
 
-/// A program and a hole after it, again and again: 2 GB that are cheap to make. `base` names the demo set.
+/// A program and a hole after it, again and again: 2 GB that are cheap to make. `base` names the
+/// demo set.
 const PACKAGES: &str = r#"
 { ... }@arguments:
 let

@@ -1,10 +1,11 @@
-//! Whole images, cold and warm, by the release binaries, real Nix and the demo package set, beside packing the
-//! same store paths the plain way in the same run.
+//! Whole images, cold and warm, by the release binaries, real Nix and the demo package set, beside
+//! packing the same store paths the plain way in the same run.
 //!
 //! `cargo bench -p nixery-benches --bench end_to_end` takes a few minutes. It needs the programs of
-//! `cargo build --release`, the demo set of `scripts/demo-set`, and the Nix settings of `scripts/nix-env`.
-//! `NIXERY_BENCH_ROUNDS` (5) says how often each is done, in turn; medians count. A promise that does not hold is
-//! said, and is no failure of the run: a machine may be slow, or busy.
+//! `cargo build --release`, the demo set of `scripts/demo-set`, and the Nix settings of
+//! `scripts/nix-env`. `NIXERY_BENCH_ROUNDS` (5) says how often each is done, in turn; medians
+//! count. A promise that does not hold is said, and is no failure of the run: a machine may be
+//! slow, or busy.
 
 mod builds;
 mod large_file;

@@ -13,7 +13,8 @@ use crate::processes::{Running, peak_memory};
 use crate::setup::Setup;
 use crate::{Result, Verdicts, median, megabytes, seconds};
 
-/// Different images, which share some of their layers as images do. Meta-packages stand first in a name.
+/// Different images, which share some of their layers as images do. Meta-packages stand first in a
+/// name.
 const IMAGES: [&str; 20] = [
     "shell/strace",
     "hello",

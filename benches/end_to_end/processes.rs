@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// How often the peak of memory is read. It only grows, so that no more than the last moments are missed.
+/// How often the peak of memory is read. It only grows, so that no more than the last moments are
+/// missed.
 const SAMPLE: Duration = Duration::from_millis(4);
 
 /// A program that has ended well.

@@ -29,7 +29,8 @@ pub(crate) const FILE: &str = "file";
 
 const CHUNK: u64 = 256 * 1024;
 
-/// Serves a file's bytes under every path, with the headers that stand in `head`; prints its port first.
+/// Serves a file's bytes under every path, with the headers that stand in `head`; prints its port
+/// first.
 pub(crate) fn serve(what: &str, file: &Path, head: &Path) -> Result<()> {
     let mut headers = HeaderMap::new();
     for line in fs::read_to_string(head)?.lines() {

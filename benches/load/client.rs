@@ -57,7 +57,8 @@ pub(crate) fn first_send(port: u16, path: &str) -> Result<f64> {
     Ok(bytes as f64 / 1e9 / begun.elapsed().as_secs_f64())
 }
 
-/// Asks for a path and reads the head of the answer; its body is what is left, to the connection's end.
+/// Asks for a path and reads the head of the answer; its body is what is left, to the connection's
+/// end.
 pub(crate) fn ask(
     method: &str,
     port: u16,

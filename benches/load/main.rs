@@ -1,10 +1,12 @@
-//! A registry under load, beside bare servers that answer with the same bytes in the same run: requests and bytes per
-//! second, the slowest answers, memory, and whether the ratios that the project promises hold.
+//! A registry under load, beside bare servers that answer with the same bytes in the same run:
+//! requests and bytes per second, the slowest answers, memory, and whether the ratios that the
+//! project promises hold.
 //!
 //! `scripts/bench`, or `cargo build --release -p nixery-server` and
-//! `cargo bench -p nixery-benches --bench load`, takes two minutes and 500 MB of temporary files. It needs `wrk`
-//! (`apt-get install wrk`) and no Nix. `NIXERY_SERVER` names another server program, `NIXERY_BENCH_ROUNDS` (5) says
-//! how often each load is put on both, in turn; medians count. `-- readers` runs that part alone (`manifests`, `blobs`).
+//! `cargo bench -p nixery-benches --bench load`, takes two minutes and 500 MB of temporary files.
+//! It needs `wrk` (`apt-get install wrk`) and no Nix. `NIXERY_SERVER` names another server program,
+//! `NIXERY_BENCH_ROUNDS` (5) says how often each load is put on both, in turn; medians count.
+//! `-- readers` runs that part alone (`manifests`, `blobs`).
 
 mod bare;
 mod client;

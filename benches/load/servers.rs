@@ -47,7 +47,8 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts it with a Nix that passes the preflight and can do nothing else: what is measured needs none.
+    /// Starts it with a Nix that passes the preflight and can do nothing else: what is measured
+    /// needs none.
     pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
         let nix = folder.join("nix-root");
         fs::create_dir_all(nix.join(BUILT.trim_start_matches('/')))?;

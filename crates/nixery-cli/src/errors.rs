@@ -37,8 +37,8 @@ pub(crate) struct Interrupted;
 /// Prints the end of a failed build's log. Returns the build's error, or the reason why Nix cannot
 /// work here at all.
 ///
-/// Nix is only checked when it may be the cause. A registry checks it at its start; for a single image
-/// the check takes longer than Nix's part of the build.
+/// Nix is only checked when it may be the cause. A registry checks it at its start; for a single
+/// image the check takes longer than Nix's part of the build.
 pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyhow::Error {
     let lines = error.log_tail();
     if !lines.is_empty() {

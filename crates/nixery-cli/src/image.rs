@@ -30,8 +30,8 @@ pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
     })
 }
 
-/// Returns the reference graph of the packages that `wanted` selects from the package source. Nix builds
-/// the packages; nothing is packed or stored.
+/// Returns the reference graph of the packages that `wanted` selects from the package source. Nix
+/// builds the packages; nothing is packed or stored.
 ///
 /// # Errors
 /// A setting is invalid, or the packages cannot be built.

@@ -51,7 +51,8 @@ pub(crate) fn file(name: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Prints the result of a command: indented JSON, or the text without it. Both end with one newline.
+/// Prints the result of a command: indented JSON, or the text without it. Both end with one
+/// newline.
 pub(crate) fn result(
     json: bool,
     value: &impl Serialize,

@@ -113,7 +113,8 @@ fn a_command_that_reads_standard_input_can_be_stopped() {
     // More than a pipe holds: once it is written, the command reads.
     let mut stdin = child.stdin.take().expect("a pipe");
     stdin.write_all(&[b' '; 1 << 20]).expect("a reader");
-    // Not SIGINT, which is ignored in whatever a shell's script starts in the background, as this test may be.
+    // Not SIGINT, which is ignored in whatever a shell's script starts in the background, as this
+    // test may be.
     let sent = std::process::Command::new("kill")
         .args(["-TERM", &child.id().to_string()])
         .status();

@@ -46,7 +46,8 @@ pub struct NixSettings {
     pub max_waiting: usize,
     /// How long a failure is repeated before the image is built again.
     pub failure_ttl: Duration,
-    /// How long to wait for another server that builds an image, from the last renewal of its lease.
+    /// How long to wait for another server that builds an image, from the last renewal of its
+    /// lease.
     pub lease_ttl: Duration,
     /// Number of builds that are remembered.
     pub history: usize,

@@ -40,8 +40,8 @@ fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec
     unknown
 }
 
-/// Returns the setting with the most similar name. The prefix is ignored, as the original's settings
-/// do not have it.
+/// Returns the setting with the most similar name. The prefix is ignored, as the original's
+/// settings do not have it.
 fn nearest(name: &str) -> Option<&'static str> {
     let bare = |name: &'_ str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
     let name = bare(name);

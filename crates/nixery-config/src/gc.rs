@@ -39,8 +39,8 @@ impl Section for GcSettings {
     }
 }
 
-/// The policy of a collection by command, whose flags are shorter than the server's. A policy without
-/// a limit drops nothing: see [`GcPolicy::has_limit`].
+/// The policy of a collection by command, whose flags are shorter than the server's. A policy
+/// without a limit drops nothing: see [`GcPolicy::has_limit`].
 impl Section for GcPolicy {
     const GROUPS: &'static [Group] = &[Group::GcPolicy];
     const FLAG_PREFIX: &'static str = "gc-";
@@ -60,8 +60,8 @@ fn policy(checker: &mut Checker<'_>) -> GcPolicy {
 }
 
 impl GcSettings {
-    /// Returns a warning if a build can take longer than its layers are kept. `longest_build` is the
-    /// time after which Nix is stopped.
+    /// Returns a warning if a build can take longer than its layers are kept. `longest_build` is
+    /// the time after which Nix is stopped.
     #[must_use]
     pub fn warning(&self, longest_build: Duration) -> Option<String> {
         let grace = self.policy.grace;

@@ -11,11 +11,11 @@ use crate::table::{
     SHUTDOWN_GRACE, WEB_DIR,
 };
 
-/// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network takes
-/// some of that time.
+/// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network
+/// takes some of that time.
 const DEFAULT_HOLD: Duration = Duration::from_secs(25);
-/// Default of [`HttpSettings::redirect_ttl`]: most clients read within seconds, but some queue their
-/// downloads.
+/// Default of [`HttpSettings::redirect_ttl`]: most clients read within seconds, but some queue
+/// their downloads.
 const DEFAULT_REDIRECT_TTL: Duration = Duration::from_secs(15 * 60);
 /// The longest time for which S3 and GCS sign a URL.
 const MAX_REDIRECT_TTL: u64 = 7 * DAY;

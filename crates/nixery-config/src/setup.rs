@@ -198,8 +198,8 @@ pub fn log_plan(plan: &ClusterPlan) {
     );
 }
 
-/// Returns the builder that settings describe, with this Nix and blob store. `gc_grace` is the grace
-/// of the store's garbage collection.
+/// Returns the builder that settings describe, with this Nix and blob store. `gc_grace` is the
+/// grace of the store's garbage collection.
 ///
 /// # Errors
 /// The strategy's data or the spool folder cannot be used.

@@ -48,8 +48,8 @@ impl Group {
     }
 }
 
-/// Where a setting is shown. Every setting has a variable and a flag, even if the help does not show
-/// it.
+/// Where a setting is shown. Every setting has a variable and a flag, even if the help does not
+/// show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// In the help and on the reference page.
@@ -100,8 +100,8 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Declares a constant for each setting, and [`SETTINGS`]. An entry has a name, a variable, a flag, a
-/// placeholder, a level and a help text; it may be secret, and have a default and fallbacks.
+/// Declares a constant for each setting, and [`SETTINGS`]. An entry has a name, a variable, a flag,
+/// a placeholder, a level and a help text; it may be secret, and have a default and fallbacks.
 macro_rules! settings {
     ($($group:ident { $(
         $name:ident: $variable:literal $flag:literal $value:literal, $level:ident $($secret:ident)?,

@@ -21,7 +21,8 @@ pub struct BuiltLayer {
     pub cached: bool,
 }
 
-/// Runs `nixery build` (the command so far: the program, and what runs it) for an image of a package set.
+/// Runs `nixery build` (the command so far: the program, and what runs it) for an image of a
+/// package set.
 ///
 /// # Panics
 /// Where it fails.
@@ -60,7 +61,8 @@ impl Built {
             .collect()
     }
 
-    /// The digests of all that the image is made of: two images that have them in common are the same bytes.
+    /// The digests of all that the image is made of: two images that have them in common are the
+    /// same bytes.
     #[track_caller]
     pub fn digests(&self) -> Vec<String> {
         let layers = self.layers().into_iter().map(|layer| layer.digest);

@@ -71,7 +71,8 @@ pub fn run(command: &mut Command) -> Ran {
     }
 }
 
-/// The processes (as folders of `/proc`) whose environment holds the text, which is how a builder is told its salt.
+/// The processes (as folders of `/proc`) whose environment holds the text, which is how a builder
+/// is told its salt.
 ///
 /// # Panics
 /// Where there is no `/proc`.

@@ -1,4 +1,5 @@
-//! Storage engines that tests start for themselves: SeaweedFS, which speaks S3, and fake-gcs-server.
+//! Storage engines that tests start for themselves: SeaweedFS, which speaks S3, and
+//! fake-gcs-server.
 //!
 //! `scripts/engines` installs them. Starting SeaweedFS takes some seconds, so tests share one
 //! ([`SeaweedFs::shared`]) and take a bucket each; a test that stops the engine starts its own.
@@ -61,7 +62,8 @@ impl Process {
         Self { name, log, child }
     }
 
-    /// Waits until the engine answers as it must; `false` if it ended instead, as where a port was taken.
+    /// Waits until the engine answers as it must; `false` if it ended instead, as where a port was
+    /// taken.
     #[track_caller]
     fn wait_until(&mut self, mut usable: impl FnMut() -> bool) -> bool {
         let deadline = Instant::now() + START_LIMIT;
@@ -129,8 +131,9 @@ fn share<Engine>(slot: &Mutex<Weak<Engine>>, start: impl FnOnce() -> Engine) -> 
     started
 }
 
-/// Free ports of the loopback address, below those that the kernel gives to outgoing connections: an engine that is
-/// stopped must find its ports free when it starts again, though clients keep connecting meanwhile.
+/// Free ports of the loopback address, below those that the kernel gives to outgoing connections:
+/// an engine that is stopped must find its ports free when it starts again, though clients keep
+/// connecting meanwhile.
 fn quiet_ports<const COUNT: usize>() -> [u16; COUNT] {
     const FIRST: u32 = 12_000;
     const COUNT_OF_QUIET: u32 = 20_000;

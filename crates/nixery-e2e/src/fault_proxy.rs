@@ -1,7 +1,8 @@
 //! A proxy in front of a storage engine that does harm, decided by a seed.
 //!
-//! What happens to the n-th request follows from the seed alone, so a run that found something can be repeated
-//! as far as the order of requests is the same. Requests pass byte for byte, with their `Host`: signatures stay valid.
+//! What happens to the n-th request follows from the seed alone, so a run that found something can
+//! be repeated as far as the order of requests is the same. Requests pass byte for byte, with their
+//! `Host`: signatures stay valid.
 
 use rustix::net::sockopt::set_socket_linger;
 use std::collections::BTreeMap;
@@ -16,7 +17,8 @@ const CHUNK: usize = 16 * 1024;
 /// More than any request head of the storage clients.
 const MOST_HEAD: usize = 64 * 1024;
 
-/// How long a delay or a stall takes at most: enough to reorder what runs at once, not to run into time-outs.
+/// How long a delay or a stall takes at most: enough to reorder what runs at once, not to run into
+/// time-outs.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the proxy does to one request.
@@ -82,7 +84,8 @@ struct State {
     counts: Mutex<BTreeMap<Fault, usize>>,
 }
 
-/// Forwards to one port of the loopback address, one request a connection, and does harm to some of them.
+/// Forwards to one port of the loopback address, one request a connection, and does harm to some of
+/// them.
 #[derive(Debug)]
 pub struct FaultProxy {
     port: u16,
@@ -231,7 +234,8 @@ fn content_length(head: &[u8]) -> u64 {
         .unwrap_or(0)
 }
 
-/// The head with `Connection: close` after its first line: the engine then ends its answer by ending the connection.
+/// The head with `Connection: close` after its first line: the engine then ends its answer by
+/// ending the connection.
 fn one_request(head: &[u8]) -> Vec<u8> {
     let end = head
         .windows(2)

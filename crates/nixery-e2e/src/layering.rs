@@ -8,7 +8,8 @@ use std::process::Command;
 /// All of them.
 pub const STRATEGIES: [&str; 3] = ["size", "dominator", "plan"];
 
-/// What plans are made from here: not all that the tests' images hold, so that some packages are unknown to them.
+/// What plans are made from here: not all that the tests' images hold, so that some packages are
+/// unknown to them.
 const PLANNED: &str = "bashInteractive,bc,coreutils,curl,diffutils,file,findutils,gawk,git,gnugrep,gnused,hello,htop,jq,\
                        less,nano,nginx,openssl,perl,procps,rsync,sqlite,vim,wget,xz,zstd";
 

@@ -1,7 +1,8 @@
-//! What the end-to-end tests share: a registry process on a scratch store, and the real clients that pull from it.
+//! What the end-to-end tests share: a registry process on a scratch store, and the real clients
+//! that pull from it.
 //!
-//! The tests live in `tests/` and are `#[ignore]`d, because they need Nix, the demo package set and OCI clients:
-//! `make test` installs those and runs them with `--include-ignored`.
+//! The tests live in `tests/` and are `#[ignore]`d, because they need Nix, the demo package set and
+//! OCI clients: `make test` installs those and runs them with `--include-ignored`.
 //!
 //! ```no_run
 //! use nixery_e2e::{Registry, http};

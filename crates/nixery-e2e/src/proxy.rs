@@ -1,4 +1,5 @@
-//! A proxy that, as containerd from 2.3 on, gives up on an answer whose headers take longer than a limit.
+//! A proxy that, as containerd from 2.3 on, gives up on an answer whose headers take longer than a
+//! limit.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Forwards to one port of the loopback address, one request a connection; an answer that does not begin in time is cut off.
+/// Forwards to one port of the loopback address, one request a connection; an answer that does not
+/// begin in time is cut off.
 #[derive(Debug)]
 pub struct HeaderLimitProxy {
     port: u16,
@@ -57,7 +59,8 @@ fn forward(
     cut: &AtomicUsize,
 ) -> std::io::Result<()> {
     let mut server = TcpStream::connect(("127.0.0.1", target))?;
-    // A pull sends no bodies: a request ends with its headers. `Connection: close` keeps it at one per connection.
+    // A pull sends no bodies: a request ends with its headers. `Connection: close` keeps it at one
+    // per connection.
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {

@@ -68,7 +68,8 @@ pub fn read(root: &Path) -> BTreeMap<OsString, Node> {
     nodes
 }
 
-/// Asserts that two trees are the same; the message names the first differing paths, not their contents.
+/// Asserts that two trees are the same; the message names the first differing paths, not their
+/// contents.
 #[track_caller]
 pub fn assert_same(left: &Path, right: &Path) {
     let (mine, theirs) = (read(left), read(right));

@@ -54,7 +54,8 @@ fn pulls_and_builds_go_on_while_a_collector_drops_all_it_may() {
                     let end = Instant::now() + 3 * GRACE;
                     let mut round = client;
                     while Instant::now() < end {
-                        // One image that is always in use, and others that come, go, and come again.
+                        // One image that is always in use, and others that come, go, and come
+                        // again.
                         let server = &servers[round % 2];
                         pull_checked(server, "fresh-1/hello");
                         pull_checked(server, &format!("fresh-{}/hello", round % 12 + 2));

@@ -1,4 +1,5 @@
-//! What `deploy/` says holds: its settings exist, its pods' settings are valid, and Nix works as it works there.
+//! What `deploy/` says holds: its settings exist, its pods' settings are valid, and Nix works as it
+//! works there.
 
 use nixery_e2e::command::run;
 use nixery_e2e::{checkout, demo_set, program};
@@ -102,7 +103,8 @@ fn for_everybody(name: &str, folder: &Path) {
     std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("our own file");
 }
 
-/// As in the pods of `deploy/kubernetes`: a user without any right, a volume of that user's at `/nix`, no sandbox.
+/// As in the pods of `deploy/kubernetes`: a user without any right, a volume of that user's at
+/// `/nix`, no sandbox.
 #[test]
 #[ignore = "needs Nix and root, for a mount: run make test"]
 fn a_user_without_rights_builds_in_a_volume_at_nix() {

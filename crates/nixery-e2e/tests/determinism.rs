@@ -1,4 +1,5 @@
-//! Equal input gives equal bytes: on another host's store, with another Nix, on another number of threads.
+//! Equal input gives equal bytes: on another host's store, with another Nix, on another number of
+//! threads.
 
 use nixery_e2e::build::{Built, build};
 use nixery_e2e::command::run;

@@ -1,4 +1,5 @@
-//! What `nixery build` writes is what the tools for files read: the registry's image, byte for byte.
+//! What `nixery build` writes is what the tools for files read: the registry's image, byte for
+//! byte.
 
 use nixery_e2e::clients::{Podman, skopeo_pull};
 use nixery_e2e::command::{Ran, run};

@@ -25,7 +25,8 @@ fn skopeo_says(registry: &Registry, image: &str) -> String {
         .failure()
 }
 
-/// A failed image answers with a redirect that says why in its URL, and that URL with 422 and the reason in words.
+/// A failed image answers with a redirect that says why in its URL, and that URL with 422 and the
+/// reason in words.
 #[track_caller]
 fn assert_fails(registry: &Registry, image: &str, slug: &str, words: &[&str]) {
     let answer = http::get(&registry.manifest_url(image));
@@ -120,7 +121,8 @@ fn a_build_that_hangs_times_out() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::start(RegistryOptions::salted(&folder).env("NIX_TIMEOUT", "4"));
     assert_fails(&registry, "hangs", "realise:timed-out", &["4 s"]);
-    // Its builder lives in a process group of its own and does not heed SIGTERM; Nix must have seen to it.
+    // Its builder lives in a process group of its own and does not heed SIGTERM; Nix must have seen
+    // to it.
     let salt = std::fs::read(folder.path().join("test-set/salt")).unwrap();
     let left = with_in_environment(&salt);
     assert!(left.is_empty(), "builders still run: {left:?}");

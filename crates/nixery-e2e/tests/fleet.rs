@@ -72,8 +72,8 @@ fn a_fleet_moves_what_the_documentation_says() {
             .find(|row| row["strategy"] == name)
             .unwrap_or_else(|| panic!("no {name} in {json}"))
     };
-    // Integers decide all of it, so that each machine prints the same. Another program counted 120.290 and 143.3 GB for
-    // the original with popularity of any version and with none.
+    // Integers decide all of it, so that each machine prints the same. Another program counted
+    // 120.290 and 143.3 GB for the original with popularity of any version and with none.
     let expected = [
         ("one layer per path", "95.171", 97_051),
         ("plan", "97.062", 39_446),

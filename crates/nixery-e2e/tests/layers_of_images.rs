@@ -1,4 +1,5 @@
-//! `nixery layers` with the name of an image: the layers that a build would give it, without the build.
+//! `nixery layers` with the name of an image: the layers that a build would give it, without the
+//! build.
 
 use nixery_e2e::build::build;
 use nixery_e2e::command::run;

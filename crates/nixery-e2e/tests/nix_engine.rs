@@ -1,4 +1,5 @@
-//! Nix distributes the work: remote builders, binary caches, a daemon, and a store in another place.
+//! Nix distributes the work: remote builders, binary caches, a daemon, and a store in another
+//! place.
 
 use nixery_e2e::clients::{skopeo_digest, skopeo_pull};
 use nixery_e2e::command::run;
@@ -62,7 +63,8 @@ fn nix(store: &str, arguments: &[&str]) -> String {
     .success()
 }
 
-/// The path of that name in a store, and whether the store itself built it: not so if it was copied from another.
+/// The path of that name in a store, and whether the store itself built it: not so if it was copied
+/// from another.
 fn path_in(store: &str, name: &str) -> Option<(String, bool)> {
     let all: Value =
         serde_json::from_str(&nix(store, &["path-info", "--all", "--json"])).expect("JSON");

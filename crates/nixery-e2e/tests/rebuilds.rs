@@ -1,4 +1,5 @@
-//! What is left of an image's layers when one package that no other needs has changed: all that do not hold it.
+//! What is left of an image's layers when one package that no other needs has changed: all that do
+//! not hold it.
 
 use nixery_e2e::build::{Built, BuiltLayer, build};
 use nixery_e2e::{demo_set, layering, program};
@@ -6,8 +7,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// A package set with two packages of its own beside the demo set's: `small-tool`, of a few hundred bytes, and
-/// `large-tool`, of a megabyte. The file `small-tool` (or `large-tool`) beside it has their versions.
+/// A package set with two packages of its own beside the demo set's: `small-tool`, of a few hundred
+/// bytes, and `large-tool`, of a megabyte. The file `small-tool` (or `large-tool`) beside it has
+/// their versions.
 struct Tools(tempfile::TempDir);
 
 const TOOLS: [&str; 2] = ["small-tool", "large-tool"];
@@ -75,8 +77,8 @@ fn without<'a>(layers: &'a [BuiltLayer], paths: &BTreeSet<String>) -> Vec<&'a st
     others.map(|layer| layer.digest.as_str()).collect()
 }
 
-/// Changes each tool in turn; each time all but the layer that holds it and the root layer must be there already,
-/// and in the same order.
+/// Changes each tool in turn; each time all but the layer that holds it and the root layer must be
+/// there already, and in the same order.
 fn assert_only_the_changed_layers_are_new(strategy: &str, planned: Option<&str>) {
     let (tools, storage) = (Tools::new(), tempfile::tempdir().expect("a scratch folder"));
     let plan = tools.0.path().join("plan.nixery");
@@ -138,9 +140,10 @@ fn by_size_a_changed_package_changes_its_layer_alone() {
     assert_only_the_changed_layers_are_new("size", None);
 }
 
-// For each strategy this is the truth for as long as the package's size stays about the same: one that grows may
-// come before another, which it then sends into a tail (by dominators: into the merged layer). By dominators its
-// references count as well, as they say which paths are reached through it alone.
+// For each strategy this is the truth for as long as the package's size stays about the same: one
+// that grows may come before another, which it then sends into a tail (by dominators: into the
+// merged layer). By dominators its references count as well, as they say which paths are reached
+// through it alone.
 #[test]
 #[ignore = "needs Nix: run make test"]
 fn by_dominators_a_changed_package_changes_its_layer_alone() {

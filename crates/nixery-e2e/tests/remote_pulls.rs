@@ -1,4 +1,5 @@
-//! Pulls from registries whose store is a bucket: through signed redirects, and through the registry itself.
+//! Pulls from registries whose store is a bucket: through signed redirects, and through the
+//! registry itself.
 
 use nixery_e2e::clients::{Containerd, Podman, skopeo_digest, skopeo_pull};
 use nixery_e2e::engines::{Bucket, FakeGcs, SeaweedFs};

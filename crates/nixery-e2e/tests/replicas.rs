@@ -70,7 +70,8 @@ enum End {
     Frozen,
 }
 
-/// One server begins an image and stops in mid-build; the other, asked for the same image, makes it.
+/// One server begins an image and stops in mid-build; the other, asked for the same image, makes
+/// it.
 fn the_other_server_takes_over(end: End) {
     const IMAGE: &str = "fresh-5/slow-10";
     const BUILD: Duration = Duration::from_secs(10);

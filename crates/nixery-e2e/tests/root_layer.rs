@@ -5,7 +5,8 @@ use nixery_e2e::http;
 use nixery_e2e::{Registry, RegistryOptions};
 use std::path::Path;
 
-/// The log of the build of an image that was not built before, as the registry serves it to a terminal.
+/// The log of the build of an image that was not built before, as the registry serves it to a
+/// terminal.
 fn build_log(registry: &Registry) -> String {
     let page = http::get(&registry.url("/")).text();
     let id = page

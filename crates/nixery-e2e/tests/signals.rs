@@ -75,7 +75,8 @@ fn an_interrupted_command_leaves_no_builder() {
         &["lab", "plan", "build", "--out", "plan", "--all"],
     ];
     for arguments in commands {
-        // With --attrs come `cacert` and `iana-etc`, as in every image: the set of one package has neither.
+        // With --attrs come `cacert` and `iana-etc`, as in every image: the set of one package has
+        // neither.
         let set = if arguments.contains(&"--all") {
             "one"
         } else {

@@ -1,4 +1,5 @@
-//! A store that fails, lies or loses things: clients get right bytes or a clear answer, and nothing wrong is kept.
+//! A store that fails, lies or loses things: clients get right bytes or a clear answer, and nothing
+//! wrong is kept.
 
 use nixery_e2e::engines::{Bucket, SeaweedFs};
 use nixery_e2e::{FaultProxy, Registry, RegistryOptions, blobs_of, digest_of, http, wait_until};
@@ -12,7 +13,8 @@ fn object(digest: &str) -> String {
     format!("layers/{}", digest.trim_start_matches("sha256:"))
 }
 
-/// Asks until the registry gives the manifest; every other answer must say that it is worth trying again.
+/// Asks until the registry gives the manifest; every other answer must say that it is worth trying
+/// again.
 #[track_caller]
 fn manifest_in_the_end(registry: &Registry, image: &str, limit: Duration) -> http::Response {
     let deadline = Instant::now() + limit;
@@ -37,7 +39,8 @@ fn manifest_in_the_end(registry: &Registry, image: &str, limit: Duration) -> htt
     }
 }
 
-/// Every object of the bucket that has a final name is what its name says, read by other means than the registry's.
+/// Every object of the bucket that has a final name is what its name says, read by other means than
+/// the registry's.
 #[track_caller]
 fn nothing_wrong_is_stored(bucket: &Bucket) {
     for name in bucket.list() {

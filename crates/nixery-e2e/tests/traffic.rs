@@ -52,8 +52,8 @@ fn what_clients_pulled_is_replayed_after_the_server_has_ended() {
     }
     // Both images have the shell, which the first client fetches once.
     assert!(bytes(0) < bytes(last), "{table}");
-    // All of the layers' bytes are shared out to paths: what one layer for each path stores is no more than
-    // the server does, and the root layers are small.
+    // All of the layers' bytes are shared out to paths: what one layer for each path stores is no
+    // more than the server does, and the root layers are small.
     let stored = std::fs::read_dir(registry.storage().join("layers")).unwrap();
     let stored: u64 = stored
         .map(|entry| entry.unwrap().metadata().unwrap().len())

@@ -1,4 +1,5 @@
-//! What a client unpacks is what the Nix store holds, byte for byte, for every store path of an image.
+//! What a client unpacks is what the Nix store holds, byte for byte, for every store path of an
+//! image.
 
 use nixery_e2e::clients::skopeo_pull;
 use nixery_e2e::{Registry, RegistryOptions, tree};

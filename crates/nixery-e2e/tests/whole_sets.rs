@@ -6,7 +6,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
 
-/// One of six hundred names of `hello`: together more than Linux takes as one argument of a program.
+/// One of six hundred names of `hello`: together more than Linux takes as one argument of a
+/// program.
 fn also_hello(n: impl std::fmt::Display) -> String {
     format!("hello-{n}-{}", "x".repeat(250))
 }

@@ -12,7 +12,8 @@ use nixery_storage::{Storage, error_chain};
 use crate::config::GcSettings;
 use crate::metrics::GcMetrics;
 
-/// What a collection forgets by age. Recorded pulls and learned plans stay without the feature `lab`.
+/// What a collection forgets by age. Recorded pulls and learned plans stay without the feature
+/// `lab`.
 #[cfg(not(feature = "lab"))]
 const RETENTIONS: [gc::Retention; 1] = [nixery_state::graphs::KEPT];
 /// The pause before a collection varies by up to a tenth, so that replicas do not stay

@@ -52,9 +52,9 @@ impl PlanMetrics {
     }
 }
 
-/// Uses the plan that the servers of the store have learned, whenever it changes. In the hour `hour`
-/// (UTC) of each day, learns a plan unless another server does. Runs until it is dropped, which is
-/// harmless at any moment.
+/// Uses the plan that the servers of the store have learned, whenever it changes. In the hour
+/// `hour` (UTC) of each day, learns a plan unless another server does. Runs until it is dropped,
+/// which is harmless at any moment.
 pub async fn learn_forever(
     builder: Builder,
     metrics: PlanMetrics,

@@ -1,8 +1,8 @@
 //! An OCI registry that builds images from the packages their names list.
 //!
 //! The crate is the HTTP interface of [`nixery_builder`]. [`config`] has the settings, [`router`]
-//! answers requests, and [`run`] runs the whole program. [`route`] maps paths to what they name, and
-//! [`error`] maps errors to statuses.
+//! answers requests, and [`run`] runs the whole program. [`route`] maps paths to what they name,
+//! and [`error`] maps errors to statuses.
 //!
 //! ```
 //! use http::Method;

@@ -8,7 +8,8 @@ use nixery_storage::error_chain;
 
 /// A container registry that builds images from the packages their names list.
 ///
-/// Every setting is a flag and an environment variable. Without any, it serves nixpkgs on port 8080.
+/// Each setting is a flag and an environment variable. Without any, nixpkgs is served on port
+/// 8080.
 /// More settings are in docs/configuration.md.
 #[derive(Parser)]
 #[command(name = "nixery-server", version)]
@@ -21,8 +22,8 @@ struct Command {
     config: Arguments<Settings>,
 }
 
-/// With the system's allocator, a fifth of the time of an answer from memory is allocation. It is built
-/// with `no_thp`: with pages of 2 MiB, a few slow readers need two to three times the memory.
+/// With the system's allocator, a fifth of the time of an answer from memory is allocation. It is
+/// built with `no_thp`: with pages of 2 MiB, a few slow readers need two to three times the memory.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -46,7 +46,7 @@ pub(crate) fn select(headers: &HeaderMap, size: u64, etag: &str) -> Selection {
 }
 
 /// Reads the value of a `Range` header of a blob of `size` bytes.
-pub(crate) fn parse(value: &str, size: u64) -> Option<Selection> {
+fn parse(value: &str, size: u64) -> Option<Selection> {
     let (unit, set) = value.split_once('=')?;
     let (first, last) = set.trim().split_once('-')?;
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

@@ -42,8 +42,8 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// Returns the exit code: 2 for invalid settings, as for invalid flags, 130 after a second signal, as
-    /// in shells, else 1.
+    /// Returns the exit code: 2 for invalid settings, as for invalid flags, 130 after a second
+    /// signal, as in shells, else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -69,8 +69,8 @@ pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
     done
 }
 
-/// Checks the configuration without starting the server. Returns warnings and the settings in effect,
-/// one per line.
+/// Checks the configuration without starting the server. Returns warnings and the settings in
+/// effect, one per line.
 ///
 /// # Errors
 /// The configuration is wrong.
@@ -153,8 +153,8 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts recording pulls and learning layer plans, where the settings want it. Returns the task that
-/// learns.
+/// Starts recording pulls and learning layer plans, where the settings want it. Returns the task
+/// that learns.
 #[cfg(feature = "lab")]
 fn start_lab(settings: &Settings, state: &AppState) -> Option<tokio::task::JoinHandle<()>> {
     let builder = state.builder();

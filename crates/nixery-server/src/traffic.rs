@@ -181,8 +181,8 @@ impl Recorder {
         Fingerprint::of(self.salt.as_bytes(), &parts)
     }
 
-    /// Stores what was recorded so far. Pulls that cannot be stored are stored by the next call, even
-    /// if this call is dropped.
+    /// Stores what was recorded so far. Pulls that cannot be stored are stored by the next call,
+    /// even if this call is dropped.
     pub async fn flush(&self, storage: &dyn Storage) {
         let mut batch = self.storing.lock().await;
         // The batch of the last call first, then one batch of what was recorded since. With more

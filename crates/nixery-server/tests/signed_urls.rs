@@ -1,7 +1,8 @@
-//! No log shows a signed URL. A program of its own: the log's subscriber must be there before any other test has
-//! passed a log line.
+//! No log shows a signed URL. A program of its own: the log's subscriber must be there before any
+//! other test has passed a log line.
 
-// The leave that clippy.toml gives to tests ends at their helper functions; not all helpers are of use here.
+// The leave that clippy.toml gives to tests ends at their helper functions; not all helpers are of
+// use here.
 #![allow(clippy::unwrap_used, clippy::panic, dead_code)]
 
 #[path = "http/fake_nix.rs"]

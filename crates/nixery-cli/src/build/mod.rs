@@ -24,8 +24,8 @@ use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
 ///
-/// Layers and images are kept in the blob store and not built again. With the flags of `nixery serve`
-/// this is the registry's store.
+/// Layers and images are kept in the blob store and not built again. With the flags of
+/// `nixery serve` this is the registry's store.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -37,8 +37,8 @@ Examples:
   nixery build shell/git --output store --json | jq -r .digest
       only fills the store; the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
-    /// The image's name, which lists its packages. The tag selects the branch, tag or commit of a git
-    /// package source [default tag: latest]
+    /// The image's name, which lists its packages. The tag selects the branch, tag or commit of a
+    /// git package source [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
 

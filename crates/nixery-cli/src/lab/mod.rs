@@ -11,8 +11,8 @@ use clap::Subcommand;
 
 /// Make cluster plans and popularity data, and replay pulls.
 ///
-/// The registry works without these commands. They prepare and evaluate data by which `nixery serve` and
-/// `nixery build` divide images into layers.
+/// The registry works without these commands. They prepare and evaluate data by which
+/// `nixery serve` and `nixery build` divide images into layers.
 #[derive(Subcommand)]
 #[command(after_long_help = "\
 Examples:

@@ -14,9 +14,9 @@ use crate::progress::Reporter;
 ///
 /// Use it with --popularity-url of build and serve, or with --pop of layers.
 ///
-/// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache. A .json
-/// file is the output of `nix path-info --json` or a reference graph. For a cache, --store-paths names the
-/// paths to fetch. A path counts once, even if several sources have it.
+/// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache.
+/// A .json file is the output of `nix path-info --json` or a reference graph. For a cache,
+/// --store-paths names the paths to fetch. A path counts once, even if several sources have it.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -18,19 +18,19 @@ use crate::settings::existing_storage;
 
 /// Replay a history of pulls, and report what clients would have fetched with each layer strategy.
 ///
-/// The history is what servers with `NIXERY_TRAFFIC_RECORD` recorded in their store (--from-server), or a
-/// workload, which is a JSON object:
+/// The history is what servers with `NIXERY_TRAFFIC_RECORD` recorded in their store
+/// (--from-server), or a workload, which is a JSON object:
 ///
-/// `paths` lists `[store path, NAR size, compressed size, [references]]`. A reference is a position in this
-/// list, from 0.
+/// `paths` lists `[store path, NAR size, compressed size, [references]]`. A reference is a position
+/// in this list, from 0.
 ///
 /// `weeks` lists the images of each week. An image is a list of root paths.
 ///
-/// `events` lists `[week, client, [pulled images], [kept images]]` in chronological order. The kept images
-/// are `null` if the client keeps everything.
+/// `events` lists `[week, client, [pulled images], [kept images]]` in chronological order. The kept
+/// images are `null` if the client keeps everything.
 ///
-/// `names` is optional and has a number for each image. Images of one name have the same number, and a
-/// client keeps one of them.
+/// `names` is optional and has a number for each image. Images of one name have the same number,
+/// and a client keeps one of them.
 ///
 /// A client has the layers of the images that it keeps, and fetches the others.
 #[derive(clap::Args)]
@@ -61,7 +61,8 @@ pub(crate) struct ReplayArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Use only this strategy, and the bounds; may be repeated [default: all that there is data for]
+    /// Use only this strategy, and the bounds; may be repeated
+    /// [default: all that there is data for]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Vec<Strategy>,
 

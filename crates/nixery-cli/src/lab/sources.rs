@@ -20,8 +20,8 @@ pub(super) struct PathSourceArgs {
     #[arg(value_name = "SOURCE")]
     pub(super) sources: Vec<String>,
 
-    /// The paths to fetch from a binary cache: a store path or its 32-character hash per line; `-` is
-    /// standard input
+    /// The paths to fetch from a binary cache: a store path or its 32-character hash per line; `-`
+    /// is standard input
     #[arg(long, value_name = "FILE")]
     store_paths: Option<PathBuf>,
 

@@ -15,7 +15,8 @@ pub(super) struct WeekLine {
     pub(super) bound: bool,
 }
 
-/// Colours of the lines. Most colour-blind people can distinguish them, too (Okabe and Ito's palette).
+/// Colours of the lines. Most colour-blind people can distinguish them, too (Okabe and Ito's
+/// palette).
 const COLOURS: [&str; 6] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 ];
@@ -29,8 +30,8 @@ const BOTTOM: f64 = 56.0;
 /// The height of a label's line.
 const LABEL_STEP: f64 = 17.0;
 
-/// Returns an SVG document with bytes over weeks as lines. Their labels are at the right, in the order of
-/// the ends of the lines.
+/// Returns an SVG document with bytes over weeks as lines. Their labels are at the right, in the
+/// order of the ends of the lines.
 pub(super) fn weeks_svg(heading: &str, lines: &[WeekLine]) -> String {
     let most = lines.iter().flat_map(|line| &line.bytes).copied().max();
     let step = nice_step(most.unwrap_or_default());

@@ -14,9 +14,9 @@ use crate::progress::bytes;
 
 /// Explain each layer: its size, why its paths share it, and how widely they are shared.
 ///
-/// The measure of sharing is, with a plan, the share of the plan's sample images that have the path. With
-/// popularity data it is the number of packages that refer to the path, and otherwise the number of paths
-/// of the graph that refer to it.
+/// The measure of sharing is, with a plan, the share of the plan's sample images that have the
+/// path. With popularity data it is the number of packages that refer to the path, and otherwise
+/// the number of paths of the graph that refer to it.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:

@@ -17,8 +17,8 @@ use crate::settings::PackageArgs;
 /// A graph, or an image that has one.
 #[derive(clap::Args)]
 pub(super) struct GraphArgs {
-    /// A reference graph: `-` for standard input, a name that ends in .json, or another existing file.
-    /// Anything else is an image, `NAME[:TAG]`, whose packages are built for its graph
+    /// A reference graph: `-` for standard input, a name that ends in .json, or another existing
+    /// file. Anything else is an image, `NAME[:TAG]`, whose packages are built for its graph
     #[arg(value_name = "GRAPH|IMAGE", required_unless_present = "graph")]
     input: Option<PathBuf>,
 

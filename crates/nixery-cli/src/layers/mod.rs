@@ -58,7 +58,8 @@ pub(crate) struct LayersArgs {
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Option<Strategy>,
 
-    /// The file to write; its ending .json, .dot or .svg selects the format [default: standard output]
+    /// The file to write; its ending .json, .dot or .svg selects the format
+    /// [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
 

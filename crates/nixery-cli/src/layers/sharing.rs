@@ -44,7 +44,8 @@ impl<'a> Measure<'a> {
         }
     }
 
-    /// Returns the value of one path: how many samples have it, or how many packages or paths refer to it.
+    /// Returns the value of one path: how many samples have it, or how many packages or paths refer
+    /// to it.
     pub(super) fn of_path(&self, graph: &ReferenceGraph, id: NodeId) -> Option<u64> {
         let path = &graph.get(id)?.path;
         match self {

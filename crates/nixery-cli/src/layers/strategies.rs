@@ -113,7 +113,8 @@ impl DataArgs {
         })
     }
 
-    /// Loads the data for a graph or image. The root layer is part of an image's budget, as in a registry.
+    /// Loads the data for a graph or image. The root layer is part of an image's budget, as in a
+    /// registry.
     ///
     /// # Errors
     /// As [`Self::load`].

@@ -179,7 +179,8 @@ impl Bucket {
     fn list_page(&self, marker: &str) -> (Vec<String>, Option<String>) {
         match self.access {
             Access::S3 { .. } => {
-                // Version 1 of the listing: its marker is a name, in order and safe in a URL for all our names.
+                // Version 1 of the listing: its marker is a name, in order and safe in a URL for
+                // all our names.
                 let path = format!("/{}?marker={}", self.name, marker.replace('/', "%2F"));
                 let text = self
                     .request(&[], &path)

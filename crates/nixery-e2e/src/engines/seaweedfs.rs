@@ -10,7 +10,8 @@ use tempfile::TempDir;
 const ACCESS_KEY: &str = "nixery-e2e";
 const SECRET_KEY: &str = "nixery-e2e-secret";
 
-/// How often a start is repeated when the engine ends at once, as where another process took a port meanwhile.
+/// How often a start is repeated when the engine ends at once, as where another process took a port
+/// meanwhile.
 const STARTS: usize = 3;
 
 /// A SeaweedFS on a scratch folder and ports of its own.
@@ -57,7 +58,8 @@ impl SeaweedFs {
         );
     }
 
-    /// The engine that the tests of this process share; take a bucket of your own from it and never stop it.
+    /// The engine that the tests of this process share; take a bucket of your own from it and never
+    /// stop it.
     #[track_caller]
     pub fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<SeaweedFs>> = Mutex::new(Weak::new());
@@ -69,7 +71,8 @@ impl SeaweedFs {
         drop(self.process.take());
     }
 
-    /// Starts a stopped engine again, on the same data and ports, and waits until it stores objects.
+    /// Starts a stopped engine again, on the same data and ports, and waits until it stores
+    /// objects.
     ///
     /// # Panics
     /// Where it does not, with its log.
@@ -155,7 +158,8 @@ impl SeaweedFs {
             command.arg(format!("-{name}={port}"));
         }
         let mut process = Process::spawn("SeaweedFS", &mut command, folder.join("log"));
-        // The gateway answers before the volume server has joined: only a stored object shows that it is usable.
+        // The gateway answers before the volume server has joined: only a stored object shows that
+        // it is usable.
         let probe = Bucket::new(self.access(), "e2e-probe");
         let usable = process
             .wait_until(|| probe.create().is_ok() && probe.try_put("probe", b"probe").is_ok());

@@ -50,7 +50,8 @@ fn text(blob: &Blob) -> &str {
     std::str::from_utf8(&blob.bytes).expect("JSON is UTF-8")
 }
 
-/// If this fails and the change is intended, note it in the changelog: every image gets new digests.
+/// If this fails and the change is intended, note it in the changelog: every image gets new
+/// digests.
 #[test]
 fn bytes_are_pinned() {
     let image = assemble(parts(vec![layer("a", 5, 10)])).expect("the parts are valid");

@@ -114,8 +114,8 @@ fn pick(image: &Image, wanted: Preference) -> Result<&ManifestBlob, ApiError> {
     }
 }
 
-/// Answers with a manifest, and records the pull where pulls are recorded. `image` is the key of the
-/// image, if it is known.
+/// Answers with a manifest, and records the pull where pulls are recorded. `image` is the key of
+/// the image, if it is known.
 #[cfg_attr(not(feature = "lab"), expect(unused_variables))]
 fn answer(
     state: &AppState,

@@ -224,7 +224,8 @@ async fn a_store_that_fails_breaks_no_pull_and_gets_them_later() {
     registry.get(TAG).await;
     store.set(Mood::Refusing);
     registry.state.store_recorded().await;
-    // Answered from memory. By another client: two batches of the same second and client would be the same bytes.
+    // Answered from memory. By another client: two batches of the same second and client would be
+    // the same bytes.
     let answer = registry.ask(from("203.0.113.77", DOCKERS)).await;
     assert_eq!(answer.status, StatusCode::OK);
     registry.state.store_recorded().await;

@@ -20,13 +20,13 @@ use crate::signals::or_interrupted;
 
 /// Make a cluster plan from a package set.
 ///
-/// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache. A .json
-/// file is the output of `nix path-info --json` or a reference graph. --attrs and --all build packages for
-/// their closures. --from-store uses the images that a store remembers.
+/// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache.
+/// A .json file is the output of `nix path-info --json` or a reference graph. --attrs and --all
+/// build packages for their closures. --from-store uses the images that a store remembers.
 ///
-/// A plan is made from samples of what images contain: first the images of the store, the newest first, then
-/// single packages, each with its closure. The packages of a reference graph or an image are its roots. In
-/// other sources every path is a package.
+/// A plan is made from samples of what images contain: first the images of the store, the newest
+/// first, then single packages, each with its closure. The packages of a reference graph or an
+/// image are its roots. In other sources every path is a package.
 ///
 /// The same sources, --samples, --seed and --revision give the same file, byte for byte.
 #[derive(clap::Args)]
