@@ -119,16 +119,15 @@ fn picture(
     let measure = Measure::of(data, graph);
     let panel = |(named, plan): &(Named, LayerPlan)| {
         let bar = |(index, layer): (usize, &PlannedLayer)| {
-            let sharing = measure.of_layer(graph, layer);
-            let (number, size) = (index + 1, bytes(layer.nar_size));
-            let mut tip = format!("layer {number}: {size}\n{}", layer.reason);
-            if let Some(sharing) = sharing {
-                tip = format!("{tip}\n{}", measure.sentence(sharing));
-            }
+            let sharing = measure.of_layer(layer);
+            let (number, size, reason) = (index + 1, bytes(layer.nar_size), &layer.reason);
             LayerBar {
                 size: layer.nar_size,
                 shade: measure.shade(sharing),
-                tip,
+                tip: format!(
+                    "layer {number}: {size}\n{reason}\n{}",
+                    measure.sentence(sharing)
+                ),
             }
         };
         let largest = plan.layers.iter().map(|layer| layer.nar_size).max();
@@ -144,5 +143,5 @@ fn picture(
         "{name}: {paths} paths, {total}, in at most {} layers",
         data.budget
     );
-    layers_svg(&heading, measure.meaning(), &panels)
+    layers_svg(&heading, measure.meaning, &panels)
 }
