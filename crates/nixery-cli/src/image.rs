@@ -49,7 +49,7 @@ pub(crate) async fn graph(
         reporter.at(Unit::Spinner, describe(step.into()), 0, 0, &packages);
     };
     let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
-    match or_interrupted(async { Ok(graph.await) }).await? {
+    match or_interrupted(graph).await? {
         Ok(graph) => Ok(graph),
         Err(error) => {
             reporter.finish();

@@ -87,13 +87,13 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Verify(args) => return signals::or_interrupted(verify::run(args)).await,
+        Command::Verify(args) => return signals::or_interrupted(verify::run(args)).await?,
         Command::Build(args) => build::run(args).await,
         // Reading and planning never yield, so a signal has its default effect until Nix builds
         // packages.
         Command::Layers(args) => layers::run(args).await,
         // A collection may be interrupted at any point.
-        Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
+        Command::Gc(args) => signals::or_interrupted(gc::run(args)).await?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args).await,
         #[cfg(feature = "lab")]

@@ -80,19 +80,16 @@ struct Job {
 }
 
 pub(crate) async fn run(args: BuildArgs) -> Result<()> {
-    let job = or_interrupted(Job::prepare(args)).await?;
+    let job = or_interrupted(Job::prepare(args)).await??;
     let result = or_interrupted(job.run()).await;
-    if result.is_ok() {
-        let recorded = async {
-            job.builder.drain().await;
-            Ok(())
-        };
-        // The image is complete without the record of its graph.
-        let _ = or_interrupted(recorded).await;
+    if matches!(result, Ok(Ok(()))) {
+        // Waits until the graph is recorded. A signal ends the wait, but the command succeeds: the
+        // image is complete without the record.
+        let _ = or_interrupted(job.builder.drain()).await;
     }
     // Other servers on the store may be waiting for this build.
     job.builder.release_leases().await;
-    result
+    result?
 }
 
 impl Job {

@@ -140,7 +140,7 @@ async fn read_cache(
         reporter.at(Unit::Items, url, done, total, &message);
     };
     let read = cache.read(sink, wanted, state.as_deref_mut(), progress);
-    let done = or_interrupted(async { Ok(read.await) }).await;
+    let done = or_interrupted(read).await;
     if let (Err(_), Some(state)) = (&done, state) {
         state.save(sink)?;
         reporter.line("the state is saved. Run the same command again to continue");

@@ -142,7 +142,7 @@ impl AttributeArgs {
         let source = source.resolve(tag);
         let architecture = Architecture::default();
         let work = every_package(&nix, &source, architecture, folder.path(), &mut observe);
-        let done = or_interrupted(async { Ok(work.await) }).await?;
+        let done = or_interrupted(work).await?;
         if let Err(error) = done {
             reporter.finish();
             return Err(build_failure(&nix, BuildError::from(error).into()).await);

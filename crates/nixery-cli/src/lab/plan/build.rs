@@ -119,8 +119,8 @@ pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
     let work = tokio::task::spawn_blocking(move || {
         build(&sample, revision, &mut |at| report(&observer, at))
     });
-    let plan = or_interrupted(async { Ok(work.await) }).await?;
-    let plan = plan
+    let plan = or_interrupted(work)
+        .await?
         .context("the task that makes the plan failed")?
         .context("cannot make a plan")?;
     reporter.finish();
@@ -140,7 +140,7 @@ async fn gather_samples(args: &PlanBuildArgs, reporter: &Reporter) -> Result<Pla
         args.attributes.add_to(&mut paths, reporter).await?;
     }
     if args.history.from_store {
-        or_interrupted(args.history.add_to(&mut paths, reporter)).await?;
+        or_interrupted(args.history.add_to(&mut paths, reporter)).await??;
     }
     let (packages, dangling) = (paths.packages(), paths.dangling());
     if packages == 0 {
