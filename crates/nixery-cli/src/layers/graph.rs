@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_core::{GraphError, PackageSource, ReferenceGraph, StorePath};
+use nixery_core::{GraphError, ReferenceGraph, StorePath};
 use nixery_nix::EvaluationRequest;
 
 use crate::errors::usage;
@@ -77,10 +77,9 @@ impl GraphArgs {
         let request = image::parse(&name)
             .map_err(|error| usage(format!("{name} is not a file or an image name: {error}")))?;
         let reporter = Reporter::new(false);
-        let wanted = |source: PackageSource| {
-            EvaluationRequest::for_image(&request.name, source.resolve(&request.tag))
-        };
-        let graph = image::graph(&self.packages, wanted, &reporter).await;
+        let (source, settings) = self.packages.settings()?;
+        let request = EvaluationRequest::for_image(&request.name, source.resolve(&request.tag));
+        let graph = image::graph(&settings, &request, &reporter).await;
         reporter.finish();
         graph.map_err(|error| match error.downcast_ref::<Arc<BuildError>>() {
             Some(failure) if matches!(**failure, BuildError::NotFound { .. }) => error.context(
