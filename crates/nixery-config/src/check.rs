@@ -22,9 +22,16 @@ pub(crate) type Values = BTreeMap<&'static str, OsString>;
 pub struct ConfigErrors(pub(crate) Vec<String>);
 
 impl ConfigErrors {
-    /// Returns the value of a part of the configuration, or adds its problems to these.
-    pub fn part<T>(&mut self, part: Result<T, Self>) -> Option<T> {
-        part.map_err(|errors| self.0.extend(errors.0)).ok()
+    /// Returns the values of two parts of a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with either.
+    pub fn both<A, B>(one: Result<A, Self>, other: Result<B, Self>) -> Result<(A, B), Self> {
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (Err(one), Err(other)) => Err(Self([one.0, other.0].concat())),
+            (Err(errors), _) | (_, Err(errors)) => Err(errors),
+        }
     }
 }
 

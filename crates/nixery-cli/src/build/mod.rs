@@ -101,14 +101,9 @@ impl Job {
         };
         destination.check()?;
 
-        let mut errors = ConfigErrors::default();
-        let (Some((source, nix_settings)), Some(store), Some(layering)) = (
-            errors.part(args.packages.settings()),
-            errors.part(args.storage.settings()),
-            errors.part(args.layering.settings()),
-        ) else {
-            return Err(errors.into());
-        };
+        let images = ConfigErrors::both(args.storage.settings(), args.layering.settings());
+        let ((source, nix_settings), (store, layering)) =
+            ConfigErrors::both(args.packages.settings(), images)?;
 
         start_text_log(if args.verbose { "info" } else { "error" });
         output::warn(store.ignored.iter().chain(&layering.ignored));
@@ -137,12 +132,7 @@ impl Job {
     }
 
     async fn run(&self) -> Result<()> {
-        let Self {
-            request,
-            destination,
-            reporter,
-            ..
-        } = self;
+        let (request, destination, reporter) = (&self.request, &self.destination, &self.reporter);
         let build = self.builder.start(request.clone());
         watch::watch(&build, reporter, self.verbose).await;
         let image = match build.wait().await {

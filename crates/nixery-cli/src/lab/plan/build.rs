@@ -87,7 +87,7 @@ pub(crate) struct PlanBuildArgs {
     attributes: AttributeArgs,
 }
 
-pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
+pub(crate) async fn run(args: PlanBuildArgs) -> Result<()> {
     let others =
         !args.sources.sources.is_empty() || args.attributes.given() || args.history.from_store;
     if args.sample.is_none() && !others {

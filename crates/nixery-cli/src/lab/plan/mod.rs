@@ -1,11 +1,10 @@
 //! `nixery lab plan`: makes and reads cluster plans.
 
 mod attributes;
-mod build;
+pub(super) mod build;
 mod history;
-mod show;
+pub(super) mod show;
 
-use anyhow::Result;
 use clap::Subcommand;
 
 /// Make or read a cluster plan, which says which packages share a layer in every image.
@@ -17,11 +16,4 @@ use clap::Subcommand;
 pub(crate) enum PlanCommand {
     Build(build::PlanBuildArgs),
     Show(show::PlanShowArgs),
-}
-
-pub(super) async fn run(command: PlanCommand) -> Result<()> {
-    match command {
-        PlanCommand::Build(args) => build::run(args).await,
-        PlanCommand::Show(args) => show::run(&args).await,
-    }
 }
