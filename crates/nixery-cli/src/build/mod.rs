@@ -24,27 +24,29 @@ use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
 ///
-/// Layers and images are kept in the blob store and not built again. With the flags of
-/// `nixery serve` this is the registry's store.
+/// The blob store keeps layers and images, so that they are not built again. The registry uses the
+/// same store if `nixery serve` has the same storage flags.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   nixery build shell/git/htop --pkgs-path ./packages
-      writes shell-git-htop.tar; podman load -i shell-git-htop.tar
+      writes shell-git-htop.tar; load it with podman load -i shell-git-htop.tar
   nixery build git:nixos-26.05 --output oci:images
-      adds the image to the OCI layout images; skopeo copy oci:images:nixos-26.05 docker://…
+      adds the image to the OCI layout in the directory images;
+      push it with skopeo copy oci:images:nixos-26.05 docker://…
   nixery build arm64/hello --output docker-archive:hello.tar:registry.example.org/hello:1
+      names the image registry.example.org/hello:1 in the archive
   nixery build shell/git --output store --json | jq -r .digest
       only fills the store; the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
-    /// The image's name, which lists its packages. The tag selects the branch, tag or commit of a
-    /// git package source [default tag: latest]
+    /// The image's name, which lists its packages. With a git package source, the tag selects a
+    /// branch, tag or commit [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
 
     /// `docker-archive:FILE[:NAME:TAG]` for docker load and podman load, `oci:DIR[:TAG]` for an
     /// OCI layout, or `store` for the blob store only
-    /// [default: docker-archive:NAME.tar, with a dash for each slash]
+    /// [default: docker-archive:NAME.tar, with dashes instead of slashes]
     #[arg(short, long, value_name = "OUTPUT", value_parser = Destination::parse)]
     output: Option<Destination>,
 

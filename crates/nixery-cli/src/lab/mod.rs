@@ -13,7 +13,7 @@ use plan::PlanCommand;
 
 /// Make cluster plans and popularity data, and replay pulls.
 ///
-/// The registry works without these commands. They prepare and evaluate data by which
+/// The registry works without these commands. They make and evaluate the data with which
 /// `nixery serve` and `nixery build` divide images into layers.
 #[derive(Subcommand)]
 #[command(after_long_help = "\

@@ -7,7 +7,7 @@ pub(super) mod show;
 
 use clap::Subcommand;
 
-/// Make or read a cluster plan, which says which packages share a layer in every image.
+/// Make or read a cluster plan, which lists the packages that share a layer in every image.
 ///
 /// A plan is made once for a package set. The layer strategy `plan` uses it.
 #[derive(Subcommand)]
