@@ -37,7 +37,7 @@ Examples:
   nixery build arm64/hello --output docker-archive:hello.tar:registry.example.org/hello:1
       names the image registry.example.org/hello:1 in the archive
   nixery build shell/git --output store --json | jq -r .digest
-      only fills the store; the registry serves the image without building it")]
+      only fills the store, from which the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
     /// The image's name, which lists its packages. With a git package source, the tag selects a
     /// branch, tag or commit [default tag: latest]

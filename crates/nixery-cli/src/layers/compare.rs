@@ -60,17 +60,13 @@ pub(super) async fn run(args: CompareArgs) -> Result<()> {
     let data = args.data.load_for(&args.graph).await?;
     let strategies = data.all(&args.strategy)?;
     let graph = args.graph.read().await?;
-    let plans: Vec<(Named, LayerPlan)> = strategies
-        .into_iter()
-        .map(|named| {
-            let plan = named.strategy.plan(&graph, data.budget);
-            (named, plan)
-        })
-        .collect();
-    let rows: Vec<Row> = plans
-        .iter()
-        .map(|(named, plan)| Row::new(named, plan, &graph))
-        .collect();
+    let planned = |named: Named| {
+        let plan = named.strategy.plan(&graph, data.budget);
+        (named, plan)
+    };
+    let plans: Vec<_> = strategies.into_iter().map(planned).collect();
+    let row = |(named, plan): &_| Row::new(named, plan, &graph);
+    let rows: Vec<_> = plans.iter().map(row).collect();
     if let Some(out) = &args.out {
         let svg = picture(&args.graph.name(), &graph, &plans, &data);
         output::write(Some(out), svg.as_bytes())?;
