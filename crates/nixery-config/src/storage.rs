@@ -72,6 +72,7 @@ impl Section for StorageSettings {
         let folder = folder.unwrap_or_else(|| default_folder(checker));
         let spool = checker.path(SPOOL_DIR);
         let spool = spool.unwrap_or_else(|| folder.join("spool"));
+        #[cfg_attr(not(any(feature = "s3", feature = "gcs")), expect(unused_variables))]
         let remote = Remote {
             attempts: checker.number(STORAGE_ATTEMPTS, 1..=MAX_ATTEMPTS),
             timeout: checker.optional_time(STORAGE_TIMEOUT, 1..=MAX_TIMEOUT_SECONDS),
