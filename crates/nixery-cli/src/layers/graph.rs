@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
 use nixery_core::{GraphError, PackageSource, ReferenceGraph, StorePath};
-use nixery_nix::EvaluationRequest;
+use nixery_nix::{EvaluationRequest, PackageError};
 
 use crate::errors::usage;
 use crate::image;
@@ -83,9 +83,16 @@ impl GraphArgs {
         let graph = image::graph(&self.packages, wanted, &reporter).await;
         reporter.finish();
         graph.map_err(|error| match error.downcast_ref::<Arc<BuildError>>() {
-            Some(failure) if matches!(**failure, BuildError::NotFound { .. }) => error.context(
-                format!("{name} is not a file, and its image cannot be built"),
-            ),
+            Some(failure)
+                if matches!(
+                    **failure,
+                    BuildError::Package(PackageError::NotFound { .. })
+                ) =>
+            {
+                error.context(format!(
+                    "{name} is not a file, and its image cannot be built"
+                ))
+            }
             _ => error,
         })
     }
