@@ -50,8 +50,8 @@ mod readme {}
 ///
 /// 1. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
 /// 2. [`realise`](Self::realise), where no image is stored for the derivations;
-/// 3. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it reads the files
-///    of these paths below [`store_root`](Self::store_root) to make the root layer.
+/// 3. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it
+///    reads the files of these paths below [`store_root`](Self::store_root) to make the root layer.
 ///
 /// It then reads all paths of the graph below the store root and packs them into layers, as the
 /// contents of their NARs. The GC roots last until the layers are stored.
@@ -107,8 +107,8 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
     /// are then readable below [`store_root`](Self::store_root).
     ///
     /// # Errors
-    /// [`PackageError::Failed`] when a derivation failed, [`NixError::TimedOut`], or an error for Nix
-    /// itself.
+    /// [`PackageError::Failed`] when a derivation failed, [`NixError::TimedOut`], or an error for
+    /// Nix itself.
     async fn realise(
         &self,
         evaluation: &Evaluation,
