@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixery_core::{LayerPlanError, PackError};
-use nixery_nix::{ClosureError, NixError, PackageError, SpoolError};
+use nixery_nix::{ClosureError, NixError, PackageError};
 use nixery_storage::StorageError;
 
 use crate::progress::Phase;
@@ -182,15 +182,6 @@ impl From<ClosureError> for BuildError {
             error => Self::internal(error),
         }
     }
-}
-
-/// Why a [`Builder`](crate::Builder) could not be created.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuilderError {
-    /// The spool directory is not usable.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
 }
 
 /// What clients are told about an error of Nix itself.

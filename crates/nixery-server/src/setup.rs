@@ -10,8 +10,6 @@ use crate::config::setup::{
 use crate::config::{BlobDelivery, Settings};
 use crate::delivery::{self, DeliveryError};
 use crate::state::AppState;
-#[cfg(feature = "lab")]
-use crate::traffic::Recorder;
 
 /// The registry cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +74,8 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
     if settings.traffic.record {
         let salt = settings.traffic.salt.clone();
         let salt = salt.map_or_else(Salt::random, Ok);
-        let recorder = Recorder::new(salt.map_err(StateError::Salt)?);
-        return Ok(AppState::recording(builder, http, recorder));
+        let salt = salt.map_err(StateError::Salt)?;
+        return Ok(AppState::recording(builder, http, salt));
     }
     Ok(AppState::new(builder, http))
 }
