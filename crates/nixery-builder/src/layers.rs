@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -233,16 +232,7 @@ fn log_omissions(root: &RootLayer, log: &BuildLog) {
         ));
     }
     for conflict in root.conflicts().iter().take(CONFLICTS_SHOWN) {
-        // Without the leading slash: logs are shown without paths of the server, and this is not
-        // one.
-        let place = conflict.path.strip_prefix("/").unwrap_or(&conflict.path);
-        let kept = conflict.kept.as_deref().map(Path::display);
-        let kept = kept.map_or("the image's own".to_owned(), |kept| kept.to_string());
-        let skipped = conflict.skipped.display();
-        log.push(&format!(
-            "root layer: {} is {kept}; {skipped} is left out",
-            place.display()
-        ));
+        log.push(&format!("root layer: {conflict}"));
     }
     if let more @ 1.. = root.conflicts().len().saturating_sub(CONFLICTS_SHOWN) {
         log.push(&format!("root layer: {more} more files are left out"));
