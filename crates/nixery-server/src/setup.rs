@@ -9,6 +9,7 @@ use crate::config::setup::{
 };
 use crate::config::{BlobDelivery, Settings};
 use crate::delivery::{self, DeliveryError};
+use crate::host::without_scheme;
 use crate::state::AppState;
 
 /// The registry cannot start.
@@ -31,10 +32,10 @@ pub enum StateError {
 
 /// Whether a URL names the machine itself.
 fn is_loopback(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, host)| host);
-    ["127.", "localhost", "[::1]"]
+    let names = ["127.", "localhost", "[::1]"];
+    names
         .iter()
-        .any(|name| host.starts_with(name))
+        .any(|name| without_scheme(url).starts_with(name))
 }
 
 /// Opens the store, Nix and the builder, checks that they work, and returns the registry.

@@ -21,6 +21,7 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::config::Salt;
+use crate::host::forwarded;
 use crate::metrics::{counters, register};
 
 /// Time after which recorded pulls are stored: a server that is killed loses no more than these.
@@ -226,11 +227,7 @@ impl Recorder {
 /// A client may send the header itself and count as several clients. Only a statistic depends on
 /// it, and a user agent can be invented as well.
 fn address(request: &Parts) -> Option<IpAddr> {
-    let forwarded = request.headers.get("x-forwarded-for");
-    let first = forwarded
-        .and_then(|value| value.to_str().ok()?.split(',').next())
-        .map(str::trim);
-    let parsed = first.and_then(|text| {
+    let parsed = forwarded(request, "x-forwarded-for").and_then(|text| {
         let alone = text.trim_matches(['[', ']']).parse();
         let address = alone.or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
         address.ok()
