@@ -11,7 +11,6 @@ use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot
 use nixery_manifest::Digest;
 use nixery_nix::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
 };
 use nixery_storage::FilesystemStorage;
 
@@ -109,16 +108,15 @@ impl Nix for MadeUp {
         evaluation: &Evaluation,
         _: &Path,
         _: &BuildLog,
-    ) -> std::result::Result<Vec<RealisedPackage>, NixError> {
+    ) -> std::result::Result<(), NixError> {
         for library in libraries() {
             self.fill(&library, 1000);
         }
-        let realise = |package: &EvaluatedPackage| {
+        for package in &evaluation.packages {
             let bytes = if package.name == "large" { LARGE } else { 1000 };
             self.fill(&package.store_path, bytes);
-            RealisedPackage::from(package.clone())
-        };
-        Ok(evaluation.packages.iter().map(realise).collect())
+        }
+        Ok(())
     }
 
     async fn reference_graph(

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use nixery_core::{LayerStrategy, ReferenceGraph};
-use nixery_nix::Nix;
+use nixery_nix::{Nix, SpoolError};
 use nixery_state::graphs::{self, RecordedGraph};
 use nixery_storage::{Storage, error_chain};
 use tokio::runtime::Handle;
@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
-use crate::error::{BuildError, BuilderError};
+use crate::error::BuildError;
 use crate::flow::{self, Built};
 use crate::handle::{BuildHandle, BuildSummary, BuildTarget};
 use crate::history::BuildHistory;
@@ -66,7 +66,7 @@ impl Builder {
         config: BuilderConfig,
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
-    ) -> Result<Self, BuilderError> {
+    ) -> Result<Self, SpoolError> {
         Ok(Self(Arc::new(Inner {
             strategy: RwLock::new(Arc::clone(&config.strategy)),
             history: Mutex::new(BuildHistory::new(config.history, config.failure_ttl)),

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use nixery_core::Packer;
 use nixery_manifest::Digest;
-use nixery_nix::{InstanceDir, Nix};
+use nixery_nix::{InstanceDir, Nix, SpoolError};
 use nixery_state::lease::Leases;
 use nixery_storage::Storage;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blobs::Blobs;
 use crate::config::BuilderConfig;
-use crate::error::{BuildError, BuilderError};
+use crate::error::BuildError;
 use crate::keyed_lock::KeyedLocks;
 
 /// Packed layers, over all builds, that wait to be stored or are being stored. Each is a file on
@@ -47,7 +47,7 @@ impl Engine {
         config: BuilderConfig,
         nix: Arc<dyn Nix>,
         storage: Arc<dyn Storage>,
-    ) -> Result<Self, BuilderError> {
+    ) -> Result<Self, SpoolError> {
         let instance = InstanceDir::open(&config.spool_dir)?;
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         let pack_threads = config.pack_threads.max(1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nixery_core::{LayerPlanError, PackError};
-use nixery_nix::{ClosureError, NixError, SpoolError};
+use nixery_nix::{ClosureError, NixError, PackageError};
 use nixery_storage::StorageError;
 
 use crate::progress::Phase;
@@ -15,46 +15,9 @@ use crate::progress::Phase;
 /// purpose: code that maps errors to statuses must decide about a new one.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The package set has no such attributes. Holds all missing names, sorted.
-    #[error("the package set has no {}", list("package", packages))]
-    NotFound {
-        /// Every missing package, as requested.
-        packages: Vec<String>,
-    },
-    /// An attribute exists but cannot be built.
-    #[error(
-        "`{package}` is {found}, not a package. Fix: name one of its attributes, or another package"
-    )]
-    NotDerivation {
-        /// The package as requested.
-        package: String,
-        /// What it is instead, with its article: "a function", "a set".
-        found: String,
-    },
-    /// Nix refused to evaluate a package, or the package set.
-    #[error("{} does not evaluate: {message}", match package { Some(p) => format!("package `{p}`"), None => "the package set".to_owned() })]
-    Evaluation {
-        /// The package being evaluated, where Nix's trace names one.
-        package: Option<String>,
-        /// Nix's own message, without its trace.
-        message: String,
-    },
-    /// A derivation was built and failed.
-    #[error(
-        "package `{package}` failed to build: {} ({derivation})",
-        nixery_nix::describe_reason(reason)
-    )]
-    Failed {
-        /// The requested package that needs the derivation, or the derivation's own name if that
-        /// package is unknown.
-        package: String,
-        /// Store path of the derivation that failed.
-        derivation: String,
-        /// What happened, as a word for URLs: `builder-exited-1`, `hash-mismatch`.
-        reason: String,
-        /// The last lines of that builder's output.
-        log_tail: Vec<String>,
-    },
+    /// A package of the image, or their source, is at fault.
+    #[error(transparent)]
+    Package(#[from] PackageError),
     /// A phase took longer than it may.
     #[error("the build did not finish in time: {} was stopped after {} s", phase.describe(), after.as_secs_f32().ceil())]
     TimedOut {
@@ -65,21 +28,9 @@ pub enum BuildError {
         /// The last lines of output.
         log_tail: Vec<String>,
     },
-    /// The package set itself could not be fetched.
-    #[error("the package source could not be fetched: {message}")]
-    Source {
-        /// Nix's (or git's) own message.
-        message: String,
-    },
     /// Nix cannot work on this server.
-    #[error("the server cannot run Nix now: {problem}")]
-    Unavailable {
-        /// What is wrong, in one line.
-        problem: String,
-        /// The failed call, for the server's log.
-        #[source]
-        source: Option<Box<NixError>>,
-    },
+    #[error("the server cannot run Nix now: {}", nix_problem(.0))]
+    Unavailable(#[source] NixError),
     /// Too many builds run or wait.
     #[error("the server has {waiting} other images to build. Fix: pull this image again later")]
     Busy {
@@ -129,13 +80,9 @@ impl BuildError {
     /// Returns a stable word for the kind of failure, for logs, metrics and URLs.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } => "not-found",
-            Self::NotDerivation { .. } => "not-a-package",
-            Self::Evaluation { .. } => "evaluation-failed",
-            Self::Failed { .. } => "build-failed",
+            Self::Package(error) => error.kind(),
             Self::TimedOut { .. } => "timed-out",
-            Self::Source { .. } => "source-unavailable",
-            Self::Unavailable { .. } => "nix-unavailable",
+            Self::Unavailable(_) => "nix-unavailable",
             Self::Busy { .. } => "busy",
             Self::InvalidPlan { .. } => "invalid-layer-plan",
             Self::Pack(_) => "packing-failed",
@@ -152,29 +99,19 @@ impl BuildError {
     /// reason.
     pub fn slug(&self) -> String {
         let slug = match self {
-            Self::NotFound { packages } => format!("{}:not-found", packages.join("+")),
-            Self::NotDerivation { package, .. } => format!("{package}:not-a-package"),
-            Self::Evaluation {
-                package: Some(package),
-                ..
-            } => {
-                format!("{package}:evaluation-failed")
+            Self::Package(PackageError::NotFound { packages }) => {
+                format!("{}:not-found", packages.join("+"))
             }
-            Self::Failed {
+            Self::Package(PackageError::Failed {
                 package, reason, ..
-            } => format!("{package}:{reason}"),
+            }) => format!("{package}:{reason}"),
             Self::TimedOut { phase, after, .. } => {
                 format!("{phase}:timed-out-after-{}s", after.as_secs_f32().ceil())
             }
-            Self::Evaluation { package: None, .. }
-            | Self::Source { .. }
-            | Self::Unavailable { .. }
-            | Self::Busy { .. }
-            | Self::InvalidPlan { .. }
-            | Self::Pack(_)
-            | Self::Storage { .. }
-            | Self::Spool { .. }
-            | Self::Internal { .. } => self.kind().to_owned(),
+            error => match error.package() {
+                Some(package) => format!("{package}:{}", error.kind()),
+                None => error.kind().to_owned(),
+            },
         };
         url_words(&slug)
     }
@@ -182,45 +119,30 @@ impl BuildError {
     /// Returns the last lines of the package builder's output, if there are any.
     pub fn log_tail(&self) -> &[String] {
         match self {
-            Self::Failed { log_tail, .. } | Self::TimedOut { log_tail, .. } => log_tail,
+            Self::Package(PackageError::Failed { log_tail, .. })
+            | Self::TimedOut { log_tail, .. } => log_tail,
             _ => &[],
+        }
+    }
+
+    /// Returns the package that is at fault, if it is a single one.
+    pub fn package(&self) -> Option<&str> {
+        match self {
+            Self::Package(error) => error.package(),
+            _ => None,
         }
     }
 
     /// Converts an error of Nix in one phase.
     pub(crate) fn from_nix(error: NixError, phase: Phase) -> Self {
-        let problem = match &error {
-            NixError::Unavailable { problem, .. } => problem,
-            NixError::Process { .. } => "its programs cannot be started",
-            _ => "its output is invalid",
-        };
-        let problem = problem.to_owned();
         match error {
-            NixError::NotFound { packages } => Self::NotFound { packages },
-            NixError::NotDerivation { package, found } => Self::NotDerivation { package, found },
-            NixError::Evaluation { package, message } => Self::Evaluation { package, message },
-            NixError::Source { message } => Self::Source { message },
-            NixError::Failed {
-                package,
-                derivation,
-                reason,
-                log_tail,
-            } => Self::Failed {
-                package,
-                derivation,
-                reason,
-                log_tail,
-            },
+            NixError::Package(error) => Self::Package(error),
             NixError::TimedOut { after, log_tail } => Self::TimedOut {
                 phase,
                 after,
                 log_tail,
             },
-            // `Unavailable`, `Process`, `Output` and `Graph`.
-            error => Self::Unavailable {
-                problem,
-                source: Some(Box::new(error)),
-            },
+            error => Self::Unavailable(error),
         }
     }
 
@@ -262,24 +184,12 @@ impl From<ClosureError> for BuildError {
     }
 }
 
-/// Why a [`Builder`](crate::Builder) could not be created.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BuilderError {
-    /// The spool directory is not usable.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-}
-
-/// "package `a`", "packages `a`, `b` and `c`".
-fn list(noun: &str, items: &[String]) -> String {
-    match items {
-        [] => format!("such {noun}"),
-        [one] => format!("{noun} `{one}`"),
-        [rest @ .., last] => {
-            let rest: Vec<_> = rest.iter().map(|item| format!("`{item}`")).collect();
-            format!("{noun}s {} and `{last}`", rest.join(", "))
-        }
+/// What clients are told about an error of Nix itself.
+fn nix_problem(error: &NixError) -> &str {
+    match error {
+        NixError::Unavailable { problem, .. } => problem,
+        NixError::Process { .. } => "its programs cannot be started",
+        _ => "its output is invalid",
     }
 }
 
@@ -312,14 +222,14 @@ mod tests {
     }
 
     #[rstest]
-    #[case(BuildError::NotFound { packages: names(&["nope"]) }, "the package set has no package `nope`", "nope:not-found")]
+    #[case(PackageError::NotFound { packages: names(&["nope"]) }, "the package set has no package `nope`", "nope:not-found")]
     #[case(
-        BuildError::NotFound { packages: names(&["a", "b", "c"]) },
+        PackageError::NotFound { packages: names(&["a", "b", "c"]) },
         "the package set has no packages `a`, `b` and `c`",
         "a+b+c:not-found"
     )]
     #[case(
-        BuildError::Failed {
+        PackageError::Failed {
             package: "git".into(),
             derivation: "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-pcre-1.drv".into(),
             reason: "builder-exited-1".into(),
@@ -334,11 +244,16 @@ mod tests {
         "realise:timed-out-after-60s"
     )]
     #[case(
-        BuildError::NotDerivation { package: "lib?&#/ \u{e9}x".into(), found: "a set".into() },
+        PackageError::NotDerivation { package: "lib?&#/ \u{e9}x".into(), found: "a set".into() },
         "`lib?&#/ \u{e9}x` is a set, not a package. Fix: name one of its attributes, or another package",
         "lib-x:not-a-package"
     )]
-    fn messages_and_slugs(#[case] error: BuildError, #[case] message: &str, #[case] slug: &str) {
+    fn messages_and_slugs(
+        #[case] error: impl Into<BuildError>,
+        #[case] message: &str,
+        #[case] slug: &str,
+    ) {
+        let error = error.into();
         assert_eq!(error.to_string(), message);
         assert_eq!(error.slug(), slug);
     }
@@ -361,6 +276,7 @@ mod tests {
     #[test]
     fn a_slug_is_bounded() {
         let packages = (0..200).map(|n| format!("package{n}")).collect();
-        assert!(BuildError::NotFound { packages }.slug().len() <= SLUG_MAX);
+        let error = BuildError::from(PackageError::NotFound { packages });
+        assert!(error.slug().len() <= SLUG_MAX);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::future::try_join;
 use nixery_core::{LayerStrategy, ReferenceGraph};
 use nixery_manifest::{Digest, assemble};
-use nixery_nix::{Evaluation, EvaluationRequest, RealisedPackage};
+use nixery_nix::{Evaluation, EvaluationRequest};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::engine::{Engine, permit};
@@ -59,13 +59,13 @@ pub(crate) async fn build(
     // Until the layers are stored, Nix must not collect the closure as garbage.
     let gc_roots = engine.instance.gc_roots();
     let gc_roots = gc_roots.map_err(BuildError::no_gc_roots)?;
-    let packages = realise(engine, &evaluation, gc_roots.path(), handle, may_realise).await?;
+    realise(engine, &evaluation, gc_roots.path(), handle, may_realise).await?;
 
     // The documents are written while the layers are still being stored.
     let (announce, layers) = mpsc::unbounded_channel();
     let (image, graph) = try_join(
         write_documents(engine, handle, recipe, key, layers),
-        store_layers(engine, Arc::clone(&strategy), &packages, handle, announce),
+        store_layers(engine, Arc::clone(&strategy), &evaluation, handle, announce),
     )
     .await?;
     drop(gc_roots);
@@ -94,21 +94,21 @@ async fn realise(
     gc_roots: &Path,
     handle: &BuildHandle,
     _permit: OwnedSemaphorePermit,
-) -> Result<Vec<RealisedPackage>, BuildError> {
+) -> Result<(), BuildError> {
     handle.enter(Phase::Realise);
-    let packages = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
-    packages.map_err(|error| BuildError::from_nix(error, Phase::Realise))
+    let realised = engine.nix.realise(evaluation, gc_roots, handle.log()).await;
+    realised.map_err(|error| BuildError::from_nix(error, Phase::Realise))
 }
 
 /// Stores the root layer and, at the same time, the layers of the closure of the packages.
 async fn store_layers(
     engine: &Engine,
     strategy: Arc<dyn LayerStrategy>,
-    packages: &[RealisedPackage],
+    realised: &Evaluation,
     handle: &BuildHandle,
     announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<ReferenceGraph, BuildError> {
-    let roots: Vec<_> = packages.iter().map(|it| it.path.clone()).collect();
+    let roots = realised.store_paths();
     let root_layer = layers::store_root_layer(engine, roots.clone(), handle, announce.clone());
     let closure_layers = async {
         handle.enter(Phase::Graph);

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::io::{BufWriter, Write};
-use std::path::Path;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -12,7 +11,7 @@ use nixery_core::{
 };
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_nix::BuildLog;
-use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
+use nixery_state::record::{self, BUILDS, LayerSummary};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -41,7 +40,7 @@ pub(crate) struct KnownLayer {
 impl KnownLayer {
     /// `sharing` is the place of the layer in the plan's order, which the image keeps.
     fn new(
-        record: &LayerRecord,
+        layer: &PackedLayer,
         cached: bool,
         sharing: u64,
         paths: Vec<StorePath>,
@@ -49,19 +48,19 @@ impl KnownLayer {
     ) -> Self {
         Self {
             image_layer: ImageLayer {
-                digest: record.digest,
-                diff_id: record.diff_id,
-                size: record.size,
-                compression: record.compression,
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+                size: layer.size,
+                compression: layer.compression,
                 sharing,
                 created_by: created_by(&paths),
                 comment: Some(reason.clone()).filter(|reason| !reason.is_empty()),
             },
             summary: LayerSummary {
-                digest: record.digest,
-                diff_id: record.diff_id,
-                size: record.size,
-                tar_size: record.tar_size,
+                digest: layer.digest,
+                diff_id: layer.diff_id,
+                size: layer.size,
+                tar_size: layer.tar_size,
                 paths,
                 reason,
                 cached,
@@ -176,18 +175,24 @@ async fn store(
         packer.pack_layer(&contents, &store, compression, out)
     });
     let packed = packed.await?;
-    let record = LayerRecord::from(packed.layer.clone());
-    let _ = announce.send(KnownLayer::new(&record, false, sharing, paths, reason));
+    let _ = announce.send(KnownLayer::new(
+        &packed.layer,
+        false,
+        sharing,
+        paths,
+        reason,
+    ));
     drop(announce);
+    let layer = packed.layer.clone();
     put(engine, packed).await?;
-    let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await;
+    let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &layer).await;
     saved.map_err(BuildError::stored)
 }
 
 /// Returns the layer that was built for a key, if the store still has its blob, and keeps the blob
 /// for this build.
-pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<LayerRecord>, BuildError> {
-    let record = record::load::<LayerRecord>(&*engine.storage, &Key::new(BUILDS, key)).await;
+pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<PackedLayer>, BuildError> {
+    let record = record::load::<PackedLayer>(&*engine.storage, &Key::new(BUILDS, key)).await;
     match record.map_err(BuildError::looked_up)? {
         Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
         _ => Ok(None),
@@ -209,10 +214,9 @@ pub(crate) async fn store_root_layer(
         packer.pack_root_layer(&root, compression, out)
     });
     let packed = packed.await?;
-    let record = LayerRecord::from(packed.layer.clone());
     let reason = "root layer: links into the packages".to_owned();
     // A build that has failed meanwhile no longer receives.
-    let _ = announce.send(KnownLayer::new(&record, false, 0, Vec::new(), reason));
+    let _ = announce.send(KnownLayer::new(&packed.layer, false, 0, Vec::new(), reason));
     drop(announce);
     put(engine, packed).await?;
     handle.update(|progress| progress.layers_done += 1);
@@ -228,16 +232,7 @@ fn log_omissions(root: &RootLayer, log: &BuildLog) {
         ));
     }
     for conflict in root.conflicts().iter().take(CONFLICTS_SHOWN) {
-        // Without the leading slash: logs are shown without paths of the server, and this is not
-        // one.
-        let place = conflict.path.strip_prefix("/").unwrap_or(&conflict.path);
-        let kept = conflict.kept.as_deref().map(Path::display);
-        let kept = kept.map_or("the image's own".to_owned(), |kept| kept.to_string());
-        let skipped = conflict.skipped.display();
-        log.push(&format!(
-            "root layer: {} is {kept}; {skipped} is left out",
-            place.display()
-        ));
+        log.push(&format!("root layer: {conflict}"));
     }
     if let more @ 1.. = root.conflicts().len().saturating_sub(CONFLICTS_SHOWN) {
         log.push(&format!("root layer: {more} more files are left out"));

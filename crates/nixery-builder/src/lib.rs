@@ -64,7 +64,7 @@ pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
     DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, budget_of_paths,
 };
-pub use error::{BuildError, BuilderError};
+pub use error::BuildError;
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use image::{BuildStats, Image, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};

@@ -14,8 +14,7 @@ use futures::stream::BoxStream;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
 use nixery_manifest::Digest;
 use nixery_nix::{
-    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
 };
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
@@ -94,7 +93,7 @@ impl Nix for FakeNix {
         log.push("evaluating");
         if self.unreadable.load(Ordering::SeqCst) {
             let message = "syntax error".to_owned();
-            return Err(NixError::Source { message });
+            return Err(PackageError::Source { message }.into());
         }
         let missing = request
             .packages
@@ -102,7 +101,7 @@ impl Nix for FakeNix {
             .filter(|name| name.starts_with("missing"));
         let missing: Vec<_> = missing.cloned().collect();
         if !missing.is_empty() {
-            return Err(NixError::NotFound { packages: missing });
+            return Err(PackageError::NotFound { packages: missing }.into());
         }
         let system = request.architecture.nix_system();
         let edit = match self.edits.load(Ordering::SeqCst) {
@@ -123,7 +122,7 @@ impl Nix for FakeNix {
         evaluation: &Evaluation,
         gc_roots: &Path,
         log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
+    ) -> Result<(), NixError> {
         self.realisations.fetch_add(1, Ordering::SeqCst);
         log.push("realising");
         assert!(gc_roots.is_dir(), "the directory for GC roots exists");
@@ -133,17 +132,16 @@ impl Nix for FakeNix {
         for package in &evaluation.packages {
             assert!(!package.name.starts_with("panics"), "as asked for");
             if package.name.starts_with("broken") {
-                return Err(NixError::Failed {
+                return Err(NixError::Package(PackageError::Failed {
                     package: package.name.clone(),
                     derivation: package.derivation.clone(),
                     reason: "builder-exited-1".to_owned(),
                     log_tail: vec!["no".to_owned()],
-                });
+                }));
             }
             self.make(&package.store_path);
         }
-        let packages = evaluation.packages.iter().cloned();
-        Ok(packages.map(RealisedPackage::from).collect())
+        Ok(())
     }
 
     async fn reference_graph(

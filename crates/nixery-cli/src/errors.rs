@@ -47,7 +47,7 @@ pub(crate) async fn build_failure(nix: &dyn Nix, error: Arc<BuildError>) -> anyh
     for line in lines {
         output::note(&format!("  {line}"));
     }
-    if matches!(*error, BuildError::Unavailable { .. } | BuildError::Pack(_)) {
+    if matches!(*error, BuildError::Unavailable(_) | BuildError::Pack(_)) {
         match setup::preflight(nix).await {
             Ok(findings) => {
                 for finding in findings {

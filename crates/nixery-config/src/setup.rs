@@ -4,15 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_builder::{
-    Builder, BuilderConfig, BuilderError, LoadError, load_cluster_plan, load_popularity,
-};
+use nixery_builder::{Builder, BuilderConfig, LoadError, load_cluster_plan, load_popularity};
 use nixery_core::{
     ClusterPlan, Clustered, Dominator, LayerStrategy, PackageSource, Popularity, Size,
 };
 #[cfg(feature = "lab")]
 use nixery_lab::learned::{self, LearnError};
-use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError};
+use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError, SpoolError};
 #[cfg(any(feature = "s3", feature = "gcs"))]
 use nixery_storage::RemoteStorage;
 use nixery_storage::{FilesystemStorage, Storage, StorageError};
@@ -52,7 +50,7 @@ pub enum SetupError {
     NixCli(#[from] NixCliError),
     /// The builder cannot be prepared.
     #[error(transparent)]
-    Builder(#[from] BuilderError),
+    Builder(#[from] SpoolError),
     /// Nix does not work here, with the problems and their remedies.
     #[error("Nix cannot build images here:\n{}", .0.iter().map(describe_finding).collect::<Vec<_>>().join("\n"))]
     Nix(Vec<Finding>),

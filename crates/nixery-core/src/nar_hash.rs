@@ -1,7 +1,6 @@
 //! The hash of a store path's NAR serialisation, in each of the forms Nix prints.
 
 use std::fmt;
-use std::str::FromStr;
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeSliceError, Engine};
@@ -130,14 +129,6 @@ impl fmt::Display for NarHash {
 impl fmt::Debug for NarHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for NarHash {
-    type Err = NarHashError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)
     }
 }
 

@@ -318,12 +318,6 @@ impl AsRef<str> for StorePath {
     }
 }
 
-impl AsRef<std::path::Path> for StorePath {
-    fn as_ref(&self) -> &std::path::Path {
-        std::path::Path::new(self.as_str())
-    }
-}
-
 impl FromStr for StorePath {
     type Err = StorePathError;
 

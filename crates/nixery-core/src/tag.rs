@@ -67,12 +67,6 @@ impl Tag {
     }
 }
 
-impl Default for Tag {
-    fn default() -> Self {
-        Self::latest()
-    }
-}
-
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

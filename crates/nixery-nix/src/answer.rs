@@ -4,7 +4,7 @@ use nixery_core::StorePath;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{EvaluatedPackage, Evaluation, NixError};
+use crate::{EvaluatedPackage, Evaluation, NixError, PackageError};
 
 /// The answer of `prepare-image.nix`.
 #[derive(Deserialize)]
@@ -59,13 +59,11 @@ pub(crate) fn parse_image(json: &[u8], packages: &[String]) -> Result<Evaluation
     if !answer.not_found.is_empty() {
         answer.not_found.sort();
         let packages = answer.not_found;
-        return Err(NixError::NotFound { packages });
+        return Err(PackageError::NotFound { packages }.into());
     }
     if let Some(NotDerivation { name, found }) = answer.not_derivation.into_iter().next() {
-        return Err(NixError::NotDerivation {
-            package: name,
-            found,
-        });
+        let package = name;
+        return Err(PackageError::NotDerivation { package, found }.into());
     }
     if !answer.found.iter().map(|found| &found.name).eq(packages) {
         return Err(unexpected("its packages are not those of the request"));
@@ -169,7 +167,9 @@ mod tests {
     #[test]
     fn missing_packages_are_all_named_in_order() {
         match answer("", r#""b","a""#, "") {
-            Err(NixError::NotFound { packages }) => assert_eq!(packages, ["a", "b"]),
+            Err(NixError::Package(PackageError::NotFound { packages })) => {
+                assert_eq!(packages, ["a", "b"])
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_a_derivation_is_named() {
         match answer("", "", r#"{"name":"lib","type":"a set"}"#) {
-            Err(NixError::NotDerivation { package, found }) => {
+            Err(NixError::Package(PackageError::NotDerivation { package, found })) => {
                 assert_eq!((package.as_str(), found.as_str()), ("lib", "a set"));
             }
             other => panic!("{other:?}"),

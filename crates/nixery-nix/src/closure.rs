@@ -6,7 +6,7 @@ use std::{fmt, io};
 use nixery_core::ReferenceGraph;
 
 use crate::build_log::BuildLog;
-use crate::{EvaluationRequest, Nix, NixError, RealisedPackage};
+use crate::{Evaluation, EvaluationRequest, Nix, NixError};
 
 /// A step from the names of packages to their closure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,22 +74,18 @@ pub async fn reference_graph(
     let evaluation = evaluation.map_err(|error| ClosureStep::Evaluate.failed(error))?;
     let gc_roots = tempfile::tempdir_in(work_dir).map_err(ClosureError::GcRoots)?;
     entered(ClosureStep::Realise);
-    let packages = nix.realise(&evaluation, gc_roots.path(), log).await;
-    let packages = packages.map_err(|error| ClosureStep::Realise.failed(error))?;
+    let realised = nix.realise(&evaluation, gc_roots.path(), log).await;
+    realised.map_err(|error| ClosureStep::Realise.failed(error))?;
     entered(ClosureStep::Graph);
-    graph(nix, &packages, log).await
+    graph(nix, &evaluation, log).await
 }
 
 /// Returns the closure of packages that are built.
 pub(crate) async fn graph(
     nix: &dyn Nix,
-    packages: &[RealisedPackage],
+    realised: &Evaluation,
     log: &BuildLog,
 ) -> Result<ReferenceGraph, ClosureError> {
-    let roots: Vec<_> = packages
-        .iter()
-        .map(|package| package.path.clone())
-        .collect();
-    let graph = nix.reference_graph(&roots, log).await;
+    let graph = nix.reference_graph(&realised.store_paths(), log).await;
     graph.map_err(|error| ClosureStep::Graph.failed(error))
 }

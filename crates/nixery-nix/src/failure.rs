@@ -1,11 +1,11 @@
 //! Why a command of Nix failed.
 
-use crate::NixError;
 use crate::client_text::client_message;
 use crate::log_format::NixLog;
 use crate::messages::{
     DISK_FULL, NO_SPACE, failed_derivation, obstacle, output_name, quoted_after,
 };
+use crate::{NixError, PackageError};
 
 /// The text where Nix failed without a message.
 const NO_MESSAGE: &str = "Nix gave no reason";
@@ -83,7 +83,7 @@ pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
     });
     if package.is_some() {
         let message = client_message(text);
-        return NixError::Evaluation { package, message };
+        return PackageError::Evaluation { package, message }.into();
     }
     let fetching = trace.iter().any(|frame| frame.contains("while fetching"))
         || text.contains("unable to download")
@@ -95,17 +95,17 @@ pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
                 .or_else(|| line.strip_prefix("error: "))
         });
         let message = client_message(git.unwrap_or(text));
-        return NixError::Source { message };
+        return PackageError::Source { message }.into();
     }
     match obstacle(text) {
         Some(obstacle) => NixError::Unavailable {
             problem: obstacle.problem.to_owned(),
             detail: text.to_owned(),
         },
-        None => NixError::Evaluation {
+        None => NixError::from(PackageError::Evaluation {
             package: None,
             message: client_message(text),
-        },
+        }),
     }
 }
 

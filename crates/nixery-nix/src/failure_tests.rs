@@ -170,7 +170,7 @@ fn failed_evaluations(#[case] name: &str, #[case] culprit: Option<&str>, #[case]
             evaluation_error(log, &packages)
         });
         match error {
-            NixError::Evaluation { package, message } => {
+            NixError::Package(PackageError::Evaluation { package, message }) => {
                 assert_eq!(
                     (package.as_deref(), message.as_str()),
                     (culprit, text),
@@ -189,10 +189,10 @@ fn refused_import_from_derivation_names_its_package() {
             evaluation_error(log, &["ifd".to_owned()])
         });
         match error {
-            NixError::Evaluation {
+            NixError::Package(PackageError::Evaluation {
                 package: Some(package),
                 message,
-            } => {
+            }) => {
                 assert_eq!(package, "ifd");
                 assert!(
                     message.contains("'allow-import-from-derivation' is disabled"),
@@ -211,7 +211,7 @@ fn infinite_recursion_is_an_evaluation_error() {
             evaluation_error(log, &["recursion".to_owned()])
         });
         match error {
-            NixError::Evaluation { message, .. } => {
+            NixError::Package(PackageError::Evaluation { message, .. }) => {
                 assert!(
                     message.starts_with("stack overflow"),
                     "{version}: {message}"
@@ -243,7 +243,7 @@ fn sources_that_cannot_be_fetched(#[case] name: &str, #[case] version: &str, #[c
         evaluation_error(log, &["hello".to_owned()])
     });
     match error {
-        NixError::Source { message } => assert_eq!(message, text),
+        NixError::Package(PackageError::Source { message }) => assert_eq!(message, text),
         error => panic!("{error:?}"),
     }
 }

@@ -13,6 +13,7 @@ mod client_text;
 mod closure;
 mod code;
 mod command;
+mod error;
 mod failure;
 mod log_format;
 mod messages;
@@ -23,12 +24,9 @@ mod spool;
 mod store;
 
 use std::path::Path;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use nixery_core::{
-    Architecture, GraphError, ImageName, ReferenceGraph, ResolvedSource, StorePath, StoreRoot,
-};
+use nixery_core::{Architecture, ImageName, ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
 
 pub use build_log::BuildLog;
 pub use cli::{
@@ -36,7 +34,7 @@ pub use cli::{
 };
 pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, reference_graph};
-pub use messages::describe_reason;
+pub use error::{NixError, PackageError};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
@@ -52,8 +50,8 @@ mod readme {}
 ///
 /// 1. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
 /// 2. [`realise`](Self::realise), where no image is stored for the derivations;
-/// 3. [`reference_graph`](Self::reference_graph) with the realised paths, while it reads the files
-///    of these paths below [`store_root`](Self::store_root) to make the root layer.
+/// 3. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it
+///    reads the files of these paths below [`store_root`](Self::store_root) to make the root layer.
 ///
 /// It then reads all paths of the graph below the store root and packs them into layers, as the
 /// contents of their NARs. The GC roots last until the layers are stored.
@@ -73,9 +71,9 @@ mod readme {}
 ///
 /// | error | answer of the registry |
 /// |---|---|
-/// | [`NotFound`](NixError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
-/// | [`NotDerivation`](NixError::NotDerivation), [`Evaluation`](NixError::Evaluation), [`Failed`](NixError::Failed) | 422: the package is at fault; the last URL names it and the reason |
-/// | [`Source`](NixError::Source) | 422: the package source cannot be fetched |
+/// | [`NotFound`](PackageError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
+/// | [`NotDerivation`](PackageError::NotDerivation), [`Evaluation`](PackageError::Evaluation), [`Failed`](PackageError::Failed) | 422: the package is at fault; the last URL names it and the reason |
+/// | [`Source`](PackageError::Source) | 422: the package source cannot be fetched |
 /// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |
 /// | every other error | 503 with `Retry-After`: the server cannot build now |
 ///
@@ -91,8 +89,8 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
     /// whenever the contents or the references of the package change.
     ///
     /// # Errors
-    /// [`NixError::NotFound`] with every missing name, also if other packages are invalid;
-    /// [`NixError::NotDerivation`], [`NixError::Evaluation`], [`NixError::Source`],
+    /// [`PackageError::NotFound`] with every missing name, also if other packages are invalid;
+    /// [`PackageError::NotDerivation`], [`PackageError::Evaluation`], [`PackageError::Source`],
     /// [`NixError::TimedOut`], or an error for Nix itself.
     async fn evaluate(
         &self,
@@ -105,19 +103,18 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
     /// `gc_roots` is an empty directory, into which `NixCli` puts GC roots. Until the directory is
     /// deleted, no path of the closures may be removed from the store or changed.
     ///
-    /// The answer has exactly one package for each evaluated package, in the same order. The
-    /// paths and all that they refer to are then readable below
-    /// [`store_root`](Self::store_root).
+    /// The [store paths](EvaluatedPackage::store_path) of the packages and all that they refer to
+    /// are then readable below [`store_root`](Self::store_root).
     ///
     /// # Errors
-    /// [`NixError::Failed`] when a derivation failed, [`NixError::TimedOut`], or an error for Nix
-    /// itself.
+    /// [`PackageError::Failed`] when a derivation failed, [`NixError::TimedOut`], or an error for
+    /// Nix itself.
     async fn realise(
         &self,
         evaluation: &Evaluation,
         gc_roots: &Path,
         log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError>;
+    ) -> Result<(), NixError>;
 
     /// Returns the runtime closure of store paths that are in the store.
     ///
@@ -193,6 +190,14 @@ pub struct Evaluation {
     pub packages: Vec<EvaluatedPackage>,
 }
 
+impl Evaluation {
+    /// Returns the store paths of the packages, which are the roots of their closure.
+    pub fn store_paths(&self) -> Vec<StorePath> {
+        let packages = self.packages.iter();
+        packages.map(|package| package.store_path.clone()).collect()
+    }
+}
+
 /// A package that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -228,25 +233,6 @@ impl EvaluatedPackage {
     }
 }
 
-/// A package that is in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RealisedPackage {
-    /// The name in the request.
-    pub name: String,
-    /// The store path of the output.
-    pub path: StorePath,
-}
-
-impl From<EvaluatedPackage> for RealisedPackage {
-    fn from(package: EvaluatedPackage) -> Self {
-        Self {
-            name: package.name,
-            path: package.store_path,
-        }
-    }
-}
-
 /// Something that is wrong with Nix on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -276,87 +262,4 @@ impl Finding {
             ..Self::warning(problem, remedy)
         }
     }
-}
-
-/// Why Nix failed. [`Nix`] has a table of what each variant means for a client.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NixError {
-    /// The package set has no such attributes.
-    #[error("the package set has no {}", packages.join(", "))]
-    NotFound {
-        /// Every missing package, sorted.
-        packages: Vec<String>,
-    },
-    /// An attribute is not a derivation.
-    #[error("`{package}` is {found}, not a package")]
-    NotDerivation {
-        /// The package as requested.
-        package: String,
-        /// What it is, with its article: "a function".
-        found: String,
-    },
-    /// Evaluation failed.
-    #[error("{} does not evaluate: {message}", package.as_ref().map_or("the package set".to_owned(), |name| format!("package `{name}`")))]
-    Evaluation {
-        /// The package with the error, where it is known. Otherwise the package set has the error.
-        package: Option<String>,
-        /// Nix's message without its trace, colours and paths of the server.
-        message: String,
-    },
-    /// The package set cannot be fetched.
-    #[error("the package source cannot be fetched: {message}")]
-    Source {
-        /// Nix's or git's message.
-        message: String,
-    },
-    /// A derivation failed.
-    #[error("{derivation} failed: {}", describe_reason(reason))]
-    Failed {
-        /// The requested package that needs the derivation, where it is known, else the name of
-        /// the derivation.
-        package: String,
-        /// Store path of the derivation that failed.
-        derivation: String,
-        /// What happened, as one word for URLs; [`describe_reason`] has the known ones.
-        reason: String,
-        /// The last lines of that builder's output.
-        log_tail: Vec<String>,
-    },
-    /// Nix was stopped because it took too long.
-    #[error("Nix was stopped after {} s", after.as_secs())]
-    TimedOut {
-        /// How long it ran.
-        after: Duration,
-        /// The last lines of output.
-        log_tail: Vec<String>,
-    },
-    /// Nix does not work on this machine, for example because the disk is full.
-    #[error("{problem}")]
-    Unavailable {
-        /// What is wrong, in one line that clients are shown.
-        problem: String,
-        /// Nix's own message, which only the server's log shows.
-        detail: String,
-    },
-    /// A program could not be started or waited for, or a file could not be written for it.
-    #[error("cannot {action}")]
-    Process {
-        /// What was tried: "run nix-store".
-        action: String,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A Nix command printed something unexpected.
-    #[error("unexpected output of {command}: {problem}")]
-    Output {
-        /// The command.
-        command: &'static str,
-        /// What is wrong with its output.
-        problem: String,
-    },
-    /// The references of the paths make no valid graph.
-    #[error("the reference graph from Nix is invalid")]
-    Graph(#[source] GraphError),
 }

@@ -171,9 +171,9 @@ pub(crate) fn output_name(text: &str) -> Option<&str> {
     base.split_once('-').map(|(_, name)| name)
 }
 
-/// Returns the words for a reason of [`NixError::Failed`](crate::NixError::Failed), as the end of
-/// "package `x` failed to build: …". A reason that is not known is returned as it is.
-pub fn describe_reason(reason: &str) -> String {
+/// Returns the words for a reason of [`PackageError::Failed`](crate::PackageError::Failed), as the
+/// end of "package `x` failed to build: …". A reason that is not known is returned as it is.
+pub(crate) fn describe_reason(reason: &str) -> String {
     if let Some(code) = reason.strip_prefix("builder-exited-") {
         return format!("its builder exited with code {code}");
     }

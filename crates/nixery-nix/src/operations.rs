@@ -12,7 +12,7 @@ use crate::code::ENTRY;
 use crate::failure::{RealiseFailure, realise_failure};
 use crate::log_format::NixLog;
 use crate::preflight::preflight;
-use crate::{Evaluation, EvaluationRequest, Finding, Nix, NixError, RealisedPackage};
+use crate::{Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError};
 
 #[async_trait]
 impl Nix for NixCli {
@@ -34,22 +34,22 @@ impl Nix for NixCli {
         evaluation: &Evaluation,
         gc_roots: &Path,
         log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
+    ) -> Result<(), NixError> {
         let mut log = NixLog::new(log);
         if self
             .run_realise(evaluation, gc_roots, &[], &mut log)
             .await?
         {
-            let packages = evaluation.packages.iter().cloned();
-            return Ok(packages.map(RealisedPackage::from).collect());
+            return Ok(());
         }
         Err(match realise_failure(&log) {
-            RealiseFailure::Derivation { derivation, reason } => NixError::Failed {
+            RealiseFailure::Derivation { derivation, reason } => PackageError::Failed {
                 package: self.package_of(&derivation, evaluation).await,
                 log_tail: log.failure_tail(&derivation, &reason),
                 derivation,
                 reason,
-            },
+            }
+            .into(),
             RealiseFailure::Nix { problem } => NixError::Unavailable {
                 problem,
                 detail: log.detail(),

@@ -13,7 +13,7 @@ use crate::code::LIST_PACKAGES;
 use crate::failure::{RealiseFailure, is_disk_full, realise_failure};
 use crate::log_format::NixLog;
 use crate::messages::DISK_FULL_TEXT;
-use crate::{EvaluatedPackage, Evaluation, Nix, NixCli, NixError, RealisedPackage};
+use crate::{EvaluatedPackage, Evaluation, Nix, NixCli, NixError, PackageError};
 
 /// Most attributes in one request: Nix frees the memory of an evaluation only when it ends.
 const BATCH: usize = 256;
@@ -146,19 +146,21 @@ async fn evaluate(
 ) -> Result<Vec<(AttributePath, AttributeValue)>, ClosureError> {
     let mut all = Vec::with_capacity(batch.len());
     let mut parts = vec![batch];
+    let of_an_attribute = |error: &NixError| match error {
+        NixError::Package(error) => matches!(error, PackageError::Evaluation { .. }),
+        error => matches!(error, NixError::TimedOut { .. }),
+    };
     while let Some(mut part) = parts.pop() {
         let names = ("attributes", serde_json::json!(part));
         let answer = nix.instantiate(LIST_PACKAGES, source, architecture, names, &[], log);
         let values = answer.await.and_then(|json| parse_attributes(&json, &part));
         match values {
             Ok(values) => all.extend(part.into_iter().zip(values)),
-            Err(NixError::Evaluation { .. } | NixError::TimedOut { .. }) if part.len() > 1 => {
+            Err(error) if of_an_attribute(&error) && part.len() > 1 => {
                 let half = part.split_off(part.len() / 2);
                 parts.extend([half, part]);
             }
-            Err(NixError::Evaluation { .. } | NixError::TimedOut { .. })
-                if part.iter().any(|attribute| !attribute.is_empty()) =>
-            {
+            Err(error) if of_an_attribute(&error) && part.iter().any(|names| !names.is_empty()) => {
                 let fails = |attribute| (attribute, AttributeValue::Fails);
                 all.extend(part.into_iter().map(fails));
             }
@@ -186,11 +188,11 @@ async fn build(
             why: "does not build",
         });
     }
-    if !built.is_empty() {
+    if !built.packages.is_empty() {
         let graph = closure::graph(nix, &built, log).await?;
         report(PackageSetEvent::Built(graph));
     }
-    Ok(built.len())
+    Ok(built.packages.len())
 }
 
 /// Builds or downloads as many of the packages as possible, and roots them below `gc_roots`. Also
@@ -203,18 +205,17 @@ async fn realise_each(
     packages: Vec<EvaluatedPackage>,
     gc_roots: &Path,
     log: &BuildLog,
-) -> Result<(Vec<RealisedPackage>, Vec<EvaluatedPackage>), NixError> {
-    let realised = |packages: Vec<_>| packages.into_iter().map(RealisedPackage::from).collect();
-    if packages.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
+) -> Result<(Evaluation, Vec<EvaluatedPackage>), NixError> {
     let evaluation = Evaluation { packages };
+    if evaluation.packages.is_empty() {
+        return Ok((evaluation, Vec::new()));
+    }
     let mut nix_log = NixLog::new(log);
     let finished = nix
         .run_realise(&evaluation, gc_roots, &["--keep-going"], &mut nix_log)
         .await;
     let problem = match finished {
-        Ok(true) => return Ok((realised(evaluation.packages), Vec::new())),
+        Ok(true) => return Ok((evaluation, Vec::new())),
         // A full disk may have failed every package.
         Ok(false) | Err(NixError::TimedOut { .. }) if is_disk_full(&nix_log) => {
             Some(DISK_FULL_TEXT.to_owned())
@@ -235,12 +236,11 @@ async fn realise_each(
         .packages
         .into_iter()
         .partition(|package| missing.contains(&package.store_path));
-    if packages.is_empty() {
-        return Ok((Vec::new(), failed));
+    let built = Evaluation { packages };
+    if !built.packages.is_empty() {
+        // The failed command has rooted nothing.
+        nix.realise(&built, gc_roots, log).await?;
     }
-    // The failed command has rooted nothing.
-    let evaluation = Evaluation { packages };
-    let built = nix.realise(&evaluation, gc_roots, log).await?;
     Ok((built, failed))
 }
 

@@ -25,8 +25,7 @@ use nixery_builder::{Builder, BuilderConfig};
 use nixery_core::manifest::{Digest, Manifest};
 use nixery_core::{ListedPath, NarHash, PackageSource, ReferenceGraph, StorePath, StoreRoot};
 use nixery_nix::{
-    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
 };
 use nixery_server::config::HttpSettings;
 use nixery_server::listen::{bind, serve};
@@ -75,7 +74,7 @@ impl Nix for Folders {
             Ok(Evaluation { packages })
         } else {
             // Clients get a 404 that names all of them.
-            Err(NixError::NotFound { packages: missing })
+            Err(PackageError::NotFound { packages: missing }.into())
         }
     }
 
@@ -83,12 +82,11 @@ impl Nix for Folders {
     // being deleted while their image is made.
     async fn realise(
         &self,
-        evaluation: &Evaluation,
+        _evaluation: &Evaluation,
         _gc_roots: &Path,
         _log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
-        let packages = evaluation.packages.iter().cloned();
-        Ok(packages.map(RealisedPackage::from).collect())
+    ) -> Result<(), NixError> {
+        Ok(())
     }
 
     // Returns what the packages need at run time, with sizes and hashes. Packed layers are cached

@@ -10,6 +10,7 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::{PackError, PackErrorKind};
+use nixery_nix::PackageError;
 use nixery_storage::StorageError;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -226,21 +227,23 @@ impl BuildAnswer {
         let unavailable = || later(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable);
         let failure = || Self::Failure(ApiError::failure(&message));
         match error {
-            BuildError::NotFound { packages } => Self::Direct(
+            BuildError::Package(PackageError::NotFound { packages }) => Self::Direct(
                 ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, &message)
                     .with_detail(json!({ "missing": packages })),
             ),
-            BuildError::NotDerivation { .. }
-            | BuildError::Evaluation { .. }
-            | BuildError::Failed { .. }
-            | BuildError::TimedOut { .. }
-            | BuildError::Source { .. } => failure(),
+            BuildError::Package(
+                PackageError::NotDerivation { .. }
+                | PackageError::Evaluation { .. }
+                | PackageError::Failed { .. }
+                | PackageError::Source { .. },
+            )
+            | BuildError::TimedOut { .. } => failure(),
             BuildError::Pack(error) => match (error.kind(), error) {
                 (PackErrorKind::Contents, _) => failure(),
                 (_, PackError::Write { source }) if is_full(source) => unavailable(),
                 _ => own_fault(),
             },
-            BuildError::Unavailable { .. } => unavailable(),
+            BuildError::Unavailable(_) => unavailable(),
             BuildError::Busy { .. } => later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
             BuildError::Storage { source, .. } => {
                 let mut answer = ApiError::from(source);

@@ -16,13 +16,7 @@ pub(crate) fn pull_host(settings: &HttpSettings, request: &Parts) -> String {
     if let Some(url) = &settings.public_url {
         return without_scheme(url).to_owned();
     }
-    let forwarded = request
-        .headers
-        .get("x-forwarded-host")
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(',').next())
-        .map(str::trim);
-    forwarded
+    forwarded(request, "x-forwarded-host")
         .filter(|host| is_authority(host))
         .or_else(|| request_host(request))
         .unwrap_or("localhost")
@@ -40,7 +34,13 @@ pub(crate) fn host_of_examples(settings: &HttpSettings, address: SocketAddr) -> 
     }
 }
 
-fn without_scheme(url: &str) -> &str {
+/// Returns what the first proxy wrote into a header to which each proxy appends.
+pub(crate) fn forwarded<'a>(request: &'a Parts, header: &str) -> Option<&'a str> {
+    let values = request.headers.get(header)?.to_str().ok()?;
+    values.split(',').next().map(str::trim)
+}
+
+pub(crate) fn without_scheme(url: &str) -> &str {
     url.split_once("://").map_or(url, |(_, host)| host)
 }
 

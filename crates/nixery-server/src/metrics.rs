@@ -26,7 +26,7 @@ const SECONDS: [f64; 17] = [
 ];
 
 /// A label with its value.
-pub(crate) type Label = [(&'static str, &'static str); 1];
+type Label = [(&'static str, &'static str); 1];
 type Histograms = Family<Label, Histogram, fn() -> Histogram>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -256,15 +256,7 @@ pub(crate) fn counters<const N: usize>(
     label: &'static str,
     values: [&'static str; N],
 ) -> [Counter; N] {
-    label_values(&register(registry, name, help), label, values)
-}
-
-/// Returns the counters of these values of a label, which start at zero.
-pub(crate) fn label_values<const N: usize>(
-    family: &Family<Label, Counter>,
-    label: &'static str,
-    values: [&'static str; N],
-) -> [Counter; N] {
+    let family: Family<Label, Counter> = register(registry, name, help);
     values.map(|value| family.get_or_create_owned(&[(label, value)]))
 }
 

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use nixery_nix::hide_credentials;
+
 /// Paths that are the same on every machine, and frequent in the messages of builds.
 const EVERYWHERE: [&str; 4] = ["/bin/sh", "/dev/null", "/nix/store", "/usr/bin/env"];
 /// Where Nix builds in a sandbox.
@@ -16,7 +18,7 @@ const OTHER_BUILD_FOLDER: &str = "/nix-build-";
 /// messages of Nix itself pass through them.
 #[must_use]
 pub(crate) fn redact(text: &str) -> String {
-    let text = without_credentials(text);
+    let text = hide_credentials(text);
     let mut clean = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find('/') {
@@ -71,22 +73,6 @@ fn shown(path: &str) -> Option<Cow<'_, str>> {
     let (_, file) = path.rsplit_once('/')?;
     file.ends_with(".nix")
         .then(|| Cow::Owned(format!("…/{file}")))
-}
-
-/// Removes user names and passwords from the URLs in a text.
-fn without_credentials(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut clean = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        clean.push_str("://");
-        let end = part
-            .find(|c: char| c.is_whitespace() || "/\"'`<>()".contains(c))
-            .unwrap_or(part.len());
-        let (authority, after) = part.split_at(end);
-        clean.push_str(authority.rsplit('@').next().unwrap_or_default());
-        clean.push_str(after);
-    }
-    clean
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use crate::config::setup::{
 };
 use crate::config::{BlobDelivery, Settings};
 use crate::delivery::{self, DeliveryError};
+use crate::host::without_scheme;
 use crate::state::AppState;
-#[cfg(feature = "lab")]
-use crate::traffic::Recorder;
 
 /// The registry cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -33,10 +32,10 @@ pub enum StateError {
 
 /// Whether a URL names the machine itself.
 fn is_loopback(url: &str) -> bool {
-    let host = url.split_once("://").map_or(url, |(_, host)| host);
-    ["127.", "localhost", "[::1]"]
+    let names = ["127.", "localhost", "[::1]"];
+    names
         .iter()
-        .any(|name| host.starts_with(name))
+        .any(|name| without_scheme(url).starts_with(name))
 }
 
 /// Opens the store, Nix and the builder, checks that they work, and returns the registry.
@@ -76,8 +75,8 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
     if settings.traffic.record {
         let salt = settings.traffic.salt.clone();
         let salt = salt.map_or_else(Salt::random, Ok);
-        let recorder = Recorder::new(salt.map_err(StateError::Salt)?);
-        return Ok(AppState::recording(builder, http, recorder));
+        let salt = salt.map_err(StateError::Salt)?;
+        return Ok(AppState::recording(builder, http, salt));
     }
     Ok(AppState::new(builder, http))
 }

@@ -10,7 +10,7 @@ use crate::config::HttpSettings;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 #[cfg(feature = "lab")]
-use crate::{learning::PlanMetrics, traffic::Recorder};
+use crate::{config::Salt, learning::PlanMetrics, traffic::Recorder};
 
 /// Limit of builds that are remembered as counted: more than can run or be joined at once.
 const MAX_COUNTED: usize = 4096;
@@ -38,10 +38,9 @@ fn from_cache(result: &BuildResult) -> bool {
 }
 
 impl Inner {
-    /// Returns the state without a recorder; `register` registers further metrics.
-    fn new(builder: Builder, settings: HttpSettings, register: impl FnOnce(&mut Registry)) -> Self {
-        let mut registry = Registry::default();
-        register(&mut registry);
+    /// Returns the state without a recorder; `registry` may hold metrics already.
+    #[cfg_attr(not(feature = "lab"), expect(unused_mut))]
+    fn new(builder: Builder, settings: HttpSettings, mut registry: Registry) -> Self {
         Self {
             builder,
             settings,
@@ -60,15 +59,17 @@ impl AppState {
     /// Returns a registry over a builder.
     #[must_use]
     pub fn new(builder: Builder, settings: HttpSettings) -> Self {
-        Self(Arc::new(Inner::new(builder, settings, |_| ())))
+        Self(Arc::new(Inner::new(builder, settings, Registry::default())))
     }
 
-    /// Returns a registry that records its pulls;
+    /// Returns a registry that records its pulls, with fingerprints made with `salt`;
     /// [`record_forever`](crate::traffic::record_forever) stores them.
     #[cfg(feature = "lab")]
     #[must_use]
-    pub fn recording(builder: Builder, settings: HttpSettings, recorder: Recorder) -> Self {
-        let mut inner = Inner::new(builder, settings, |registry| recorder.register(registry));
+    pub fn recording(builder: Builder, settings: HttpSettings, salt: Salt) -> Self {
+        let mut registry = Registry::default();
+        let recorder = Recorder::new(salt, &mut registry);
+        let mut inner = Inner::new(builder, settings, registry);
         inner.recorder = Some(Arc::new(recorder));
         Self(Arc::new(inner))
     }

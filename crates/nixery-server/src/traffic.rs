@@ -16,23 +16,22 @@ use nixery_lab::traffic::{Fingerprint, MOST_IN_BATCH, Pull, is_plausible, store_
 use nixery_manifest::Digest;
 use nixery_storage::{Storage, error_chain};
 use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::config::Salt;
-use crate::metrics::{Label, label_values};
+use crate::host::forwarded;
+use crate::metrics::{counters, register};
 
 /// Time after which recorded pulls are stored: a server that is killed loses no more than these.
 const INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// Limit of manifests whose image is remembered.
 const MAX_KNOWN_MANIFESTS: usize = 40_000;
 
-/// The metrics of recording pulls. Clones share their counts.
-#[derive(Debug, Clone)]
+/// The metrics of recording pulls.
+#[derive(Debug)]
 struct TrafficMetrics {
-    pulls: Family<Label, Counter>,
     stored: Counter,
     /// Pulls that were dropped because the buffer was full or the clock was not set.
     dropped: Counter,
@@ -41,17 +40,21 @@ struct TrafficMetrics {
     failed_batches: Counter,
 }
 
-impl Default for TrafficMetrics {
-    fn default() -> Self {
-        let pulls = Family::default();
-        let [stored, dropped, unknown] =
-            label_values(&pulls, "result", ["stored", "dropped", "unknown"]);
+impl TrafficMetrics {
+    fn registered(registry: &mut Registry) -> Self {
+        let [stored, dropped, unknown] = counters(
+            registry,
+            "nixery_traffic_pulls",
+            "Pulls that were recorded and stored, dropped because the buffer was full or the clock was not set, or of an unknown image",
+            "result",
+            ["stored", "dropped", "unknown"],
+        );
+        let help = "Times that recorded pulls could not be stored";
         Self {
-            pulls,
             stored,
             dropped,
             unknown,
-            failed_batches: Counter::default(),
+            failed_batches: register(registry, "nixery_traffic_store_failures", help),
         }
     }
 }
@@ -78,30 +81,16 @@ struct Buffer {
 }
 
 impl Recorder {
-    /// Returns a recorder without pulls.
-    #[must_use]
-    pub fn new(salt: Salt) -> Self {
+    /// Returns a recorder without pulls, whose metrics are in the registry.
+    pub(crate) fn new(salt: Salt, registry: &mut Registry) -> Self {
         Self {
             salt,
             images: Cache::new(MAX_KNOWN_MANIFESTS),
             buffer: Mutex::default(),
             full: Notify::new(),
             storing: tokio::sync::Mutex::default(),
-            metrics: TrafficMetrics::default(),
+            metrics: TrafficMetrics::registered(registry),
         }
-    }
-
-    /// Registers the metrics of this recorder.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let metrics = self.metrics.clone();
-        let help = "Pulls that were recorded and stored, dropped because the buffer was full or the clock was not set, or of an unknown image";
-        registry.register("nixery_traffic_pulls", help, metrics.pulls);
-        let help = "Times that recorded pulls could not be stored";
-        registry.register(
-            "nixery_traffic_store_failures",
-            help,
-            metrics.failed_batches,
-        );
     }
 
     /// Records the answer to a request for a manifest. `image` is the image's key. A request by
@@ -238,11 +227,7 @@ impl Recorder {
 /// A client may send the header itself and count as several clients. Only a statistic depends on
 /// it, and a user agent can be invented as well.
 fn address(request: &Parts) -> Option<IpAddr> {
-    let forwarded = request.headers.get("x-forwarded-for");
-    let first = forwarded
-        .and_then(|value| value.to_str().ok()?.split(',').next())
-        .map(str::trim);
-    let parsed = first.and_then(|text| {
+    let parsed = forwarded(request, "x-forwarded-for").and_then(|text| {
         let alone = text.trim_matches(['[', ']']).parse();
         let address = alone.or_else(|_| text.parse().map(|address: SocketAddr| address.ip()));
         address.ok()

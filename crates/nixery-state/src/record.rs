@@ -1,12 +1,12 @@
 //! Cache entries: what was built for a key, as versioned JSON in the blob store.
 //!
-//! `manifests/<key>` contains an [`ImageRecord`], `builds/<key>` a [`LayerRecord`]. An entry only
+//! `manifests/<key>` contains an [`ImageRecord`], `builds/<key>` a [`PackedLayer`]. An entry only
 //! names blobs; it is useful while they all exist. An entry that does not parse, or has another
 //! version, counts as missing and is replaced by the next build.
 
 use bytes::Bytes;
 use nixery_core::{Architecture, PackedLayer, StorePath};
-use nixery_manifest::{Compression, Descriptor, Digest};
+use nixery_manifest::{Descriptor, Digest};
 use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, error_chain};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -51,21 +51,6 @@ impl ImageRecord {
     }
 }
 
-/// A packed layer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LayerRecord {
-    /// SHA-256 of the compressed layer.
-    pub digest: Digest,
-    /// SHA-256 of its tar.
-    pub diff_id: Digest,
-    /// Compressed bytes.
-    pub size: u64,
-    /// Bytes of the tar.
-    pub tar_size: u64,
-    /// How the layer is compressed.
-    pub compression: Compression,
-}
-
 /// One layer of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerSummary {
@@ -86,18 +71,6 @@ pub struct LayerSummary {
     pub cached: bool,
 }
 
-impl From<PackedLayer> for LayerRecord {
-    fn from(packed: PackedLayer) -> Self {
-        Self {
-            digest: packed.digest,
-            diff_id: packed.diff_id,
-            size: packed.size,
-            tar_size: packed.tar_size,
-            compression: packed.compression,
-        }
-    }
-}
-
 /// A record that is stored as a cache entry.
 pub trait Record: Serialize + DeserializeOwned {
     /// Version of the format. Raise it when old entries must no longer be used.
@@ -112,7 +85,7 @@ impl Record for ImageRecord {
     const MAX_BYTES: u64 = 64 * 1024 * 1024;
 }
 
-impl Record for LayerRecord {
+impl Record for PackedLayer {
     const VERSION: u32 = 1;
     const MAX_BYTES: u64 = 1024 * 1024;
 }
@@ -157,13 +130,14 @@ pub async fn save<T: Record>(
 
 #[cfg(test)]
 mod tests {
+    use nixery_manifest::Compression;
     use nixery_storage::MemoryStorage;
     use rstest::rstest;
 
     use super::*;
 
-    fn record() -> LayerRecord {
-        LayerRecord {
+    fn record() -> PackedLayer {
+        PackedLayer {
             digest: Digest::of(b"layer"),
             diff_id: Digest::of(b"tar"),
             size: 5,
@@ -177,7 +151,7 @@ mod tests {
         let storage = MemoryStorage::new();
         let key = Key::new(BUILDS, Digest::of(b"key"));
         assert_eq!(
-            load::<LayerRecord>(&storage, &key).await.expect("works"),
+            load::<PackedLayer>(&storage, &key).await.expect("works"),
             None
         );
         save(&storage, &key, &record()).await.expect("saves");
@@ -187,7 +161,7 @@ mod tests {
     /// The format that other versions of this program, and other replicas, have to read.
     #[test]
     fn the_format_is_pinned() {
-        let json = versioned::to_bytes(LayerRecord::VERSION, &record());
+        let json = versioned::to_bytes(PackedLayer::VERSION, &record());
         assert_eq!(
             String::from_utf8(json).expect("UTF-8"),
             format!(
@@ -214,7 +188,7 @@ mod tests {
             .await
             .expect("put");
         assert_eq!(
-            load::<LayerRecord>(&storage, &key).await.expect("works"),
+            load::<PackedLayer>(&storage, &key).await.expect("works"),
             None
         );
     }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_core::{PackageSource, Tag};
+use nixery_nix::PackageError;
 
 use super::{build, fail};
 use crate::config::ImageRequest;
@@ -135,7 +136,9 @@ async fn a_failure_answers_until_its_ttl_and_then_is_tried_again() {
     let fixture = Fixture::with(|config| config.failure_ttl = Duration::from_secs(3600)).await;
     let first = fixture.builder.start(request("missing-a/missing-b"));
     match &*first.wait().await.expect_err("fails") {
-        BuildError::NotFound { packages } => assert_eq!(packages, &["missing-a", "missing-b"]),
+        BuildError::Package(PackageError::NotFound { packages }) => {
+            assert_eq!(packages, &["missing-a", "missing-b"])
+        }
         error => panic!("{error:?}"),
     }
     assert_eq!(

@@ -8,7 +8,7 @@ use nixery_builder::{BuildError, Builder, ImageRequest};
 use nixery_core::StoreRoot;
 use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
 use nixery_nix::{
-    BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError, RealisedPackage,
+    BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError, PackageError,
 };
 use rstest::rstest;
 
@@ -84,7 +84,9 @@ async fn tags_are_branches_and_commits_of_a_git_source() {
         .await
         .expect_err("fails")
     {
-        BuildError::Source { message } => assert!(message.contains("no-such-branch"), "{message}"),
+        BuildError::Package(PackageError::Source { message }) => {
+            assert!(message.contains("no-such-branch"), "{message}")
+        }
         error => panic!("{error:?}"),
     }
 }
@@ -127,7 +129,7 @@ impl Nix for Watched {
         evaluation: &Evaluation,
         gc_roots: &Path,
         log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
+    ) -> Result<(), NixError> {
         self.nix.realise(evaluation, gc_roots, log).await
     }
 

@@ -1,6 +1,7 @@
 //! Failed builds, and the reasons that are found in the output of Nix.
 
 use nixery_builder::BuildError;
+use nixery_nix::PackageError;
 use rstest::rstest;
 
 use crate::setup::Setup;
@@ -10,7 +11,9 @@ use crate::setup::Setup;
 async fn all_missing_packages_are_named() {
     let error = Setup::new().await.fail("nope/foo/set.nothing/throws").await;
     match &*error {
-        BuildError::NotFound { packages } => assert_eq!(packages, &["nope", "set.nothing"]),
+        BuildError::Package(PackageError::NotFound { packages }) => {
+            assert_eq!(packages, &["nope", "set.nothing"])
+        }
         error => panic!("{error:?}"),
     }
 }
@@ -25,7 +28,7 @@ async fn an_attribute_that_is_not_a_package_is_an_error_that_says_what_it_is(
     #[case] kind: &str,
 ) {
     match &*Setup::new().await.fail(name).await {
-        BuildError::NotDerivation { package, found } => {
+        BuildError::Package(PackageError::NotDerivation { package, found }) => {
             assert_eq!((package.as_str(), found.as_str()), (name, kind));
         }
         error => panic!("{error:?}"),
@@ -40,10 +43,10 @@ async fn an_attribute_that_is_not_a_package_is_an_error_that_says_what_it_is(
 async fn evaluation_errors_name_the_package(#[case] name: &str, #[case] text: &str) {
     let error = Setup::new().await.fail(&format!("foo/{name}")).await;
     match &*error {
-        BuildError::Evaluation {
+        BuildError::Package(PackageError::Evaluation {
             package: Some(package),
             message,
-        } => {
+        }) => {
             assert_eq!(package, name);
             assert!(message.contains(text), "{message}");
         }
@@ -62,12 +65,12 @@ async fn build_failures_name_package_derivation_and_log(#[case] name: &str) {
     let setup = Setup::new().await;
     let error = setup.fail(&format!("foo/{name}")).await;
     match &*error {
-        BuildError::Failed {
+        BuildError::Package(PackageError::Failed {
             package,
             derivation,
             reason,
             log_tail,
-        } => {
+        }) => {
             assert_eq!(package, name);
             assert!(
                 derivation.ends_with("-broken-dependency-2.1.drv"),
@@ -90,12 +93,12 @@ async fn build_failures_name_package_derivation_and_log(#[case] name: &str) {
 #[ignore = "needs Nix: run make test"]
 async fn the_reason_that_nix_refuses_an_output_is_reported() {
     match &*Setup::new().await.fail("fifo").await {
-        BuildError::Failed {
+        BuildError::Package(PackageError::Failed {
             package,
             reason,
             log_tail,
             ..
-        } => {
+        }) => {
             assert_eq!(
                 (package.as_str(), reason.as_str()),
                 ("fifo", "output-refused")

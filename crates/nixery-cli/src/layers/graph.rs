@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
 use nixery_core::{GraphError, ReferenceGraph, StorePath};
-use nixery_nix::EvaluationRequest;
+use nixery_nix::{EvaluationRequest, PackageError};
 
 use crate::errors::usage;
 use crate::progress::Reporter;
@@ -81,9 +81,16 @@ impl GraphArgs {
         let graph = image::graph(&settings, &request, &reporter).await;
         reporter.finish();
         graph.map_err(|error| match error.downcast_ref::<Arc<BuildError>>() {
-            Some(failure) if matches!(**failure, BuildError::NotFound { .. }) => error.context(
-                format!("{name} is not a file, and its image cannot be built"),
-            ),
+            Some(failure)
+                if matches!(
+                    **failure,
+                    BuildError::Package(PackageError::NotFound { .. })
+                ) =>
+            {
+                error.context(format!(
+                    "{name} is not a file, and its image cannot be built"
+                ))
+            }
             _ => error,
         })
     }

@@ -246,18 +246,12 @@ fn add(references: &mut Vec<NodeId>, found: &[NodeId], own: NodeId) {
     let start = references.len();
     let others = found.iter().filter(|&&reference| reference != own);
     references.extend(others);
-    let added = &mut references[start..];
     // Nix writes them in order.
-    if !added.is_sorted_by(|a, b| a < b) {
+    if !references[start..].is_sorted_by(|a, b| a < b) {
+        let mut added = references.split_off(start);
         added.sort_unstable();
-        let mut end = start;
-        for i in start..references.len() {
-            if end == start || references[end - 1] != references[i] {
-                references[end] = references[i];
-                end += 1;
-            }
-        }
-        references.truncate(end);
+        added.dedup();
+        references.append(&mut added);
     }
 }
 

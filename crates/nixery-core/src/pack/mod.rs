@@ -16,6 +16,7 @@ mod walk;
 use std::io::Write;
 
 use nixery_manifest::{Compression, Digest};
+use serde::{Deserialize, Serialize};
 
 pub use self::error::{PackError, PackErrorKind};
 pub use self::packer::Packer;
@@ -25,8 +26,9 @@ use self::blocks::{Block, BlockSink};
 use self::tar::TarWriter;
 use crate::{Codec, StorePath, StoreRoot};
 
-/// The facts about a packed layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The facts about a packed layer. Stores keep them in this form, for layers that are packed
+/// already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackedLayer {
     /// SHA-256 of the compressed bytes: the layer's name in a manifest and in the blob store.
     pub digest: Digest,

@@ -210,20 +210,16 @@ pub enum ConflictKind {
     Loop,
 }
 
+/// The path has no leading slash: logs are shown without paths of the server, and this is not one.
 impl fmt::Display for Conflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} is ", self.path)?;
+        let place = self.path.strip_prefix("/").unwrap_or(&self.path);
+        write!(f, "{} is ", place.display())?;
         match &self.kept {
-            Some(kept) => write!(f, "{kept:?}")?,
+            Some(kept) => write!(f, "{}", kept.display())?,
             None => f.write_str("the image's own")?,
         }
-        let why = match self.kind {
-            ConflictKind::SameName => "has the same name",
-            ConflictKind::FileAndDirectory => "has the same name, and one of them is a directory",
-            ConflictKind::Reserved => "would be in the image's Nix store",
-            ConflictKind::Loop => "links to a directory that holds it",
-        };
-        write!(f, "; {:?}, which {why}, is left out", self.skipped)
+        write!(f, "; {} is left out", self.skipped.display())
     }
 }
 

@@ -81,20 +81,13 @@ fn complete_error(error: &BuildError, log: &str) -> ApiError {
     }
     // Writing to a string cannot fail.
     let _ = write!(message, "\nThe complete log: {log}");
-    let package = match error {
-        BuildError::NotDerivation { package, .. } | BuildError::Failed { package, .. } => {
-            Some(package)
-        }
-        BuildError::Evaluation { package, .. } => package.as_ref(),
-        _ => None,
-    };
     ApiError {
         status: StatusCode::UNPROCESSABLE_ENTITY,
         message,
         detail: json!({
             "kind": error.kind(),
             "reason": error.slug(),
-            "package": package,
+            "package": error.package(),
             "log": log,
             "logTail": tail,
         }),

@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use nixery_builder::{BuildError, Phase};
 use nixery_core::{LayerPlanError, PackError};
 use nixery_manifest::Digest;
-use nixery_nix::NixError;
+use nixery_nix::{NixError, PackageError};
 use nixery_server::error::{ApiError, BuildAnswer};
 use nixery_storage::{Operation, StorageError};
 use rstest::rstest;
@@ -164,42 +164,43 @@ fn pack_errors() -> Vec<PackError> {
 fn build_errors() -> Vec<BuildError> {
     let message = format!("cannot open {SECRET}/default.nix:3:1");
     let mut errors = vec![
-        BuildError::NotFound {
+        BuildError::Package(PackageError::NotFound {
             packages: vec!["a".into()],
-        },
-        BuildError::NotDerivation {
+        }),
+        BuildError::Package(PackageError::NotDerivation {
             package: "a".into(),
             found: "a set".into(),
-        },
-        BuildError::Evaluation {
+        }),
+        BuildError::Package(PackageError::Evaluation {
             package: Some("a".into()),
             message: message.clone(),
-        },
-        BuildError::Evaluation {
+        }),
+        BuildError::Package(PackageError::Evaluation {
             package: None,
             message: message.clone(),
-        },
-        BuildError::Failed {
+        }),
+        BuildError::Package(PackageError::Failed {
             package: "a".into(),
             derivation: "/nix/store/x.drv".into(),
             reason: "builder-exited-1".into(),
             log_tail: vec!["make: *** error 1".into()],
-        },
+        }),
         BuildError::TimedOut {
             phase: Phase::Realise,
             after: Duration::from_secs(1),
             log_tail: Vec::new(),
         },
-        BuildError::Source {
+        BuildError::Package(PackageError::Source {
             message: message.clone(),
-        },
-        BuildError::Unavailable {
+        }),
+        BuildError::Unavailable(NixError::Unavailable {
             problem: message.clone(),
-            source: Some(Box::new(NixError::Process {
-                action: message.clone(),
-                source: system(),
-            })),
-        },
+            detail: system().to_string(),
+        }),
+        BuildError::Unavailable(NixError::Process {
+            action: message.clone(),
+            source: system(),
+        }),
         BuildError::Busy { waiting: 1000 },
         BuildError::Spool {
             action: "create a spool file",
@@ -261,7 +262,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
     for error in build_errors() {
         let own = matches!(
             error,
-            BuildError::Unavailable { .. }
+            BuildError::Unavailable(_)
                 | BuildError::Storage { .. }
                 | BuildError::Spool { .. }
                 | BuildError::InvalidPlan { .. }

@@ -12,8 +12,7 @@ use nixery_core::StoreRoot;
 use nixery_core::{ReferenceGraph, StorePath};
 use nixery_manifest::Digest;
 use nixery_nix::{
-    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError,
-    RealisedPackage,
+    BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
 };
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -97,28 +96,28 @@ impl Nix for FakeNix {
             .cloned()
             .collect();
         if !missing.is_empty() {
-            return Err(NixError::NotFound { packages: missing });
+            return Err(PackageError::NotFound { packages: missing }.into());
         }
         for package in &request.packages {
             match package.as_str() {
                 "function" => {
-                    return Err(NixError::NotDerivation {
+                    return Err(NixError::Package(PackageError::NotDerivation {
                         package: package.clone(),
                         found: "a function".into(),
-                    });
+                    }));
                 }
                 "broken" => {
                     log.push("error: undefined variable 'x'");
                     log.push("       at /srv/secret/pkgs/default.nix:3:1:");
-                    return Err(NixError::Evaluation {
+                    return Err(NixError::Package(PackageError::Evaluation {
                         package: Some(package.clone()),
                         message: "undefined variable 'x' at /srv/secret/pkgs/default.nix:3".into(),
-                    });
+                    }));
                 }
                 "unfetchable" => {
-                    return Err(NixError::Source {
+                    return Err(NixError::Package(PackageError::Source {
                         message: "https://user:hunter2@example.org/pkgs.git: no such ref".into(),
-                    });
+                    }));
                 }
                 "nonix" => {
                     return Err(NixError::Unavailable {
@@ -144,20 +143,19 @@ impl Nix for FakeNix {
         evaluation: &Evaluation,
         _gc_roots: &Path,
         log: &BuildLog,
-    ) -> Result<Vec<RealisedPackage>, NixError> {
-        let mut realised = Vec::new();
+    ) -> Result<(), NixError> {
         for package in &evaluation.packages {
             match package.name.as_str() {
                 "failing" => {
                     let mut tail: Vec<String> = (1..=20).map(|n| format!("line {n}")).collect();
                     tail.insert(19, "/bin/sh: cannot open /srv/secret/input".into());
                     tail.iter().for_each(|line| log.push(line));
-                    return Err(NixError::Failed {
+                    return Err(NixError::Package(PackageError::Failed {
                         package: "failing".into(),
                         derivation: DERIVATION.into(),
                         reason: "builder-exited-1".into(),
                         log_tail: tail,
-                    });
+                    }));
                 }
                 "endless" => {
                     return Err(NixError::TimedOut {
@@ -181,9 +179,8 @@ impl Nix for FakeNix {
             };
             let contents = format!("{} ", package.name).repeat(5000);
             fs::write(folder.join("bin").join(program), contents).unwrap();
-            realised.push(package.clone().into());
         }
-        Ok(realised)
+        Ok(())
     }
 
     async fn reference_graph(

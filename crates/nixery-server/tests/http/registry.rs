@@ -14,7 +14,7 @@ use nixery_core::{Codec, PackageSource};
 use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 #[cfg(feature = "lab")]
-use nixery_server::traffic::Recorder;
+use nixery_server::config::Salt;
 use nixery_server::{AppState, router};
 use nixery_storage::{MemoryStorage, Storage};
 use serde_json::Value;
@@ -58,11 +58,11 @@ impl Registry {
     #[cfg(feature = "lab")]
     pub(crate) async fn recording(
         storage: Arc<dyn Storage>,
-        recorder: Recorder,
+        salt: Salt,
         change: impl FnOnce(&mut BuilderConfig),
     ) -> Self {
         let settings = HttpSettings::default();
-        let state = |builder| AppState::recording(builder, settings, recorder);
+        let state = |builder| AppState::recording(builder, settings, salt);
         Self::serving(storage, change, state).await
     }
 

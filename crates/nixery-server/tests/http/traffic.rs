@@ -16,7 +16,7 @@ use nixery_manifest::Digest;
 use nixery_server::config::Salt;
 use nixery_server::listen::{bind, serve};
 use nixery_server::router;
-use nixery_server::traffic::{Recorder, record_forever};
+use nixery_server::traffic::record_forever;
 use nixery_storage::{Key, MemoryStorage, Storage};
 use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,8 +29,7 @@ const SALT: &[u8] = b"a secret of this test";
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn over(storage: Arc<dyn Storage>) -> Registry {
-    let recorder = Recorder::new(Salt::new(SALT));
-    Registry::recording(storage, recorder, |_| {}).await
+    Registry::recording(storage, Salt::new(SALT), |_| {}).await
 }
 
 async fn recording() -> Registry {
@@ -207,8 +206,8 @@ async fn what_is_stored_reveals_no_address_no_agent_and_no_name() {
         assert!(!text.contains(secret), "{text}");
     }
     // The same client looks different under another salt.
-    let recorder = Recorder::new(Salt::random().unwrap());
-    let salted = Registry::recording(registry.storage.clone(), recorder, |_| {});
+    let salt = Salt::random().unwrap();
+    let salted = Registry::recording(registry.storage.clone(), salt, |_| {});
     let salted = salted.await;
     salted.ask(from("203.0.113.77", DOCKERS)).await;
     let recorded = pulls(&salted).await;
@@ -266,10 +265,9 @@ async fn storing_ends_while_pulls_go_on() {
 #[tokio::test]
 async fn what_does_not_fit_is_dropped_and_counted() {
     let store = Arc::new(FakeStore::default());
-    let recorder = Recorder::new(Salt::new(SALT));
     // However slow this machine is, the store is not asked for the image again.
     let recheck = |config: &mut BuilderConfig| config.recheck_after = 60 * MINUTE;
-    let registry = Registry::recording(store.clone(), recorder, recheck).await;
+    let registry = Registry::recording(store.clone(), Salt::new(SALT), recheck).await;
     let first = registry.get(TAG).await;
     store.set(Mood::Silent);
     // On its way when the store falls silent: it stays there.

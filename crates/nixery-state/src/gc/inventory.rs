@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
+use nixery_core::PackedLayer;
 use nixery_manifest::Digest;
 use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError, StorageErrorKind};
 use serde::Deserialize;
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use super::{GcError, GcPhase, InUse, ProgressReporter, Retention, age, failed_to};
 use crate::lease::LEASES;
 use crate::marks::{USES, is_use};
-use crate::record::{BUILDS, ImageRecord, LayerRecord, MANIFESTS, MAX_MANIFEST, Record};
+use crate::record::{BUILDS, ImageRecord, MANIFESTS, MAX_MANIFEST, Record};
 use crate::versioned::{self, VersionedError};
 
 /// Objects that are read at once: hides the latency of a remote store.
@@ -329,7 +330,7 @@ async fn read_layers(
     inventory: &mut Inventory,
     progress: &mut ProgressReporter<'_>,
 ) -> Result<(), GcError> {
-    let mut reads = read_all(storage, layers, LayerRecord::MAX_BYTES);
+    let mut reads = read_all(storage, layers, PackedLayer::MAX_BYTES);
     while let Some((ListedObject { key, written, .. }, bytes)) = reads.try_next().await? {
         progress.step();
         let Some(bytes) = bytes else { continue };

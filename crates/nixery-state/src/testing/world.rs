@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use nixery_core::{Architecture, StorePath};
+use nixery_core::{Architecture, PackedLayer, StorePath};
 use nixery_manifest::{Compression, Descriptor, Digest, MediaType};
 use nixery_storage::{BLOBS, Contents, Folder, Key, MemoryStorage, Storage, StorageError};
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::gc::{GcError, GcMode, GcPolicy, GcReport, InUse, Retention, collect};
 use crate::graphs::{self, GRAPHS};
 use crate::lease::LEASES;
-use crate::record::{self, BUILDS, ImageRecord, LayerRecord, LayerSummary, MANIFESTS};
+use crate::record::{self, BUILDS, ImageRecord, LayerSummary, MANIFESTS};
 use crate::uses::USES;
 
 /// The folder of a feature that this crate does not know.
@@ -191,8 +191,8 @@ pub fn layer_key(layer: &[u8]) -> Key {
 }
 
 /// Returns the record of a layer.
-pub fn layer_record(layer: &[u8]) -> LayerRecord {
-    LayerRecord {
+pub fn layer_record(layer: &[u8]) -> PackedLayer {
+    PackedLayer {
         digest: Digest::of(layer),
         diff_id: Digest::of(layer),
         size: layer.len() as u64,
