@@ -16,7 +16,7 @@ use crate::progress::Phase;
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The package set has no such attributes. Holds all missing names, sorted.
-    #[error("the package set has no {}", list("package", packages))]
+    #[error("the package set has no {}", nixery_nix::describe_packages(packages))]
     NotFound {
         /// Every missing package, as requested.
         packages: Vec<String>,
@@ -66,7 +66,7 @@ pub enum BuildError {
         log_tail: Vec<String>,
     },
     /// The package set itself could not be fetched.
-    #[error("the package source could not be fetched: {message}")]
+    #[error("the package source cannot be fetched: {message}")]
     Source {
         /// Nix's (or git's) own message.
         message: String,
@@ -100,7 +100,7 @@ pub enum BuildError {
     #[error(transparent)]
     Pack(#[from] PackError),
     /// The blob store failed.
-    #[error("the server's blob store failed while the image was being {doing}")]
+    #[error("the image could not be {doing}")]
     Storage {
         /// What was being done: "stored", "looked up".
         doing: &'static str,
@@ -111,14 +111,16 @@ pub enum BuildError {
     /// The server's own disk failed.
     #[error("the server could not {action}")]
     Spool {
-        /// What it tried: "create a spool file".
+        /// What it tried: "write a temporary file".
         action: &'static str,
         /// The system's error, for the server's log.
         #[source]
         source: std::io::Error,
     },
     /// A defect of Nixery itself.
-    #[error("the build stopped because of a defect of the server: {what}")]
+    #[error(
+        "the build stopped because of a defect of the server: {what}. Fix: report it with the log"
+    )]
     Internal {
         /// What did not hold.
         what: String,
@@ -226,7 +228,7 @@ impl BuildError {
 
     pub(crate) fn no_gc_roots(source: std::io::Error) -> Self {
         Self::Spool {
-            action: "make GC roots",
+            action: "create a directory for GC roots",
             source,
         }
     }
@@ -269,18 +271,6 @@ pub enum BuilderError {
     /// The spool directory is not usable.
     #[error(transparent)]
     Spool(#[from] SpoolError),
-}
-
-/// "package `a`", "packages `a`, `b` and `c`".
-fn list(noun: &str, items: &[String]) -> String {
-    match items {
-        [] => format!("such {noun}"),
-        [one] => format!("{noun} `{one}`"),
-        [rest @ .., last] => {
-            let rest: Vec<_> = rest.iter().map(|item| format!("`{item}`")).collect();
-            format!("{noun}s {} and `{last}`", rest.join(", "))
-        }
-    }
 }
 
 /// Most bytes of a slug, as terminals show a URL on one line.

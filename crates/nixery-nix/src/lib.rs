@@ -36,7 +36,7 @@ pub use cli::{
 };
 pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, reference_graph};
-pub use messages::describe_reason;
+pub use messages::{describe_packages, describe_reason};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
@@ -283,7 +283,7 @@ impl Finding {
 #[non_exhaustive]
 pub enum NixError {
     /// The package set has no such attributes.
-    #[error("the package set has no {}", packages.join(", "))]
+    #[error("the package set has no {}", describe_packages(packages))]
     NotFound {
         /// Every missing package, sorted.
         packages: Vec<String>,
