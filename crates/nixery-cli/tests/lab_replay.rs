@@ -121,7 +121,7 @@ fn damaged_batches_are_reported_and_left_out() {
     place.write(&format!("store/traffic/{damaged}"), "{}");
     let run = place.run(&REPLAY);
     let said = format!(
-        "left out: unreadable recorded pulls traffic/{damaged} (it is not what its digest says)\n"
+        "left out: unreadable recorded pulls traffic/{damaged} (its contents do not match its digest)\n"
     );
     assert_eq!(run.stderr, said);
     assert!(

@@ -135,10 +135,16 @@ impl LayerStrategy for Broken {
 
 #[rstest]
 #[case(Broken::PathLeftOut, "is in none of its layers")]
-#[case(Broken::PathTwice, "is in it twice, in layer 1 and in layer 2")]
-#[case(Broken::UnknownPath, "layer 2 has a path that is not in the graph")]
+#[case(
+    Broken::PathTwice,
+    "is in more than one place, in layer 1 and in layer 2"
+)]
+#[case(
+    Broken::UnknownPath,
+    "layer 2 has a path that the image, with 4 paths, does not have"
+)]
 #[case(Broken::EmptyLayer, "layer 2 has no paths")]
-#[case(Broken::TooManyLayers, "and at most 2 are allowed")]
+#[case(Broken::TooManyLayers, "but at most 2 are allowed")]
 #[tokio::test]
 async fn a_broken_strategy_is_an_error_that_names_it(
     #[case] strategy: Broken,

@@ -15,7 +15,7 @@
 //! let graph = ReferenceGraph::from_path_info(json, &roots).unwrap();
 //! let plan = Dominator::default().plan(&graph, NonZeroUsize::new(94).unwrap());
 //! assert_eq!(plan.layers.len(), 1);
-//! assert_eq!(plan.layers[0].reason, "hello-2.12, requested, and the path only it needs");
+//! assert_eq!(plan.layers[0].reason, "hello-2.12, asked for, and the path only it needs");
 //! ```
 
 use std::fmt::Debug;

@@ -23,7 +23,7 @@ pub(super) enum Cause {
 /// One group: a head, and the number of further paths that only it needs.
 pub(super) fn of_group(head: &str, cause: Cause, others: usize) -> String {
     let cause = match cause {
-        Cause::AskedFor => "requested".to_owned(),
+        Cause::AskedFor => "asked for".to_owned(),
         Cause::Popular(count) => format!("which {count} packages refer to"),
         Cause::Big(size) => format!("whose closure is {}", ByteSize(size)),
         Cause::Unreached => "which no root leads to".to_owned(),
@@ -89,13 +89,13 @@ pub(super) fn of_cluster<'a>(
 
 /// A large path that is not in the plan.
 pub(super) fn of_unknown(name: &str, size: u64) -> String {
-    format!("{name}, {}, which is not in the plan", ByteSize(size))
+    format!("{name}, {}, which the plan does not know", ByteSize(size))
 }
 
 /// Small paths that are not in the plan.
 pub(super) fn of_small_unknown(count: usize, below: u64) -> String {
     format!(
-        "{} below {} that are not in the plan",
+        "{} below {} which the plan does not know",
         paths(count),
         ByteSize(below)
     )
@@ -182,7 +182,7 @@ mod tests {
     fn sentences() {
         assert_eq!(
             of_group("git-2.44", Cause::AskedFor, 2),
-            "git-2.44, requested, and the 2 paths only it needs"
+            "git-2.44, asked for, and the 2 paths only it needs"
         );
         assert_eq!(
             of_group("glibc-2.38", Cause::Popular(312), 0),

@@ -151,7 +151,7 @@ fn layers_say_why() {
         [
             "G, whose closure is 150.0 MB",
             "E, which 100 packages refer to",
-            "D, requested, and the path only it needs",
+            "D, asked for, and the path only it needs",
             "the 3 lowest-rated groups, to keep within 4 layers: C, B, A",
         ]
     );

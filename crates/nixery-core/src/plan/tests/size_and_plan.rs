@@ -200,12 +200,12 @@ fn plan_in_order_and_why() {
             "git-2.44, in 7.3 % of the plan's images",
             "git-2.44-doc, in 7.3 % of the plan's images",
             "bash-5.2, readline-8.2, one cluster of the plan (bash), in 73 % to 76 % of its images",
-            "app-1, 7.3 MB, which is not in the plan",
+            "app-1, 7.3 MB, which the plan does not know",
             "perl-5.38, in 1.5 % of the plan's images",
             "rare-1, in 1.4 % of the plan's images",
             "rarer-1, in 0.34 % of the plan's images",
-            "blob, 262.1 kB, which is not in the plan",
-            "2 paths below 262.1 kB that are not in the plan",
+            "blob, 262.1 kB, which the plan does not know",
+            "2 paths below 262.1 kB which the plan does not know",
         ]
     );
     assert_eq!(
