@@ -69,7 +69,7 @@ pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use image::{BuildStats, Image, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
-pub use serve::{BlobBody, BlobBodyError, OpenBlob, OpenBlobError, StoredBlob};
+pub use serve::{BlobBody, BlobBodyError, OpenBlobError, StoredBlob};
 
 #[cfg(test)]
 mod flow_tests;

@@ -22,16 +22,7 @@ const MAX_IN_MEMORY: u64 = 64 * 1024;
 /// Bytes hashed before other tasks run, about a tenth of a millisecond of work.
 const SLICE: usize = 64 * 1024;
 
-/// What the store has under a digest.
-#[derive(Debug)]
-pub enum OpenBlob {
-    /// A layer or config.
-    Stored(StoredBlob),
-    /// A manifest, which the store keeps apart from other blobs.
-    Manifest(ManifestBlob),
-}
-
-/// A stored blob. Its size is right if the right size is known.
+/// A stored blob: a layer, a config or a manifest. Its size is right if the right size is known.
 #[derive(Debug)]
 pub struct StoredBlob {
     builder: Builder,
@@ -56,9 +47,6 @@ pub enum OpenBlobError {
     /// The store failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The store failed to read a manifest.
-    #[error(transparent)]
-    Manifest(BuildError),
     /// The stored copy has the wrong size. The next build that needs the blob stores it again.
     #[error("the stored copy of {digest} is damaged: it has {stored} of {expected} bytes")]
     WrongSize {
@@ -90,23 +78,18 @@ pub enum BlobBodyError {
 }
 
 impl Builder {
-    /// Finds the blob with this digest: a layer, a config or a manifest. Returns `None` if the
-    /// store does not have it.
+    /// Finds the blob with this digest. Returns `None` if the store does not have it.
     ///
     /// If a blob is missing or damaged, the images that need it are checked, and repaired, at their
     /// next request.
     ///
     /// # Errors
     /// The store failed, or its copy has the wrong size.
-    pub async fn open_blob(&self, digest: Digest) -> Result<Option<OpenBlob>, OpenBlobError> {
+    pub async fn open_blob(&self, digest: Digest) -> Result<Option<StoredBlob>, OpenBlobError> {
         let stat = self.storage().stat(&Key::blob(digest)).await;
         let Some(stat) = stat.map_err(|error| self.unreadable(&digest, error))? else {
-            let manifest = self.manifest_by_digest(&digest).await;
-            let manifest = manifest.map_err(OpenBlobError::Manifest)?;
-            if manifest.is_none() {
-                self.report_missing(&digest);
-            }
-            return Ok(manifest.map(OpenBlob::Manifest));
+            self.report_missing(&digest);
+            return Ok(None);
         };
         let blob = StoredBlob {
             builder: self.clone(),
@@ -114,7 +97,7 @@ impl Builder {
             size: stat.size,
         };
         blob.check_size(stat.size)?;
-        Ok(Some(OpenBlob::Stored(blob)))
+        Ok(Some(blob))
     }
 
     /// Returns the manifest or index with this digest, verified, or `None` if the store does not
@@ -182,6 +165,11 @@ impl Builder {
 }
 
 impl StoredBlob {
+    /// The digest of the blob.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
     /// Returns the size of the whole blob in bytes.
     pub fn size(&self) -> u64 {
         self.size

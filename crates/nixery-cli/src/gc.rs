@@ -58,12 +58,7 @@ pub(crate) struct GcArgs {
 }
 
 pub(crate) async fn run(args: GcArgs) -> Result<()> {
-    let mut errors = ConfigErrors::default();
-    let policy = errors.part(args.policy.settings());
-    let settings = errors.part(args.storage.settings());
-    let (Some(policy), Some(settings)) = (policy, settings) else {
-        return Err(errors.into());
-    };
+    let (policy, settings) = ConfigErrors::both(args.policy.settings(), args.storage.settings())?;
     if !policy.has_limit() {
         let [unused, age, size] =
             [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE].map(Arguments::<GcPolicy>::name);

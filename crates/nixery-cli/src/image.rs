@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
-use nixery_config::setup;
-use nixery_core::{ImageName, PackageSource, ReferenceGraph, Tag};
+use nixery_config::{NixSettings, setup};
+use nixery_core::{ImageName, ReferenceGraph, Tag};
 use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, reference_graph};
 
 use crate::errors::{build_failure, usage};
 use crate::progress::{Reporter, Unit};
-use crate::settings::PackageArgs;
 use crate::signals::or_interrupted;
 
 /// Parses `NAME[:TAG]`.
@@ -30,26 +29,24 @@ pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
     })
 }
 
-/// Returns the reference graph of the packages that `wanted` selects from the package source. Nix
-/// builds the packages; nothing is packed or stored.
+/// Returns the reference graph of packages. Nix builds them; nothing is packed or stored.
 ///
 /// # Errors
-/// A setting is invalid, or the packages cannot be built.
+/// Nix cannot be prepared, or the packages cannot be built.
 pub(crate) async fn graph(
-    packages: &PackageArgs,
-    wanted: impl FnOnce(PackageSource) -> EvaluationRequest,
+    settings: &NixSettings,
+    request: &EvaluationRequest,
     reporter: &Reporter,
 ) -> Result<ReferenceGraph> {
-    let (source, settings) = packages.settings()?;
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let nix = setup::nix(&settings, folder.path())?;
-    let (request, log) = (wanted(source), BuildLog::default());
+    let nix = setup::nix(settings, folder.path())?;
+    let log = BuildLog::default();
     let packages = format!("{} packages", request.packages.len());
     let mut entered = |step: ClosureStep| {
         reporter.at(Unit::Spinner, describe(step.into()), 0, 0, &packages);
     };
-    let graph = reference_graph(&nix, &request, folder.path(), &log, &mut entered);
-    match or_interrupted(async { Ok(graph.await) }).await? {
+    let graph = reference_graph(&nix, request, folder.path(), &log, &mut entered);
+    match or_interrupted(graph).await? {
         Ok(graph) => Ok(graph),
         Err(error) => {
             reporter.finish();

@@ -26,27 +26,27 @@ use clap::{Parser, Subcommand};
 /// How long work that was stopped may take to clean up.
 const CLEAN_UP: Duration = Duration::from_secs(5);
 
-/// Builds container images from Nix packages, named by their contents.
+/// Build container images from the Nix packages that their names list.
 #[derive(Parser)]
 #[command(
     name = "nixery",
     version,
     after_help = "\
 Examples:
-  nixery build shell/git/htop --pkgs-path ./packages   a docker archive: shell-git-htop.tar
-  nixery build git:nixos-26.05 --output oci:images     into an OCI layout
-  nixery layers graph.json --budget 20                 which path goes into which layer, and why
+  nixery build shell/git/htop --pkgs-path ./packages   write a docker archive, shell-git-htop.tar
+  nixery build git:nixos-26.05 --output oci:images     add the image to an OCI layout
+  nixery layers graph.json --budget 20                 show which paths share a layer, and why
   nixery verify --storage-path /var/lib/nixery         check every blob of a store
-  nixery gc --max-unused 30d --dry-run                 what garbage collection would delete
-  nixery serve --port 8080                             the registry
-  nixery lab plan build all.json --out plan.nixery     which packages share a layer in every image
-  nixery lab replay workload.json                      what each layer strategy transfers
+  nixery gc --max-unused 30d --dry-run                 show what garbage collection would delete
+  nixery serve --port 8080                             run the registry
+  nixery lab plan build all.json --out plan.nixery     plan which packages share a layer everywhere
+  nixery lab replay workload.json                      compare what layer strategies transfer
 
-Each command has its own examples: nixery build --help.
+The help of each command has more examples: nixery build --help.
 
 Exit codes:
   0    success
-  1    failure; for verify also: an object is corrupt
+  1    failure, or nixery verify found a corrupt object
   2    wrong flags, variables or arguments
   130  interrupted"
 )]
@@ -87,13 +87,13 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Verify(args) => return signals::or_interrupted(verify::run(args)).await,
+        Command::Verify(args) => return signals::or_interrupted(verify::run(args)).await?,
         Command::Build(args) => build::run(args).await,
         // Reading and planning never yield, so a signal has its default effect until Nix builds
         // packages.
         Command::Layers(args) => layers::run(args).await,
         // A collection may be interrupted at any point.
-        Command::Gc(args) => signals::or_interrupted(gc::run(args)).await,
+        Command::Gc(args) => signals::or_interrupted(gc::run(args)).await?,
         #[cfg(feature = "serve")]
         Command::Serve(args) => serve::run(args).await,
         #[cfg(feature = "lab")]

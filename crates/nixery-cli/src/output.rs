@@ -1,13 +1,25 @@
-//! Writes results to standard output or atomically to a file, and notes to standard error.
+//! Reads input, writes results to standard output or atomically to a file, and notes to standard
+//! error.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use nixery_config::unknown_variables;
 use serde::Serialize;
+
+/// Reads a file, or standard input for `-`.
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    if path != Path::new("-") {
+        return fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    }
+    let mut bytes = Vec::new();
+    let read = io::stdin().read_to_end(&mut bytes);
+    read.context("cannot read standard input")?;
+    Ok(bytes)
+}
 
 /// Writes `bytes` to the file, or to standard output. A file is replaced atomically.
 pub(crate) fn write(file: Option<&Path>, bytes: &[u8]) -> Result<()> {

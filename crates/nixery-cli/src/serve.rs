@@ -8,8 +8,8 @@ use crate::errors::Interrupted;
 
 /// Run the registry.
 ///
-/// The flags and environment variables are those of nixery-server. Without any, the registry serves
-/// nixpkgs on port 8080.
+/// The flags and environment variables are those of nixery-server. If none is set, the registry
+/// serves nixpkgs on port 8080.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
@@ -17,7 +17,7 @@ Examples:
   nixery serve --port 5000 --pkgs-path ./packages --storage-path /var/lib/nixery
   NIXERY_CHANNEL=nixos-unstable PORT=8080 nixery serve
 
-Then pull an image whose name lists its packages:
+Then pull an image; its name lists its packages:
   skopeo copy --src-tls-verify=false docker://localhost:8080/shell/git/htop docker-archive:image.tar")]
 pub(crate) struct ServeArgs {
     #[command(flatten)]

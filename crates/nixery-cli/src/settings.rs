@@ -24,10 +24,7 @@ impl PackageArgs {
     /// # Errors
     /// Every setting that is invalid.
     pub(crate) fn settings(&self) -> Result<(PackageSource, NixSettings), ConfigErrors> {
-        let mut errors = ConfigErrors::default();
-        let source = errors.part(self.source.settings());
-        let nix = errors.part(self.nix.settings());
-        source.zip(nix).ok_or(errors)
+        ConfigErrors::both(self.source.settings(), self.nix.settings())
     }
 }
 

@@ -1,34 +1,31 @@
 //! Signals that stop a command.
 
-use std::future::Future;
+use std::future::{Future, pending};
 
-use anyhow::Result;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::errors::Interrupted;
 
-/// Completes when SIGINT or SIGTERM arrives.
-async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        // Without handlers the signals end the process at once.
-        return std::future::pending().await;
-    };
+/// Returns the result of `work`, which is dropped when SIGINT or SIGTERM arrives.
+///
+/// # Errors
+/// [`Interrupted`].
+pub(crate) async fn or_interrupted<T>(work: impl Future<Output = T>) -> Result<T, Interrupted> {
+    // The handlers are installed before the work starts. Until then, and if that fails, a signal
+    // ends the process at once.
+    let [mut interrupt, mut terminate] =
+        [SignalKind::interrupt(), SignalKind::terminate()].map(|kind| signal(kind).ok());
     tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        biased;
+        () = received(&mut interrupt) => Err(Interrupted),
+        () = received(&mut terminate) => Err(Interrupted),
+        result = work => Ok(result),
     }
 }
 
-/// Returns the result of `work`, which is dropped when a signal arrives.
-///
-/// # Errors
-/// [`Interrupted`], or the error of `work`.
-pub(crate) async fn or_interrupted<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::select! {
-        result = work => result,
-        () = interrupted() => Err(Interrupted.into()),
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => pending().await,
     }
 }

@@ -164,14 +164,14 @@ fn an_interrupted_count_continues() {
 #[case(&["lab", "popcount"], 2, "SOURCE")]
 #[case(&["lab", "popcount", "missing"], 1, "cannot read missing")]
 #[case(&["lab", "popcount", "text"], 1, "text is neither")]
-#[case(&["lab", "popcount", "."], 1, "nor a directory with .narinfo or .json files")]
+#[case(&["lab", "popcount", "."], 1, ". is neither a .narinfo file")]
 #[case(&["lab", "popcount", "http://127.0.0.1:1"], 2, "--store-paths")]
 #[case(&["lab", "popcount", "text", "--store-paths", "paths"], 2, "--store-paths")]
 #[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "text"], 1, "cannot be used")]
 #[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "empty"], 1, "names no store path")]
 #[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--attempts", "1"], 1, "cannot fetch http://127.0.0.1:1/")]
 #[case(&["lab", "popcount", "http://127.0.0.1:1", "--store-paths", "paths", "--parallel", "0"], 2, "--parallel")]
-#[case(&["lab", "popcount", "x.narinfo", "--state", "text"], 1, "text cannot be used")]
+#[case(&["lab", "popcount", "x.narinfo", "--state", "text"], 1, "this is not the state of an earlier run")]
 fn wrong_input_is_named(#[case] arguments: &[&str], #[case] code: i32, #[case] problem: &str) {
     let place = Place::new();
     place.write("text", "hello");

@@ -22,9 +22,16 @@ pub(crate) type Values = BTreeMap<&'static str, OsString>;
 pub struct ConfigErrors(pub(crate) Vec<String>);
 
 impl ConfigErrors {
-    /// Returns the value of a part of the configuration, or adds its problems to these.
-    pub fn part<T>(&mut self, part: Result<T, Self>) -> Option<T> {
-        part.map_err(|errors| self.0.extend(errors.0)).ok()
+    /// Returns the values of two parts of a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with either.
+    pub fn both<A, B>(one: Result<A, Self>, other: Result<B, Self>) -> Result<(A, B), Self> {
+        match (one, other) {
+            (Ok(one), Ok(other)) => Ok((one, other)),
+            (Err(one), Err(other)) => Err(Self([one.0, other.0].concat())),
+            (Err(errors), _) | (_, Err(errors)) => Err(errors),
+        }
     }
 }
 
@@ -79,15 +86,17 @@ impl<'a> Checker<'a> {
 
     /// Adds the problem of a setting that is needed and not set.
     pub(crate) fn missing(&mut self, setting: &Setting, needed: impl Display) {
-        let name = self.name(setting);
-        self.push(format!("{name} is not set; needed: {needed}"));
+        self.push(format!(
+            "{} is not set; needed: {needed}",
+            self.name(setting)
+        ));
     }
 
     /// Adds the problem of a value that needs a feature of this crate, unless the feature is on.
     pub(crate) fn needs(&mut self, setting: &Setting, on: bool, feature: &'static str) {
         if !on {
-            let value = without_user(&self.text(setting).unwrap_or_default());
-            let name = self.name(setting);
+            let (name, value) = (self.name(setting), self.text(setting).unwrap_or_default());
+            let value = without_user(&value);
             self.push(format!(
                 "{name} is {value:?}, but this program was built without the feature `{feature}`. Fix: build it with that feature, or use another value"
             ));
@@ -107,14 +116,15 @@ impl<'a> Checker<'a> {
     /// Returns the text of a setting, or of the first of its fallbacks that is set, with the names
     /// to report it by. Empty text counts as absent, and space around it is ignored.
     pub(crate) fn given(&self, setting: &Setting) -> Option<(String, String)> {
-        let own = self.values.get(setting.variable).and_then(trimmed);
-        let own = own.map(|text| (setting.variable, text));
-        let mut others = setting
-            .fallbacks
-            .iter()
-            .filter_map(|variable| Some((*variable, self.variable(variable)?)));
-        let (variable, text) = own.or_else(|| others.next())?;
+        let own = self.own(setting).map(|text| (setting.variable, text));
+        let fallback = |variable: &&'static str| Some((*variable, self.variable(variable)?));
+        let (variable, text) = own.or_else(|| setting.fallbacks.iter().find_map(fallback))?;
         Some((setting.name(variable, self.flag_prefix), text))
+    }
+
+    /// Returns the text of a setting itself, not of its fallbacks.
+    fn own(&self, setting: &Setting) -> Option<String> {
+        self.values.get(setting.variable).and_then(trimmed)
     }
 
     /// Returns the text of a setting.
@@ -124,8 +134,7 @@ impl<'a> Checker<'a> {
 
     /// Whether a setting itself is set, not only one of its fallbacks.
     pub(crate) fn is_given(&self, setting: &Setting) -> bool {
-        let value = self.values.get(setting.variable);
-        value.and_then(trimmed).is_some()
+        self.own(setting).is_some()
     }
 
     /// Returns a warning for each of these settings that is set though nothing reads it.
@@ -134,8 +143,9 @@ impl<'a> Checker<'a> {
         settings: impl IntoIterator<Item = &'s Setting>,
         why: &str,
     ) -> Vec<String> {
-        let settings = settings.into_iter();
-        let unused = settings.filter(|setting| self.is_given(setting));
+        let unused = settings
+            .into_iter()
+            .filter(|setting| self.is_given(setting));
         unused
             .map(|setting| format!("{} is set but not used: {why}", self.name(setting)))
             .collect()
@@ -156,8 +166,7 @@ impl<'a> Checker<'a> {
     ) -> Option<PathBuf> {
         let path = self.path(setting)?;
         if !valid(&path) {
-            let name = self.name(setting);
-            self.invalid(&name, &path.display().to_string(), allowed);
+            self.invalid(&self.name(setting), &path.display().to_string(), allowed);
         }
         Some(path)
     }
@@ -167,12 +176,12 @@ impl<'a> Checker<'a> {
         &mut self,
         setting: &Setting,
         parse: impl FnOnce(&str) -> Option<T>,
-        allowed: impl FnOnce() -> String,
+        allowed: impl Display,
     ) -> Option<T> {
         let (name, text) = self.given(setting)?;
         let value = parse(&text);
         if value.is_none() {
-            self.invalid(&name, &text, allowed());
+            self.invalid(&name, &text, allowed);
         }
         value
     }
@@ -187,7 +196,7 @@ impl<'a> Checker<'a> {
         T: FromStr + PartialOrd + Display,
     {
         let parse = |text: &str| text.parse().ok().filter(|number| range.contains(number));
-        let allowed = || format!("a whole number from {} to {}", range.start(), range.end());
+        let allowed = format_args!("a whole number from {} to {}", range.start(), range.end());
         self.parsed(setting, parse, allowed)
     }
 
@@ -206,16 +215,12 @@ impl<'a> Checker<'a> {
         setting: &Setting,
         range: RangeInclusive<u64>,
     ) -> Option<Duration> {
-        let seconds = range.start()..=range.end();
-        let parse = |text: &str| time(text).filter(|time| seconds.contains(&&time.as_secs()));
-        let allowed = || {
-            let bound = |seconds: &u64| humantime::format_duration(Duration::from_secs(*seconds));
-            format!(
-                "a time from {} to {}, such as 90s, 30m, 6h or 30d; a number alone means seconds",
-                bound(range.start()),
-                bound(range.end())
-            )
-        };
+        let parse = |text: &str| time(text).filter(|time| range.contains(&time.as_secs()));
+        let [least, most] = [range.start(), range.end()]
+            .map(|seconds| humantime::format_duration(Duration::from_secs(*seconds)));
+        let allowed = format_args!(
+            "a time from {least} to {most}, such as 90s, 30m, 6h or 30d; a number alone means seconds"
+        );
         self.parsed(setting, parse, allowed)
     }
 
@@ -228,8 +233,7 @@ impl<'a> Checker<'a> {
     /// Returns a size in bytes, if it is set.
     pub(crate) fn optional_size(&mut self, setting: &Setting) -> Option<u64> {
         let parse = |text: &str| text.parse().ok().map(|ByteSize(bytes)| bytes);
-        let allowed =
-            || "a size such as 500M, 100G, 100GiB or 2T; a number alone means bytes".into();
+        let allowed = "a size such as 500M, 100G, 100GiB or 2T; a number alone means bytes";
         self.parsed(setting, parse, allowed)
     }
 
@@ -239,11 +243,8 @@ impl<'a> Checker<'a> {
         setting: &Setting,
         choices: &[(&str, T)],
     ) -> Option<T> {
-        let allowed = || {
-            let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
-            words.join(", ")
-        };
-        self.parsed(setting, |text| choice(text, choices), allowed)
+        let words: Vec<_> = choices.iter().map(|(word, _)| *word).collect();
+        self.parsed(setting, |text| choice(text, choices), words.join(", "))
     }
 
     /// Returns the value of one of a few words; the default is the table's, which is among them.

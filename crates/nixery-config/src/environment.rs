@@ -43,18 +43,14 @@ fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec
 /// Returns the setting with the most similar name. The prefix is ignored, as the original's
 /// settings do not have it.
 fn nearest(name: &str) -> Option<&'static str> {
-    let bare = |name: &'_ str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
-    let name = bare(name);
+    let similarity = |known: &str| {
+        let [name, known] = [name, known].map(|name| name.trim_start_matches(PREFIX));
+        strsim::normalized_damerau_levenshtein(name, known)
+    };
     SETTINGS
         .iter()
-        .map(|setting| {
-            let known = bare(setting.variable);
-            (
-                strsim::normalized_damerau_levenshtein(&name, &known),
-                setting.variable,
-            )
-        })
-        .filter(|(alike, _)| *alike >= MIN_SIMILARITY)
+        .map(|setting| (similarity(setting.variable), setting.variable))
+        .filter(|(similarity, _)| *similarity >= MIN_SIMILARITY)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, variable)| variable)
 }

@@ -31,9 +31,10 @@ impl Section for GcSettings {
         let policy = policy(checker);
         let limits = [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE];
         if interval.is_some() && !limits.iter().any(|limit| checker.is_given(limit)) {
-            let allowed =
-                format!("an interval together with {GC_MAX_UNUSED}, {GC_MAX_AGE} or {GC_MAX_SIZE}");
-            checker.parsed(GC_INTERVAL, |_| None::<()>, || allowed);
+            let allowed = format_args!(
+                "an interval together with {GC_MAX_UNUSED}, {GC_MAX_AGE} or {GC_MAX_SIZE}"
+            );
+            checker.parsed(GC_INTERVAL, |_| None::<()>, allowed);
         }
         Some(Self { interval, policy })
     }

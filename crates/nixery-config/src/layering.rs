@@ -147,18 +147,12 @@ fn ignored(checker: &Checker<'_>, strategy: &StrategySettings) -> Vec<String> {
     let dominator = matches!(strategy, StrategySettings::Dominator { .. });
     let learned = matches!(strategy, StrategySettings::Learned { .. });
     let plan = learned || matches!(strategy, StrategySettings::Plan { .. });
-    let is_unused = |setting: &&Setting| match *setting == LAYER_PLAN {
-        true => !plan,
-        false => !dominator,
-    };
-    let settings = [
-        LAYER_PLAN,
-        POPULARITY_THRESHOLD,
-        LAYER_WEIGHT,
-        POPULARITY_URL,
-    ];
     let why = format!("the layer strategy is {}", strategy.name());
-    let mut ignored = checker.unused(settings.into_iter().filter(is_unused), &why);
+    let mut ignored = checker.unused((!plan).then_some(LAYER_PLAN), &why);
+    if !dominator {
+        let unused = [POPULARITY_THRESHOLD, LAYER_WEIGHT, POPULARITY_URL];
+        ignored.extend(checker.unused(unused, &why));
+    }
     if !learned {
         let why = format!("{LAYER_PLAN} is not '{LEARNED}', or the layer strategy is not plan");
         ignored.extend(checker.unused([LAYER_PLAN_HOUR], &why));

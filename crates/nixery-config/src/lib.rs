@@ -56,18 +56,7 @@ pub struct Settings {
 }
 
 impl Section for Settings {
-    const GROUPS: &'static [Group] = &[
-        Group::Source,
-        Group::Storage,
-        Group::S3,
-        Group::Gcs,
-        Group::Server,
-        Group::Nix,
-        Group::Layers,
-        Group::GcTimer,
-        Group::GcPolicy,
-        Group::Traffic,
-    ];
+    const GROUPS: &'static [Group] = Group::ALL;
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
         // All of them before the first `?`, so that every problem is collected.

@@ -121,13 +121,13 @@ impl Section for ServerSettings {
         ];
         Some(Self {
             port: checker.number(PORT, 0..=u16::MAX),
-            listen: checker.parsed(LISTEN, address, || {
-                "an IP address, such as 127.0.0.1 or ::".to_owned()
-            }),
+            listen: checker.parsed(LISTEN, address, "an IP address, such as 127.0.0.1 or ::"),
             http: HttpSettings {
-                public_url: checker.parsed(PUBLIC_URL, origin, || {
-                    "http:// or https://, a host and perhaps a port, without a path".to_owned()
-                }),
+                public_url: checker.parsed(
+                    PUBLIC_URL,
+                    origin,
+                    "http:// or https://, a host and perhaps a port, without a path",
+                ),
                 hold: checker.time(HOLD, 1..=600),
                 delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
                 redirect_ttl: checker.time(REDIRECT_TTL, 30..=MAX_REDIRECT_TTL),
@@ -135,9 +135,11 @@ impl Section for ServerSettings {
             shutdown_grace: checker.time(SHUTDOWN_GRACE, 0..=DAY),
             log_format: checker.choice(LOG_FORMAT, &formats)?,
             log_filter: checker
-                .parsed(LOG, filter, || {
-                    "off, error, warn, info, debug, trace, or a list of crate=level".to_owned()
-                })
+                .parsed(
+                    LOG,
+                    filter,
+                    "off, error, warn, info, debug, trace, or a list of crate=level",
+                )
                 .unwrap_or_else(|| LOG.default.to_owned()),
             ignored: checker.unused([WEB_DIR], "the start page is built in"),
         })

@@ -17,14 +17,10 @@ impl Section for PackageSource {
         let channel = checker.text(CHANNEL);
         let repository = checker.text(PKGS_REPO);
         let path = checker.path(PKGS_PATH);
-        let given = [
-            (CHANNEL, channel.is_some()),
-            (PKGS_REPO, repository.is_some()),
-            (PKGS_PATH, path.is_some()),
-        ];
-        let given = given.iter().filter(|(_, given)| *given);
-        let names: Vec<_> = given.map(|(setting, _)| checker.name(setting)).collect();
-        if names.len() > 1 {
+        let mut given = vec![CHANNEL, PKGS_REPO, PKGS_PATH];
+        given.retain(|setting| checker.is_given(setting));
+        if given.len() > 1 {
+            let names: Vec<_> = given.iter().map(|setting| checker.name(setting)).collect();
             let names = names.join(" and ");
             checker.push(format!(
                 "{names} are set; allowed: exactly one of them, as it selects the package source"
@@ -39,8 +35,8 @@ impl Section for PackageSource {
             // Without a current directory the path stays relative, and is refused below.
             let absolute = std::path::absolute(&path).unwrap_or(path);
             if !absolute.exists() {
-                let name = checker.name(PKGS_PATH);
-                checker.invalid(&name, &shown, "a folder or file that exists");
+                let allowed = "a folder or file that exists";
+                checker.invalid(&checker.name(PKGS_PATH), &shown, allowed);
                 return None;
             }
             (PKGS_PATH, shown, Self::path(absolute))
@@ -49,10 +45,10 @@ impl Section for PackageSource {
             let source = Self::channel(&channel);
             (CHANNEL, channel, source)
         };
-        let name = checker.name(setting);
         source
             .map_err(|error| {
-                checker.invalid(&name, &value, format_args!("what Nix can fetch ({error})"));
+                let allowed = format_args!("what Nix can fetch ({error})");
+                checker.invalid(&checker.name(setting), &value, allowed);
             })
             .ok()
     }

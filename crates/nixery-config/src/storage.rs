@@ -72,15 +72,23 @@ impl Section for StorageSettings {
         let folder = folder.unwrap_or_else(|| default_folder(checker));
         let spool = checker.path(SPOOL_DIR);
         let spool = spool.unwrap_or_else(|| folder.join("spool"));
+        #[cfg_attr(not(any(feature = "s3", feature = "gcs")), expect(unused_variables))]
         let remote = Remote {
             attempts: checker.number(STORAGE_ATTEMPTS, 1..=MAX_ATTEMPTS),
             timeout: checker.optional_time(STORAGE_TIMEOUT, 1..=MAX_TIMEOUT_SECONDS),
         };
         let ignored = ignored(checker, kind);
         let backend = match kind {
+            "filesystem" => StorageBackend::Filesystem(folder),
+            #[cfg(feature = "s3")]
             "s3" => s3(checker, &remote)?,
+            #[cfg(feature = "gcs")]
             "gcs" => gcs(checker, &remote)?,
-            _ => StorageBackend::Filesystem(folder),
+            // The features have the names of the stores.
+            feature => {
+                checker.needs(STORAGE_BACKEND, false, feature);
+                return None;
+            }
         };
         Some(Self {
             backend,
@@ -107,18 +115,6 @@ fn default_folder(checker: &Checker<'_>) -> PathBuf {
 struct Remote {
     attempts: u32,
     timeout: Option<Duration>,
-}
-
-#[cfg(not(feature = "s3"))]
-fn s3(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
-    checker.needs(STORAGE_BACKEND, false, "s3");
-    None
-}
-
-#[cfg(not(feature = "gcs"))]
-fn gcs(checker: &mut Checker<'_>, _: &Remote) -> Option<StorageBackend> {
-    checker.needs(STORAGE_BACKEND, false, "gcs");
-    None
 }
 
 /// Returns a warning for what was set for other stores than the chosen one. A machine may have
@@ -191,39 +187,34 @@ impl fmt::Display for StorageBackend {
             Self::Filesystem(path) => write!(formatter, "filesystem {}", path.display()),
             #[cfg(feature = "s3")]
             Self::S3(s3) => {
-                write_bucket(formatter, "s3", &s3.bucket, &s3.prefix)?;
+                let prefix = part("prefix", &s3.prefix);
                 let endpoint = s3.endpoint.as_deref().unwrap_or("AWS");
-                write!(formatter, ", at {endpoint}")?;
-                if let Some(region) = &s3.region {
-                    write!(formatter, ", region {region}")?;
-                }
-                if let Some(public) = &s3.public_endpoint {
-                    write!(formatter, ", for clients at {public}")?;
-                }
-                Ok(())
+                let region = part("region", s3.region.as_deref().unwrap_or_default());
+                let clients = s3.public_endpoint.as_deref().unwrap_or_default();
+                let clients = part("for clients at", clients);
+                let bucket = &s3.bucket;
+                write!(
+                    formatter,
+                    "s3 bucket {bucket}{prefix}, at {endpoint}{region}{clients}"
+                )
             }
             #[cfg(feature = "gcs")]
             Self::Gcs(gcs) => {
-                write_bucket(formatter, "gcs", &gcs.bucket, &gcs.prefix)?;
+                let (bucket, prefix) = (&gcs.bucket, part("prefix", &gcs.prefix));
                 let endpoint = gcs.endpoint.as_deref().unwrap_or("Google");
-                write!(formatter, ", at {endpoint}")
+                write!(formatter, "gcs bucket {bucket}{prefix}, at {endpoint}")
             }
         }
     }
 }
 
+/// Describes a part of a store's place, unless it is empty.
 #[cfg(any(feature = "s3", feature = "gcs"))]
-fn write_bucket(
-    formatter: &mut fmt::Formatter<'_>,
-    kind: &str,
-    bucket: &str,
-    prefix: &str,
-) -> fmt::Result {
-    write!(formatter, "{kind} bucket {bucket}")?;
-    if !prefix.is_empty() {
-        write!(formatter, ", prefix {prefix}")?;
+fn part(label: &str, value: &str) -> String {
+    match value {
+        "" => String::new(),
+        value => format!(", {label} {value}"),
     }
-    Ok(())
 }
 
 #[cfg(all(feature = "s3", feature = "gcs"))]

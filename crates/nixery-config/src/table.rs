@@ -3,51 +3,6 @@
 
 use std::fmt;
 
-/// A group of settings in the help and on the reference page.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Group {
-    /// The package source.
-    Source,
-    /// The blob store.
-    Storage,
-    /// A blob store in an S3 bucket.
-    S3,
-    /// A blob store in a bucket of Google Cloud Storage.
-    Gcs,
-    /// The HTTP server and its log.
-    Server,
-    /// Nix.
-    Nix,
-    /// Layers of images.
-    Layers,
-    /// The times of the server's garbage collections.
-    GcTimer,
-    /// What a garbage collection keeps.
-    GcPolicy,
-    /// The recording of pulls.
-    Traffic,
-}
-
-impl Group {
-    /// Returns the heading in the help and on the reference page.
-    #[must_use]
-    pub const fn heading(self) -> &'static str {
-        match self {
-            Self::Source => "Package source (at most one)",
-            Self::Storage => "Blob store",
-            Self::S3 => {
-                "Blob store in an S3 bucket; credentials are found as AWS's own tools find them"
-            }
-            Self::Gcs => "Blob store in a bucket of Google Cloud Storage",
-            Self::Server => "Server",
-            Self::Nix => "Nix",
-            Self::Layers => "Layers",
-            Self::GcTimer | Self::GcPolicy => "Garbage collection",
-            Self::Traffic => "Recording pulls",
-        }
-    }
-}
-
 /// Where a setting is shown. Every setting has a variable and a flag, even if the help does not
 /// show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,13 +55,31 @@ impl fmt::Display for Setting {
     }
 }
 
-/// Declares a constant for each setting, and [`SETTINGS`]. An entry has a name, a variable, a flag,
-/// a placeholder, a level and a help text; it may be secret, and have a default and fallbacks.
+/// Declares [`Group`], a constant for each setting, and [`SETTINGS`]. A group has a name and a
+/// heading. An entry has a name, a variable, a flag, a placeholder, a level and a help text; it may
+/// be secret, and have a default and fallbacks.
 macro_rules! settings {
-    ($($group:ident { $(
+    ($($group:ident $heading:literal { $(
         $name:ident: $variable:literal $flag:literal $value:literal, $level:ident $($secret:ident)?,
             $help:literal $(, default $default:literal)? $(, else $($fallback:literal)+)?;
     )+ })+) => {
+        /// A group of settings in the help and on the reference page.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Group {
+            $(#[doc = $heading] $group,)+
+        }
+        impl Group {
+            /// All groups, in the order of the help.
+            pub const ALL: &[Self] = &[$(Self::$group),+];
+
+            /// Returns the heading in the help and on the reference page.
+            #[must_use]
+            pub const fn heading(self) -> &'static str {
+                match self {
+                    $(Self::$group => $heading,)+
+                }
+            }
+        }
         $($(
             #[doc = $help]
             pub const $name: &Setting = &Setting {
@@ -127,7 +100,7 @@ macro_rules! settings {
 }
 
 settings! {
-    Source {
+    Source "Package source (at most one)" {
         CHANNEL: "NIXERY_CHANNEL" "channel" "CHANNEL", Shown,
             "nixpkgs channel or commit",
             default "nixos-26.05, if no other source is given";
@@ -136,7 +109,7 @@ settings! {
         PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
             "Local folder or file with a package set";
     }
-    Storage {
+    Storage "Blob store" {
         STORAGE_BACKEND: "NIXERY_STORAGE_BACKEND" "storage-backend" "KIND", Shown,
             "Kind of blob store: `filesystem`, `s3` or `gcs`",
             default "filesystem";
@@ -153,7 +126,7 @@ settings! {
             "Limit of attempts for one request to a remote store; 12 attempts cover an outage of 30 seconds",
             default "12";
     }
-    S3 {
+    S3 "Blob store in an S3 bucket; credentials are found as AWS's own tools find them" {
         S3_BUCKET: "NIXERY_S3_BUCKET" "s3-bucket" "NAME", Shown,
             "The bucket, which must exist";
         S3_PREFIX: "NIXERY_S3_PREFIX" "s3-prefix" "PREFIX", Advanced,
@@ -174,7 +147,7 @@ settings! {
             "`path` for `https://host/bucket/key`, `virtual` for `https://bucket.host/key`",
             default "path";
     }
-    Gcs {
+    Gcs "Blob store in a bucket of Google Cloud Storage" {
         GCS_BUCKET: "GCS_BUCKET" "gcs-bucket" "NAME", Shown,
             "The bucket, which must exist";
         GCS_PREFIX: "NIXERY_GCS_PREFIX" "gcs-prefix" "PREFIX", Advanced,
@@ -191,7 +164,7 @@ settings! {
             "File with credentials; the key file of a service account can sign URLs as well",
             default "the credentials of the machine or workload";
     }
-    Server {
+    Server "Server" {
         PORT: "PORT" "port" "PORT", Shown,
             "TCP port to listen on; 0 takes a free one",
             default "8080";
@@ -222,7 +195,7 @@ settings! {
         WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
             "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in";
     }
-    Nix {
+    Nix "Nix" {
         NIX_TIMEOUT: "NIX_TIMEOUT" "nix-timeout" "TIME", Shown,
             "How long building one image's packages may take",
             default "30m";
@@ -260,7 +233,7 @@ settings! {
             "Folder with the files of `nix/` (`prepare-image.nix` and the others) to use instead of the built-in ones",
             default "built in";
     }
-    Layers {
+    Layers "Layers" {
         LAYER_BUDGET: "NIXERY_LAYER_BUDGET" "layer-budget" "COUNT", Shown,
             "Limit of layers in an image; Docker's limit is 125",
             default "94";
@@ -288,12 +261,12 @@ settings! {
             "Threads that pack and compress layers",
             default "the number of cores";
     }
-    GcTimer {
+    GcTimer "Garbage collection" {
         GC_INTERVAL: "NIXERY_GC_INTERVAL" "gc-interval" "TIME", Shown,
             "How often the server collects garbage, such as `6h`; needs one of the limits",
             default "never";
     }
-    GcPolicy {
+    GcPolicy "Garbage collection" {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
             "Drop images that were not requested for this long, such as `30d`";
         GC_MAX_AGE: "NIXERY_GC_MAX_AGE" "gc-max-age" "TIME", Shown,
@@ -304,7 +277,7 @@ settings! {
             "Keep everything that was written or used within this time; it must be the same for all programs on a store, and longer than any build or pull takes",
             default "6h";
     }
-    Traffic {
+    Traffic "Recording pulls" {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
             "Record the time, the client and the image of each pull, for `nixery lab replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";

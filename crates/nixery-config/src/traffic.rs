@@ -62,10 +62,8 @@ impl Section for TrafficSettings {
         let record = checker.choice(TRAFFIC_RECORD, BOOLEANS)?;
         checker.needs(TRAFFIC_RECORD, !record || cfg!(feature = "lab"), "lab");
         let salt = checker.text(TRAFFIC_SALT);
-        if salt
-            .as_ref()
-            .is_some_and(|salt| salt.len() < MIN_SALT_BYTES)
-        {
+        let bytes = salt.as_ref().map(String::len);
+        if bytes.is_some_and(|bytes| bytes < MIN_SALT_BYTES) {
             let name = checker.name(TRAFFIC_SALT);
             let allowed = format!("at least {MIN_SALT_BYTES} bytes, such as 32 random hex digits");
             checker.invalid(&name, "(not shown)", allowed);

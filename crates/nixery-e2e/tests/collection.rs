@@ -173,7 +173,7 @@ fn a_store_that_does_not_create_exclusively_is_warned_of() {
         let mut command = Command::new(program("nixery"));
         command.args(["gc", "--max-unused", "30d"]).args(more);
         let ran = run(command.envs(bucket.environment()));
-        let warned = ran.stderr.contains("does not create objects exclusively");
+        let warned = ran.stderr.contains("cannot create objects exclusively");
         ran.success();
         warned
     };

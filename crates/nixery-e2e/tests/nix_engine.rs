@@ -192,7 +192,7 @@ fn a_store_in_another_folder_must_be_named() {
         .env("NIX_CONFIG", config));
     let said = ran.failure();
     assert!(
-        said.contains("name the store in NIXERY_NIX_STORE"),
+        said.contains("set NIXERY_NIX_STORE (--nix-store) to the store"),
         "{said}"
     );
     writable(folder.path());

@@ -1,15 +1,26 @@
-//! Decides how blobs reach clients: through this server, or from the store by a redirect.
+//! Delivers blobs to clients: through this server, or from the store by a redirect.
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use nixery_builder::StoredBlob;
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage, error_chain};
+use nixery_storage::{ByteRange, Key, Storage, error_chain};
 
 use crate::config::{BlobDelivery, HttpSettings};
+use crate::error::ApiError;
+use crate::response::{redirect_to_store, respond};
+use crate::state::AppState;
 
 /// Time limit for signing, which may have to fetch credentials first.
 const SIGNING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Blobs up to this size, such as configs, are always proxied: sending them is less work than a
+/// redirect is for the client.
+const MAX_PROXIED_BYTES: u64 = 64 * 1024;
 
 /// The store cannot deliver blobs as configured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,8 +88,51 @@ pub async fn prepare(
     }
 }
 
+/// Answers a GET with the blob or a part of it. `headers` are those of the whole blob.
+///
+/// # Errors
+/// The blob has been deleted since it was opened, or it cannot be read.
+pub(crate) async fn deliver(
+    state: &AppState,
+    blob: &StoredBlob,
+    range: Option<ByteRange>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (digest, storage) = (blob.digest(), &**state.builder().storage());
+    // A redirected client sends its range to the store.
+    if blob.size() > MAX_PROXIED_BYTES
+        && let Some(url) = redirect_location(state.settings(), storage, &Key::blob(digest)).await
+    {
+        state.metrics().count_redirected();
+        return Ok(redirect_to_store(&digest, url));
+    }
+    proxy_blob(state, blob, range, headers).await
+}
+
+/// Sends the blob or a part of it through this server.
+async fn proxy_blob(
+    state: &AppState,
+    blob: &StoredBlob,
+    range: Option<ByteRange>,
+    mut headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Some(body) = blob.read(range).await? else {
+        return Err(ApiError::blob_unknown(&blob.digest()));
+    };
+    state.metrics().count_proxied();
+    let (sent, size) = (body.range, body.size);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(sent.len()));
+    let mut status = StatusCode::OK;
+    if range.is_some() {
+        status = StatusCode::PARTIAL_CONTENT;
+        let part = format!("bytes {}-{}/{size}", sent.start, sent.end - 1);
+        headers.extend(HeaderValue::try_from(part).map(|part| (CONTENT_RANGE, part)));
+    }
+    Ok(respond(status, headers, Body::from_stream(body.body)))
+}
+
 /// Returns the URL to redirect a client to, or `None` if the blob is proxied.
-pub(crate) async fn redirect_location(
+async fn redirect_location(
     settings: &HttpSettings,
     storage: &dyn Storage,
     key: &Key,

@@ -195,7 +195,6 @@ impl From<OpenBlobError> for ApiError {
     fn from(error: OpenBlobError) -> Self {
         match &error {
             OpenBlobError::Storage(source) => Self::from(source),
-            OpenBlobError::Manifest(source) => BuildAnswer::of(source).into_error(),
             damage @ (OpenBlobError::WrongSize { .. } | OpenBlobError::WrongDigest { .. }) => {
                 let message = format!(
                     "{damage}. Fix: pull the image again by its tag, which rebuilds it; the operator of this registry can find all damage with `nixery verify`"

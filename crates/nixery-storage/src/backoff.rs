@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// Waits that double from a first to a longest one.
 ///
-/// Each wait is shortened by up to a quarter at random, so that clients that failed together do
-/// not retry together.
+/// Each wait is up to a quarter shorter or longer at random, so that clients that failed together
+/// do not retry together.
 ///
 /// ```
 /// use std::time::Duration;
@@ -13,7 +13,7 @@ use std::time::Duration;
 ///
 /// let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
 /// let wait = backoff.wait(2);
-/// assert!(wait >= Duration::from_millis(300) && wait <= Duration::from_millis(400));
+/// assert!(wait >= Duration::from_millis(300) && wait <= Duration::from_millis(500));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
@@ -41,7 +41,7 @@ impl Backoff {
         let doubled = self
             .first
             .saturating_mul(1 << attempt.saturating_sub(1).min(16));
-        doubled.min(self.longest).mul_f64(1.0 - 0.25 * random)
+        doubled.min(self.longest).mul_f64(0.75 + 0.5 * random)
     }
 
     /// The longest wait.
@@ -62,11 +62,17 @@ mod tests {
         for attempt in 0..3 {
             let full = first * (1 << attempt);
             let wait = backoff.wait(attempt + 1);
-            assert!(wait >= full.mul_f64(0.75) && wait <= full, "{wait:?}");
+            assert!(
+                wait >= full.mul_f64(0.75) && wait <= full.mul_f64(1.25),
+                "{wait:?}"
+            );
         }
         for attempt in [6, 7, 100, u32::MAX] {
             let wait = backoff.wait(attempt);
-            assert!(wait >= longest.mul_f64(0.75) && wait <= longest, "{wait:?}");
+            assert!(
+                wait >= longest.mul_f64(0.75) && wait <= longest.mul_f64(1.25),
+                "{wait:?}"
+            );
         }
     }
 }

@@ -24,27 +24,29 @@ use destination::Destination;
 
 /// Build an image of the packages that its name lists, and write it to a file or a directory.
 ///
-/// Layers and images are kept in the blob store and not built again. With the flags of
-/// `nixery serve` this is the registry's store.
+/// The blob store keeps layers and images, so that they are not built again. The registry uses the
+/// same store if `nixery serve` has the same storage flags.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
   nixery build shell/git/htop --pkgs-path ./packages
-      writes shell-git-htop.tar; podman load -i shell-git-htop.tar
+      writes shell-git-htop.tar; load it with podman load -i shell-git-htop.tar
   nixery build git:nixos-26.05 --output oci:images
-      adds the image to the OCI layout images; skopeo copy oci:images:nixos-26.05 docker://…
+      adds the image to the OCI layout in the directory images;
+      push it with skopeo copy oci:images:nixos-26.05 docker://…
   nixery build arm64/hello --output docker-archive:hello.tar:registry.example.org/hello:1
+      names the image registry.example.org/hello:1 in the archive
   nixery build shell/git --output store --json | jq -r .digest
-      only fills the store; the registry serves the image without building it")]
+      only fills the store, from which the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
-    /// The image's name, which lists its packages. The tag selects the branch, tag or commit of a
-    /// git package source [default tag: latest]
+    /// The image's name, which lists its packages. With a git package source, the tag selects a
+    /// branch, tag or commit [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
 
     /// `docker-archive:FILE[:NAME:TAG]` for docker load and podman load, `oci:DIR[:TAG]` for an
     /// OCI layout, or `store` for the blob store only
-    /// [default: docker-archive:NAME.tar, with a dash for each slash]
+    /// [default: docker-archive:NAME.tar, with dashes instead of slashes]
     #[arg(short, long, value_name = "OUTPUT", value_parser = Destination::parse)]
     output: Option<Destination>,
 
@@ -80,19 +82,16 @@ struct Job {
 }
 
 pub(crate) async fn run(args: BuildArgs) -> Result<()> {
-    let job = or_interrupted(Job::prepare(args)).await?;
+    let job = or_interrupted(Job::prepare(args)).await??;
     let result = or_interrupted(job.run()).await;
-    if result.is_ok() {
-        let recorded = async {
-            job.builder.drain().await;
-            Ok(())
-        };
-        // The image is complete without the record of its graph.
-        let _ = or_interrupted(recorded).await;
+    if matches!(result, Ok(Ok(()))) {
+        // Waits until the graph is recorded. A signal ends the wait, but the command succeeds: the
+        // image is complete without the record.
+        let _ = or_interrupted(job.builder.drain()).await;
     }
     // Other servers on the store may be waiting for this build.
     job.builder.release_leases().await;
-    result
+    result?
 }
 
 impl Job {
@@ -104,14 +103,9 @@ impl Job {
         };
         destination.check()?;
 
-        let mut errors = ConfigErrors::default();
-        let (Some((source, nix_settings)), Some(store), Some(layering)) = (
-            errors.part(args.packages.settings()),
-            errors.part(args.storage.settings()),
-            errors.part(args.layering.settings()),
-        ) else {
-            return Err(errors.into());
-        };
+        let images = ConfigErrors::both(args.storage.settings(), args.layering.settings());
+        let ((source, nix_settings), (store, layering)) =
+            ConfigErrors::both(args.packages.settings(), images)?;
 
         start_text_log(if args.verbose { "info" } else { "error" });
         output::warn(store.ignored.iter().chain(&layering.ignored));
@@ -140,12 +134,7 @@ impl Job {
     }
 
     async fn run(&self) -> Result<()> {
-        let Self {
-            request,
-            destination,
-            reporter,
-            ..
-        } = self;
+        let (request, destination, reporter) = (&self.request, &self.destination, &self.reporter);
         let build = self.builder.start(request.clone());
         watch::watch(&build, reporter, self.verbose).await;
         let image = match build.wait().await {

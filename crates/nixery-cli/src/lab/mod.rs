@@ -9,9 +9,11 @@ mod weeks;
 use anyhow::Result;
 use clap::Subcommand;
 
+use plan::PlanCommand;
+
 /// Make cluster plans and popularity data, and replay pulls.
 ///
-/// The registry works without these commands. They prepare and evaluate data by which
+/// The registry works without these commands. They make and evaluate the data with which
 /// `nixery serve` and `nixery build` divide images into layers.
 #[derive(Subcommand)]
 #[command(after_long_help = "\
@@ -24,14 +26,15 @@ Examples:
 #[allow(clippy::large_enum_variant)]
 pub(crate) enum LabCommand {
     #[command(subcommand)]
-    Plan(plan::PlanCommand),
+    Plan(PlanCommand),
     Popcount(popcount::PopcountArgs),
     Replay(replay::ReplayArgs),
 }
 
 pub(crate) async fn run(command: LabCommand) -> Result<()> {
     match command {
-        LabCommand::Plan(command) => plan::run(command).await,
+        LabCommand::Plan(PlanCommand::Build(args)) => plan::build::run(args).await,
+        LabCommand::Plan(PlanCommand::Show(args)) => plan::show::run(&args).await,
         LabCommand::Popcount(args) => popcount::run(args).await,
         LabCommand::Replay(args) => replay::run(args).await,
     }

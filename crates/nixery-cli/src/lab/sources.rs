@@ -10,6 +10,7 @@ use nixery_lab::path_sources::{
 use nixery_lab::reference_sink::ReferenceSink;
 
 use crate::errors::usage;
+use crate::output;
 use crate::progress::{Reporter, Unit};
 use crate::signals::or_interrupted;
 
@@ -113,11 +114,7 @@ impl PathSourceArgs {
 }
 
 fn read_list(path: &Path) -> Result<Vec<StorePath>> {
-    let text = if path == Path::new("-") {
-        std::io::read_to_string(std::io::stdin()).context("cannot read standard input")?
-    } else {
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?
-    };
+    let text = String::from_utf8_lossy(&output::read(path)?).into_owned();
     let wanted =
         parse_wanted_paths(&text).with_context(|| format!("{} cannot be used", path.display()))?;
     if wanted.is_empty() {
@@ -140,7 +137,7 @@ async fn read_cache(
         reporter.at(Unit::Items, url, done, total, &message);
     };
     let read = cache.read(sink, wanted, state.as_deref_mut(), progress);
-    let done = or_interrupted(async { Ok(read.await) }).await;
+    let done = or_interrupted(read).await;
     if let (Err(_), Some(state)) = (&done, state) {
         state.save(sink)?;
         reporter.line("the state is saved. Run the same command again to continue");

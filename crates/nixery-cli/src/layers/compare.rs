@@ -60,17 +60,13 @@ pub(super) async fn run(args: CompareArgs) -> Result<()> {
     let data = args.data.load_for(&args.graph).await?;
     let strategies = data.all(&args.strategy)?;
     let graph = args.graph.read().await?;
-    let plans: Vec<(Named, LayerPlan)> = strategies
-        .into_iter()
-        .map(|named| {
-            let plan = named.strategy.plan(&graph, data.budget);
-            (named, plan)
-        })
-        .collect();
-    let rows: Vec<Row> = plans
-        .iter()
-        .map(|(named, plan)| Row::new(named, plan, &graph))
-        .collect();
+    let planned = |named: Named| {
+        let plan = named.strategy.plan(&graph, data.budget);
+        (named, plan)
+    };
+    let plans: Vec<_> = strategies.into_iter().map(planned).collect();
+    let row = |(named, plan): &_| Row::new(named, plan, &graph);
+    let rows: Vec<_> = plans.iter().map(row).collect();
     if let Some(out) = &args.out {
         let svg = picture(&args.graph.name(), &graph, &plans, &data);
         output::write(Some(out), svg.as_bytes())?;
@@ -119,16 +115,15 @@ fn picture(
     let measure = Measure::of(data, graph);
     let panel = |(named, plan): &(Named, LayerPlan)| {
         let bar = |(index, layer): (usize, &PlannedLayer)| {
-            let sharing = measure.of_layer(graph, layer);
-            let (number, size) = (index + 1, bytes(layer.nar_size));
-            let mut tip = format!("layer {number}: {size}\n{}", layer.reason);
-            if let Some(sharing) = sharing {
-                tip = format!("{tip}\n{}", measure.sentence(sharing));
-            }
+            let sharing = measure.of_layer(layer);
+            let (number, size, reason) = (index + 1, bytes(layer.nar_size), &layer.reason);
             LayerBar {
                 size: layer.nar_size,
                 shade: measure.shade(sharing),
-                tip,
+                tip: format!(
+                    "layer {number}: {size}\n{reason}\n{}",
+                    measure.sentence(sharing)
+                ),
             }
         };
         let largest = plan.layers.iter().map(|layer| layer.nar_size).max();
@@ -144,5 +139,5 @@ fn picture(
         "{name}: {paths} paths, {total}, in at most {} layers",
         data.budget
     );
-    layers_svg(&heading, measure.meaning(), &panels)
+    layers_svg(&heading, measure.meaning, &panels)
 }

@@ -62,7 +62,7 @@ struct Layer<'a> {
     nar_size: u64,
     reason: &'a str,
     rating: u64,
-    shared: Option<Sharing>,
+    shared: Sharing,
     /// In descending order of size.
     paths: Vec<Path<'a>>,
 }
@@ -72,7 +72,7 @@ struct Layer<'a> {
 struct Path<'a> {
     path: &'a StorePath,
     nar_size: u64,
-    shared: Option<u64>,
+    shared: u64,
 }
 
 pub(super) async fn run(args: ExplainArgs) -> Result<()> {
@@ -88,7 +88,7 @@ pub(super) async fn run(args: ExplainArgs) -> Result<()> {
 fn explain<'a>(
     graph: &'a ReferenceGraph,
     plan: &'a LayerPlan,
-    measure: &Measure<'_>,
+    measure: &Measure,
     strategy: String,
 ) -> Explanation<'a> {
     let layer = |(index, layer): (usize, &'a PlannedLayer)| {
@@ -97,7 +97,7 @@ fn explain<'a>(
             Path {
                 path: &node.path,
                 nar_size: node.nar_size,
-                shared: measure.of_path(graph, path),
+                shared: measure.of_path(path),
             }
         };
         let mut paths: Vec<_> = layer.paths.iter().map(path).collect();
@@ -107,37 +107,28 @@ fn explain<'a>(
             nar_size: layer.nar_size,
             reason: &layer.reason,
             rating: layer.rating,
-            shared: measure.of_layer(graph, layer),
+            shared: measure.of_layer(layer),
             paths,
         }
     };
-    let (shared_by, samples) = match measure {
-        Measure::Plan(plan) => ("plan", Some(plan.samples())),
-        Measure::Popularity(_) => ("popularity", None),
-        Measure::Graph(_) => ("graph", None),
-    };
     Explanation {
         strategy,
-        shared_by,
-        samples,
+        shared_by: measure.name,
+        samples: measure.samples,
         layers: plan.layers.iter().enumerate().map(layer).collect(),
     }
 }
 
-fn text(explanation: &Explanation<'_>, measure: &Measure<'_>) -> String {
+fn text(explanation: &Explanation<'_>, measure: &Measure) -> String {
     let (mut text, mut total_size, mut total_paths) = (String::new(), 0u64, 0);
     for layer in &explanation.layers {
         let (number, size, count) = (layer.number, layer.nar_size, layer.paths.len());
         let plural = if count == 1 { "path" } else { "paths" };
         text += &format!("layer {number}: {}, {count} {plural}\n", bytes(size));
         text += &format!("  why: {}\n", layer.reason);
-        if let Some(sharing) = layer.shared {
-            text += &format!("  shared: {}\n", measure.sentence(sharing));
-        }
+        text += &format!("  shared: {}\n", measure.sentence(layer.shared));
         for path in &layer.paths {
-            let size = bytes(path.nar_size);
-            let shared = path.shared.map(|value| measure.words(value));
-            let shared = shared.unwrap_or_default();
+            let (size, shared) = (bytes(path.nar_size), measure.words(path.shared));
             text += &format!("  {size:>10}  {shared:>7}  {}\n", path.path.as_str());
         }
         text.push('\n');

@@ -1,18 +1,17 @@
 //! Reads the reference graph of a command, or lets Nix determine that of an image.
 
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_core::{GraphError, PackageSource, ReferenceGraph, StorePath};
+use nixery_core::{GraphError, ReferenceGraph, StorePath};
 use nixery_nix::EvaluationRequest;
 
 use crate::errors::usage;
-use crate::image;
 use crate::progress::Reporter;
 use crate::settings::PackageArgs;
+use crate::{image, output};
 
 /// A graph, or an image that has one.
 #[derive(clap::Args)]
@@ -77,10 +76,9 @@ impl GraphArgs {
         let request = image::parse(&name)
             .map_err(|error| usage(format!("{name} is not a file or an image name: {error}")))?;
         let reporter = Reporter::new(false);
-        let wanted = |source: PackageSource| {
-            EvaluationRequest::for_image(&request.name, source.resolve(&request.tag))
-        };
-        let graph = image::graph(&self.packages, wanted, &reporter).await;
+        let (source, settings) = self.packages.settings()?;
+        let request = EvaluationRequest::for_image(&request.name, source.resolve(&request.tag));
+        let graph = image::graph(&settings, &request, &reporter).await;
         reporter.finish();
         graph.map_err(|error| match error.downcast_ref::<Arc<BuildError>>() {
             Some(failure) if matches!(**failure, BuildError::NotFound { .. }) => error.context(
@@ -91,14 +89,7 @@ impl GraphArgs {
     }
 
     fn read_file(&self) -> Result<ReferenceGraph> {
-        let (name, path) = (self.name(), self.path());
-        let mut bytes = Vec::new();
-        let read = if path == Path::new("-") {
-            io::stdin().read_to_end(&mut bytes).map(drop)
-        } else {
-            std::fs::read(path).map(|contents| bytes = contents)
-        };
-        read.with_context(|| format!("cannot read {name}"))?;
+        let bytes = output::read(self.path())?;
         let roots: Vec<_> = self
             .roots
             .iter()
@@ -109,7 +100,7 @@ impl GraphArgs {
             Err(GraphError::RootsNotAllowed) => Err(usage(
                 "--root is only for path-info input: a reference graph has its roots. Fix: remove --root",
             )),
-            graph => graph.with_context(|| format!("{name} is not a reference graph")),
+            graph => graph.with_context(|| format!("{} is not a reference graph", self.name())),
         }
     }
 }

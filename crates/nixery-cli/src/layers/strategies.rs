@@ -149,18 +149,15 @@ impl Data {
         let mut all = Vec::new();
         let mut add = |name, strategy| all.push(Named { name, strategy });
         if wanted(Strategy::Dominator) {
-            let none = Some(Popularity::default());
-            for (name, popularity) in [
-                ("dominator, no popularity", &none),
-                (
+            let none = self.dominator(Popularity::default());
+            add("dominator, no popularity", none);
+            if let (Some(exact), Some(any)) = (&self.exact_popularity, &self.popularity) {
+                let (exact, any) = (exact.clone(), any.clone());
+                add(
                     "dominator, popularity of exact names",
-                    &self.exact_popularity,
-                ),
-                ("dominator, popularity of any version", &self.popularity),
-            ] {
-                if let Some(popularity) = popularity {
-                    add(name, self.dominator(popularity.clone()));
-                }
+                    self.dominator(exact),
+                );
+                add("dominator, popularity of any version", self.dominator(any));
             }
         }
         if wanted(Strategy::Size) {

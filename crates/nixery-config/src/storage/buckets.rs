@@ -58,12 +58,10 @@ pub(super) fn s3(checker: &mut Checker<'_>, remote: &Remote) -> Option<StorageBa
     }
     let mut config = S3Config::new(bucket(checker, S3_BUCKET));
     config.prefix = prefix(checker, S3_PREFIX);
-    let mut endpoint = |setting| checker.parsed(setting, origin, || ENDPOINT.to_owned());
+    let mut endpoint = |setting| checker.parsed(setting, origin, ENDPOINT);
     (config.endpoint, config.public_endpoint) =
         (endpoint(S3_ENDPOINT), endpoint(S3_PUBLIC_ENDPOINT));
-    config.region = checker.parsed(S3_REGION, region, || {
-        "a region's name, such as eu-central-1".to_owned()
-    });
+    config.region = checker.parsed(S3_REGION, region, "a region's name, such as eu-central-1");
     config.addressing = checker.choice(S3_ADDRESSING, &ADDRESSING)?;
     config.limits = remote.limits();
     Some(StorageBackend::S3(config))
@@ -84,7 +82,7 @@ pub(super) fn gcs(checker: &mut Checker<'_>, remote: &Remote) -> Option<StorageB
     });
     let mut config = GcsConfig::new(bucket(checker, GCS_BUCKET));
     config.prefix = prefix(checker, GCS_PREFIX);
-    config.endpoint = checker.parsed(GCS_ENDPOINT, url, || ENDPOINT.to_owned());
+    config.endpoint = checker.parsed(GCS_ENDPOINT, url, ENDPOINT);
     config.credential_file = credential_file.flatten();
     config.anonymous = anonymous;
     config.limits = remote.limits();
@@ -101,7 +99,7 @@ fn bucket(checker: &mut Checker<'_>, setting: &Setting) -> String {
         let legal = is_name(name) && name.len() <= MAX_BUCKET_BYTES;
         legal.then(|| name.to_owned())
     };
-    let name = checker.parsed(setting, legal, || format!("a bucket's name: {NAME}"));
+    let name = checker.parsed(setting, legal, format_args!("a bucket's name: {NAME}"));
     name.unwrap_or_default()
 }
 
@@ -112,7 +110,7 @@ fn prefix(checker: &mut Checker<'_>, setting: &Setting) -> String {
         let legal = prefix.is_empty() || prefix.split('/').all(is_name);
         (legal && prefix.len() <= MAX_PREFIX_BYTES).then(|| prefix.to_owned())
     };
-    let allowed = || format!("names such as nixery or team/nixery: {NAME} between slashes");
+    let allowed = format_args!("names such as nixery or team/nixery: {NAME} between slashes");
     checker.parsed(setting, legal, allowed).unwrap_or_default()
 }
 

@@ -4,7 +4,7 @@
 //! graph that Nix wrote is a single path. Other graphs may have cycles, which are accepted.
 //!
 //! `petgraph` has this algorithm, but would bring six further crates into the smallest form of this
-//! crate. The tests use it for dominators.
+//! crate. It is an optional dependency, see `ReferenceGraph::to_petgraph`.
 
 use super::NodeId;
 

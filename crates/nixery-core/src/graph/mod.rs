@@ -220,6 +220,37 @@ impl ReferenceGraph {
         &self.references[start..self.ends[index]]
     }
 
+    /// Returns the graph as one of `petgraph`, for its algorithms: an edge leads from each path to
+    /// each path that it refers to. `petgraph`'s index of a node is [`NodeId::index`].
+    ///
+    /// ```
+    /// use nixery_core::ReferenceGraph;
+    /// use petgraph::algo::is_cyclic_directed;
+    ///
+    /// # fn check(graph: ReferenceGraph) {
+    /// println!("{} references", graph.to_petgraph().edge_count());
+    /// assert!(!is_cyclic_directed(&graph.to_petgraph()), "Nix writes no cycles");
+    /// # }
+    /// # check(ReferenceGraph::default());
+    /// ```
+    #[cfg(feature = "petgraph")]
+    pub fn to_petgraph(&self) -> petgraph::graph::DiGraph<NodeId, ()> {
+        let mut graph = petgraph::graph::DiGraph::with_capacity(self.len(), self.references.len());
+        for id in self.ids() {
+            graph.add_node(id);
+        }
+        for id in self.ids() {
+            for reference in self.references(id) {
+                graph.add_edge(
+                    (id.index() as u32).into(),
+                    (reference.index() as u32).into(),
+                    (),
+                );
+            }
+        }
+        graph
+    }
+
     /// The roots, sorted, each once.
     pub fn roots(&self) -> &[NodeId] {
         &self.roots

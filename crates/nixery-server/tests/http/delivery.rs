@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use http::StatusCode;
-use nixery_builder::OpenBlob;
 use nixery_manifest::Digest;
 use nixery_server::config::{BlobDelivery, HttpSettings};
 use nixery_server::delivery::{DeliveryError, prepare};
@@ -164,9 +163,7 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     let (path, digest, bytes) = stored(&store).await;
     // A server that has read the blob to its end knows its size.
     let blob = registry.state.builder().open_blob(digest).await.unwrap();
-    let Some(OpenBlob::Stored(blob)) = blob else {
-        panic!("{blob:?}")
-    };
+    let Some(blob) = blob else { panic!("{blob:?}") };
     let body = blob.read(None).await.unwrap().unwrap().body;
     let chunks: Vec<_> = body.try_collect().await.unwrap();
     assert_eq!(chunks.concat(), bytes);

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use nixery_builder::BuildError;
-use nixery_config::setup;
-use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, Tag};
+use nixery_config::{NixSettings, setup};
+use nixery_core::{Architecture, PackageSource, REQUIRED_PACKAGES, ResolvedSource, Tag};
 use nixery_lab::cluster_plan::PathCollection;
 use nixery_lab::reference_sink::ReferenceSink;
 use nixery_nix::{EvaluationRequest, PackageSetEvent, batches, every_package};
@@ -18,7 +18,7 @@ use crate::settings::PackageArgs;
 use crate::signals::or_interrupted;
 
 /// Packages of a package set.
-#[derive(Default, clap::Args)]
+#[derive(clap::Args)]
 #[command(group = clap::ArgGroup::new("packages").multiple(true))]
 pub(super) struct AttributeArgs {
     /// Packages to build, as attributes of the package set, with their closures: `git,htop`
@@ -96,58 +96,56 @@ impl AttributeArgs {
         reporter: &Reporter,
     ) -> Result<()> {
         let tag = Tag::parse(&self.tag).map_err(usage)?;
+        let (source, settings) = self.set.settings()?;
+        let source = source.resolve(&tag);
         if self.all {
-            return self.add_all(&tag, paths, reporter).await;
+            return add_all(&source, &settings, paths, reporter).await;
         }
         let names = self.names()?;
         let mut done = 0;
-        for packages in batches(&names) {
-            let wanted = |source: PackageSource| {
-                let source = source.resolve(&tag);
-                EvaluationRequest::new(source, packages.to_vec(), Architecture::default())
-            };
-            let graph = image::graph(&self.set, wanted, reporter).await?;
+        for batch in batches(&names) {
+            let (source, packages) = (source.clone(), batch.to_vec());
+            let request = EvaluationRequest::new(source, packages, Architecture::default());
+            let graph = image::graph(&settings, &request, reporter).await?;
             paths.add_graph(&graph);
-            done += packages.len();
-            if packages.len() < names.len() {
+            done += batch.len();
+            if batch.len() < names.len() {
                 reporter.line(&format!("{done} of {} packages are built", names.len()));
             }
         }
         Ok(())
     }
+}
 
-    async fn add_all(
-        &self,
-        tag: &Tag,
-        paths: &mut PathCollection,
-        reporter: &Reporter,
-    ) -> Result<()> {
-        let (source, settings) = self.set.settings()?;
-        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-        let nix = setup::nix(&settings, folder.path())?;
-        let (mut packages, mut left_out) = (0, 0);
-        let mut observe = |event| match event {
-            PackageSetEvent::Built(graph) => paths.add_graph(&graph),
-            PackageSetEvent::LeftOut { attribute, why } => {
-                left_out += 1;
-                reporter.line(&format!("left out: {attribute} {why}"));
-            }
-            PackageSetEvent::Progress { done, known, built } => {
-                packages = built;
-                let message = format!("{built} packages, {left_out} left out");
-                let (done, known) = (done as u64, known as u64);
-                reporter.at(Unit::Items, "attributes", done, known, &message);
-            }
-        };
-        let source = source.resolve(tag);
-        let architecture = Architecture::default();
-        let work = every_package(&nix, &source, architecture, folder.path(), &mut observe);
-        let done = or_interrupted(async { Ok(work.await) }).await?;
-        if let Err(error) = done {
-            reporter.finish();
-            return Err(build_failure(&nix, BuildError::from(error).into()).await);
+async fn add_all(
+    source: &ResolvedSource,
+    settings: &NixSettings,
+    paths: &mut PathCollection,
+    reporter: &Reporter,
+) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
+    let nix = setup::nix(settings, folder.path())?;
+    let (mut packages, mut left_out) = (0, 0);
+    let mut observe = |event| match event {
+        PackageSetEvent::Built(graph) => paths.add_graph(&graph),
+        PackageSetEvent::LeftOut { attribute, why } => {
+            left_out += 1;
+            reporter.line(&format!("left out: {attribute} {why}"));
         }
-        reporter.line(&format!("{packages} packages built, {left_out} left out"));
-        Ok(())
+        PackageSetEvent::Progress { done, known, built } => {
+            packages = built;
+            let message = format!("{built} packages, {left_out} left out");
+            let (done, known) = (done as u64, known as u64);
+            reporter.at(Unit::Items, "attributes", done, known, &message);
+        }
+    };
+    let architecture = Architecture::default();
+    let work = every_package(&nix, source, architecture, folder.path(), &mut observe);
+    let done = or_interrupted(work).await?;
+    if let Err(error) = done {
+        reporter.finish();
+        return Err(build_failure(&nix, BuildError::from(error).into()).await);
     }
+    reporter.line(&format!("{packages} packages built, {left_out} left out"));
+    Ok(())
 }

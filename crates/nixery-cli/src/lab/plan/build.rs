@@ -87,7 +87,7 @@ pub(crate) struct PlanBuildArgs {
     attributes: AttributeArgs,
 }
 
-pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
+pub(crate) async fn run(args: PlanBuildArgs) -> Result<()> {
     let others =
         !args.sources.sources.is_empty() || args.attributes.given() || args.history.from_store;
     if args.sample.is_none() && !others {
@@ -100,12 +100,7 @@ pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
     }
     let revision = match &args.revision {
         Some(revision) => revision.clone(),
-        None => describe_sources(
-            args.sample.as_deref(),
-            &args.sources.sources,
-            &args.attributes,
-            &args.history,
-        ),
+        None => describe_sources(&args),
     };
     // Checks the revision before the long work.
     ClusterPlan::new(revision.clone(), 1, []).map_err(usage)?;
@@ -119,8 +114,8 @@ pub(super) async fn run(args: PlanBuildArgs) -> Result<()> {
     let work = tokio::task::spawn_blocking(move || {
         build(&sample, revision, &mut |at| report(&observer, at))
     });
-    let plan = or_interrupted(async { Ok(work.await) }).await?;
-    let plan = plan
+    let plan = or_interrupted(work)
+        .await?
         .context("the task that makes the plan failed")?
         .context("cannot make a plan")?;
     reporter.finish();
@@ -140,7 +135,7 @@ async fn gather_samples(args: &PlanBuildArgs, reporter: &Reporter) -> Result<Pla
         args.attributes.add_to(&mut paths, reporter).await?;
     }
     if args.history.from_store {
-        or_interrupted(args.history.add_to(&mut paths, reporter)).await?;
+        or_interrupted(args.history.add_to(&mut paths, reporter)).await??;
     }
     let (packages, dangling) = (paths.packages(), paths.dangling());
     if packages == 0 {
@@ -162,12 +157,7 @@ async fn gather_samples(args: &PlanBuildArgs, reporter: &Reporter) -> Result<Pla
 }
 
 /// Describes in a few words what the plan is made from.
-fn describe_sources(
-    sample: Option<&Path>,
-    sources: &[String],
-    attributes: &AttributeArgs,
-    history: &HistoryArgs,
-) -> String {
+fn describe_sources(args: &PlanBuildArgs) -> String {
     let name = |source: &str| {
         let source = source.trim_end_matches('/');
         match source.split_once("://") {
@@ -179,13 +169,12 @@ fn describe_sources(
         .unwrap_or_default()
         .to_owned()
     };
-    let sample = sample.map(|path| name(&path.to_string_lossy()));
-    let sources = sources.iter().map(|source| name(source));
+    let sample = args.sample.iter().map(|path| name(&path.to_string_lossy()));
+    let sources = args.sources.sources.iter().map(|source| name(source));
     let all: Vec<String> = sample
-        .into_iter()
         .chain(sources)
-        .chain(attributes.described())
-        .chain(history.from_store.then(|| "history".to_owned()))
+        .chain(args.attributes.described())
+        .chain(args.history.from_store.then(|| "history".to_owned()))
         .collect();
     let mut text = all.join(", ");
     if text.len() > 200 {
@@ -209,9 +198,22 @@ fn report(reporter: &Reporter, at: PlanProgress) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
     use rstest::rstest;
 
     use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: PlanBuildArgs,
+    }
+
+    fn described(sources: &[&str]) -> String {
+        let flags = ["build", "--out", "plan"];
+        let command = Command::try_parse_from(flags.iter().chain(sources));
+        describe_sources(&command.expect("arguments").args)
+    }
 
     #[rstest]
     #[case(&["/srv/set/", "all.json"], "set, all.json")]
@@ -221,25 +223,7 @@ mod tests {
         #[case] sources: &[&str],
         #[case] expected: &str,
     ) {
-        let sources: Vec<String> = sources.iter().map(|&source| source.to_owned()).collect();
-        assert_eq!(
-            describe_sources(
-                None,
-                &sources,
-                &AttributeArgs::default(),
-                &HistoryArgs::default()
-            ),
-            expected
-        );
-        let many = vec!["a-long-name-of-a-file.json".to_owned(); 20];
-        assert_eq!(
-            describe_sources(
-                None,
-                &many,
-                &AttributeArgs::default(),
-                &HistoryArgs::default()
-            ),
-            "20 sources"
-        );
+        assert_eq!(described(sources), expected);
+        assert_eq!(described(&["a-long-name-of-a-file.json"; 20]), "20 sources");
     }
 }

@@ -10,7 +10,7 @@ use crate::progress::{Reporter, Unit};
 use crate::settings::existing_storage;
 
 /// The images of a store.
-#[derive(Default, clap::Args)]
+#[derive(clap::Args)]
 pub(super) struct HistoryArgs {
     /// Use the images that a store remembers, including recently dropped ones. The settings of the
     /// blob store are those of the servers that use it

@@ -49,7 +49,7 @@ struct Member {
     samples: u32,
 }
 
-pub(super) async fn run(args: &PlanShowArgs) -> Result<()> {
+pub(crate) async fn run(args: &PlanShowArgs) -> Result<()> {
     let plan = load_cluster_plan(&args.plan).await?;
     let Some(name) = &args.name else {
         return print(&plan, &args.plan, args.json);

@@ -2,7 +2,7 @@
 
 use nixery_manifest::Digest;
 use petgraph::algo::dominators::simple_fast;
-use petgraph::graph::{DiGraph, NodeIndex};
+use petgraph::graph::NodeIndex;
 use proptest::prelude::*;
 
 use super::*;
@@ -42,11 +42,8 @@ pub(super) fn synthetic(paths: u64) -> (ReferenceGraph, String) {
 /// The original's steps one by one, with petgraph's dominators and a merge of the first two at a
 /// time.
 fn step_by_step(strategy: &Dominator, graph: &ReferenceGraph, budget: usize) -> Vec<Vec<usize>> {
-    let root = NodeIndex::new(graph.len());
-    let mut edges = DiGraph::<(), ()>::new();
-    for _ in 0..=graph.len() {
-        edges.add_node(());
-    }
+    let mut edges = graph.to_petgraph();
+    let root = edges.add_node(NodeId::new(graph.len() as u32));
     for entry in graph.entry_points() {
         edges.add_edge(root, NodeIndex::new(entry.index()), ());
     }
@@ -56,9 +53,6 @@ fn step_by_step(strategy: &Dominator, graph: &ReferenceGraph, budget: usize) -> 
             || strategy.popularity.get(&node.path) >= strategy.threshold
         {
             edges.add_edge(root, NodeIndex::new(index), ());
-        }
-        for reference in graph.references(id) {
-            edges.add_edge(NodeIndex::new(index), NodeIndex::new(reference.index()), ());
         }
     }
     let tree = simple_fast(&edges, root);
