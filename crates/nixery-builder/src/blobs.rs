@@ -36,7 +36,7 @@ pub(crate) struct Blobs {
     damaged: AtomicU64,
 }
 
-/// What this process knows of a blob.
+/// What this process remembers about a blob.
 #[derive(Debug, Clone, Copy, Default)]
 struct BlobFacts {
     size: u64,

@@ -250,7 +250,7 @@ async fn pack(
     + 'static,
 ) -> Result<SpooledLayer, BuildError> {
     let spool_error = |source| BuildError::Spool {
-        action: "write a spool file",
+        action: "write a temporary file",
         source,
     };
     let may_spool = permit(&engine.spooling).await?;

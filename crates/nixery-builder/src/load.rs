@@ -16,14 +16,14 @@ struct DataFormat {
 
 const POPULARITY: DataFormat = DataFormat {
     name: "popularity data",
-    required: "a JSON object of name to count",
+    required: "a JSON object that maps names to counts",
     // The file for nixpkgs has about 4 MB.
     max_bytes: 256 << 20,
 };
 
 const PLAN: DataFormat = DataFormat {
     name: "a cluster plan",
-    required: "a file that 'nixery lab plan build' wrote",
+    required: "a file that `nixery lab plan build` wrote",
     max_bytes: MAX_FILE_BYTES,
 };
 
@@ -216,7 +216,7 @@ mod tests {
             (nowhere, "cannot read a cluster plan from"),
             (
                 cut,
-                "cannot be used as a cluster plan: it must be a file that 'nixery lab plan build' wrote",
+                "cannot be used as a cluster plan: it must be a file that `nixery lab plan build` wrote",
             ),
             (large, "over 16 MiB"),
             (serve("500 Oops", b""), "cannot fetch a cluster plan from"),

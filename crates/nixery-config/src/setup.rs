@@ -43,7 +43,7 @@ pub enum SetupError {
     Plan(#[source] Box<LoadError>),
     /// The learned plan cannot be read from the store.
     #[cfg(feature = "lab")]
-    #[error("the learned layer plan cannot be read")]
+    #[error("the learned cluster plan cannot be read")]
     Learned(#[source] Box<LearnError>),
     /// The Nix command-line tools cannot be prepared.
     #[error(transparent)]
@@ -150,7 +150,7 @@ pub async fn strategy(
                 Some(learned) => clustered(learned.plan),
                 None => {
                     tracing::info!(
-                        "the store has no usable learned layer plan yet: packages are grouped by size"
+                        "the store has no usable learned cluster plan yet: packages are grouped by size"
                     );
                     Arc::new(Size)
                 }
@@ -313,7 +313,7 @@ mod tests {
             ),
             (
                 file.path(),
-                "it must be a file that 'nixery lab plan build' wrote",
+                "it must be a file that `nixery lab plan build` wrote",
             ),
         ] {
             let error = strategy(&at(path), &MemoryStorage::new())

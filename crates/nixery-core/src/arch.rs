@@ -57,7 +57,7 @@ impl fmt::Display for Architecture {
 
 /// A text that is not the name of an [`Architecture`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an architecture: use amd64 or arm64")]
+#[error("`{0}` is not a supported architecture. Fix: use `amd64` or `arm64`")]
 #[non_exhaustive]
 pub struct UnknownArchitecture(pub String);
 
@@ -93,7 +93,7 @@ mod tests {
         let error = "riscv64".parse::<Architecture>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`riscv64` is not an architecture: use amd64 or arm64"
+            "`riscv64` is not a supported architecture. Fix: use `amd64` or `arm64`"
         );
     }
 }

@@ -3,7 +3,7 @@
 /// Nix's base 32 alphabet: digits and lower-case letters without `e`, `o`, `t` and `u`.
 pub(crate) const ALPHABET: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
 
-/// The value of each byte as a digit of Nix base 32; [`NO_DIGIT`] where it is none.
+/// The value of each byte as a digit of Nix base 32; [`NO_DIGIT`] for other bytes.
 pub(crate) const VALUES: [u8; 256] = {
     let mut values = [NO_DIGIT; 256];
     let mut value = 0;

@@ -28,7 +28,7 @@
 //!     ["bashInteractive", "cacert", "coreutils", "htop", "iana-etc", "moreutils", "nano"],
 //! );
 //!
-//! // Nix builds these packages and tells what they need at run time (shortened here) …
+//! // Nix builds these packages and lists what they need at run time (shortened here) …
 //! let graph = ReferenceGraph::parse(br#"{
 //!     "exportReferencesGraph": {
 //!         "graph": ["/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-htop-3.4"]

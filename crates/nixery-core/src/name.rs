@@ -33,8 +33,8 @@ pub const MAX_NAME_LEN: usize = 255;
 /// let error = "git/Htop".parse::<ImageName>().unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "component 2 of the image name, `Htop`, has the capital letter 'H' at offset 0: write \
-///      it in lower case, packages are found regardless of case"
+///     "component 2 of the image name, `Htop`, has the capital letter 'H' at offset 0. Fix: \
+///      write it in lower case; packages are found regardless of case"
 /// );
 /// # Ok::<(), nixery_core::NameError>(())
 /// ```
@@ -168,10 +168,10 @@ impl FromStr for ImageName {
 #[non_exhaustive]
 pub enum NameError {
     /// There is no name.
-    #[error("the image name is empty: name at least one package")]
+    #[error("the image name is empty. Fix: name at least one package")]
     Empty,
     /// The name is longer than [`MAX_NAME_LEN`].
-    #[error("the image name has {bytes} bytes, more than {MAX_NAME_LEN}: name fewer packages")]
+    #[error("the image name has {bytes} bytes, more than {MAX_NAME_LEN}. Fix: name fewer packages")]
     TooLong {
         /// Its length in bytes.
         bytes: usize,
@@ -187,7 +187,7 @@ pub enum NameError {
         rule: ComponentRule,
     },
     /// There are meta-packages only, and none of them adds a package.
-    #[error("the image name `{name}` names no package: add one, for example `{name}/hello`")]
+    #[error("the image name `{name}` names no package. Fix: add one, for example `{name}/hello`")]
     NoPackages {
         /// The name.
         name: String,
@@ -207,11 +207,11 @@ fn quoted(component: &str) -> String {
 #[non_exhaustive]
 pub enum ComponentRule {
     /// There is nothing between two slashes, before the first or after the last.
-    #[error("is empty: remove the extra slash")]
+    #[error("is empty. Fix: remove the extra slash")]
     Empty,
     /// A capital letter, `A` to `Z`, which registries do not allow.
     #[error(
-        "has the capital letter {found:?} at offset {offset}: write it in lower case, packages are found regardless of case"
+        "has the capital letter {found:?} at offset {offset}. Fix: write it in lower case; packages are found regardless of case"
     )]
     Capital {
         /// The letter.
@@ -220,7 +220,9 @@ pub enum ComponentRule {
         offset: usize,
     },
     /// A character that no component may have.
-    #[error("has the character {found:?} at offset {offset}: only a-z, 0-9 and . _ - may be used")]
+    #[error(
+        "has the character {found:?} at offset {offset}: only a-z, 0-9, `.`, `_` and `-` may be used"
+    )]
     Character {
         /// The character.
         found: char,
@@ -241,7 +243,7 @@ pub enum ComponentRule {
     },
     /// A run of separators that the grammar does not allow.
     #[error(
-        "has an invalid run of separators at offset {offset}: use one `.`, one or two `_`, or any number of `-`"
+        "has an invalid run of separators at offset {offset}. Fix: use one `.`, one or two `_`, or any number of `-`"
     )]
     Separators {
         /// Where the run starts.

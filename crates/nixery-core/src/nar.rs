@@ -33,7 +33,7 @@ impl NarHash {
     /// `nix-store --dump PATH | sha256sum` prints.
     ///
     /// # Errors
-    /// Something at or below the path cannot be read, changes meanwhile, or is none of the three.
+    /// Something at or below the path cannot be read, changes meanwhile, or is of another type.
     pub fn of_path(path: impl AsRef<Path>) -> Result<Self, NarError> {
         let mut nar = NarHasher {
             hash: Sha256::new(),

@@ -67,14 +67,14 @@ fn decode(text: &str) -> Result<[u8; 32], &'static str> {
         return match STANDARD.decode_slice(base64, &mut bytes) {
             Ok(32) => Ok(bytes),
             Ok(_) | Err(DecodeSliceError::OutputSliceTooSmall) => {
-                Err("the base64 does not hold 32 bytes")
+                Err("the base64 text must encode 32 bytes")
             }
-            Err(DecodeSliceError::DecodeError(_)) => Err("what follows 'sha256-' is not base64"),
+            Err(DecodeSliceError::DecodeError(_)) => Err("the text after `sha256-` is not base64"),
         };
     }
     let digits = text
         .strip_prefix("sha256:")
-        .ok_or("it must start with 'sha256:' or 'sha256-'")?;
+        .ok_or("it must start with `sha256:` or `sha256-`")?;
     match digits.len() {
         64 => decode_hex(digits.as_bytes()),
         BASE32_LEN => decode_base32(digits.as_bytes()),

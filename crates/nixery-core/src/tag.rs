@@ -110,7 +110,7 @@ pub enum TagError {
     },
     /// A character that no tag may have.
     #[error(
-        "the tag has the character {found:?} at offset {offset}: only letters, digits and . _ - may be used"
+        "the tag has the character {found:?} at offset {offset}: only letters, digits, `.`, `_` and `-` may be used"
     )]
     Character {
         /// The character.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An image as the JSON of `nixery build` tells it.
+/// An image as the JSON of `nixery build` describes it.
 #[derive(Debug, Clone)]
 pub struct Built(Value);
 
@@ -25,7 +25,7 @@ pub struct BuiltLayer {
 /// package set.
 ///
 /// # Panics
-/// Where it fails.
+/// It fails.
 #[track_caller]
 pub fn build(
     mut nixery: Command,
@@ -48,7 +48,7 @@ impl Built {
     /// The layers in the manifest's order.
     ///
     /// # Panics
-    /// Where the JSON has none.
+    /// The JSON has none.
     #[track_caller]
     pub fn layers(&self) -> Vec<BuiltLayer> {
         let layers = self.0["layers"].as_array().expect("layers").iter();
@@ -94,7 +94,7 @@ pub fn blob_in(storage: &Path, digest: &str) -> PathBuf {
 /// The store paths that a layer's tar has files of.
 ///
 /// # Panics
-/// Where it is no compressed tar.
+/// It is not a compressed tar.
 #[track_caller]
 pub fn paths_in_tar(layer: &Path) -> BTreeSet<String> {
     let names = run(Command::new("tar")
@@ -110,10 +110,10 @@ pub fn paths_in_tar(layer: &Path) -> BTreeSet<String> {
     names.lines().filter_map(path).collect()
 }
 
-/// What packages of a package set need at run time, as Nix tells it.
+/// What packages of a package set need at run time, as Nix reports it.
 ///
 /// # Panics
-/// Where a package is not built.
+/// A package is not built.
 #[track_caller]
 pub fn closure(set: &Path, packages: &[String]) -> BTreeSet<String> {
     let attributes: Vec<_> = packages

@@ -60,7 +60,7 @@ impl Podman {
     /// A podman with no images.
     ///
     /// # Panics
-    /// Where the scratch folder cannot be made.
+    /// The scratch folder cannot be made.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
@@ -153,7 +153,7 @@ impl Containerd {
     /// Starts the daemon and waits until it answers.
     ///
     /// # Panics
-    /// Where it does not answer within a minute.
+    /// It does not answer within a minute.
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let under = |name: &str| folder.path().join(name);

@@ -20,7 +20,7 @@ impl Ran {
     /// Standard output of a program that must have succeeded.
     ///
     /// # Panics
-    /// Where it failed, with all it printed.
+    /// It failed; its output is in the message.
     #[track_caller]
     pub fn success(self) -> String {
         assert!(
@@ -34,7 +34,7 @@ impl Ran {
     /// Both streams of a program that must have failed.
     ///
     /// # Panics
-    /// Where it succeeded.
+    /// It succeeded.
     #[track_caller]
     pub fn failure(self) -> String {
         assert!(
@@ -49,7 +49,7 @@ impl Ran {
 /// Runs the command to its end.
 ///
 /// # Panics
-/// Where the program cannot be started, which means that the tests' set-up was skipped.
+/// The program cannot be started, which means that the tests' set-up was skipped.
 #[track_caller]
 pub fn run(command: &mut Command) -> Ran {
     let line = format!("{command:?}");
@@ -72,10 +72,10 @@ pub fn run(command: &mut Command) -> Ran {
 }
 
 /// The processes (as folders of `/proc`) whose environment holds the text, which is how a builder
-/// is told its salt.
+/// gets its salt.
 ///
 /// # Panics
-/// Where there is no `/proc`.
+/// There is no `/proc`.
 pub fn with_in_environment(text: &[u8]) -> Vec<PathBuf> {
     let processes = std::fs::read_dir("/proc")
         .expect("Linux has a /proc")

@@ -14,7 +14,7 @@ impl NixCalls {
     /// Makes the wrappers.
     ///
     /// # Panics
-    /// Where a Nix program is not installed.
+    /// A Nix program is not installed.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");

@@ -26,7 +26,7 @@ const START_LIMIT: Duration = Duration::from_secs(90);
 /// An engine's program, as `scripts/engines` installs it.
 ///
 /// # Panics
-/// Where it was not installed.
+/// It was not installed.
 fn engine(name: &str) -> PathBuf {
     let path = checkout().join("target/engines").join(name);
     assert!(

@@ -96,7 +96,7 @@ impl FaultProxy {
     /// Starts forwarding to `target`; this share of the requests meets a fault.
     ///
     /// # Panics
-    /// Where no port is free.
+    /// No port is free.
     pub fn start(target: u16, seed: u64, percent: u32) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener
@@ -254,7 +254,7 @@ fn part(length: u64, place: f64) -> u64 {
     ((length as f64 * place) as u64).min(length.saturating_sub(1))
 }
 
-/// Copies so many bytes, or as many as come.
+/// Copies this number of bytes, or fewer if the input ends.
 fn copy(from: &mut impl Read, to: &mut impl Write, mut bytes: u64) -> std::io::Result<()> {
     let mut buffer = [0; CHUNK];
     while bytes > 0 {

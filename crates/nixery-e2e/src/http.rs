@@ -31,7 +31,7 @@ impl Response {
     /// The body as JSON.
     ///
     /// # Panics
-    /// Where it is not JSON.
+    /// It is not JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body)
@@ -59,7 +59,7 @@ pub fn try_get(url: &str) -> Option<Response> {
 /// Any request, by curl's own arguments.
 ///
 /// # Panics
-/// Where curl gets no answer.
+/// Curl gets no answer.
 #[track_caller]
 pub fn request(arguments: &[&str]) -> Response {
     attempt(arguments).unwrap_or_else(|said| panic!("{said}"))

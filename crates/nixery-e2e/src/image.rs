@@ -28,7 +28,7 @@ impl Layout {
     /// The digest of the image's manifest.
     ///
     /// # Panics
-    /// Where the layout has no index or no manifest.
+    /// The layout has no index or no manifest.
     #[track_caller]
     pub fn manifest_digest(&self) -> String {
         let index: Value =

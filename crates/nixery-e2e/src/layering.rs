@@ -16,7 +16,7 @@ const PLANNED: &str = "bashInteractive,bc,coreutils,curl,diffutils,file,findutil
 /// The flags of `nixery build` that choose the strategy; the plan of `plan` is made in the folder.
 ///
 /// # Panics
-/// Where the plan cannot be made.
+/// The plan cannot be made.
 #[track_caller]
 pub fn flags(strategy: &str, folder: &Path) -> Vec<String> {
     let mut flags = vec!["--layer-strategy".to_owned(), strategy.to_owned()];
@@ -30,7 +30,7 @@ pub fn flags(strategy: &str, folder: &Path) -> Vec<String> {
 /// A cluster plan of most of the demo set, made in the folder.
 ///
 /// # Panics
-/// Where it cannot be made.
+/// It cannot be made.
 #[track_caller]
 pub fn plan(folder: &Path) -> PathBuf {
     let plan = folder.join("demo.nixery");
@@ -41,7 +41,7 @@ pub fn plan(folder: &Path) -> PathBuf {
 /// `nixery lab plan build --attrs` of a package set.
 ///
 /// # Panics
-/// Where it fails.
+/// It fails.
 #[track_caller]
 pub fn make_plan(set: &Path, attributes: &str, plan: &Path) {
     make_plan_with(set, attributes, &[], plan);
@@ -50,7 +50,7 @@ pub fn make_plan(set: &Path, attributes: &str, plan: &Path) {
 /// The same with more flags.
 ///
 /// # Panics
-/// Where it fails.
+/// It fails.
 #[track_caller]
 pub fn make_plan_with(set: &Path, attributes: &str, flags: &[&str], plan: &Path) {
     run(Command::new(program("nixery"))

@@ -51,7 +51,7 @@ pub fn checkout() -> PathBuf {
 /// The demo package set that `scripts/demo-set` makes.
 ///
 /// # Panics
-/// Where the set was not made: the tests' own set-up was skipped.
+/// The set was not made: the tests' own set-up was skipped.
 pub fn demo_set() -> PathBuf {
     made(checkout().join("target/demo/set"))
 }
@@ -59,7 +59,7 @@ pub fn demo_set() -> PathBuf {
 /// The demo set with the awkward packages of `nix/demo/test-packages.nix`.
 ///
 /// # Panics
-/// Where the set was not made: the tests' own set-up was skipped.
+/// The set was not made: the tests' own set-up was skipped.
 pub fn test_set() -> PathBuf {
     made(checkout().join("target/demo/test-set"))
 }
@@ -76,7 +76,7 @@ fn made(set: PathBuf) -> PathBuf {
 /// A program of this workspace, built beside the running test.
 ///
 /// # Panics
-/// Where it was not built.
+/// It was not built.
 pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("the test knows its own path");
     let directory = test
@@ -95,7 +95,7 @@ pub fn program(name: &str) -> PathBuf {
 /// A TCP port of the loopback address that was free a moment ago.
 ///
 /// # Panics
-/// Where no port is left.
+/// No port is left.
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener
@@ -107,7 +107,7 @@ pub fn free_port() -> u16 {
 /// Returns once the condition holds.
 ///
 /// # Panics
-/// Where it does not hold within a minute.
+/// It does not hold within a minute.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);

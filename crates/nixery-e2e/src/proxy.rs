@@ -19,7 +19,7 @@ impl HeaderLimitProxy {
     /// Starts forwarding to `target` with this limit.
     ///
     /// # Panics
-    /// Where no port is free.
+    /// No port is free.
     pub fn start(target: u16, limit: Duration) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let port = listener

@@ -11,7 +11,7 @@ pub fn digest_of(bytes: &[u8]) -> String {
 /// Fetches an image's manifest and all it names, redirects followed; the digest of the manifest.
 ///
 /// # Panics
-/// Where an answer is not 200 or its bytes are not what the digest says.
+/// An answer is not 200 or its bytes are not what the digest says.
 #[track_caller]
 pub fn pull_checked(registry: &Registry, image: &str) -> String {
     let answer = registry.manifest(image);
@@ -33,7 +33,7 @@ pub fn pull_checked(registry: &Registry, image: &str) -> String {
 /// The digests of all that a manifest names: its layers, lowest first, and its config.
 ///
 /// # Panics
-/// Where it is no image manifest.
+/// It is not an image manifest.
 #[track_caller]
 pub fn blobs_of(manifest: &serde_json::Value) -> Vec<String> {
     let layers = manifest["layers"].as_array().expect("layers");

@@ -42,7 +42,7 @@ impl RegistryOptions {
     /// The folder must live as long as the registry.
     ///
     /// # Panics
-    /// Where the set cannot be copied.
+    /// The set cannot be copied.
     pub fn salted(folder: &TempDir) -> Self {
         let packages = folder.path().join("test-set");
         command::run(Command::new("cp").arg("-r").arg(test_set()).arg(&packages)).success();
@@ -96,7 +96,7 @@ impl Registry {
     /// Starts a registry on a new, empty store and waits until it answers.
     ///
     /// # Panics
-    /// Where it does not answer within a minute; its log is in the message.
+    /// It does not answer within a minute; its log is in the message.
     pub fn start(options: RegistryOptions) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         let port = free_port();
@@ -127,7 +127,7 @@ impl Registry {
     /// Sends a signal, such as `TERM`.
     ///
     /// # Panics
-    /// Where the process is gone.
+    /// The process is gone.
     #[track_caller]
     pub fn signal(&self, signal: &str) {
         let process = self.process().to_string();
@@ -137,7 +137,7 @@ impl Registry {
     /// How the process ended by itself.
     ///
     /// # Panics
-    /// Where it did not end in time; its log is in the message.
+    /// It did not end in time; its log is in the message.
     #[track_caller]
     pub fn ended(&mut self, within: Duration) -> ExitStatus {
         let deadline = Instant::now() + within;

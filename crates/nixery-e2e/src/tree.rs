@@ -25,7 +25,7 @@ pub enum Node {
 /// Every file below (and including) the root, by its raw path relative to it.
 ///
 /// # Panics
-/// Where something cannot be read, or is neither file, directory nor link.
+/// Something cannot be read, or is neither file, directory nor link.
 pub fn read(root: &Path) -> BTreeMap<OsString, Node> {
     let mut nodes = BTreeMap::new();
     let mut open = vec![root.to_path_buf()];

@@ -148,7 +148,7 @@ async fn wrong_buckets_and_keys_are_told_apart() {
     for (config, hint) in [
         (no_bucket, "there is no bucket `no-such-bucket`"),
         (wrong_key, "the credentials are wrong or expired"),
-        (unsigned, "these credentials may not do that"),
+        (unsigned, "these credentials do not allow this operation"),
     ] {
         let storage = RemoteStorage::open_s3(config).expect("a good configuration");
         let error = storage.check().await.expect_err(hint);

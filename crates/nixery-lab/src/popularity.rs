@@ -196,10 +196,10 @@ mod tests {
     }
 
     #[rstest]
-    #[case::no_path("References: \n", "no line 'StorePath:'")]
+    #[case::no_path("References: \n", "no line `StorePath:`")]
     #[case::no_references(
         "StorePath: /nix/store/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-a\n",
-        "no line 'References:'"
+        "no line `References:`"
     )]
     #[case::bad_path("StorePath: a\nReferences: \n", "cannot be used")]
     #[case::bad_reference(

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, thiserror::Error)]
 pub enum ReferenceError {
     /// The text should be the output of `nix path-info --json`, and is not.
-    #[error("this is not the output of 'nix path-info --json'")]
+    #[error("this is not the output of `nix path-info --json`")]
     PathInfo(#[source] JsonError),
     /// The text should be a reference graph, and is not.
     #[error("this is not a valid reference graph")]
@@ -28,7 +28,7 @@ pub enum ReferenceError {
         path: StorePath,
     },
     /// A narinfo file lacks a field.
-    #[error("the narinfo {start:?} has no line '{field}:'")]
+    #[error("the narinfo {start:?} has no line `{field}:`")]
     NarInfo {
         /// The field.
         field: &'static str,

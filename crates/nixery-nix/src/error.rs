@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nixery_core::GraphError;
 
-use crate::messages::describe_reason;
+use crate::messages::{describe_packages, describe_reason};
 
 /// Why Nix failed. [`Nix`](crate::Nix) has a table of what each error means for a client.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +58,7 @@ pub enum NixError {
 #[derive(Debug, thiserror::Error)]
 pub enum PackageError {
     /// The package set has no such attributes.
-    #[error("the package set has no {}", list("package", packages))]
+    #[error("the package set has no {}", describe_packages(packages))]
     NotFound {
         /// Every missing package as requested, sorted.
         packages: Vec<String>,
@@ -98,7 +98,7 @@ pub enum PackageError {
         log_tail: Vec<String>,
     },
     /// The package set itself cannot be fetched.
-    #[error("the package source could not be fetched: {message}")]
+    #[error("the package source cannot be fetched: {message}")]
     Source {
         /// Nix's or git's own message.
         message: String,
@@ -123,18 +123,6 @@ impl PackageError {
             Self::NotDerivation { package, .. } | Self::Failed { package, .. } => Some(package),
             Self::Evaluation { package, .. } => package.as_deref(),
             Self::NotFound { .. } | Self::Source { .. } => None,
-        }
-    }
-}
-
-/// "package `a`", "packages `a`, `b` and `c`".
-fn list(noun: &str, items: &[String]) -> String {
-    match items {
-        [] => format!("such {noun}"),
-        [one] => format!("{noun} `{one}`"),
-        [rest @ .., last] => {
-            let rest: Vec<_> = rest.iter().map(|item| format!("`{item}`")).collect();
-            format!("{noun}s {} and `{last}`", rest.join(", "))
         }
     }
 }

@@ -184,13 +184,25 @@ pub(crate) fn describe_reason(reason: &str) -> String {
         return format!("it must be built on {system}, for which this server has no builder");
     }
     match reason {
-        "builder-made-no-output" => "its builder ended without making its output",
+        "builder-made-no-output" => "its builder ended without creating its output",
         "output-refused" => "Nix refused the output of its builder",
         "builder-failed" => "its builder failed",
-        "hash-mismatch" => "a download has other contents than its hash in the package set says",
+        "hash-mismatch" => "a download does not match its hash in the package set",
         DISK_FULL => DISK_FULL_TEXT,
         "timed-out" => "it took longer than the Nix settings of the server allow",
         other => other,
     }
     .to_owned()
+}
+
+/// Returns the names as words for a message: "package `a`", "packages `a`, `b` and `c`".
+pub(crate) fn describe_packages(names: &[String]) -> String {
+    match names {
+        [] => "such package".to_owned(),
+        [one] => format!("package `{one}`"),
+        [rest @ .., last] => {
+            let rest: Vec<_> = rest.iter().map(|name| format!("`{name}`")).collect();
+            format!("packages {} and `{last}`", rest.join(", "))
+        }
+    }
 }

@@ -119,7 +119,7 @@ impl InstanceDir {
         let _gate = locked(&spool_dir.join(GATE))?;
         fs::create_dir_all(self.path())?;
         (*lock, _) = locked(&self.path().join(LOCK))?;
-        tracing::warn!(path = %self.path().display(), "the spool directory was deleted; it is made again");
+        tracing::warn!(path = %self.path().display(), "the spool directory was deleted; it is created again");
         Ok(())
     }
 }

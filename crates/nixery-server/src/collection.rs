@@ -64,7 +64,7 @@ async fn collect_once(
         }
         Err(GcError::Busy) => {
             metrics.skipped.inc();
-            tracing::info!("skipped the garbage collection: another replica is collecting");
+            tracing::info!("skipped the garbage collection: another server is collecting");
         }
         Err(error) => {
             metrics.failed.inc();

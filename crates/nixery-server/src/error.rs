@@ -163,21 +163,21 @@ impl From<&StorageError> for ApiError {
                 .retry_after(RETRY_SECONDS)
         };
         match error {
-            StorageError::Open { .. } | StorageError::Denied { .. } => {
-                failed("the server has no access to its blob store")
-            }
-            StorageError::NoSpace { .. } => {
-                unavailable("the server's blob store has no space left")
-            }
-            StorageError::Failed { .. } if error.is_retryable() => {
-                unavailable("the server's blob store does not answer")
-            }
+            StorageError::Open { .. } | StorageError::Denied { .. } => failed(
+                "the server has no access to its blob store. Fix: ask its operator to look for the cause in the log",
+            ),
+            StorageError::NoSpace { .. } => unavailable(
+                "the server's blob store has no space left. Fix: ask its operator to free some space",
+            ),
+            StorageError::Failed { .. } if error.is_retryable() => unavailable(
+                "the server's blob store does not answer. Fix: pull the image again later",
+            ),
             // It may pass; lasting damage is found by its size or digest.
-            StorageError::Truncated { .. } => {
-                unavailable("the server's blob store returned only a part of this")
-            }
+            StorageError::Truncated { .. } => unavailable(
+                "the server's blob store returned only a part of an object. Fix: pull the image again later",
+            ),
             StorageError::TooLarge { .. } => failed(
-                "the server's blob store holds a damaged copy of this. Fix: its operator can find it with `nixery verify`",
+                "the server's blob store holds a damaged object. Fix: ask its operator to run `nixery verify`",
             ),
             StorageError::RangeNotSatisfiable { .. } => Self::new(
                 StatusCode::RANGE_NOT_SATISFIABLE,
@@ -185,7 +185,9 @@ impl From<&StorageError> for ApiError {
                 "the range is outside of this blob",
             ),
             // `Failed` and `Spool`.
-            _ => failed("the server's blob store failed"),
+            _ => failed(
+                "the server's blob store failed. Fix: ask its operator to look for the cause in the log",
+            ),
         }
     }
 }

@@ -37,11 +37,11 @@ impl PlanMetrics {
         let [made, kept, skipped, failed] = counters(
             registry,
             "nixery_plan_learning",
-            "Nightly attempts to learn a layer plan, by how they ended",
+            "Nightly attempts to learn a cluster plan, by how they ended",
             "result",
             ["made", "kept", "skipped", "failed"],
         );
-        let help = "Learned layer plans that this server changed to after its start";
+        let help = "Learned cluster plans that this server changed to after its start";
         Self {
             made,
             kept,
@@ -75,7 +75,7 @@ pub async fn learn_forever(
             let error = error_chain(&error);
             tracing::warn!(
                 error,
-                "cannot read the learned layer plan; the current one stays"
+                "cannot read the learned cluster plan; the current one stays"
             );
         }
     }
@@ -94,15 +94,15 @@ async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
             plan, base, images, ..
         })) => {
             metrics.made.inc();
-            tracing::info!(%plan, %base, images, "learned a layer plan");
+            tracing::info!(%plan, %base, images, "learned a cluster plan");
         }
         Ok(LearnOutcome::Kept(PlanPointer { base, .. })) => {
             metrics.kept.inc();
-            tracing::info!(%base, "kept the layer plan: enough images still use the packages it was made for");
+            tracing::info!(%base, "kept the cluster plan: enough images still use the packages it was made for");
         }
         Ok(LearnOutcome::NewerVersion) => {
             metrics.kept.inc();
-            tracing::warn!("learned no layer plan: a newer version of Nixery has learned one");
+            tracing::warn!("learned no cluster plan: a newer version of Nixery has learned one");
         }
         Ok(LearnOutcome::TooFewImages { images }) => {
             metrics.kept.inc();
@@ -110,17 +110,17 @@ async fn learn(storage: &Arc<dyn Storage>, metrics: &PlanMetrics) -> bool {
             tracing::info!(
                 images,
                 least,
-                "learned no layer plan: too few images are recorded"
+                "learned no cluster plan: too few images are recorded"
             );
         }
         Ok(LearnOutcome::Busy) => {
             metrics.skipped.inc();
-            tracing::info!("learned no layer plan: another server is learning");
+            tracing::info!("learned no cluster plan: another server is learning");
         }
         Err(error) => {
             metrics.failed.inc();
             let error = error_chain(&error);
-            tracing::warn!(error, "cannot learn a layer plan");
+            tracing::warn!(error, "cannot learn a cluster plan");
             return false;
         }
     }
@@ -151,7 +151,10 @@ async fn change_plan(
     if strategy.id() == before {
         return Ok(());
     }
-    tracing::info!(before, "the layer plan has changed: images are built again");
+    tracing::info!(
+        before,
+        "the cluster plan has changed: images are built again"
+    );
     log_plan(&strategy.plan);
     builder.set_strategy(Arc::new(strategy));
     metrics.changes.inc();

@@ -217,7 +217,7 @@ impl GcMetrics {
         let [done, skipped, failed] = counters(
             registry,
             "nixery_gc_runs",
-            "Collections of garbage, by how they ended",
+            "Garbage collections, by how they ended",
             "result",
             ["done", "skipped", "failed"],
         );

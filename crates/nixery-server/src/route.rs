@@ -79,7 +79,7 @@ pub enum Asset {
 pub enum RouteError {
     /// Only GET and HEAD are supported, as nothing is pushed.
     #[error(
-        "{method} is not supported: images here are built from their names, nothing is pushed or deleted"
+        "{method} is not supported: images here are built from their names, and nothing can be pushed or deleted"
     )]
     Method {
         /// The method that was used.
@@ -175,7 +175,7 @@ fn registry(segments: &[&str]) -> Result<Route, RouteError> {
         }
         [.., "blobs", "uploads"] | [.., "blobs", "uploads", _] => Err(RouteError::Unsupported {
             what: "uploading",
-            reason: "images here are built from their names, nothing is pushed",
+            reason: "images here are built from their names, and nothing can be pushed",
         }),
         [name @ .., "blobs", digest] => Ok(Route::Blob {
             name: image(name)?,
@@ -227,10 +227,10 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, RouteError> {
     let text = percent_decode_str(segment).decode_utf8();
     let text = text.map_err(|_| error("it is not UTF-8"))?;
     if text.contains('/') {
-        return Err(error("an encoded slash"));
+        return Err(error("it has an encoded slash"));
     }
     if text.bytes().any(|byte| byte.is_ascii_control()) {
-        return Err(error("a control character"));
+        return Err(error("it has a control character"));
     }
     Ok(text)
 }

@@ -121,7 +121,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     drop(stop_collection);
     tracing::info!(
         seconds = grace.as_secs(),
-        "stopping after running requests and builds have ended; a second signal stops at once"
+        "stopping when running requests and builds have ended; a second signal stops at once"
     );
     drop(stop);
     let begun = Instant::now();
@@ -153,7 +153,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Starts recording pulls and learning layer plans, where the settings want it. Returns the task
+/// Starts recording pulls and learning cluster plans, where the settings want it. Returns the task
 /// that learns.
 #[cfg(feature = "lab")]
 fn start_lab(settings: &Settings, state: &AppState) -> Option<tokio::task::JoinHandle<()>> {

@@ -30,8 +30,8 @@ const MARK: &[u8] = b"{}\n";
 /// from others by its size.
 const DROPPED: &[u8] = b"{\"dropped\":true}\n";
 
-/// The note has the name of a use mark, of no blob: every builder that writes marks can read it.
-/// Leases may fail, and builders continue without them.
+/// The note has the name of a use mark that belongs to no blob: every builder that writes marks can
+/// read it. Leases may fail, and builders continue without them.
 const NOTE: &[u8] = b"gc note";
 /// Most bytes of a note; a batch has about 40 kB.
 const MAX_NOTE: u64 = 4 * 1024 * 1024;
@@ -150,7 +150,9 @@ impl<'a> Announcer<'a> {
                     return Ok(Some(at));
                 }
                 Some(bytes) if is_dead(&mut unchanged, bytes.clone()) => {
-                    tracing::info!("deleting the note of a collector that is gone");
+                    tracing::info!(
+                        "removing the list of blobs that an interrupted garbage collection was deleting"
+                    );
                     self.storage.delete(&key).await?;
                 }
                 Some(_) if begun.elapsed() > PATIENCE => return Ok(None),
@@ -183,10 +185,12 @@ pub(crate) async fn wait_for(storage: &dyn Storage, digest: &Digest) -> Result<(
         match serde_json::from_slice::<Note>(&bytes) {
             Ok(note) if !note.deleting.contains(digest) => break,
             Ok(_) => {
-                tracing::debug!(%digest, "waiting for the collector, which is deleting this blob");
+                tracing::debug!(%digest, "waiting for the garbage collection, which is deleting this blob");
             }
             // Of another version: the note may announce any blob.
-            Err(error) => tracing::warn!(%error, "cannot read the note of the garbage collection"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read which blobs the garbage collection is deleting")
+            }
         }
         if is_dead(&mut unchanged, bytes) {
             break;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(crate) struct Unchanged(Option<Observed>);
 
-/// The same bytes, look after look.
+/// Bytes that were the same at each look.
 #[derive(Debug)]
 struct Observed {
     bytes: Bytes,

@@ -72,7 +72,7 @@ impl Uses {
         runtime.spawn(async move {
             if let Err(error) = put_mark(&*uses.storage, digest).await {
                 uses.forget(&digest);
-                tracing::warn!(%digest, error = error_chain(&error), "a use mark could not be written");
+                tracing::warn!(%digest, error = error_chain(&error), "cannot write a use mark");
             }
             drop(permit);
         });
@@ -111,7 +111,7 @@ impl Uses {
         // A deletion of it may still be repeated by a collector. That is so rare that a failure to
         // read the note is ignored.
         if let Err(error) = wait_for(&*self.storage, &digest).await {
-            tracing::warn!(%digest, error = error_chain(&error), "cannot read the note of the garbage collection");
+            tracing::warn!(%digest, error = error_chain(&error), "cannot read which blobs the garbage collection is deleting");
         }
         Ok(())
     }

@@ -280,21 +280,39 @@ impl Class {
     }
 }
 
+/// Separates the problem from the remedy in a message.
+const REMEDY: &str = ". Fix: ";
+
 /// Formats an error with its causes as one line, `outer: cause: cause`. A cause that its parent's
-/// text already ends with is left out.
+/// text already ends with is left out. Remedies (`. Fix: …`) follow after all causes.
 #[must_use]
 pub fn error_chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.ends_with(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
+    let mut line = String::new();
+    let mut remedies: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let text = error.to_string();
+        let (problem, remedy) = match text.split_once(REMEDY) {
+            Some((problem, remedy)) => (problem, Some(remedy)),
+            None => (text.as_str(), None),
+        };
+        if !line.ends_with(problem) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(problem);
         }
-        source = error.source();
+        if let Some(remedy) = remedy.filter(|remedy| !remedies.iter().any(|other| other == remedy))
+        {
+            remedies.push(remedy.to_owned());
+        }
+        next = error.source();
     }
-    text
+    for remedy in remedies {
+        line.push_str(REMEDY);
+        line.push_str(&remedy);
+    }
+    line
 }
 
 /// Formats the causes of an error as [`error_chain`] does, without the error itself; `None` for an
@@ -320,6 +338,8 @@ mod tests {
     #[case::repeated(&["outer: middle", "middle", "inner"], "outer: middle: inner")]
     #[case::transparent(&["outer", "outer", "inner"], "outer: inner")]
     #[case::without_words(&["outer", ""], "outer")]
+    #[case::remedies(&["outer. Fix: a", "inner. Fix: b", "cause"], "outer: inner: cause. Fix: a. Fix: b")]
+    #[case::repeated_remedy(&["outer: inner. Fix: a", "inner. Fix: a"], "outer: inner. Fix: a")]
     fn a_chain_names_each_cause_once(#[case] texts: &[&'static str], #[case] line: &str) {
         let chain = texts
             .iter()

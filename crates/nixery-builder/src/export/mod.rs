@@ -46,7 +46,7 @@ pub enum ExportError {
         path: PathBuf,
     },
     /// The layout at the destination has an unknown version.
-    #[error("the OCI layout at {} has version {version:?}; only version 1.0.0 is supported", path.display())]
+    #[error("the OCI layout at {} has version {version:?}; only version 1.0.0 is supported. Fix: choose an empty or new directory", path.display())]
     LayoutVersion {
         /// The destination.
         path: PathBuf,
@@ -54,7 +54,7 @@ pub enum ExportError {
         version: String,
     },
     /// The index of the layout at the destination is damaged.
-    #[error("the index {} is damaged", path.display())]
+    #[error("the index {} is damaged. Fix: choose an empty or new directory", path.display())]
     DamagedIndex {
         /// The `index.json`.
         path: PathBuf,

@@ -13,7 +13,7 @@ pub enum GraphError {
     #[error("the reference graph is not the JSON that Nix writes")]
     Malformed(#[source] JsonError),
     /// The JSON is neither of the two kinds that describe a closure.
-    #[error("expected the JSON of exportReferencesGraph or of nix path-info")]
+    #[error("the JSON is neither of `exportReferencesGraph` nor of `nix path-info`")]
     UnknownJson,
     /// Roots are given for a graph that names its own.
     #[error("roots can be given for path information only: a reference graph names its roots")]
@@ -31,7 +31,7 @@ pub enum GraphError {
         source: NarHashError,
     },
     /// An entry has no `narSize`.
-    #[error("{path} has no narSize in the reference graph")]
+    #[error("{path} has no `narSize` in the reference graph")]
     MissingSize {
         /// The entry's path.
         path: String,
@@ -70,8 +70,8 @@ pub enum GraphError {
         /// The path.
         path: String,
     },
-    /// A list's reference or root is a number of no place.
-    #[error("a reference or root is place {place} of a list of {count} paths, counted from 0")]
+    /// A reference or root is a number that is not a position in the list of paths.
+    #[error("a reference or root names path {place}, but there are only {count}, counted from 0")]
     NoSuchPlace {
         /// The number.
         place: u32,
@@ -79,7 +79,7 @@ pub enum GraphError {
         count: usize,
     },
     /// More paths than indices: 2^32 − 1 are supported.
-    #[error("the reference graph has {count} paths, more than can be numbered")]
+    #[error("the reference graph has {count} paths, which is more than this program supports")]
     TooManyPaths {
         /// How many there are.
         count: usize,

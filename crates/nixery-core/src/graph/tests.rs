@@ -154,7 +154,7 @@ fn refused(#[case] roots: &[&str], #[case] entries: &[Value], #[case] message: &
 )]
 #[case::no_size(
     r#"{"exportReferencesGraph":{"graph":[]},"graph":[{"path":"$a"}]}"#,
-    "-a has no narSize"
+    "-a has no `narSize`"
 )]
 #[case::negative(
     r#"{"exportReferencesGraph":{"graph":[]},"graph":[{"path":"$a","narSize":-1}]}"#,
@@ -477,9 +477,9 @@ mod list {
 
     #[rstest]
     #[case::twice(&["a", "b", "a"], &[], &[], "is in the list twice")]
-    #[case::reference(&["a", "b"], &[1, 2], &[], "place 2 of a list of 2 paths")]
-    #[case::root(&["a"], &[], &[1], "place 1 of a list of 1 paths")]
-    #[case::empty(&[], &[], &[0], "place 0 of a list of 0 paths")]
+    #[case::reference(&["a", "b"], &[1, 2], &[], "names path 2, but there are only 2")]
+    #[case::root(&["a"], &[], &[1], "names path 1, but there are only 1")]
+    #[case::empty(&[], &[], &[0], "names path 0, but there are only 0")]
     fn wrong_lists_are_refused(
         #[case] names: &[&str],
         #[case] references: &[u32],

@@ -120,24 +120,24 @@ fn refuses_a_component(
 }
 
 #[rstest]
-#[case("", "the image name is empty: name at least one package")]
+#[case("", "the image name is empty. Fix: name at least one package")]
 #[case(
     "git//htop",
-    "component 2 of the image name is empty: remove the extra slash"
+    "component 2 of the image name is empty. Fix: remove the extra slash"
 )]
 #[case(
     "git/a..b",
-    "component 2 of the image name, `a..b`, has an invalid run of separators at offset 1: \
-     use one `.`, one or two `_`, or any number of `-`"
+    "component 2 of the image name, `a..b`, has an invalid run of separators at offset 1. \
+     Fix: use one `.`, one or two `_`, or any number of `-`"
 )]
 #[case(
     "a\nb",
     "component 1 of the image name, `a\\nb`, has the character '\\n' at offset 1: \
-     only a-z, 0-9 and . _ - may be used"
+     only a-z, 0-9, `.`, `_` and `-` may be used"
 )]
 #[case(
     "arm64/arm64",
-    "the image name `arm64/arm64` names no package: add one, for example `arm64/arm64/hello`"
+    "the image name `arm64/arm64` names no package. Fix: add one, for example `arm64/arm64/hello`"
 )]
 fn says_what_is_wrong(#[case] text: &str, #[case] message: &str) {
     assert_eq!(ImageName::parse(text).unwrap_err().to_string(), message);

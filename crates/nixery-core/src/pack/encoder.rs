@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[rstest]
-    fn the_gzip_header_tells_nothing_about_the_host(
+    fn the_gzip_header_does_not_depend_on_the_host(
         #[values(Codec::Gzip, Codec::GzipSingle)] codec: Codec,
     ) {
         let mut out = Vec::new();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zstd_frame_has_no_checksum_and_tells_its_size() {
+    fn a_zstd_frame_has_no_checksum_and_states_its_size() {
         let mut out = Vec::new();
         let piece = Encoders::default()
             .encode(Codec::Zstd, b"hello", &mut out)

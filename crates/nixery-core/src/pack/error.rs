@@ -42,7 +42,9 @@ pub enum PackError {
         detail: String,
     },
     /// A socket, pipe or device, which neither a NAR nor a layer can hold.
-    #[error("{path:?} is {kind}: a layer holds files, directories and symbolic links only")]
+    #[error(
+        "{path:?} is {kind}: a layer holds files, directories and symbolic links only. Fix: leave the package out"
+    )]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -87,7 +89,9 @@ pub enum PackError {
     },
     /// A block of the layer could not be compressed: a defect of a library or of this crate, or
     /// a lack of memory.
-    #[error("cannot compress the layer. This is a defect: please report it")]
+    #[error(
+        "cannot compress the layer because of a defect or a lack of memory. Fix: report it with the log"
+    )]
     Compress {
         /// The compressor's error.
         #[source]

@@ -242,7 +242,7 @@ impl Seat {
         Some(spare.unwrap_or_else(Block::new))
     }
 
-    /// Reports that only so many of the taken blocks are still in use.
+    /// Reports that only this number of the taken blocks is still in use.
     pub(super) fn hold_only(&mut self, blocks: usize) {
         if blocks < self.held {
             self.pool.state().blocks -= self.held - blocks;

@@ -1,4 +1,4 @@
-//! A bucket of an engine: how Nixery is told of it, and how a test reaches behind Nixery's back.
+//! A bucket of an engine: how Nixery is configured for it, and how a test accesses it directly.
 //!
 //! The requests are curl's, so that the tests do not judge the storage crate by itself.
 
@@ -82,7 +82,7 @@ impl Bucket {
     /// The names of all objects, in the engine's order.
     ///
     /// # Panics
-    /// Where the engine does not answer as expected.
+    /// The engine does not answer as expected.
     #[track_caller]
     pub fn list(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -100,7 +100,7 @@ impl Bucket {
     /// An object's bytes; `None` where there is no such object.
     ///
     /// # Panics
-    /// Where the engine does not answer as expected.
+    /// The engine does not answer as expected.
     #[track_caller]
     pub fn get(&self, object: &str) -> Option<Vec<u8>> {
         let query = match self.access {
@@ -120,7 +120,7 @@ impl Bucket {
     /// Stores an object, over one of the same name.
     ///
     /// # Panics
-    /// Where the engine does not.
+    /// The engine does not answer as expected.
     #[track_caller]
     pub fn put(&self, object: &str, bytes: &[u8]) {
         self.try_put(object, bytes)
@@ -130,7 +130,7 @@ impl Bucket {
     /// Removes an object.
     ///
     /// # Panics
-    /// Where the engine does not.
+    /// The engine does not answer as expected.
     #[track_caller]
     pub fn delete(&self, object: &str) {
         let answer = self

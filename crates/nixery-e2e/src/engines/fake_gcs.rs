@@ -20,7 +20,7 @@ impl FakeGcs {
     /// Starts one and waits until it answers.
     ///
     /// # Panics
-    /// Where it does not, with its log.
+    /// It does not start; its log is in the message.
     #[track_caller]
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
@@ -70,7 +70,7 @@ impl FakeGcs {
     /// A new, empty bucket.
     ///
     /// # Panics
-    /// Where the engine does not make it.
+    /// The engine does not create it.
     #[track_caller]
     pub fn bucket(&self) -> Bucket {
         let number = self.buckets.fetch_add(1, Ordering::Relaxed);

@@ -28,7 +28,7 @@ impl SeaweedFs {
     /// Starts one and waits until it stores objects.
     ///
     /// # Panics
-    /// Where it does not, with its log.
+    /// It does not start; its log is in the message.
     #[track_caller]
     pub fn start() -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
@@ -75,7 +75,7 @@ impl SeaweedFs {
     /// objects.
     ///
     /// # Panics
-    /// Where it does not, with its log.
+    /// It does not start; its log is in the message.
     #[track_caller]
     pub fn restart(&mut self) {
         self.stop();
@@ -94,7 +94,7 @@ impl SeaweedFs {
     /// A new, empty bucket.
     ///
     /// # Panics
-    /// Where the engine does not make it.
+    /// The engine does not create it.
     #[track_caller]
     pub fn bucket(&self) -> Bucket {
         let number = self.buckets.fetch_add(1, Ordering::Relaxed);

@@ -58,7 +58,7 @@ const MOST_COST: u128 = Worth::bytes(40_000);
 #[derive(Debug, thiserror::Error)]
 pub enum BuildPlanError {
     /// The JSON is not a sample.
-    #[error("this is not a plan sample: expected JSON with 'packages' and 'samples'")]
+    #[error("this is not a plan sample: expected JSON with `packages` and `samples`")]
     Malformed(#[source] Box<dyn Error + Send + Sync>),
     /// There are no samples, or too many.
     #[error("a plan is made from 1 to {MAX_SAMPLES} samples, not from {count}")]

@@ -49,6 +49,6 @@ pub enum LearnError {
     #[error("a cluster plan cannot be learned from the recorded images")]
     Build(#[from] BuildPlanError),
     /// The thread that makes the plan ended early.
-    #[error("the making of a cluster plan was interrupted")]
+    #[error("making a cluster plan was interrupted")]
     Interrupted,
 }

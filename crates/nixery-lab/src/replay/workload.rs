@@ -83,11 +83,11 @@ pub(super) struct Pull {
 pub enum WorkloadError {
     /// It is not JSON of the shape that [`WorkloadParts`] describes.
     #[error(
-        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`; see the documentation of nixery_lab::replay::WorkloadParts"
+        "a workload must be a JSON object with the lists `paths`, `weeks` and `events`. Fix: follow the format in `nixery lab replay --help`"
     )]
     Malformed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A path is not a store path.
-    #[error("`paths` has no store path at place {place}")]
+    #[error("`paths` has no store path at position {place}")]
     Path {
         /// The place.
         place: usize,
@@ -96,7 +96,7 @@ pub enum WorkloadError {
         source: StorePathError,
     },
     /// A path is listed twice.
-    #[error("`paths` has {path} twice, the second time at place {place}")]
+    #[error("`paths` has {path} twice, the second time at position {place}")]
     PathTwice {
         /// The path.
         path: String,

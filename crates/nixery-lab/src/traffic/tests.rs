@@ -76,7 +76,10 @@ fn the_format_is_pinned() {
 #[case::half(r#"{"version":1,"images":["#, "not a batch")]
 #[case::a_list("[]", "not a batch")]
 #[case::no_version("{}", "not a batch")]
-#[case::newer(r#"{"version":2,"events":7}"#, "the version is 2")]
+#[case::newer(
+    r#"{"version":2,"events":7}"#,
+    "it has version 2, which this program cannot read"
+)]
 #[case::client(
     r#"{"version":1,"images":[],"pulls":[[1700000000,"10.0.0.1",0]]}"#,
     "not a batch"
@@ -179,7 +182,7 @@ async fn batches_are_read_in_the_order_of_time_and_damaged_ones_are_named() {
     assert_eq!(
         why,
         [
-            "it is not a batch of pulls of version 1: the version is 2",
+            "it is not a batch of pulls of version 1: it has version 2, which this program cannot read",
             "its contents do not match its digest"
         ]
     );

@@ -47,7 +47,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
     };
     page(
         StatusCode::OK,
-        "Images by their contents",
+        "Container images from packages",
         Some(refresh),
         &body,
     )
@@ -55,7 +55,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
 
 fn introduction(host: &str) -> Markup {
     html! {
-        h1 { "Container images by their contents" }
+        h1 { "Container images from the packages you name" }
         p class="lead" {
             "Name the packages you need, and pull the image. This registry builds it with Nix while you wait, "
             "and shares layers between all images."
@@ -100,7 +100,7 @@ fn naming(host: &str) -> Markup {
             }
             p {
                 "Every image also has TLS certificates and protocol names. If a package is missing or a build fails, the "
-                "client's error says so. A build may take some minutes: " code { "docker pull " (host) "/…" }
+                "client's error names the reason. A build may take some minutes: " code { "docker pull " (host) "/…" }
                 " waits for it. If the client gives up, the build continues: pull the image again."
             }
         }
@@ -150,7 +150,7 @@ fn source_name(source: &PackageSource) -> Markup {
 fn recent(state: &AppState, builds: &[BuildSummary]) -> Markup {
     html! {
         @if builds.is_empty() {
-            p class="empty" { "None since this server started. Pull an image, and its build appears here." }
+            p class="empty" { "No builds since this server started. Pull an image, and its build appears here." }
         } @else {
             div class="scroll" {
                 table class="builds" {

@@ -203,7 +203,7 @@ fn build_errors() -> Vec<BuildError> {
         }),
         BuildError::Busy { waiting: 1000 },
         BuildError::Spool {
-            action: "create a spool file",
+            action: "write a temporary file",
             source: system(),
         },
         BuildError::Internal { what: message },
@@ -286,7 +286,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
 #[case::forbidden(io::ErrorKind::PermissionDenied, 500)]
 fn a_full_disk_is_a_reason_to_come_back(#[case] kind: io::ErrorKind, #[case] status: u16) {
     let spool = BuildError::Spool {
-        action: "write a spool file",
+        action: "write a temporary file",
         source: kind.into(),
     };
     let pack = BuildError::Pack(PackError::Write {

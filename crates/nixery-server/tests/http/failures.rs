@@ -48,7 +48,7 @@ async fn all_missing_packages_are_named_at_once() {
     "package `broken` does not evaluate: undefined variable 'x'"
 )]
 #[case::time_out("endless", "realise:timed-out-after-60s", "did not finish in time")]
-#[case::source("unfetchable", "source-unavailable", "could not be fetched")]
+#[case::source("unfetchable", "source-unavailable", "cannot be fetched")]
 #[case::packing("whiteout", "packing-failed", ".wh.")]
 #[tokio::test]
 async fn a_failure_redirects_to_a_url_that_says_why(

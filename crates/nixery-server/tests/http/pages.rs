@@ -27,7 +27,7 @@ async fn the_start_page_shows_the_pull_command_of_the_host_asked_for() {
         text.contains("bashInteractive") && text.contains("arm64"),
         "meta-packages"
     );
-    assert!(text.contains("None since this server started"));
+    assert!(text.contains("No builds since this server started"));
     assert!(
         !text.contains("hunter2"),
         "the password of the package source"

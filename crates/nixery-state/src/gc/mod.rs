@@ -207,7 +207,7 @@ pub enum GcError {
     #[error("another collection is running in this store. Fix: try again when it has ended")]
     Busy,
     /// After an outage or a long pause, another collector treated this one as dead.
-    #[error("another collector has taken over: this one did not renew its lease in time")]
+    #[error("another collection has taken over: this one did not renew its lease in time")]
     Superseded,
     /// The caller stopped it.
     #[error("the collection was stopped")]

@@ -170,7 +170,7 @@ struct HeldLease {
 }
 
 impl Lease {
-    /// A lease that keeps nobody else from doing the same task.
+    /// A lease that does not keep other servers from doing the same task.
     pub const fn unguarded() -> Self {
         Self(None)
     }

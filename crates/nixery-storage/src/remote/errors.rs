@@ -278,7 +278,7 @@ fn judge(answer: &Answer, bucket: &str) -> (Class, Option<(String, String)>) {
         StatusCode::FORBIDDEN => (
             Class::Denied,
             Some((
-                "these credentials may not do that".to_owned(),
+                "these credentials do not allow this operation".to_owned(),
                 format!("grant them to list, read, write and delete objects of `{bucket}`"),
             )),
         ),

@@ -120,7 +120,7 @@ impl Call {
         self.failure(class, text)
     }
 
-    /// A retryable failure that opendal does not know of.
+    /// A retryable failure that opendal does not recognise.
     pub(super) fn broken(&self, why: impl Into<String>) -> StorageError {
         self.failure(Class::Failed { retryable: true }, why.into())
     }

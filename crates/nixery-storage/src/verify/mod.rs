@@ -91,9 +91,9 @@ pub async fn verify(
         state.objects_done += 1;
         state.bytes_done += size;
         match outcome {
-            Outcome::Gone => {}
-            Outcome::Sound { bytes } => count(&mut report, &key, bytes),
-            Outcome::Defective(problem) => {
+            VerifyOutcome::Gone => {}
+            VerifyOutcome::Sound { bytes } => count(&mut report, &key, bytes),
+            VerifyOutcome::Defective(problem) => {
                 count(&mut report, &key, 0);
                 state.defects += 1;
                 // An unreadable object may be sound.
@@ -126,33 +126,33 @@ fn count(report: &mut VerifyReport, key: &Key, bytes: u64) {
     }
 }
 
-enum Outcome {
+enum VerifyOutcome {
     Sound { bytes: u64 },
     Gone,
     Defective(Problem),
 }
 
-async fn examine(storage: &dyn Storage, key: &Key) -> Outcome {
+async fn examine(storage: &dyn Storage, key: &Key) -> VerifyOutcome {
     let result = match key.folder().contents() {
         Contents::Json => examine_entry(storage, key).await,
         Contents::Addressed | Contents::Binary => examine_bytes(storage, key).await,
     };
     result.unwrap_or_else(|error| {
-        Outcome::Defective(Problem::Unreadable {
+        VerifyOutcome::Defective(Problem::Unreadable {
             message: error_chain(&error),
         })
     })
 }
 
-async fn examine_bytes(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+async fn examine_bytes(storage: &dyn Storage, key: &Key) -> Result<VerifyOutcome, StorageError> {
     let is_addressed = key.folder().contents() == Contents::Addressed;
     let expected = key.digest().filter(|_| is_addressed);
     Ok(match hash(storage, key).await? {
-        None => Outcome::Gone,
+        None => VerifyOutcome::Gone,
         Some((actual, _)) if expected.is_some_and(|expected| expected != actual) => {
-            Outcome::Defective(Problem::WrongDigest { actual })
+            VerifyOutcome::Defective(Problem::WrongDigest { actual })
         }
-        Some((_, bytes)) => Outcome::Sound { bytes },
+        Some((_, bytes)) => VerifyOutcome::Sound { bytes },
     })
 }
 
@@ -184,24 +184,24 @@ pub async fn hash(storage: &dyn Storage, key: &Key) -> Result<Option<(Digest, u6
     Ok(Some((digester.finish(), bytes)))
 }
 
-async fn examine_entry(storage: &dyn Storage, key: &Key) -> Result<Outcome, StorageError> {
+async fn examine_entry(storage: &dyn Storage, key: &Key) -> Result<VerifyOutcome, StorageError> {
     let bytes = match storage.get_bytes(key, MAX_ENTRY).await {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Outcome::Gone),
+        Ok(None) => return Ok(VerifyOutcome::Gone),
         Err(StorageError::TooLarge { limit, .. }) => {
-            return Ok(Outcome::Defective(Problem::TooLarge { limit }));
+            return Ok(VerifyOutcome::Defective(Problem::TooLarge { limit }));
         }
         Err(error) => return Err(error),
     };
     if bytes.is_empty() {
-        return Ok(Outcome::Defective(Problem::Empty));
+        return Ok(VerifyOutcome::Defective(Problem::Empty));
     }
     Ok(
         match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-            Ok(_) => Outcome::Sound {
+            Ok(_) => VerifyOutcome::Sound {
                 bytes: bytes.len() as u64,
             },
-            Err(error) => Outcome::Defective(Problem::NotJson {
+            Err(error) => VerifyOutcome::Defective(Problem::NotJson {
                 message: error.to_string(),
             }),
         },

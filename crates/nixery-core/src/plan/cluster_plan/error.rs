@@ -5,10 +5,12 @@
 #[non_exhaustive]
 pub enum ClusterPlanError {
     /// The bytes are not zstd, or damaged.
-    #[error("not a cluster plan, or damaged. Fix: make one with `nixery lab plan build`")]
+    #[error(
+        "this is not a cluster plan, or it is damaged. Fix: make one with `nixery lab plan build`"
+    )]
     Damaged(#[source] std::io::Error),
     /// The compressed text is not a plan.
-    #[error("not a cluster plan: its first line must be 'nixery cluster plan 1'")]
+    #[error("this is not a cluster plan: its first line must be `nixery cluster plan 1`")]
     NotAPlan,
     /// A later version of the program wrote it.
     #[error(
@@ -50,14 +52,14 @@ pub enum ClusterPlanError {
         name: String,
     },
     /// A name comes twice.
-    #[error("the package {name} is in the cluster plan twice")]
+    #[error("the package `{name}` is in the cluster plan twice")]
     Repeated {
         /// The name.
         name: String,
     },
-    /// A cluster is not named for its least name.
+    /// A cluster is not named after its first package in order.
     #[error(
-        "the cluster {cluster:?} of the package {name} is not named for its least name, or lacks it"
+        "the cluster {cluster:?} of the package `{name}` must contain the package {cluster:?}, and no package whose name sorts before it"
     )]
     Cluster {
         /// A package of it.
@@ -66,7 +68,7 @@ pub enum ClusterPlanError {
         cluster: String,
     },
     /// A name is in more samples than there are.
-    #[error("the package {name} is in {samples} samples, but the plan was made from {all}")]
+    #[error("the package `{name}` is in {samples} samples, but the plan was made from {all}")]
     Samples {
         /// The name.
         name: String,

@@ -117,7 +117,7 @@ fn the_file_is_its_text() {
 )]
 #[case::twice(
     "nixery cluster plan 1\nrevision x\nsamples 1\na 1 b 1\nb 1\n",
-    "b is in the cluster plan twice"
+    "`b` is in the cluster plan twice"
 )]
 #[case::too_many("nixery cluster plan 1\nrevision x\nsamples 1\na 2\n", "2 samples")]
 #[case::no_name(

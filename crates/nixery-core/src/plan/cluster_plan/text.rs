@@ -42,11 +42,11 @@ impl ClusterPlan {
         }
         let revision = next()
             .strip_prefix("revision ")
-            .ok_or_else(|| wrong(1, "it must be 'revision ' and a text"))?;
+            .ok_or_else(|| wrong(1, "it must be `revision ` and a text"))?;
         let samples = next()
             .strip_prefix("samples ")
             .and_then(number)
-            .ok_or_else(|| wrong(2, "it must be 'samples ' and a whole number"))?;
+            .ok_or_else(|| wrong(2, "it must be `samples ` and a whole number"))?;
 
         let mut packages = Vec::new();
         let mut ended = false;
