@@ -144,7 +144,7 @@ settings! {
             default "`AWS_REGION`, else `AWS_DEFAULT_REGION`, else us-east-1 if an endpoint is set",
             else "AWS_REGION" "AWS_DEFAULT_REGION";
         S3_ADDRESSING: "NIXERY_S3_ADDRESSING" "s3-addressing" "WAY", Advanced,
-            "`path` for `https://host/bucket/key`, `virtual` for `https://bucket.host/key`",
+            "Form of the store's URLs: `path` is `https://host/bucket/key`, `virtual` is `https://bucket.host/key`",
             default "path";
     }
     Gcs "Blob store in a bucket of Google Cloud Storage" {
@@ -200,31 +200,31 @@ settings! {
             "How long building one image's packages may take",
             default "30m";
         EVAL_TIMEOUT: "NIXERY_EVAL_TIMEOUT" "eval-timeout" "TIME", Advanced,
-            "How long evaluating one image's packages may take",
+            "How long evaluating the Nix code of one image's packages may take",
             default "5m";
         EVAL_INTERVAL: "NIXERY_EVAL_INTERVAL" "eval-interval" "TIME", Shown,
-            "How long an image of a channel, a branch or a local path is served before its packages are evaluated again, in the background; 0 evaluates them for each request",
+            "How long an image of a channel, a branch or a local path is served before Nix evaluates the code of its packages again, in the background; 0 evaluates it for each request",
             default "1m, 0 for a local path";
         NIX_STORE: "NIXERY_NIX_STORE" "nix-store" "STORE", Shown,
             "Nix store to build in and pack from: `daemon`, or `local?root=/mnt/nix` for one below another folder",
-            default "what `NIX_REMOTE` and nix.conf say";
+            default "taken from `NIX_REMOTE` and nix.conf";
         NIX_MAX_JOBS: "NIXERY_NIX_MAX_JOBS" "nix-max-jobs" "COUNT", Shown,
             "Limit of derivations that Nix builds at once for one image",
-            default "what nix.conf says";
+            default "taken from nix.conf";
         MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
             "Limit of images whose packages are built at once; others wait",
             default "the number of cores, from 2 to 8";
         MAX_EVALUATIONS: "NIXERY_MAX_EVALUATIONS" "max-evaluations" "COUNT", Advanced,
-            "Limit of images that are evaluated at once; each may need a gigabyte of memory",
+            "Limit of images whose Nix code is evaluated at once; each may need a gigabyte of memory",
             default "the number of cores, at most 4";
         MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
             "Limit of builds that run or wait; requests for further images get status 429, and at half of the limit background evaluation stops",
             default "1000";
         FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
-            "How long a failure is repeated to clients before the image is built again",
+            "How long a failure is cached before a request builds the image again",
             default "10s";
         LEASE: "NIXERY_LEASE_SECONDS" "lease-seconds" "TIME", Advanced,
-            "How long to wait for another server on the same store that builds the same image, from the last renewal of its lease; 0 does not wait",
+            "How long to wait for another server on the same store that builds the same image, after it last renewed its lease (its claim on that build); 0 does not wait",
             default "15s";
         HISTORY: "NIXERY_HISTORY" "history" "COUNT", Advanced,
             "Number of builds whose result and log are kept",
@@ -249,7 +249,7 @@ settings! {
             "Popularity data for the strategy `dominator`, as `nixery lab popcount` writes it: an http, https or file URL, or a path",
             default "every package is equally popular";
         POPULARITY_THRESHOLD: "NIXERY_POPULARITY_THRESHOLD" "popularity-threshold" "COUNT", Advanced,
-            "Least popularity of a package that gets a layer of its own from the strategy `dominator`",
+            "Popularity from which the strategy `dominator` gives a package its own layer",
             default "100";
         LAYER_WEIGHT: "NIXERY_LAYER_WEIGHT" "layer-weight" "SIZE", Advanced,
             "The size that counts when the strategy `dominator` merges layers: `closure-size` (as in the original) or `nar-size`",
@@ -270,7 +270,7 @@ settings! {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
             "Drop images that were not requested for this long, such as `30d`";
         GC_MAX_AGE: "NIXERY_GC_MAX_AGE" "gc-max-age" "TIME", Shown,
-            "Drop images that were built longer ago than this, used or not";
+            "Drop images that were built longer ago than this, even if they are used";
         GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
             "Drop the least recently used images until the others need no more than this, such as `100G`";
         GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
@@ -283,7 +283,7 @@ settings! {
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,
             "Secret salt of the fingerprints, at least 16 bytes; the same for all servers on one store",
-            default "random at each start, so that every client counts as new after it";
+            default "random at each start, after which every client counts as new";
     }
 }
 
