@@ -50,7 +50,7 @@ pub(crate) async fn find_or_lease(
                 drop(permit);
                 handle.enter(Phase::Waiting);
                 if !has_waited {
-                    let text = "another server makes this image: waiting for it";
+                    let text = "another server is building this image: waiting for it";
                     handle.log().push(text);
                 }
                 has_waited = true;
@@ -67,7 +67,7 @@ pub(crate) async fn find_or_lease(
             return Ok(ImageOrLease::Image(Box::new(image)));
         }
         if has_waited {
-            let text = "the other server did not make the image: making it here";
+            let text = "the other server did not build the image: building it here";
             handle.log().push(text);
         }
         return Ok(ImageOrLease::Lease(lease, permit));

@@ -70,7 +70,7 @@ pub(crate) async fn manifest_to_serve(
         Ok(there) => Ok(there.then_some(manifest)),
         // A store that can be read but not written still serves.
         Err(error) => {
-            tracing::warn!(%digest, %error, "cannot write a use mark");
+            tracing::warn!(%digest, %error, "cannot mark a blob as used");
             Ok(Some(manifest))
         }
     }

@@ -33,7 +33,7 @@
 //! let request = ImageRequest { name: ImageName::parse("shell/git")?, tag: Tag::latest() };
 //! match builder.start(request).wait().await {
 //!     Ok(image) => println!("{} in {} layers", image.oci.digest, image.layers.len()),
-//!     // "the package set does not evaluate: the package set (path …/packages) does not exist"
+//!     // "the Nix code of the package set does not evaluate: … (path …/packages) does not exist"
 //!     Err(error) => println!("{error}"),
 //! }
 //! # Ok(()) }

@@ -56,7 +56,7 @@ impl Phase {
         match self {
             Self::Queued => "queued",
             Self::Waiting => "waiting for another server that builds the image",
-            Self::Evaluate => "evaluating the packages",
+            Self::Evaluate => "evaluating the Nix code of the packages",
             Self::Realise => "building the packages",
             Self::Graph => "reading the dependencies of the packages",
             Self::Plan => "planning layers",

@@ -69,7 +69,7 @@ impl GcSettings {
         // Use marks that a build relies on may be as old as a quarter of the grace.
         (self.interval.is_some() && grace * 3 / 4 < longest_build).then(|| {
             format!(
-                "{GC_GRACE} is {}, but building an image may take {} ({}, {}): its layers may be deleted before the build ends, and are then built again. Fix: set a grace that is a third longer than a build",
+                "{GC_GRACE} is {}, but building an image may take {} ({}, {}): its layers may be deleted before the build ends, and are then built again. Fix: set a time that is a third longer than a build may take",
                 humantime::format_duration(grace),
                 humantime::format_duration(longest_build),
                 EVAL_TIMEOUT.variable,

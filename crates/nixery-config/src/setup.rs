@@ -33,12 +33,12 @@ pub enum SetupError {
     },
     /// Popularity data cannot be loaded.
     #[error(
-        "the popularity data of {POPULARITY_URL} cannot be loaded. Fix: correct the setting, or unset it to do without"
+        "the popularity data of {POPULARITY_URL} cannot be loaded. Fix: correct the setting, or unset it to use no such data"
     )]
     Popularity(#[source] Box<LoadError>),
     /// The cluster plan cannot be loaded.
     #[error(
-        "the cluster plan of {LAYER_PLAN} cannot be loaded. Fix: correct the setting, or unset it to do without"
+        "the cluster plan of {LAYER_PLAN} cannot be loaded. Fix: correct the setting, or unset it to use no plan"
     )]
     Plan(#[source] Box<LoadError>),
     /// The learned plan cannot be read from the store.
@@ -192,7 +192,7 @@ pub fn log_plan(plan: &ClusterPlan) {
         clusters = plan.clusters(),
         samples = plan.samples(),
         digest = %plan.digest(),
-        "cluster plan"
+        "using this cluster plan"
     );
 }
 

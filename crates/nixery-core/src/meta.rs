@@ -33,7 +33,7 @@ pub const META_PACKAGES: &[MetaPackage] = &[
         name: "shell",
         effect: MetaEffect::Shell,
         packages: &["bashInteractive", "coreutils", "moreutils", "nano"],
-        description: "an interactive shell with the usual tools",
+        description: "adds an interactive shell with the usual tools",
     },
     MetaPackage {
         name: "arm64",

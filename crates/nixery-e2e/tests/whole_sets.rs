@@ -160,7 +160,7 @@ fn a_set_that_does_not_load_is_an_error() {
     std::fs::write(folder.path().join("default.nix"), "{ a = ; }").expect("a new file");
     let said = plan_of_all(folder.path(), &plan).failure();
     assert!(
-        said.contains("error: the package set does not evaluate"),
+        said.contains("error: the Nix code of the package set does not evaluate"),
         "{said}"
     );
     assert!(!plan.exists());

@@ -80,7 +80,7 @@ pub enum NixCliError {
     Spool(#[from] SpoolError),
     /// The directory that should have the Nix code does not.
     #[error(
-        "there is no Nix code at {path}. Fix: name the directory with `prepare-image.nix`, or leave it out to use the built-in code"
+        "there is no Nix code at {path}. Fix: set NIXERY_NIX_DIR (--nix-dir) to the folder with `prepare-image.nix`, or unset it to use the built-in code"
     )]
     NixCode {
         /// The file that is missing.

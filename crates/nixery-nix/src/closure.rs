@@ -29,7 +29,7 @@ impl ClosureStep {
 impl fmt::Display for ClosureStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Evaluate => "evaluate the packages",
+            Self::Evaluate => "evaluate the Nix code of the packages",
             Self::Realise => "build the packages",
             Self::Graph => "read the reference graph of the packages",
         })

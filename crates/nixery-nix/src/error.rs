@@ -74,7 +74,7 @@ pub enum PackageError {
         found: String,
     },
     /// Nix refused to evaluate a package, or the package set.
-    #[error("{} does not evaluate: {message}", match package { Some(p) => format!("package `{p}`"), None => "the package set".to_owned() })]
+    #[error("the Nix code of {} does not evaluate: {message}", match package { Some(p) => format!("package `{p}`"), None => "the package set".to_owned() })]
     Evaluation {
         /// The package with the error, where it is known. Otherwise the package set has the error.
         package: Option<String>,

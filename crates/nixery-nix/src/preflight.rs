@@ -45,7 +45,7 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
         if program == "nix-store" && version(&printed).is_none_or(|found| found < OLDEST) {
             let (major, minor) = OLDEST;
             warnings.push(Finding::warning(
-                format!("this is {printed:?}, older than Nix {major}.{minor}"),
+                format!("{printed:?} is installed, which is older than Nix {major}.{minor}"),
                 "install a newer version: https://nixos.org/download",
             ));
         }
@@ -104,7 +104,7 @@ fn not_started(program: &str, error: &NixError) -> Finding {
         NixError::Process { source, .. } if source.kind() == io::ErrorKind::NotFound => {
             Finding::fatal(
                 format!("Nix is not installed: there is no `{program}` in PATH"),
-                "on Debian and Ubuntu `apt-get install nix-bin`; elsewhere see \
+                "install it: on Debian and Ubuntu with `apt-get install nix-bin`, elsewhere as in \
                  https://nixos.org/download",
             )
         }

@@ -37,7 +37,7 @@ impl PlanMetrics {
         let [made, kept, skipped, failed] = counters(
             registry,
             "nixery_plan_learning",
-            "Nightly attempts to learn a cluster plan, by how they ended",
+            "Nightly attempts to learn a cluster plan, by result",
             "result",
             ["made", "kept", "skipped", "failed"],
         );

@@ -83,7 +83,7 @@ impl Metrics {
         let [built, cached, failed] = counters(
             registry,
             "nixery_builds",
-            "Image requests that ended, by how",
+            "Image requests that ended, by result",
             "result",
             ["built", "cached", "failed"],
         );
@@ -217,14 +217,14 @@ impl GcMetrics {
         let [done, skipped, failed] = counters(
             registry,
             "nixery_gc_runs",
-            "Garbage collections, by how they ended",
+            "Garbage collections, by result",
             "result",
             ["done", "skipped", "failed"],
         );
         let dropped = "Images dropped by collections";
         let deleted = "Blobs deleted by collections";
         let freed = "Bytes freed by collections";
-        let last = "When the last collection ended well, in Unix time; 0 for never";
+        let last = "Unix time of the last successful collection; 0 if there was none";
         Self {
             done,
             skipped,

@@ -46,7 +46,7 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
     let storage = working_storage(&settings.storage).await?;
     let backend = &settings.storage.backend;
     let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
-    tracing::info!(store = %backend, blobs = blobs.describe(), "blob store");
+    tracing::info!(store = %backend, blobs = blobs.describe(), "using this blob store");
     if let Some(endpoint) = backend.client_endpoint()
         && matches!(blobs, BlobDelivery::Redirect | BlobDelivery::Public)
         && is_loopback(endpoint)

@@ -63,7 +63,7 @@ impl Uses {
             return;
         }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
-            tracing::debug!(%digest, "too many use marks are being written; the next use marks this blob");
+            tracing::debug!(%digest, "too many blobs are being marked as used; this blob is marked at its next use");
             return;
         };
         // Before the write, so that simultaneous requests write one mark.
@@ -72,7 +72,7 @@ impl Uses {
         runtime.spawn(async move {
             if let Err(error) = put_mark(&*uses.storage, digest).await {
                 uses.forget(&digest);
-                tracing::warn!(%digest, error = error_chain(&error), "cannot write a use mark");
+                tracing::warn!(%digest, error = error_chain(&error), "cannot mark a blob as used");
             }
             drop(permit);
         });

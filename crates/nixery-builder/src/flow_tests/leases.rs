@@ -77,7 +77,7 @@ async fn two_builders_build_an_image_once(
         second
             .log()
             .text()
-            .contains("another server makes this image")
+            .contains("another server is building this image")
     );
     assert_eq!(there.realisations(), 1, "the other image");
     assert_eq!(there.evaluations(), 1 + evaluations);

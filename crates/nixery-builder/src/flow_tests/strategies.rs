@@ -134,7 +134,7 @@ impl LayerStrategy for Broken {
 }
 
 #[rstest]
-#[case(Broken::PathLeftOut, "is in none of its layers")]
+#[case(Broken::PathLeftOut, "is in no layer")]
 #[case(
     Broken::PathTwice,
     "is in more than one place, in layer 1 and in layer 2"

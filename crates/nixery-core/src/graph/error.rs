@@ -13,10 +13,10 @@ pub enum GraphError {
     #[error("the reference graph is not the JSON that Nix writes")]
     Malformed(#[source] JsonError),
     /// The JSON is neither of the two kinds that describe a closure.
-    #[error("the JSON is neither of `exportReferencesGraph` nor of `nix path-info`")]
+    #[error("the JSON describes no closure. Fix: use `nix path-info --json --recursive`")]
     UnknownJson,
     /// Roots are given for a graph that names its own.
-    #[error("roots can be given for path information only: a reference graph names its roots")]
+    #[error("roots cannot be given for a reference graph, which has its own. Fix: leave them out")]
     RootsNotAllowed,
     /// An entry or root is not a store path.
     #[error("the reference graph has a path that is not a store path")]

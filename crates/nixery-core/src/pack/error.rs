@@ -90,7 +90,7 @@ pub enum PackError {
     /// A block of the layer could not be compressed: a defect of a library or of this crate, or
     /// a lack of memory.
     #[error(
-        "cannot compress the layer because of a defect or a lack of memory. Fix: report it with the log"
+        "cannot compress the layer because of a defect or a lack of memory. Fix: give it more memory, or report it with the log"
     )]
     Compress {
         /// The compressor's error.

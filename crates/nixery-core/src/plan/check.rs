@@ -43,7 +43,7 @@ pub enum LayerPlanError {
         second: usize,
     },
     /// A path is in no layer.
-    #[error("{path} is in none of its layers")]
+    #[error("{path} is in no layer")]
     Missing {
         /// The path.
         path: StorePath,

@@ -45,7 +45,7 @@ async fn all_missing_packages_are_named_at_once() {
 #[case::evaluation(
     "broken",
     "broken:evaluation-failed",
-    "package `broken` does not evaluate: undefined variable 'x'"
+    "the Nix code of package `broken` does not evaluate: undefined variable 'x'"
 )]
 #[case::time_out("endless", "realise:timed-out-after-60s", "did not finish in time")]
 #[case::source("unfetchable", "source-unavailable", "cannot be fetched")]
