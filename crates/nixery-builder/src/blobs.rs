@@ -147,7 +147,7 @@ impl Blobs {
         if let Some(actual) = stored
             && actual != size
         {
-            tracing::warn!(%digest, expected = size, actual, "a stored blob has the wrong size");
+            tracing::warn!(%digest, expected = size, actual, "a stored blob has the wrong size: it is treated as missing");
         }
         let there = stored == Some(size);
         if !there {

@@ -25,9 +25,9 @@ const MAX_NAME: usize = 40;
 
 /// Drop unused images from a store, and delete the blobs that nothing needs.
 ///
-/// The store may be in use: no pull fails. The blobs of a dropped image stay for one grace period,
-/// for clients that are pulling it; a later collection deletes them. The image is built again when
-/// it is requested. A collection may be interrupted or killed at any point.
+/// The store may be in use: no pull fails. The blobs of a dropped image stay for the time of
+/// --grace, for clients that are pulling it. A later collection deletes them. The image is built
+/// again when it is requested. A collection may be interrupted or killed at any point.
 ///
 /// At least one limit is needed. The last use of an image that no server marked as used is the time
 /// when it was built.

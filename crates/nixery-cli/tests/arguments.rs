@@ -80,7 +80,7 @@ fn the_new_name_of_a_moved_command_is_suggested(#[case] arguments: &[&str], #[ca
 #[case("docker-archive:full", "cannot write full: it is a directory")]
 #[case(
     "docker-archive:missing/x.tar",
-    "cannot write missing/x.tar: there is no directory missing"
+    "cannot write missing/x.tar: there is no directory missing. Fix: create it"
 )]
 fn a_destination_is_checked_before_the_build(#[case] output: &str, #[case] problem: &str) {
     let place = Place::new();

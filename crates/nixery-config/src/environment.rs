@@ -31,7 +31,7 @@ fn unknown_among(environment: impl IntoIterator<Item = (String, String)>) -> Vec
         .map(|(name, _)| {
             let fix = nearest(&name).map_or_else(
                 || "unset it".to_owned(),
-                |known| format!("rename it to {known}, or unset it"),
+                |known| format!("rename it to {known}"),
             );
             format!("{name} is set, but there is no such setting. Fix: {fix}")
         })
@@ -70,9 +70,9 @@ mod tests {
     use rstest::rstest;
 
     #[rstest]
-    #[case("NIXERY_PORT", "8080", Some("rename it to PORT, or unset it"))]
-    #[case("NIXERY_STORAGE_PATH", "/x", Some("rename it to STORAGE_PATH, or unset it"))]
-    #[case("NIXERY_LAYER_BUGDET", "9", Some("rename it to NIXERY_LAYER_BUDGET, or unset it"))]
+    #[case("NIXERY_PORT", "8080", Some("rename it to PORT"))]
+    #[case("NIXERY_STORAGE_PATH", "/x", Some("rename it to STORAGE_PATH"))]
+    #[case("NIXERY_LAYER_BUGDET", "9", Some("rename it to NIXERY_LAYER_BUDGET"))]
     #[case("NIXERY_FROBNICATE", "", Some("unset it"))]
     #[case("NIXERY_CHANNEL", "x", None)]
     #[case("CHANNEL", "x", None)]

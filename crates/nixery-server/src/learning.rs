@@ -75,7 +75,7 @@ pub async fn learn_forever(
             let error = error_chain(&error);
             tracing::warn!(
                 error,
-                "cannot read the learned cluster plan; the current one stays"
+                "cannot read the learned cluster plan; keeping the current one"
             );
         }
     }

@@ -8,13 +8,12 @@ use nixery_storage::error_chain;
 
 /// A container registry that builds images from the packages their names list.
 ///
-/// Each setting is a flag and an environment variable. Without any, nixpkgs is served on port
-/// 8080.
-/// More settings are in docs/configuration.md.
+/// Each setting is a flag and an environment variable. If none is set, the server serves nixpkgs
+/// on port 8080. More settings are in docs/configuration.md.
 #[derive(Parser)]
 #[command(name = "nixery-server", version)]
 struct Command {
-    /// Check all settings, print warnings and the settings in effect, and start nothing
+    /// Check all settings, print warnings and the settings in effect, and exit
     #[arg(long)]
     check_config: bool,
 

@@ -48,7 +48,7 @@ impl Destination {
                 directory: path.into(),
                 tag: name.map(str::to_owned),
             }),
-            "oci" => Err("the text after the directory is not a tag".into()),
+            "oci" => Err("the tag is invalid: expected oci:DIR[:TAG]".into()),
             "docker-archive" => Ok(Self::DockerArchive {
                 file: path.into(),
                 reference: name.map(parse_reference).transpose()?,
@@ -89,7 +89,7 @@ impl Destination {
         }
         if !parent.is_dir() {
             bail!(
-                "cannot write {}: there is no directory {}",
+                "cannot write {}: there is no directory {}. Fix: create it",
                 file.display(),
                 parent.display()
             );

@@ -146,8 +146,7 @@ impl Job {
         };
         let exported = self.export(&image).await;
         reporter.finish();
-        exported
-            .with_context(|| format!("the image is built, but not written to {destination}"))?;
+        exported.with_context(|| format!("cannot write the built image to {destination}"))?;
         let elapsed = build.summary().elapsed;
         let report = report::json(&image, request, destination, elapsed);
         output::result(self.json, &report, || {

@@ -62,7 +62,7 @@ pub(crate) struct ReplayArgs {
     data: DataArgs,
 
     /// Use only this strategy, and the bounds; may be repeated
-    /// [default: all that there is data for]
+    /// [default: all whose data is given]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Vec<Strategy>,
 

@@ -35,7 +35,7 @@ pub(super) struct PathSourceArgs {
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=256))]
     parallel: usize,
 
-    /// How often to try a request to a binary cache before the command fails
+    /// Limit of attempts for one request to a binary cache
     #[arg(long, value_name = "COUNT", default_value_t = CacheOptions::default().attempts,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     attempts: u32,

@@ -30,7 +30,7 @@ pub(super) struct CompareArgs {
     #[command(flatten)]
     data: DataArgs,
 
-    /// Use only this strategy; may be repeated [default: all that there is data for]
+    /// Use only this strategy; may be repeated [default: all whose data is given]
     #[arg(long, value_enum, value_name = "NAME")]
     strategy: Vec<Strategy>,
 

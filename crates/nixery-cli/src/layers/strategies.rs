@@ -25,7 +25,7 @@ pub(crate) struct DataArgs {
     #[arg(long, value_name = "FILE")]
     plan: Option<String>,
 
-    /// The most layers. One layer of an image is the root layer, which is not shown
+    /// Limit of layers. One layer of an image is the root layer, which is not shown
     #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_BUDGET)]
     pub(crate) budget: NonZeroUsize,
 
@@ -34,14 +34,14 @@ pub(crate) struct DataArgs {
     #[arg(long, value_name = "COUNT")]
     threshold: Option<u64>,
 
-    /// For `dominator`: the size that a path weighs when groups are merged [default: closure]
+    /// For `dominator`: the size that counts when groups are merged [default: closure]
     #[arg(long, value_enum, value_name = "SIZE")]
     weight: Option<WeightName>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Strategy {
-    /// As the original Nixery: by dominator trees, popularity and size
+    /// As in the original Nixery: a path and what only it needs, by popularity and size
     Dominator,
     /// By size, without data
     Size,

@@ -30,9 +30,9 @@ pub(super) struct AttributeArgs {
     attrs_file: Option<PathBuf>,
 
     /// Build all packages of the package set that nix-env finds, also in sets with
-    /// recurseForDerivations. Packages that do not evaluate or build are left out and reported.
-    /// Built packages stay in Nix's store, so the same command continues quickly after an
-    /// interruption
+    /// recurseForDerivations. Packages with errors in their Nix code or build are left out
+    /// and reported. Built packages stay in Nix's store, so the same command continues quickly
+    /// after an interruption
     #[arg(long, conflicts_with_all = ["attrs", "attrs_file"], group = "packages")]
     all: bool,
 

@@ -22,7 +22,7 @@ use crate::signals::or_interrupted;
 ///
 /// A source is a directory of .narinfo or .json files, one such file, or the URL of a binary cache.
 /// A .json file is the output of `nix path-info --json` or a reference graph. --attrs and --all
-/// build packages for their closures. --from-store uses the images that a store remembers.
+/// build packages for their closures. --from-store uses the images that a store has recorded.
 ///
 /// A plan is made from samples of what images contain: first the images of the store, the newest
 /// first, then single packages, each with its closure. The packages of a reference graph or an
@@ -41,8 +41,8 @@ Examples:
   nixery lab plan build https://cache.nixos.org --store-paths paths --state plan.state --out plan.nixery
 
 With --state, run the same command again to continue a run that was interrupted or failed while reading.
-Change the plan of a registry when the whole package set is rebuilt, for example for a new glibc. At
-other times clients fetch 2 to 3 % more once.")]
+Change the plan of a registry when the whole package set is rebuilt, for example for a new glibc. A
+change at another time makes clients fetch 2 to 3 % more, once.")]
 pub(crate) struct PlanBuildArgs {
     #[command(flatten)]
     sources: PathSourceArgs,

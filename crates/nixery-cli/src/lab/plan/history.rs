@@ -1,4 +1,4 @@
-//! The images that a store remembers, as a source of a plan.
+//! The images that a store has recorded, as a source of a plan.
 
 use anyhow::{Result, bail};
 use nixery_config::{Arguments, StorageSettings};
@@ -12,8 +12,8 @@ use crate::settings::existing_storage;
 /// The images of a store.
 #[derive(clap::Args)]
 pub(super) struct HistoryArgs {
-    /// Use the images that a store remembers, including recently dropped ones. The settings of the
-    /// blob store are those of the servers that use it
+    /// Use the images that a store has recorded, including recently dropped ones. The settings of
+    /// the blob store are those of the servers that use it
     #[arg(long)]
     pub(super) from_store: bool,
 
