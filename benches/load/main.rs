@@ -108,7 +108,7 @@ impl Bench<'_> {
         line("bare", &plain);
         line("registry", &ours);
         let rate = ours.requests / plain.requests;
-        self.verdicts.at_least("of the bare rate", rate, 0.6);
+        self.verdicts.at_least("of the bare rate", rate, 0.5);
         let slowest = ours.p99 / plain.p99;
         self.verdicts
             .at_most("times its 99th percentile", slowest, 2.0);

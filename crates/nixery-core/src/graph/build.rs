@@ -246,12 +246,18 @@ fn add(references: &mut Vec<NodeId>, found: &[NodeId], own: NodeId) {
     let start = references.len();
     let others = found.iter().filter(|&&reference| reference != own);
     references.extend(others);
+    let added = &mut references[start..];
     // Nix writes them in order.
-    if !references[start..].is_sorted_by(|a, b| a < b) {
-        let mut added = references.split_off(start);
+    if !added.is_sorted_by(|a, b| a < b) {
         added.sort_unstable();
-        added.dedup();
-        references.append(&mut added);
+        let mut end = start;
+        for i in start..references.len() {
+            if end == start || references[end - 1] != references[i] {
+                references[end] = references[i];
+                end += 1;
+            }
+        }
+        references.truncate(end);
     }
 }
 

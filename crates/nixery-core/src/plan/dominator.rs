@@ -105,9 +105,7 @@ impl LayerStrategy for Dominator {
         let entry_points = graph.entry_points();
         let heads = self.heads(graph, &popularity, &entry_points);
         let head = |path: NodeId| heads[path.index()];
-        // Stable: the paths of each head stay sorted.
-        let mut paths: Vec<NodeId> = graph.ids().collect();
-        paths.sort_by_key(|&path| head(path));
+        let paths = by_head(&heads);
         let groups = paths.chunk_by(|&one, &next| head(one) == head(next));
         let mut groups: Vec<Group<'_>> = groups
             .map(|paths| {
@@ -141,9 +139,12 @@ impl LayerStrategy for Dominator {
             let rating = ratings.fold(0, u128::saturating_add);
             // The highest-rated first: they say most about the layer.
             let reason = reason::of_merged(merged.iter().rev().map(name), budget.get());
-            let paths = merged.iter().flat_map(|group| group.paths);
-            let mut paths: Vec<NodeId> = paths.copied().collect();
-            paths.sort_unstable();
+            let mut in_merged = vec![false; graph.len()];
+            for group in merged {
+                in_merged[group.head.index()] = true;
+            }
+            let paths = graph.ids().filter(|&path| in_merged[head(path).index()]);
+            let paths = paths.collect();
             layers.push((rating, layer(graph, rating, paths, reason)));
         }
         // Layers share no path, so their first paths decide the rest.
@@ -197,6 +198,24 @@ impl Dominator {
             Cause::Shared
         }
     }
+}
+
+/// Returns all paths, those of each head together and sorted. A counting sort: a comparison sort
+/// takes a fifth of the time of the whole plan at 50,000 paths.
+fn by_head(heads: &[NodeId]) -> Vec<NodeId> {
+    let mut next = vec![0; heads.len() + 1];
+    for head in heads {
+        next[head.index() + 1] += 1;
+    }
+    for head in 0..heads.len() {
+        next[head + 1] += next[head];
+    }
+    let mut paths = vec![NodeId::new(0); heads.len()];
+    for (path, head) in (0..).zip(heads) {
+        paths[next[head.index()]] = NodeId::new(path);
+        next[head.index()] += 1;
+    }
+    paths
 }
 
 fn layer(graph: &ReferenceGraph, rating: u128, paths: Vec<NodeId>, reason: String) -> PlannedLayer {
