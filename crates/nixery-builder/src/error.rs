@@ -19,7 +19,7 @@ pub enum BuildError {
     #[error(transparent)]
     Package(#[from] PackageError),
     /// A phase took longer than it may.
-    #[error("the build did not finish in time: {} was stopped after {} s. Fix: try again, or raise NIX_TIMEOUT (building) or NIXERY_EVAL_TIMEOUT (evaluating)", phase.describe(), after.as_secs_f32().ceil())]
+    #[error("the build did not finish in time: {} was stopped after {} s. Fix: pull the image again, or ask the operator to raise the time limit", phase.describe(), after.as_secs_f32().ceil())]
     TimedOut {
         /// The phase that was stopped.
         phase: Phase,
@@ -240,7 +240,7 @@ mod tests {
     )]
     #[case(
         BuildError::TimedOut { phase: Phase::Realise, after: Duration::from_millis(59_200), log_tail: vec![] },
-        "the build did not finish in time: building the packages was stopped after 60 s. Fix: try again, or raise NIX_TIMEOUT (building) or NIXERY_EVAL_TIMEOUT (evaluating)",
+        "the build did not finish in time: building the packages was stopped after 60 s. Fix: pull the image again, or ask the operator to raise the time limit",
         "realise:timed-out-after-60s"
     )]
     #[case(
