@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
 use nixery_config::{NixSettings, setup};
 use nixery_core::{ImageName, ReferenceGraph, Tag};
-use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, reference_graph};
+use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, package_closure};
 
 use crate::errors::{build_failure, usage};
 use crate::progress::{Reporter, Unit};
@@ -45,7 +45,7 @@ pub(crate) async fn graph(
     let mut entered = |step: ClosureStep| {
         reporter.at(Unit::Spinner, describe(step.into()), 0, 0, &packages);
     };
-    let graph = reference_graph(&nix, request, folder.path(), &log, &mut entered);
+    let graph = package_closure(&nix, request, folder.path(), &log, &mut entered);
     match or_interrupted(graph).await? {
         Ok(graph) => Ok(graph),
         Err(error) => {

@@ -62,7 +62,7 @@ pub enum ClosureError {
 ///
 /// # Errors
 /// A step failed.
-pub async fn reference_graph(
+pub async fn package_closure(
     nix: &dyn Nix,
     request: &EvaluationRequest,
     work_dir: &Path,

@@ -2,9 +2,9 @@
 //! tools.
 //!
 //! The Nix code that the tools evaluate is in `nix/` and is built into this crate. What Nix prints
-//! is collected in a [`BuildLog`], and its failures become [`NixError`]s that clients can be
-//! shown. [`reference_graph`] returns the closure of named packages, and [`every_package`] builds
-//! a whole package set and reports its closures.
+//! is collected in a [`BuildLog`], and its failures become [`NixError`]s that clients can be shown.
+//! [`package_closure`] evaluates and builds packages and returns their closure, and
+//! [`every_package`] builds a whole package set and reports its closures.
 
 mod answer;
 mod build_log;
@@ -33,7 +33,7 @@ pub use cli::{
     DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
 };
 pub use client_text::hide_credentials;
-pub use closure::{ClosureError, ClosureStep, reference_graph};
+pub use closure::{ClosureError, ClosureStep, package_closure};
 pub use error::{NixError, PackageError};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::{InstanceDir, SpoolError};

@@ -97,6 +97,29 @@ impl<W: Write> Pipeline<W> {
     }
 
     /// Handles the replies that have arrived.
+    /// Passes a block to the pool, and writes what is ready.
+    fn submit(&mut self, block: Block) -> Result<(), PackError> {
+        let block = Arc::new(block);
+        let compress = self.job(Task::Compress {
+            index: self.blocks,
+            codec: self.codec,
+            block: Arc::clone(&block),
+            out: self.seat.pool.output(),
+        });
+        self.seat.pool.push(compress, false);
+        self.blocks += 1;
+        if self.lane.push(block) {
+            if self.seat.pool.hashes_aside() {
+                // First, because this stage cannot be divided among threads.
+                let hash = self.job(Task::Hash(Arc::clone(&self.lane)));
+                self.seat.pool.push(hash, true);
+            } else {
+                self.lane.run(&self.seat.pool, || {});
+            }
+        }
+        self.collect()
+    }
+
     fn collect(&mut self) -> Result<(), PackError> {
         while let Ok(reply) = self.replies.try_recv() {
             self.reply(reply)?;
@@ -124,7 +147,7 @@ impl<W: Write> Pipeline<W> {
 
 impl<W: Write> BlockSink for Pipeline<W> {
     fn block(&mut self, block: Block) -> Result<Block, PackError> {
-        self.last(block)?;
+        self.submit(block)?;
         loop {
             if let Some(block) = self.seat.block() {
                 return Ok(block);
@@ -134,25 +157,7 @@ impl<W: Write> BlockSink for Pipeline<W> {
     }
 
     fn last(&mut self, block: Block) -> Result<(), PackError> {
-        let block = Arc::new(block);
-        let compress = self.job(Task::Compress {
-            index: self.blocks,
-            codec: self.codec,
-            block: Arc::clone(&block),
-            out: self.seat.pool.output(),
-        });
-        self.seat.pool.push(compress, false);
-        self.blocks += 1;
-        if self.lane.push(block) {
-            if self.seat.pool.hashes_aside() {
-                // First, because this stage cannot be divided among threads.
-                let hash = self.job(Task::Hash(Arc::clone(&self.lane)));
-                self.seat.pool.push(hash, true);
-            } else {
-                self.lane.run(&self.seat.pool, || {});
-            }
-        }
-        self.collect()
+        self.submit(block)
     }
 }
 
