@@ -20,6 +20,7 @@ mod messages;
 mod operations;
 mod package_set;
 mod preflight;
+mod secrets;
 mod spool;
 mod store;
 
@@ -36,6 +37,7 @@ pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, reference_graph};
 pub use error::{NixError, PackageError};
 pub use package_set::{PackageSetEvent, batches, every_package};
+pub use secrets::{add_secret, add_secrets_of_environment, hide_secrets};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
 
