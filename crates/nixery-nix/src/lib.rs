@@ -13,6 +13,7 @@ mod client_text;
 mod closure;
 mod code;
 mod command;
+mod environment;
 mod error;
 mod failure;
 mod log_format;
@@ -31,10 +32,12 @@ use nixery_core::{Architecture, ImageName, ReferenceGraph, ResolvedSource, Store
 
 pub use build_log::BuildLog;
 pub use cli::{
-    DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
+    DEFAULT_EVALUATE_MEMORY, DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli,
+    NixCliConfig, NixCliError,
 };
 pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, reference_graph};
+pub use environment::{ChildEnvironment, hide_process_memory};
 pub use error::{NixError, PackageError};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use secrets::{add_secret, add_secrets_of_environment, hide_secrets};
