@@ -66,8 +66,9 @@ mod readme {}
 /// has gone. The implementation then stops what the call has started.
 ///
 /// # The log
-/// Lines that are pushed to `log` are shown to clients while the build runs and after it. The
-/// builder does not remove secrets or paths of the server from them.
+/// Lines that are pushed to `log` are shown to clients while the build runs and after it. The log
+/// hides the secrets that are known ([`add_secret`]), but the builder removes no others, and no
+/// paths of the server.
 ///
 /// # Errors
 /// The variant decides how the registry answers. Their texts reach clients, so they must not
