@@ -148,8 +148,8 @@ impl Lines {
 }
 
 /// Returns a line that is safe for a log page and a terminal: UTF-8, without escape sequences,
-/// control characters and secrets of this process, at most 4 KiB. Of a line that carriage returns overwrite (a progress bar),
-/// the last text stays.
+/// control characters and secrets of this process, at most 4 KiB. Of a line that carriage returns
+/// overwrite (a progress bar), the last text stays.
 pub(crate) fn clean_line(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let last = line.rsplit(|&byte| byte == b'\r').next().unwrap_or(line);
