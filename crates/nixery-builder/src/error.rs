@@ -185,11 +185,11 @@ impl From<ClosureError> for BuildError {
 }
 
 /// What clients are told about an error of Nix itself.
-fn nix_problem(error: &NixError) -> &str {
+fn nix_problem(error: &NixError) -> String {
     match error {
-        NixError::Unavailable { problem, .. } => problem,
-        NixError::Process { .. } => "its programs cannot be started",
-        _ => "its output is invalid",
+        NixError::Unavailable { .. } | NixError::Killed { .. } => error.to_string(),
+        NixError::Process { .. } => "its programs cannot be started".to_owned(),
+        _ => "its output is invalid".to_owned(),
     }
 }
 

@@ -71,6 +71,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Nix runs as the same user, and may evaluate code of others.
+    if let Err(error) = nixery_nix::hide_process_memory() {
+        output::note(&format!(
+            "warning: other programs of this user can read the memory of this one: {error}"
+        ));
+    }
     let cli = Cli::try_parse().unwrap_or_else(|error| suggest_lab(error).exit());
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

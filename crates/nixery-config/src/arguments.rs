@@ -83,11 +83,17 @@ impl<S: Section> Arguments<S> {
         self.values.values().any(|value| trimmed(value).is_some())
     }
 
-    /// Checks the settings.
+    /// Checks the settings. From now on, the logs and errors of builds do not show the values of
+    /// secret settings, nor other secrets in the environment of this process.
     ///
     /// # Errors
     /// Every value that is not allowed or missing, each with its variable and flag.
     pub fn settings(&self) -> Result<S, ConfigErrors> {
+        nixery_nix::add_secrets_of_environment();
+        let secret = Self::table().filter(|setting| setting.secret);
+        for value in secret.filter_map(|setting| self.values.get(setting.variable)) {
+            nixery_nix::add_secret(&value.to_string_lossy());
+        }
         self.settings_in(&|name| std::env::var_os(name))
     }
 

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use nixery_nix::NixStore;
+use nixery_nix::{DEFAULT_EVALUATE_MEMORY, NixStore};
 
 use crate::arguments::Section;
 use crate::check::Checker;
 use crate::table::{
-    EVAL_INTERVAL, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS, MAX_EVALUATIONS,
-    MAX_WAITING, NIX_DIR, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
+    EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS,
+    MAX_EVALUATIONS, MAX_WAITING, NIX_DIR, NIX_ENV, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
+    NIX_WRAPPER,
 };
 
 /// Limit of times, against typing errors.
@@ -29,6 +30,8 @@ pub struct NixSettings {
     pub realise_timeout: Duration,
     /// Time limit for evaluating the packages of one image.
     pub evaluate_timeout: Duration,
+    /// Limit of the address space of one evaluation, in bytes; `None` for no limit.
+    pub evaluate_memory: Option<u64>,
     /// How long an image of a source that changes is served before it is evaluated again; `None`
     /// for the default of the source.
     pub eval_interval: Option<Duration>,
@@ -36,6 +39,10 @@ pub struct NixSettings {
     pub nix_dir: Option<PathBuf>,
     /// The store; `None` for Nix's own configuration.
     pub store: Option<NixStore>,
+    /// The program with its arguments that runs every command of Nix; empty for none.
+    pub wrapper: Vec<String>,
+    /// Names of more variables that Nix inherits. A `*` at the end stands for any text.
+    pub inherited_env: Vec<String>,
     /// `--max-jobs`; `None` for Nix's own configuration.
     pub max_jobs: Option<usize>,
     /// Limit of images whose packages are built at once.
@@ -67,6 +74,10 @@ impl Section for NixSettings {
         Some(Self {
             realise_timeout: checker.time(NIX_TIMEOUT, 1..=WEEK),
             evaluate_timeout: checker.time(EVAL_TIMEOUT, 1..=WEEK),
+            evaluate_memory: match checker.optional_size(EVAL_MEMORY) {
+                Some(0) => None,
+                given => given.or(Some(DEFAULT_EVALUATE_MEMORY)),
+            },
             eval_interval: checker.optional_time(EVAL_INTERVAL, 0..=WEEK),
             nix_dir: checker.valid_path(
                 NIX_DIR,
@@ -74,6 +85,20 @@ impl Section for NixSettings {
                 "a folder with the files of nix/, prepare-image.nix among them",
             ),
             store,
+            wrapper: checker
+                .parsed(
+                    NIX_WRAPPER,
+                    wrapper,
+                    "words separated by spaces, without quotes",
+                )
+                .unwrap_or_default(),
+            inherited_env: checker
+                .parsed(
+                    NIX_ENV,
+                    variables,
+                    "names of variables separated by spaces; the last character of each may be `*`",
+                )
+                .unwrap_or_default(),
             max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MAX_COUNT),
             max_builds: checker
                 .optional_number(MAX_BUILDS, 1..=MAX_COUNT)
@@ -87,6 +112,27 @@ impl Section for NixSettings {
             history: checker.number(HISTORY, 1..=10_000),
         })
     }
+}
+
+/// Returns the words of a command. Quotes have no meaning, so they are not allowed.
+fn wrapper(text: &str) -> Option<Vec<String>> {
+    let words = text.split_whitespace().map(str::to_owned).collect();
+    (!text.contains(['"', '\'', '\\'])).then_some(words)
+}
+
+/// Returns names of environment variables.
+fn variables(text: &str) -> Option<Vec<String>> {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    let is_name = |name: &str| {
+        let start = name.strip_suffix('*').unwrap_or(name);
+        let first = start.bytes().next();
+        first.is_some_and(|byte| !byte.is_ascii_digit()) && start.bytes().all(is_word)
+    };
+    let names = text.split(|c: char| c.is_whitespace() || c == ',');
+    let names = names.filter(|name| !name.is_empty());
+    names
+        .map(|name| is_name(name).then(|| name.to_owned()))
+        .collect()
 }
 
 /// Returns the number of cores of this machine.
@@ -124,6 +170,22 @@ mod tests {
         "ssh-ng://builder",
         "NIXERY_NIX_STORE (--nix-store) is \"ssh-ng://builder\"; allowed: `auto`, `daemon`,"
     )]
+    #[case::memory(
+        EVAL_MEMORY,
+        "much",
+        "NIXERY_EVAL_MEMORY (--eval-memory) is \"much\"; allowed: a size"
+    )]
+    #[case::wrapper(
+        NIX_WRAPPER,
+        "bwrap --setenv A 'b c'",
+        "NIXERY_NIX_WRAPPER (--nix-wrapper) is \"bwrap --setenv A 'b c'\"; allowed: words separated by spaces, without quotes"
+    )]
+    #[case::variables(
+        NIX_ENV,
+        "AWS_* A-B",
+        "NIXERY_NIX_ENV (--nix-env) is \"AWS_* A-B\"; allowed: names of variables"
+    )]
+    #[case::every_variable(NIX_ENV, "*", "NIXERY_NIX_ENV")]
     #[case::jobs(NIX_MAX_JOBS, "all", "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
     #[case::builds(
         MAX_BUILDS,
@@ -154,10 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wrapper_and_variables_are_lists_of_words() {
+        let nix = Arguments::<NixSettings>::default()
+            .with(NIX_WRAPPER, "bwrap  --ro-bind / /\n--")
+            .with(NIX_ENV, "NIXPKGS_ALLOW_UNFREE, AWS_*")
+            .with(EVAL_MEMORY, "0")
+            .settings()
+            .unwrap();
+        assert_eq!(nix.wrapper, ["bwrap", "--ro-bind", "/", "/", "--"]);
+        assert_eq!(nix.inherited_env, ["NIXPKGS_ALLOW_UNFREE", "AWS_*"]);
+        assert_eq!(nix.evaluate_memory, None);
+    }
+
+    #[test]
     fn the_defaults_are_generous_and_those_of_the_builder() {
         let nix = Arguments::<NixSettings>::default().settings().unwrap();
         assert_eq!(nix.realise_timeout, Duration::from_secs(1800));
         assert_eq!(nix.evaluate_timeout, Duration::from_secs(300));
+        assert_eq!(nix.evaluate_memory, Some(16 << 30));
+        assert_eq!((nix.wrapper.len(), nix.inherited_env.len()), (0, 0));
         assert_eq!(nix.max_jobs, None);
         assert_eq!(nix.eval_interval, None, "what suits the source");
         assert_eq!(nix.max_waiting, DEFAULT_MAX_WAITING);

@@ -105,7 +105,10 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     let mut config = NixCliConfig::new(spool);
     config.nix_dir.clone_from(&settings.nix_dir);
     config.evaluate_timeout = settings.evaluate_timeout;
+    config.evaluate_memory = settings.evaluate_memory;
     config.realise_timeout = settings.realise_timeout;
+    config.wrapper.clone_from(&settings.wrapper);
+    config.inherited_env.clone_from(&settings.inherited_env);
     config.max_jobs = settings.max_jobs;
     config.store.clone_from(&settings.store);
     Ok(NixCli::new(config)?)

@@ -202,6 +202,9 @@ settings! {
         EVAL_TIMEOUT: "NIXERY_EVAL_TIMEOUT" "eval-timeout" "TIME", Advanced,
             "How long evaluating the Nix code of one image's packages may take",
             default "5m";
+        EVAL_MEMORY: "NIXERY_EVAL_MEMORY" "eval-memory" "SIZE", Advanced,
+            "Limit of the address space of an evaluation, such as `4G`; 0 sets no limit",
+            default "16GiB";
         EVAL_INTERVAL: "NIXERY_EVAL_INTERVAL" "eval-interval" "TIME", Shown,
             "How long an image of a channel, a branch or a local path is served before Nix evaluates the code of its packages again, in the background; 0 evaluates it for each request",
             default "1m, 0 for a local path";
@@ -211,6 +214,12 @@ settings! {
         NIX_MAX_JOBS: "NIXERY_NIX_MAX_JOBS" "nix-max-jobs" "COUNT", Shown,
             "Limit of derivations that Nix builds at once for one image",
             default "taken from nix.conf";
+        NIX_WRAPPER: "NIXERY_NIX_WRAPPER" "nix-wrapper" "COMMAND", Advanced,
+            "Program with arguments, separated by spaces, that runs every command of Nix, such as `systemd-run` or `bwrap`",
+            default "none";
+        NIX_ENV: "NIXERY_NIX_ENV" "nix-env" "NAMES", Advanced,
+            "More variables that Nix inherits, separated by spaces, such as `NIXPKGS_ALLOW_UNFREE` or `AWS_*`; packages may be able to read them",
+            default "none; variables that Nix, git and the network need are always inherited";
         MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
             "Limit of images whose packages are built at once; others wait",
             default "the number of cores, from 2 to 8";

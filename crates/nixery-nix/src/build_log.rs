@@ -1,10 +1,13 @@
 //! The bounded, shared log of one build.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
+
+use crate::secrets::{hide_secrets, longest_secret};
 
 /// Lines kept from the start of a build, where the cause of a failure often is.
 const HEAD_LINES: usize = 500;
@@ -144,14 +147,16 @@ impl Lines {
     }
 }
 
-/// Returns a line that is safe for a log page and a terminal: UTF-8, without escape sequences and
-/// control characters, at most 4 KiB. Of a line that carriage returns overwrite (a progress bar),
-/// the last text stays.
+/// Returns a line that is safe for a log page and a terminal: UTF-8, without escape sequences,
+/// control characters and secrets of this process, at most 4 KiB. Of a line that carriage returns
+/// overwrite (a progress bar), the last text stays.
 pub(crate) fn clean_line(line: &[u8]) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let last = line.rsplit(|&byte| byte == b'\r').next().unwrap_or(line);
     let text = String::from_utf8_lossy(last);
-    let mut clean = String::with_capacity(text.len().min(LINE_BYTES));
+    let longest_secret = longest_secret();
+    let most = LINE_BYTES + longest_secret;
+    let mut clean = String::with_capacity(text.len().min(most));
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
@@ -160,10 +165,22 @@ pub(crate) fn clean_line(line: &[u8]) -> String {
             c if c.is_control() => {}
             c => clean.push(c),
         }
-        if clean.len() >= LINE_BYTES {
-            clean.push('…');
+        if clean.len() >= most {
             break;
         }
+    }
+    let is_cut = chars.next().is_some();
+    if let Cow::Owned(hidden) = hide_secrets(&clean) {
+        clean = hidden;
+    }
+    if is_cut {
+        // It may end with the first part of a secret.
+        let end = clean.len().saturating_sub(longest_secret);
+        clean.truncate(clean.floor_char_boundary(end));
+    }
+    if is_cut || clean.len() > LINE_BYTES {
+        clean.truncate(clean.floor_char_boundary(LINE_BYTES));
+        clean.push('…');
     }
     clean
 }
@@ -223,6 +240,32 @@ mod tests {
             "{}",
             clean.len()
         );
+    }
+
+    #[rstest]
+    #[case::whole("the key is test-secret-4711", "the key is [hidden]")]
+    #[case::coloured("the key is test-\x1b[1msecret-4711\x1b[0m", "the key is [hidden]")]
+    fn secrets_are_hidden(#[case] line: &str, #[case] clean: &str) {
+        crate::secrets::add_secret("test-secret-4711");
+        assert_eq!(clean_line(line.as_bytes()), clean);
+        let log = BuildLog::default();
+        log.push(line);
+        assert_eq!(log.text(), format!("{clean}\n"));
+    }
+
+    /// Wherever the end of a long line is cut off, it shows no part of a secret.
+    #[test]
+    fn a_secret_is_not_cut_in_two() {
+        crate::secrets::add_secret("test-secret-4712");
+        for before in LINE_BYTES - 20..LINE_BYTES + 4 {
+            for hidden_before in ["", "test-secret-4712"] {
+                let start = "x".repeat(before - hidden_before.len());
+                let line = format!("{hidden_before}{start}test-secret-4712{}", "y".repeat(5000));
+                let clean = clean_line(line.as_bytes());
+                assert!(!clean.contains("test"), "{before}: {clean}");
+                assert!(clean.len() <= LINE_BYTES + 4, "{before}");
+            }
+        }
     }
 
     #[test]

@@ -10,11 +10,14 @@ use serde_json::Value;
 use crate::build_log::BuildLog;
 use crate::code::{ENTRY, write_embedded};
 use crate::command::{self, CommandSpec, Finished};
-use crate::failure::evaluation_error;
+use crate::environment::ChildEnvironment;
+use crate::failure::{evaluation_error, killed};
 use crate::log_format::{NixLog, short_name};
 use crate::spool::{InstanceDir, SpoolError};
 use crate::{Evaluation, NixError, NixStore};
 
+/// The program that evaluates.
+const EVALUATOR: &str = "nix-instantiate";
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
 /// Time for a query of the store's database, which at most waits for a lock.
@@ -26,6 +29,9 @@ const NIX_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
 /// Most time that one evaluation may take, unless configured. The first evaluation of a package
 /// set, with its download, takes less.
 pub const DEFAULT_EVALUATE_TIMEOUT: Duration = Duration::from_secs(300);
+/// Most bytes of address space of an evaluation, unless configured. An evaluation of nixpkgs needs
+/// about a gigabyte, but git may map a whole repository into its memory.
+pub const DEFAULT_EVALUATE_MEMORY: u64 = 16 << 30;
 /// Most time that one realisation may take, unless configured. Most clients have given up long
 /// before, and Nix keeps what is built until then.
 pub const DEFAULT_REALISE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -46,8 +52,16 @@ pub struct NixCliConfig {
     /// It is passed to Nix too, in place of the `timeout` in `nix.conf`, so that builders end by
     /// then if this process is killed.
     pub realise_timeout: Duration,
-    /// Added to the environment of Nix.
+    /// More variables of this process that Nix inherits, besides those that every child does. A
+    /// `*` at the end of a name stands for any text. Package sets may be able to read them.
+    pub inherited_env: Vec<String>,
+    /// Set in the environment of Nix.
     pub env: Vec<(String, String)>,
+    /// A program with arguments that runs every command of Nix, which is appended to it. Empty:
+    /// Nix runs directly.
+    pub wrapper: Vec<String>,
+    /// Most bytes of address space of an evaluation. `None`: no limit.
+    pub evaluate_memory: Option<u64>,
     /// Derivations that Nix builds at once for one image (`--max-jobs`). `None`: the setting of
     /// `nix.conf`.
     pub max_jobs: Option<usize>,
@@ -57,14 +71,17 @@ pub struct NixCliConfig {
 
 impl NixCliConfig {
     /// Returns the defaults: embedded Nix files, [`DEFAULT_EVALUATE_TIMEOUT`],
-    /// [`DEFAULT_REALISE_TIMEOUT`].
+    /// [`DEFAULT_EVALUATE_MEMORY`], [`DEFAULT_REALISE_TIMEOUT`].
     pub fn new(spool_dir: impl Into<PathBuf>) -> Self {
         Self {
             nix_dir: None,
             spool_dir: spool_dir.into(),
             evaluate_timeout: DEFAULT_EVALUATE_TIMEOUT,
             realise_timeout: DEFAULT_REALISE_TIMEOUT,
+            inherited_env: Vec::new(),
             env: Vec::new(),
+            wrapper: Vec::new(),
+            evaluate_memory: Some(DEFAULT_EVALUATE_MEMORY),
             max_jobs: None,
             store: None,
         }
@@ -98,6 +115,8 @@ pub struct NixCli {
     /// The file that is evaluated for an image.
     entry: PathBuf,
     pub(crate) store_root: StoreRoot,
+    /// The environment of Nix.
+    pub(crate) environment: ChildEnvironment,
     /// Where the embedded files are.
     embedded: Option<InstanceDir>,
 }
@@ -127,10 +146,16 @@ impl NixCli {
             .map_err(|source| NixCliError::NixCode { path, source })?;
         Ok(Self {
             store_root: store_root(&config),
+            environment: environment(&config),
             config,
             entry,
             embedded,
         })
+    }
+
+    /// Returns the program that runs every command of Nix, if there is one.
+    pub(crate) fn wrapper(&self) -> Option<&str> {
+        self.config.wrapper.first().map(String::as_str)
     }
 
     pub(crate) async fn run(
@@ -143,24 +168,36 @@ impl NixCli {
         if let Some(store) = &self.config.store {
             args.extend(strings(["--store", store.uri()]));
         }
+        let wrapper = self.config.wrapper.iter().map(OsString::from);
+        let mut words = wrapper.chain([program.into()]).chain(args);
         let spec = CommandSpec {
-            program: program.into(),
-            args,
-            env: self.environment(),
+            program: words.next().unwrap_or_else(|| program.into()),
+            args: words.collect(),
+            env: self.environment.clone(),
             timeout,
+            memory: match program {
+                EVALUATOR => self.config.evaluate_memory,
+                _ => None,
+            },
             stdout_limit: MAX_STDOUT,
         };
         tracing::debug!(program, args = ?spec.args, "running Nix");
         let finished = command::run(&spec, &mut |line| log.line(line))
             .await
             .map_err(|source| NixError::Process {
-                action: format!("run {program}"),
+                action: format!("run {}", spec.program.display()),
                 source,
             })?;
         if finished.timed_out {
             return Err(NixError::TimedOut {
                 after: timeout,
                 log_tail: log.tail(),
+            });
+        }
+        if let Some(cause) = killed(&finished, log) {
+            return Err(NixError::Killed {
+                command: program,
+                cause,
             });
         }
         if finished.stdout_cut {
@@ -223,7 +260,7 @@ impl NixCli {
         args.extend(strings(["--argstr", "request", &request.to_string()]));
         let timeout = self.config.evaluate_timeout;
         let mut log = NixLog::new(log);
-        let finished = self.run("nix-instantiate", args, timeout, &mut log).await?;
+        let finished = self.run(EVALUATOR, args, timeout, &mut log).await?;
         if !finished.status.success() {
             return Err(evaluation_error(&log, packages));
         }
@@ -273,22 +310,6 @@ impl NixCli {
         }
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
-        let mut env = vec![
-            // Messages are parsed, and names may be any UTF-8.
-            ("LC_ALL".to_owned(), "C.UTF-8".to_owned()),
-            ("TERM".to_owned(), "dumb".to_owned()),
-            // A server answers no questions.
-            ("GIT_TERMINAL_PROMPT".to_owned(), "0".to_owned()),
-        ];
-        if std::env::var_os("GIT_SSH_COMMAND").is_none() {
-            let command = "ssh -o BatchMode=yes".to_owned();
-            env.push(("GIT_SSH_COMMAND".to_owned(), command));
-        }
-        env.extend(self.config.env.iter().cloned());
-        env
-    }
-
     /// Returns the requested package that needs `derivation`, or the name of the derivation if no
     /// such package is known.
     pub(crate) async fn package_of(&self, derivation: &str, evaluation: &Evaluation) -> String {
@@ -306,6 +327,20 @@ impl NixCli {
         let package = referrers.lines().find_map(requested);
         package.unwrap_or_else(|| short_name(derivation).to_owned())
     }
+}
+
+fn environment(config: &NixCliConfig) -> ChildEnvironment {
+    let inherited = ChildEnvironment::inherited(&config.inherited_env)
+        // Messages are parsed, and names may be any UTF-8.
+        .with("LC_ALL", "C.UTF-8")
+        .with("TERM", "dumb")
+        // A server answers no questions.
+        .with("GIT_TERMINAL_PROMPT", "0")
+        .with_default("GIT_SSH_COMMAND", "ssh -o BatchMode=yes");
+    let given = config.env.iter();
+    given.fold(inherited, |environment, (name, value)| {
+        environment.with(name, value)
+    })
 }
 
 /// Where the files of the store are, as far as settings and environment name it. The preflight

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
+
+use crate::environment::ChildEnvironment;
 
 /// How long a command may take to stop after SIGTERM. Nix needs the time to kill its builders,
 /// which are in sessions of their own and so not in its process group.
@@ -20,14 +23,26 @@ const DRAIN_GRACE: Duration = Duration::from_secs(2);
 /// frames: a line of 2 MB.
 const MAX_LINE: usize = 8 * 1024 * 1024;
 
+/// The shell that limits a command before it becomes it. A limit that is set from outside comes too
+/// late for what a fast command has started already.
+const SHELL: &str = "/bin/sh";
+/// Makes the kernel kill this process before all others when memory is short, so that a runaway
+/// evaluation does not take the server along. Fails only where there is no `/proc`.
+const FIRST_TO_BE_KILLED: &str = "{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null";
+/// A shell or a wrapper reports the signal that killed its command as an exit code above this.
+const SIGNAL_CODES: i32 = 128;
+
 /// A command to run.
 #[derive(Debug)]
 pub(crate) struct CommandSpec {
+    /// The program. If it is a name, the `PATH` of `env` is searched.
     pub(crate) program: OsString,
     pub(crate) args: Vec<OsString>,
-    /// Added to this process's environment.
-    pub(crate) env: Vec<(String, String)>,
+    /// All variables that the command gets.
+    pub(crate) env: ChildEnvironment,
     pub(crate) timeout: Duration,
+    /// Most bytes of address space of each process of the command.
+    pub(crate) memory: Option<u64>,
     /// Bytes of stdout beyond this are read but not kept.
     pub(crate) stdout_limit: usize,
 }
@@ -41,6 +56,17 @@ pub(crate) struct Finished {
     pub(crate) stdout_cut: bool,
     /// The deadline passed and the command was stopped.
     pub(crate) timed_out: bool,
+}
+
+impl Finished {
+    /// Returns the signal that killed the command, or the command in a wrapper.
+    pub(crate) fn killed_by(&self) -> Option<i32> {
+        let in_wrapper = || {
+            let signal = self.status.code()? - SIGNAL_CODES;
+            (1..=64).contains(&signal).then_some(signal)
+        };
+        self.status.signal().or_else(in_wrapper)
+    }
 }
 
 /// Runs a command to its end, or stops it at its deadline. Each line of stderr is passed to
@@ -91,9 +117,16 @@ struct Running {
 
 impl Running {
     fn spawn(spec: &CommandSpec) -> io::Result<Self> {
-        let child = Command::new(&spec.program)
+        let program = spec.env.program(&spec.program);
+        let program = program.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let child = Command::new(SHELL)
+            .arg("-c")
+            .arg(confinement(spec.memory))
+            .arg(&spec.program)
+            .arg(program)
             .args(&spec.args)
-            .envs(spec.env.iter().map(|(name, value)| (name, value)))
+            .env_clear()
+            .envs(spec.env.iter())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -157,6 +190,14 @@ async fn kill_later(group: Option<Pid>) {
     signal(group, Signal::KILL);
 }
 
+/// The script that limits this process, and then becomes the command in its arguments.
+fn confinement(memory: Option<u64>) -> String {
+    // Fails if there is a lower limit already, which then stays.
+    let limit = memory.map(|bytes| format!("ulimit -v {} 2>/dev/null\n", bytes / 1024));
+    let limit = limit.unwrap_or_default();
+    format!("{FIRST_TO_BE_KILLED}\n{limit}exec \"$@\"")
+}
+
 fn signal(group: Option<Pid>, signal: Signal) {
     if let Some(group) = group {
         // Fails when the group has no process left, which is the aim.
@@ -202,8 +243,9 @@ mod tests {
         CommandSpec {
             program: "/bin/sh".into(),
             args: vec!["-c".into(), script.into()],
-            env: vec![("NIXERY_TEST".into(), "yes".into())],
+            env: ChildEnvironment::inherited(&[]).with("NIXERY_TEST", "yes"),
             timeout: Duration::from_millis(timeout_ms),
+            memory: None,
             stdout_limit: 16 * 1024 * 1024,
         }
     }
@@ -344,6 +386,60 @@ mod tests {
         assert!(alive(&pid));
         task.abort();
         gone(&pid).await;
+    }
+
+    /// `cargo test` sets variables that are not in the list of what children inherit.
+    #[tokio::test]
+    async fn the_environment_is_built_up() {
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+        let spec = CommandSpec {
+            program: "env".into(),
+            args: vec!["-0".into()],
+            ..sh("", 60_000)
+        };
+        let (finished, _) = run_lines(&spec).await;
+        let mut expected: Vec<_> = spec.env.iter().collect();
+        let variables = finished.stdout.split(|&byte| byte == 0);
+        let mut found: Vec<_> = variables
+            .filter_map(|variable| std::str::from_utf8(variable).ok()?.split_once('='))
+            // Shells set these.
+            .filter(|(name, _)| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name))
+            .map(|(name, value)| (name.as_ref(), value.as_ref()))
+            .collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(found, expected);
+    }
+
+    #[tokio::test]
+    async fn a_command_is_killed_before_the_process_that_started_it() {
+        let (finished, _) = run_lines(&sh("cat /proc/self/oom_score_adj", 60_000)).await;
+        assert_eq!(finished.stdout, b"1000\n");
+    }
+
+    #[tokio::test]
+    async fn the_memory_of_a_command_is_limited() {
+        let with = |memory| CommandSpec {
+            memory,
+            ..sh("ulimit -v", 60_000)
+        };
+        let (limited, _) = run_lines(&with(Some(1 << 30))).await;
+        assert_eq!(limited.stdout, b"1048576\n");
+        let (free, _) = run_lines(&with(None)).await;
+        assert_ne!(free.stdout, limited.stdout);
+    }
+
+    #[tokio::test]
+    async fn the_signal_that_killed_a_command_is_found() {
+        for (script, signal) in [
+            ("kill -KILL $$", Some(9)),
+            ("sh -c 'kill -ABRT $$'", Some(6)),
+            ("exit 101", None),
+            ("exit 255", None),
+        ] {
+            let (finished, _) = run_lines(&sh(script, 60_000)).await;
+            assert_eq!(finished.killed_by(), signal, "{script}");
+        }
     }
 
     #[tokio::test]

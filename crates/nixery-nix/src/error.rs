@@ -29,6 +29,16 @@ pub enum NixError {
         /// Nix's own message, which only the server's log shows.
         detail: String,
     },
+    /// A command of Nix was killed, or ran out of memory.
+    #[error(
+        "`{command}` {cause}. Fix: try again later; the operator can give Nix more memory, or let it evaluate less at once"
+    )]
+    Killed {
+        /// The command.
+        command: &'static str,
+        /// What ended it, as the end of a sentence: "was killed by SIGKILL, …".
+        cause: String,
+    },
     /// A program could not be started or waited for, or a file could not be written for it.
     #[error("cannot {action}")]
     Process {

@@ -1,9 +1,13 @@
 //! Why a command of Nix failed.
 
+use rustix::process::Signal;
+
 use crate::client_text::client_message;
-use crate::log_format::NixLog;
+use crate::command::Finished;
+use crate::log_format::{NixLog, NixMessage};
 use crate::messages::{
-    DISK_FULL, NO_SPACE, failed_derivation, obstacle, output_name, quoted_after,
+    DISK_FULL, NO_SPACE, OUT_OF_MEMORY, describe_signal, failed_derivation, obstacle, output_name,
+    quoted_after,
 };
 use crate::{NixError, PackageError};
 
@@ -22,7 +26,10 @@ pub(crate) enum RealiseFailure {
 /// Finds the cause among the messages of a failed realisation: the first derivation that failed
 /// by itself, not one that merely depends on it.
 pub(crate) fn realise_failure(log: &NixLog<'_>) -> RealiseFailure {
-    if let Some((derivation, reason)) = failed_derivations(log).next() {
+    // A daemon reports a failure after anything that its builder could have written, so the last
+    // of its messages is the most reliable one.
+    let failure = proven_failures(log).next();
+    if let Some((derivation, reason)) = failure.or_else(|| unproven_failures(log).next_back()) {
         return RealiseFailure::Derivation { derivation, reason };
     }
     let texts = || log.errors.iter().map(|error| error.text.as_str());
@@ -42,26 +49,51 @@ pub(crate) fn realise_failure(log: &NixLog<'_>) -> RealiseFailure {
     }
 }
 
-/// The derivations that failed by themselves, each with its reason.
-fn failed_derivations(log: &NixLog<'_>) -> impl Iterator<Item = (String, String)> {
-    let failures = log
-        .errors
-        .iter()
-        .filter_map(|error| failed_derivation(&error.text));
-    failures.map(|(derivation, mut reason)| {
-        let disk_full = |line: &String| line.contains(NO_SPACE);
-        if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full) {
-            DISK_FULL.clone_into(&mut reason);
-        }
-        (derivation, reason)
-    })
+/// The derivations that failed by themselves according to Nix, each with its reason.
+fn proven_failures(log: &NixLog<'_>) -> impl Iterator<Item = (String, String)> {
+    let errors = log.errors.iter();
+    errors.filter_map(|error| derivation_with_reason(log, error))
+}
+
+/// The same according to messages that a builder may have written, if Nix itself reports none.
+fn unproven_failures(log: &NixLog<'_>) -> impl DoubleEndedIterator<Item = (String, String)> {
+    let any = proven_failures(log).next().is_none();
+    let errors = log.unproven.iter().filter(move |_| any);
+    errors
+        .filter_map(|error| derivation_with_reason(log, error))
+        .filter(|(derivation, _)| log.has_derivation(derivation))
+}
+
+fn derivation_with_reason(log: &NixLog<'_>, error: &NixMessage) -> Option<(String, String)> {
+    let (derivation, mut reason) = failed_derivation(&error.text)?;
+    let disk_full = |line: &String| line.contains(NO_SPACE);
+    if reason.starts_with("builder-") && log.builder_tail(&derivation).iter().any(disk_full) {
+        DISK_FULL.clone_into(&mut reason);
+    }
+    Some((derivation, reason))
+}
+
+/// Returns what ended a command before its time, if something did, as the end of a sentence about
+/// it.
+pub(crate) fn killed(finished: &Finished, log: &NixLog<'_>) -> Option<String> {
+    if finished.status.success() {
+        return None;
+    }
+    let interrupted = || log.interrupted.then_some(Signal::TERM.as_raw());
+    if let Some(signal) = finished.killed_by().or_else(interrupted) {
+        return Some(format!("was killed by {}", describe_signal(signal)));
+    }
+    let last = log.errors.last().or(log.unproven.back());
+    let out_of_memory = last.is_some_and(|error| error.text == OUT_OF_MEMORY);
+    out_of_memory.then(|| "ran out of memory".to_owned())
 }
 
 /// Returns whether the disk was full, so that it may be the cause of every failure. The output of
 /// one builder is not enough: there are tests that write to `/dev/full`.
 pub(crate) fn is_disk_full(log: &NixLog<'_>) -> bool {
     let full = |(_, reason): &(String, String)| reason == DISK_FULL;
-    log.disk_full || failed_derivations(log).filter(full).count() > 1
+    let failures = proven_failures(log).chain(unproven_failures(log));
+    log.disk_full || failures.filter(full).count() > 1
 }
 
 /// The error of a failed `nix-instantiate` for some of `packages`.

@@ -61,6 +61,76 @@ fn failed_builds(#[case] name: &str, #[case] derivation: &str, #[case] reason: &
     }
 }
 
+/// The builder of `liar` writes messages of Nix: that the builder of `victim` failed, that the disk
+/// is full, and that Nix was interrupted. With a daemon all errors of builds look like these.
+#[rstest]
+#[case("realise-liar.log")]
+#[case::through_a_daemon("realise-liar-daemon.log")]
+fn a_builder_cannot_blame_another_one(#[case] log: &str) {
+    for version in VERSIONS {
+        with_captured(version, log, |log| {
+            let RealiseFailure::Derivation { derivation, reason } = realise_failure(log) else {
+                panic!("{version}: {log:?}")
+            };
+            assert!(
+                derivation.ends_with("-liar-1.0.drv"),
+                "{version}: {derivation}"
+            );
+            assert_eq!(reason, "builder-exited-1", "{version}");
+            assert!(!is_disk_full(log), "{version}");
+            assert_eq!(killed(&exited(100 << 8), log), None, "{version}");
+            let text = log.detail();
+            assert!(
+                text.contains("victim-1.0.drv' failed with exit code 9"),
+                "{text}"
+            );
+        });
+    }
+}
+
+/// A command that ended with a wait status: a signal, or an exit code shifted by eight bits.
+fn exited(status: i32) -> Finished {
+    Finished {
+        status: std::os::unix::process::ExitStatusExt::from_raw(status),
+        stdout: Vec::new(),
+        stdout_cut: false,
+        timed_out: false,
+    }
+}
+
+const INTERRUPTED: &str = r#"@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m interrupted by the user","raw_msg":"interrupted by the user"}"#;
+const NO_MEMORY: &str =
+    r#"@nix {"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m out of memory"}"#;
+const OTHER_ERROR: &str = r#"@nix {"action":"msg","level":0,"msg":"error: it ran out of memory","raw_msg":"it ran out of memory"}"#;
+
+#[rstest]
+#[case::success(NO_MEMORY, 0, None)]
+#[case::failure(OTHER_ERROR, 1 << 8, None)]
+#[case::stopped(INTERRUPTED, 1 << 8, Some("was killed by SIGTERM, probably because something stopped it"))]
+#[case::no_memory(NO_MEMORY, 1 << 8, Some("ran out of memory"))]
+#[case::killed(
+    "",
+    9,
+    Some("was killed by SIGKILL, probably because the server has too little memory")
+)]
+#[case::killed_in_a_wrapper("", 137 << 8, Some("was killed by SIGKILL, probably because the server has too little memory"))]
+#[case::aborted(
+    "",
+    6,
+    Some("was killed by SIGABRT, probably because of a lack of memory")
+)]
+#[case::unusual("", 64, Some("was killed by signal 64"))]
+fn what_killed_nix_is_found(
+    #[case] line: &str,
+    #[case] status: i32,
+    #[case] expected: Option<&str>,
+) {
+    let out = BuildLog::default();
+    let mut log = NixLog::new(&out);
+    log.line(line.as_bytes());
+    assert_eq!(killed(&exited(status), &log).as_deref(), expected);
+}
+
 /// With `--keep-going` several may fail, and only the first is the cause.
 #[rstest]
 #[case(&["realise-broken.log"], false)]

@@ -13,6 +13,7 @@ mod client_text;
 mod closure;
 mod code;
 mod command;
+mod environment;
 mod error;
 mod failure;
 mod log_format;
@@ -20,6 +21,7 @@ mod messages;
 mod operations;
 mod package_set;
 mod preflight;
+mod secrets;
 mod spool;
 mod store;
 
@@ -30,12 +32,15 @@ use nixery_core::{Architecture, ImageName, ReferenceGraph, ResolvedSource, Store
 
 pub use build_log::BuildLog;
 pub use cli::{
-    DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
+    DEFAULT_EVALUATE_MEMORY, DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli,
+    NixCliConfig, NixCliError,
 };
 pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, package_closure};
+pub use environment::{ChildEnvironment, hide_process_memory};
 pub use error::{NixError, PackageError};
 pub use package_set::{PackageSetEvent, batches, every_package};
+pub use secrets::{add_secret, add_secrets_of_environment, hide_secrets};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
 
@@ -61,8 +66,9 @@ mod readme {}
 /// has gone. The implementation then stops what the call has started.
 ///
 /// # The log
-/// Lines that are pushed to `log` are shown to clients while the build runs and after it. The
-/// builder does not remove secrets or paths of the server from them.
+/// Lines that are pushed to `log` are shown to clients while the build runs and after it. The log
+/// hides the secrets that are known ([`add_secret`]), but the builder removes no others, and no
+/// paths of the server.
 ///
 /// # Errors
 /// The variant decides how the registry answers. Their texts reach clients, so they must not

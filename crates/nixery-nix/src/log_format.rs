@@ -4,15 +4,24 @@
 //! The format is Nix's `JSONLogger` (src/libutil/logging.cc): lines of `@nix {…}` with an action
 //! (`start`, `stop`, `result`, `msg`); the same in Nix 2.8 and 2.26. Other lines are plain text,
 //! from programs Nix runs without capturing their output, such as git.
+//!
+//! **Builders write to this log too.** Nix parses lines of a builder that begin with `@nix`
+//! (`handleJSONLogMessage`) and logs a `msg` in them, and what it says about downloads, as its own.
+//! Two facts tell them apart. Nix's own errors have a `raw_msg`, which a builder cannot set, and a
+//! builder can start no activity but downloads, so every build activity is Nix's. With a daemon the
+//! errors of builds have no `raw_msg` either. They are used if there is no other error, and only
+//! about derivations that Nix has announced or started.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::build_log::{BuildLog, clean_line};
-use crate::messages::says_disk_full;
+use crate::messages::{failed_derivation, says_disk_full};
 
+/// Activity type of a download of a file. Nix logs its own ones at a level that is not shown.
+const ACTIVITY_DOWNLOAD: u64 = 101;
 /// Activity type of a derivation being built; its first field is the derivation's path.
 const ACTIVITY_BUILD: u64 = 105;
 /// Result type of a line of a builder's output, and of a post-build hook's.
@@ -25,6 +34,10 @@ pub(crate) const TAIL_LINES: usize = 20;
 const ENDED_BUILDERS: usize = 64;
 /// Error messages kept. Nix prints one per failed derivation and per dependent.
 const MAX_ERRORS: usize = 256;
+/// Derivations of one command that are remembered.
+const MAX_DERIVATIONS: usize = 100_000;
+/// How the log names the author of a line that several builders may have written.
+const SOME_BUILDER: &str = "a builder";
 
 /// Collects the log of one Nix command, and passes its lines on to the build's log.
 #[derive(Debug)]
@@ -32,10 +45,18 @@ pub(crate) struct NixLog<'a> {
     log: &'a BuildLog,
     running: HashMap<u64, Builder>,
     ended: VecDeque<Builder>,
-    /// Error messages in order.
+    /// Whether Nix has started a builder, which may write to the log.
+    has_built: bool,
+    /// What Nix announced to build, and what it has started.
+    derivations: HashSet<String>,
+    /// Error messages of Nix itself, in order.
     pub(crate) errors: Vec<NixMessage>,
-    /// Whether any error, also one that is not kept, means that Nix had no disk space.
+    /// The last error messages that are a builder's, or of a Nix daemon.
+    pub(crate) unproven: VecDeque<NixMessage>,
+    /// Whether any error of Nix, also one that is not kept, means that it had no disk space.
     pub(crate) disk_full: bool,
+    /// Whether Nix was asked to stop.
+    pub(crate) interrupted: bool,
     /// The last lines that are not in Nix's format.
     pub(crate) plain: VecDeque<String>,
 }
@@ -82,8 +103,12 @@ impl<'a> NixLog<'a> {
             log,
             running: HashMap::new(),
             ended: VecDeque::new(),
+            has_built: false,
+            derivations: HashSet::new(),
             errors: Vec::new(),
+            unproven: VecDeque::new(),
             disk_full: false,
+            interrupted: false,
             plain: VecDeque::new(),
         }
     }
@@ -120,13 +145,24 @@ impl<'a> NixLog<'a> {
 
     fn start(&mut self, event: Event) {
         if event.level <= LEVEL_INFO && !event.text.is_empty() {
-            self.log.push(&event.text);
+            match event.kind {
+                ACTIVITY_DOWNLOAD => self.push_of_builder(&event.text),
+                _ => self.log.push(&event.text),
+            }
         }
         if event.kind == ACTIVITY_BUILD
             && let Some(Value::String(derivation)) = event.fields.first()
         {
             let (derivation, tail) = (derivation.clone(), VecDeque::new());
+            self.has_built = true;
+            self.remember(&derivation);
             self.running.insert(event.id, Builder { derivation, tail });
+        }
+    }
+
+    fn remember(&mut self, derivation: &str) {
+        if self.derivations.len() < MAX_DERIVATIONS {
+            self.derivations.insert(derivation.to_owned());
         }
     }
 
@@ -134,36 +170,74 @@ impl<'a> NixLog<'a> {
         let Some(Value::String(line)) = event.fields.first() else {
             return;
         };
-        let line = clean_line(line.as_bytes());
         match self.running.get_mut(&event.id) {
             Some(builder) => {
+                let line = clean_line(line.as_bytes());
                 self.log
                     .push(&format!("{}> {line}", short_name(&builder.derivation)));
                 push_bounded(&mut builder.tail, line, TAIL_LINES);
             }
-            None => self.log.push(&line),
+            None => self.push_of_builder(line),
         }
     }
 
+    /// Appends a line that a builder may have written, with its name if only one is running.
+    fn push_of_builder(&self, line: &str) {
+        let mut running = self.running.values();
+        let author = match (running.next(), running.next()) {
+            (Some(builder), None) => short_name(&builder.derivation),
+            _ => SOME_BUILDER,
+        };
+        self.log.push(&format!("{author}> {line}"));
+    }
+
     fn message(&mut self, event: Event) {
-        // Nix prints the second when it is stopped at its deadline.
-        if event.level > LEVEL_INFO || event.msg.ends_with("interrupted by the user") {
+        let is_own = event.raw_msg.is_some() || !self.has_built;
+        if event.level > LEVEL_INFO {
             return;
         }
-        event.msg.lines().for_each(|line| self.log.push(line));
-        if event.level != 0 {
+        if is_own && event.msg.ends_with("interrupted by the user") {
+            self.interrupted = true;
             return;
         }
+        for line in event.msg.lines() {
+            match is_own {
+                true => self.log.push(line),
+                false => self.push_of_builder(line),
+            }
+        }
+        if !self.has_built
+            && let Some(derivation) = event.msg.strip_prefix("  ")
+            && derivation.ends_with(".drv")
+        {
+            self.remember(derivation);
+        }
+        if event.level == 0 {
+            self.error(&event, is_own);
+        }
+    }
+
+    fn error(&mut self, event: &Event, is_own: bool) {
         let text = event.raw_msg.as_ref().unwrap_or(&event.msg);
         let text = clean_lines(text);
-        self.disk_full |= says_disk_full(&text);
-        if self.errors.len() < MAX_ERRORS {
-            let trace = event.trace.iter();
-            self.errors.push(NixMessage {
-                text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
-                trace: trace.map(|trace| clean_lines(&trace.raw_msg)).collect(),
-            });
+        let trace = event.trace.iter();
+        let message = NixMessage {
+            text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
+            trace: trace.map(|trace| clean_lines(&trace.raw_msg)).collect(),
+        };
+        if !is_own {
+            push_bounded(&mut self.unproven, message, MAX_ERRORS);
+            return;
         }
+        self.disk_full |= says_disk_full(&message.text);
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(message);
+        }
+    }
+
+    /// Whether Nix has announced to build the derivation, or has started to.
+    pub(crate) fn has_derivation(&self, derivation: &str) -> bool {
+        self.derivations.contains(derivation)
     }
 
     /// The builders of which lines are kept, the running and the newest first.
@@ -183,8 +257,12 @@ impl<'a> NixLog<'a> {
     /// did not fail: the two hashes of a mismatch, the file that was refused.
     pub(crate) fn failure_tail(&self, derivation: &str, reason: &str) -> Vec<String> {
         let mut tail = self.builder_tail(derivation);
+        let mut errors = self.errors.iter().chain(&self.unproven);
+        let of_derivation = |error: &&NixMessage| {
+            failed_derivation(&error.text).is_some_and(|(failed, _)| failed == derivation)
+        };
         if !reason.starts_with("builder-")
-            && let Some(error) = self.errors.first()
+            && let Some(error) = errors.find(of_derivation).or(self.errors.first())
         {
             tail.extend(error.text.lines().take(TAIL_LINES).map(str::to_owned));
         }
@@ -199,9 +277,10 @@ impl<'a> NixLog<'a> {
             .cloned()
     }
 
-    /// All error messages of Nix, for the server's log.
+    /// All error messages, for the server's log.
     pub(crate) fn detail(&self) -> String {
-        let errors = self.errors.iter().map(|error| error.text.as_str());
+        let errors = self.errors.iter().chain(&self.unproven);
+        let errors = errors.map(|error| error.text.as_str());
         errors.collect::<Vec<_>>().join("; ")
     }
 

@@ -12,6 +12,9 @@ pub(crate) const DISK_FULL: &str = "disk-full";
 /// The same for people.
 pub(crate) const DISK_FULL_TEXT: &str = "the server's disk is full";
 
+/// Nix's own message when it cannot allocate memory.
+pub(crate) const OUT_OF_MEMORY: &str = "out of memory";
+
 /// Why no build can succeed on this machine.
 pub(crate) struct Obstacle {
     /// Parts of Nix's messages that mean it.
@@ -39,6 +42,11 @@ const OBSTACLES: &[Obstacle] = &[
         patterns: &NO_SPACE_FOR_NIX,
         problem: DISK_FULL_TEXT,
         remedy: Some("free space below /nix"),
+    },
+    Obstacle {
+        patterns: &["Cannot allocate memory"],
+        problem: "the server has too little memory",
+        remedy: Some("free memory on this machine, or raise the limit of this service"),
     },
     Obstacle {
         patterns: &["in 'build-users-group' does not exist"],
@@ -193,6 +201,25 @@ pub(crate) fn describe_reason(reason: &str) -> String {
         other => other,
     }
     .to_owned()
+}
+
+/// Returns the name of a signal with its likely cause, as the end of "it was killed by …".
+pub(crate) fn describe_signal(signal: i32) -> String {
+    let (name, cause) = match signal {
+        1 => ("SIGHUP", "because something stopped it"),
+        2 => ("SIGINT", "because something stopped it"),
+        4 => ("SIGILL", "because of a defect in it"),
+        6 => ("SIGABRT", "because of a lack of memory"),
+        7 => ("SIGBUS", "because of a defect or a full disk"),
+        9 => ("SIGKILL", "because the server has too little memory"),
+        11 => ("SIGSEGV", "because of a defect in it"),
+        15 => ("SIGTERM", "because something stopped it"),
+        24 => ("SIGXCPU", "because of a limit of its time"),
+        25 => ("SIGXFSZ", "because of a limit of the size of files"),
+        31 => ("SIGSYS", "because its sandbox forbids a system call"),
+        other => return format!("signal {other}"),
+    };
+    format!("{name}, probably {cause}")
 }
 
 /// Returns the names as words for a message: "package `a`", "packages `a`, `b` and `c`".

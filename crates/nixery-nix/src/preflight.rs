@@ -87,7 +87,10 @@ async fn printed_by(
     let out = BuildLog::default();
     let mut log = NixLog::new(&out);
     let finished = nix.run(program, args, TIMEOUT, &mut log).await;
-    let finished = finished.map_err(|error| not_started(program, &error))?;
+    let finished = finished.map_err(|error| match nix.wrapper() {
+        Some(wrapper) => wrapper_not_started(wrapper, program, &error),
+        None => not_started(program, &error),
+    })?;
     if finished.status.success() {
         return Ok(String::from_utf8_lossy(&finished.stdout).trim().to_owned());
     }
@@ -97,6 +100,16 @@ async fn printed_by(
         .map_or_else(|| out.tail(1).join(" "), |error| error.text.clone());
     let line = text.lines().next().unwrap_or_default();
     Err(failed(doing, line.strip_prefix("error: ").unwrap_or(line)))
+}
+
+fn wrapper_not_started(wrapper: &str, program: &str, error: &NixError) -> Finding {
+    match error {
+        NixError::Process { source, .. } => Finding::fatal(
+            format!("the wrapper `{wrapper}` for Nix cannot be run: {source}"),
+            "install it, or correct or unset NIXERY_NIX_WRAPPER (--nix-wrapper)",
+        ),
+        error => not_started(program, error),
+    }
 }
 
 fn not_started(program: &str, error: &NixError) -> Finding {

@@ -1,8 +1,8 @@
-//! Removes this server's paths and credentials from what clients read.
+//! Removes this server's paths and secrets from what clients read.
 
 use std::borrow::Cow;
 
-use nixery_nix::hide_credentials;
+use nixery_nix::{hide_credentials, hide_secrets};
 
 /// Paths that are the same on every machine, and frequent in the messages of builds.
 const EVERYWHERE: [&str; 4] = ["/bin/sh", "/dev/null", "/nix/store", "/usr/bin/env"];
@@ -12,13 +12,14 @@ const BUILD_FOLDER: &str = "/build";
 const OTHER_BUILD_FOLDER: &str = "/nix-build-";
 
 /// Replaces absolute paths outside of the Nix store by `…`, and those of Nix files by `…/FILE`.
-/// Removes the folder of a relocated store from store paths.
+/// Removes the folder of a relocated store from store paths, credentials from URLs, and secrets of
+/// this process.
 ///
 /// The errors of the crates below should hold no paths. This is the last line of defence, as
 /// messages of Nix itself pass through them.
 #[must_use]
 pub(crate) fn redact(text: &str) -> String {
-    let text = hide_credentials(text);
+    let text = hide_credentials(&hide_secrets(text));
     let mut clean = String::with_capacity(text.len());
     let mut rest = text.as_str();
     while let Some(at) = rest.find('/') {
@@ -80,6 +81,15 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        nixery_nix::add_secret("test-secret-0815");
+        assert_eq!(
+            redact("it printed test-secret-0815."),
+            "it printed [hidden]."
+        );
+    }
 
     #[rstest]
     #[case("cannot read /srv/nixery/spool/x.", "cannot read ….")]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nixery_nix::hide_process_memory;
 use tokio::sync::oneshot;
 
 use crate::app::service;
@@ -54,13 +55,19 @@ impl RunError {
     }
 }
 
-/// Checks the configuration, starts logging, and serves until a signal arrives.
+/// Checks the configuration, starts logging, and serves until a signal arrives. Other processes of
+/// the user cannot read the memory of this one from now on.
 ///
 /// # Errors
 /// The server could not start, or a second signal stopped it.
 pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
+    // Before anything is started: Nix runs as the user of this server.
+    let hidden = hide_process_memory();
     let settings = arguments.settings()?;
     logging::start(settings.server.log_format, &settings.server.log_filter);
+    if let Err(error) = hidden {
+        tracing::warn!(%error, "other programs of this user can read the memory of this server");
+    }
     for warning in warnings(&settings) {
         tracing::warn!("{warning}");
     }

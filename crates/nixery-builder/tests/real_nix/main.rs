@@ -5,6 +5,7 @@
 #![allow(clippy::panic)] // A helper of a test may fail the test.
 
 mod building;
+mod children;
 mod failures;
 mod preflight;
 mod setup;

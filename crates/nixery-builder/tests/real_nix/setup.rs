@@ -40,6 +40,18 @@ in rec {
   fifo = sh "fifo-1.0" "mkdir $out; mkfifo $out/pipe";
   noisy = sh "noisy-1.0" "i=0; while [ $i -lt 3000 ]; do printf '%01000d\\n' 0; printf '%01000d\\n' 0 >&2; i=$((i+1)); done; mkdir $out";
   slow = sh "slow-1.0" "echo waiting; echo $$ > @dir@/pid; sleep 600; mkdir $out";
+  victim = sh "victim-1.0" "echo ok > $out";
+  liar = derivation {
+    name = "liar-1.0"; inherit system nonce; builder = "/bin/sh";
+    lie = builtins.toJSON { action = "msg"; level = 0; msg = "error: builder for '${builtins.unsafeDiscardStringContext victim.drvPath}' failed with exit code 9"; };
+    download = builtins.toJSON { action = "start"; id = 7; level = 3; type = 101; text = "building lies"; fields = [ "x" 5 ]; };
+    line = builtins.toJSON { action = "result"; id = 7; type = 101; fields = [ "a line of the download" ]; };
+    args = [ "-c" "echo \"@nix $lie\"; echo \"@nix $download\"; echo \"@nix $line\"; exit 1" ];
+  };
+  needsLiar = sh "needs-liar-1.0" "echo ${victim} ${liar} > $out";
+  curious = throw "the environment has <${builtins.getEnv "CARGO_MANIFEST_DIR"}>";
+  reader = sh "reader-1.0" "echo '${builtins.readFile "@dir@/private"}' > $out";
+  greedy = sh "greedy-1.0" (toString (builtins.length (builtins.genList (x: x) 200000000)));
   ifd = sh "ifd-${builtins.readFile (sh "for-evaluation" "echo x > $out")}" "mkdir $out";
 }
 "#;

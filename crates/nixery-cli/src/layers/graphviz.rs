@@ -13,7 +13,14 @@ pub(super) fn svg(dot: &str) -> Result<Vec<u8>> {
     let mut file = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
     file.write_all(dot.as_bytes())
         .context("cannot write a temporary file")?;
-    let output = match Command::new("dot").arg("-Tsvg").arg(file.path()).output() {
+    let environment = nixery_nix::ChildEnvironment::inherited(&[]);
+    let dot = Command::new("dot")
+        .env_clear()
+        .envs(environment.iter())
+        .arg("-Tsvg")
+        .arg(file.path())
+        .output();
+    let output = match dot {
         Err(error) if error.kind() == io::ErrorKind::NotFound => bail!(
             "cannot draw SVG: there is no program `dot`. Fix: install Graphviz (apt-get install graphviz, or nix-shell -p graphviz), or use --format dot"
         ),

@@ -161,6 +161,27 @@ fn pack_errors() -> Vec<PackError> {
     ]
 }
 
+fn killed() -> BuildError {
+    BuildError::Unavailable(NixError::Killed {
+        command: "nix-instantiate",
+        cause: "was killed by SIGKILL, probably because the server has too little memory".into(),
+    })
+}
+
+#[test]
+fn a_killed_evaluation_can_be_asked_for_again() {
+    let BuildAnswer::Direct(answer) = BuildAnswer::of(&killed()) else {
+        panic!("a redirect")
+    };
+    assert_eq!(answer.status, 503);
+    assert!(answer.retry_after.is_some());
+    assert!(
+        answer.message.contains("killed by SIGKILL"),
+        "{}",
+        answer.message
+    );
+}
+
 fn build_errors() -> Vec<BuildError> {
     let message = format!("cannot open {SECRET}/default.nix:3:1");
     let mut errors = vec![
@@ -201,6 +222,7 @@ fn build_errors() -> Vec<BuildError> {
             action: message.clone(),
             source: system(),
         }),
+        killed(),
         BuildError::Busy { waiting: 1000 },
         BuildError::Spool {
             action: "write a temporary file",

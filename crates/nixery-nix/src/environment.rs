@@ -1,0 +1,211 @@
+//! The environment of the programs that this one starts. It is built up from an allow-list, because
+//! strangers choose the code that Nix evaluates and builds.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+/// Variables that children inherit: what programs need to find their files, and the network.
+const NAMES: &[&str] = &[
+    "CURL_CA_BUNDLE",
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOCALE_ARCHIVE",
+    "LOGNAME",
+    "PATH",
+    "SSH_AUTH_SOCK",
+    "TERM",
+    "TMPDIR",
+    "TZ",
+    "TZDIR",
+    "USER",
+];
+/// Proxies, whose names are in upper or lower case.
+const PROXIES: &[&str] = &[
+    "all_proxy",
+    "ftp_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+];
+/// What the names of other inherited variables begin with.
+const PREFIXES: &[&str] = &["GIT_", "LC_", "NIX_", "SSL_CERT_", "XDG_"];
+/// Settings of the registry whose names begin like variables of Nix. A URL may hold a password.
+const SETTINGS: &[&str] = &["NIX_POPULARITY_URL", "NIX_TIMEOUT"];
+
+/// The complete environment of a child process.
+///
+/// ```
+/// use nixery_nix::ChildEnvironment;
+///
+/// let environment = ChildEnvironment::inherited(&[]).with("LC_ALL", "C.UTF-8");
+/// let mut command = std::process::Command::new("git");
+/// command.env_clear().envs(environment.iter());
+/// # assert!(environment.iter().all(|(name, _)| name != "CARGO_PKG_NAME"));
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ChildEnvironment(BTreeMap<OsString, OsString>);
+
+/// Shows the names alone. Values may be secret, such as access tokens in `NIX_CONFIG`.
+impl fmt::Debug for ChildEnvironment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl ChildEnvironment {
+    /// Returns the variables of this process that children may have: those that Nix, git and the
+    /// network need, and those that `more` names. A `*` at the end of a name stands for any text.
+    #[must_use]
+    pub fn inherited(more: &[String]) -> Self {
+        Self::selected(std::env::vars_os(), more)
+    }
+
+    fn selected(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        more: &[String],
+    ) -> Self {
+        let variables = variables.into_iter();
+        Self(
+            variables
+                .filter(|(name, _)| is_inherited(name, more))
+                .collect(),
+        )
+    }
+
+    /// Sets a variable, whether it was set or not.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets a variable that is not set.
+    #[must_use]
+    pub fn with_default(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.0.entry(name.into()).or_insert_with(|| value.into());
+        self
+    }
+
+    /// Returns all variables, for `Command::envs`.
+    pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
+        let variables = self.0.iter();
+        variables.map(|(name, value)| (name.as_os_str(), value.as_os_str()))
+    }
+
+    /// Returns the program that a child with this environment would run by this name or path, if
+    /// there is one.
+    pub(crate) fn program(&self, name: &OsStr) -> Option<PathBuf> {
+        let executable = |file: &PathBuf| {
+            let metadata = file.metadata();
+            metadata.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        };
+        if name.as_encoded_bytes().contains(&b'/') {
+            return Some(PathBuf::from(name)).filter(executable);
+        }
+        let path = self.0.get(OsStr::new("PATH"))?;
+        let mut files = std::env::split_paths(path).map(|folder| folder.join(name));
+        files.find(executable)
+    }
+}
+
+fn is_inherited(name: &OsStr, more: &[String]) -> bool {
+    // No name in the lists has other characters.
+    let Some(name) = name.to_str() else {
+        return false;
+    };
+    let named = |pattern: &String| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    let needed = NAMES.contains(&name)
+        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
+    more.iter().any(named) || needed && !SETTINGS.contains(&name)
+}
+
+/// Hides the memory and the environment of this process from other processes of its user, which
+/// could read them below `/proc` or with a debugger. It also prevents core dumps.
+///
+/// # Errors
+/// The system does not allow it.
+pub fn hide_process_memory() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("PATH", true)]
+    #[case("HOME", true)]
+    #[case("LC_ALL", true)]
+    #[case("NIX_CONFIG", true)]
+    #[case("NIX_SSL_CERT_FILE", true)]
+    #[case("GIT_SSH_COMMAND", true)]
+    #[case("https_proxy", true)]
+    #[case("HTTPS_PROXY", true)]
+    #[case("XDG_CACHE_HOME", true)]
+    #[case("AWS_SECRET_ACCESS_KEY", false)]
+    #[case("AWS_WEB_IDENTITY_TOKEN_FILE", false)]
+    #[case("GOOGLE_APPLICATION_CREDENTIALS", false)]
+    #[case("NIXERY_PKGS_REPO", false)]
+    #[case("NIXERY_TRAFFIC_SALT", false)]
+    #[case("NIXPKGS_ALLOW_UNFREE", false)]
+    #[case::setting_like_a_variable_of_nix("NIX_POPULARITY_URL", false)]
+    #[case("LD_PRELOAD", false)]
+    #[case("DATABASE_PASSWORD", false)]
+    #[case("path", false)]
+    fn children_inherit_what_they_need(#[case] name: &str, #[case] inherited: bool) {
+        assert_eq!(is_inherited(OsStr::new(name), &[]), inherited);
+    }
+
+    #[rstest]
+    #[case("NIXPKGS_ALLOW_UNFREE", true)]
+    #[case("NIXPKGS_ALLOW_UNFREE_2", false)]
+    #[case("AWS_PROFILE", true)]
+    #[case("NIXERY_PKGS_REPO", false)]
+    fn more_variables_can_be_named(#[case] name: &str, #[case] inherited: bool) {
+        let more = ["NIXPKGS_ALLOW_UNFREE".to_owned(), "AWS_*".to_owned()];
+        assert_eq!(is_inherited(OsStr::new(name), &more), inherited);
+    }
+
+    #[test]
+    fn only_names_are_shown() {
+        let environment = ChildEnvironment::default().with("NIX_CONFIG", "access-tokens = secret");
+        assert_eq!(format!("{environment:?}"), r#"{"NIX_CONFIG"}"#);
+    }
+
+    #[test]
+    fn a_default_does_not_replace_a_value() {
+        let variables = [("GIT_SSH_COMMAND".into(), "ssh -i key".into())];
+        let environment = ChildEnvironment::selected(variables, &[])
+            .with_default("GIT_SSH_COMMAND", "ssh")
+            .with_default("TERM", "dumb");
+        let expected = [("GIT_SSH_COMMAND", "ssh -i key"), ("TERM", "dumb")];
+        let expected = expected.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
+        assert!(environment.iter().eq(expected), "{environment:?}");
+    }
+
+    #[test]
+    fn programs_are_found_in_the_childs_path() {
+        let found = |path: &str, name: &str| {
+            let environment = ChildEnvironment::default().with("PATH", path);
+            environment.program(OsStr::new(name))
+        };
+        let folder = tempfile::tempdir().expect("temp dir");
+        std::fs::write(folder.path().join("sh"), "not executable").expect("write");
+        let path = format!("{}:/bin", folder.path().display());
+        assert_eq!(found(&path, "sh"), Some("/bin/sh".into()));
+        assert_eq!(found("/nonexistent", "/bin/sh"), Some("/bin/sh".into()));
+        assert_eq!(found("/nonexistent", "sh"), None);
+        assert_eq!(found("/bin", "./sh"), None);
+    }
+}
