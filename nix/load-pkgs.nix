@@ -2,7 +2,8 @@
 #
 #   srcType   srcArgs
 #   nixpkgs   a channel ("nixos-26.05") or a commit of nixpkgs (40 hex digits)
-#   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch
+#   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch;
+#             "description" is for messages, if the URL is not that of the repository
 #   path      an absolute path of a directory with a default.nix, or of a .nix file
 #
 # Returns an attribute set of packages for `system`. Every argument is data: nothing is inserted into Nix code.
@@ -93,7 +94,9 @@ let
   };
 
   description =
-    if srcType == "git" then
+    if srcType == "git" && git ? description then
+      git.description
+    else if srcType == "git" then
       "git repository ${git.url}"
       + (if git ? rev then ", commit ${git.rev}" else if git ? ref then ", branch ${git.ref}" else "")
     else if srcType == "path" then
