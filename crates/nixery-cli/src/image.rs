@@ -60,6 +60,7 @@ pub(crate) fn describe(phase: Phase) -> &'static str {
     match phase {
         Phase::Queued | Phase::Done | Phase::Failed => "",
         Phase::Waiting => "waiting for another server that builds the image",
+        Phase::Fetch => "fetching the package source",
         Phase::Evaluate => "evaluating the packages",
         Phase::Realise => "building or fetching the packages",
         Phase::Graph => "reading the reference graph",
