@@ -104,6 +104,9 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
 pub fn nix(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     let mut config = NixCliConfig::new(spool);
     config.nix_dir.clone_from(&settings.nix_dir);
+    config.refs = settings.refs.clone();
+    config.any_commit = settings.any_commit;
+    config.restrict_eval = settings.restrict_eval;
     config.evaluate_timeout = settings.evaluate_timeout;
     config.realise_timeout = settings.realise_timeout;
     config.max_jobs = settings.max_jobs;
