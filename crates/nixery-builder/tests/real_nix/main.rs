@@ -6,6 +6,7 @@
 
 mod building;
 mod failures;
+mod git;
 mod preflight;
 mod setup;
 mod stopping;
