@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use nixery_core::ResolvedSource;
 use serde_json::Value;
 
-use crate::cli::strings;
 use crate::git::MirroredSource;
 
 /// What nixpkgs is fetched from, see `nix/load-pkgs.nix`.
@@ -68,7 +67,9 @@ pub(crate) fn arguments(
     set: &PackageSet,
     restricted: bool,
 ) -> Vec<OsString> {
-    let mut args = strings([
+    let mut args: Vec<OsString> = Vec::new();
+    let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
+    add(&[
         "--eval",
         "--json",
         "--strict",
@@ -81,24 +82,21 @@ pub(crate) fn arguments(
         "internal-json",
     ]);
     if restricted {
-        args.extend(strings(["--option", "restrict-eval", "true"]));
+        add(&["--option", "restrict-eval", "true"]);
     }
+    if !set.urls.is_empty() {
+        // Besides those that nix.conf allows.
+        add(&["--option", "extra-allowed-uris", &set.urls.join(" ")]);
+    }
+    add(&["--argstr", "request", &request.to_string()]);
     let code = file.parent().unwrap_or(file);
-    let names = std::iter::repeat("nixery-packages");
-    let named = [("nixery-code", code)].into_iter();
-    let named = named.chain(names.zip(set.paths.iter().map(PathBuf::as_path)));
-    for (name, path) in named {
-        let mut entry = OsString::from(format!("{name}="));
+    let packages = set.paths.iter().map(|path| ("packages", path.as_path()));
+    for (name, path) in std::iter::once(("code", code)).chain(packages) {
+        let mut entry = OsString::from(format!("nixery-{name}="));
         entry.push(path);
         args.extend(["-I".into(), entry]);
     }
-    if !set.urls.is_empty() {
-        let urls = set.urls.join(" ");
-        // Besides those that nix.conf allows.
-        args.extend(strings(["--option", "extra-allowed-uris", &urls]));
-    }
     args.push(file.into());
-    args.extend(strings(["--argstr", "request", &request.to_string()]));
     args
 }
 

@@ -34,13 +34,14 @@ pub use build_log::BuildLog;
 pub use cli::{
     DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli, NixCliConfig, NixCliError,
 };
-pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, reference_graph};
 pub use error::{NixError, PackageError};
 pub use git::{RefPatternError, RefPatterns};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
+
+pub use nixery_core::hide_credentials;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use nixery_core::hide_credentials;
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -21,7 +22,7 @@ use super::folder::Folder;
 use super::patterns::{MIRRORED, NAMED, RefPatterns, is_ref_part};
 use super::remote::Remote;
 use crate::build_log::BuildLog;
-use crate::client_text::{client_message, hide_credentials};
+use crate::client_text::client_message;
 use crate::{NixError, PackageError};
 
 /// The commit of the repository's `HEAD`, which names its default branch.

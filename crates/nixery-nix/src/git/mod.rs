@@ -11,13 +11,12 @@ use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nixery_core::ResolvedSource;
+use nixery_core::{ResolvedSource, hide_credentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::build_log::BuildLog;
-use crate::client_text::hide_credentials;
 use crate::{NixError, PackageError};
 use mirror::{Mirror, Revision};
 use remote::Remote;
@@ -37,7 +36,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
 
 /// What a git source is, as [`ResolvedSource::src_args`] has it. The order of the fields is part of
 /// cache keys.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct GitArguments {
     #[serde(rename = "ref", default, skip_serializing_if = "Option::is_none")]
     reference: Option<String>,
