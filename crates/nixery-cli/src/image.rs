@@ -39,7 +39,7 @@ pub(crate) async fn graph(
     reporter: &Reporter,
 ) -> Result<ReferenceGraph> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let nix = setup::nix(settings, folder.path())?;
+    let nix = setup::nix(settings, folder.path(), setup::user_mirrors())?;
     let log = BuildLog::default();
     let packages = format!("{} packages", request.packages.len());
     let mut entered = |step: ClosureStep| {
