@@ -67,6 +67,7 @@ let
   # Nix before 2.20 fetches one branch, "master" unless one is named, and looks for the commit there: it needs every
   # ref to find a commit of another branch. Later ones ask the server for its default branch and for the commit
   # itself, and need not fetch the history.
+  # A mirror (with a description) is read where it is, and has no more history than its repository.
   fetchesCommits = builtins.compareVersions builtins.nixVersion "2.20" >= 0;
 
   fetched = {
@@ -80,7 +81,7 @@ let
       // (if git ? rev then { inherit (git) rev; } else { })
       // (if git ? ref then { inherit (git) ref; } else { })
       // (
-        if fetchesCommits then { shallow = true; }
+        if fetchesCommits || git ? description then { shallow = true; }
         else if git ? rev then { allRefs = true; }
         else { ref = git.ref or "HEAD"; }
       )

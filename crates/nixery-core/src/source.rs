@@ -125,8 +125,10 @@ impl PackageSource {
         // `user:a/b@host` without encoding is the host `user` to git, with the rest in its
         // messages.
         let port = host.rsplit_once(']').map_or(host, |(_, port)| port);
-        let port = port.split_once(':').map_or("", |(_, port)| port);
-        if url.is_some() && !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Some((_, port)) = port.split_once(':')
+            && url.is_some()
+            && (port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             return invalid(SourceRule::RepositoryPort);
         }
         Ok(Self::Git {

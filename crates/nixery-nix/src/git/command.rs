@@ -4,12 +4,16 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
 use crate::NixError;
 use crate::build_log::clean_line;
 use crate::command::{self, CommandSpec};
 
 /// Time for a command that reads the mirror. In a large repository git walks all of its history.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(120);
+/// Commands that read one mirror at once.
+const MOST_LOCAL: usize = 4;
 /// Bytes of output that are kept: far more than the names of some refs.
 const MAX_STDOUT: usize = 1024 * 1024;
 /// Lines of messages that are kept.
@@ -41,6 +45,8 @@ pub(super) struct GitOutput {
 pub(super) struct Git {
     /// Variables of every command.
     env: Vec<(String, String)>,
+    /// Limits the commands that read the mirror: clients cause several with each name.
+    local: Semaphore,
 }
 
 impl Git {
@@ -49,7 +55,8 @@ impl Git {
         // Messages are parsed. Commits are what their names say.
         let own = [("LC_ALL", "C"), ("GIT_NO_REPLACE_OBJECTS", "1")];
         env.extend(own.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        Self { env }
+        let local = Semaphore::new(MOST_LOCAL);
+        Self { env, local }
     }
 
     /// The number of entries of git's configuration that the environment has.
@@ -83,6 +90,8 @@ impl Git {
         args: &[&str],
     ) -> Result<GitOutput, NixError> {
         let args = with_repository(repository, args);
+        // It is never closed.
+        let _permit = self.local.acquire().await.ok();
         self.run(args, Vec::new(), LOCAL_TIMEOUT).await
     }
 

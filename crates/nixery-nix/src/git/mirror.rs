@@ -463,6 +463,8 @@ impl Mirror {
             "--force",
             prune,
             "--no-tags",
+            // The repository may lack a part of its history.
+            "--update-shallow",
             "--no-write-fetch-head",
             "--no-auto-maintenance",
             "--",

@@ -387,6 +387,22 @@ async fn a_repository_without_a_default_branch_has_its_branches() {
 
 #[tokio::test]
 #[ignore = "needs git: run make test"]
+async fn a_repository_may_lack_a_part_of_its_history() {
+    let fixture = Fixture::new();
+    let shallow = fixture.dir.path().join("shallow");
+    let clone = ["clone", "-q", "--depth=1", &fixture.address()];
+    git(
+        fixture.dir.path(),
+        &[&clone[..], &[&shallow.to_string_lossy()]].concat(),
+    );
+    let (mirrors, address) = (fixture.mirrors(), format!("file://{}", shallow.display()));
+    let found = commit(&mirrors, &source(&address, "latest")).await;
+    assert_eq!(found.expect("exists"), fixture.commit_of("trunk"));
+    unknown(commit(&mirrors, &source(&address, &fixture.commit_of("old"))).await);
+}
+
+#[tokio::test]
+#[ignore = "needs git: run make test"]
 async fn a_repository_that_is_away_is_named_without_its_path() {
     let fixture = Fixture::new();
     let address = format!("file://{}/nowhere", fixture.dir.path().display());
