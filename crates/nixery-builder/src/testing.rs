@@ -109,8 +109,9 @@ impl Nix for FakeNix {
             revision: "`main`".to_owned(),
             examples: Vec::new(),
         })?;
+        let pinned = format!(r#""rev":"{commit}","url""#);
         Ok(ResolvedSource {
-            src_args: format!(r#"{{"rev":"{commit}","url":"https://example.org/pkgs"}}"#),
+            src_args: source.src_args.replace(r#""url""#, &pinned),
             revision: Some(commit.to_owned()),
             ..source.clone()
         })

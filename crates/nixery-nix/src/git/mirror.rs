@@ -377,7 +377,7 @@ impl Mirror {
 
     /// Brings the refs of the mirror up to date. Returns the reason for clients if that fails.
     async fn fetch(&self, copy: &Copy, log: &BuildLog) -> Result<Result<(), String>, NixError> {
-        log.push(&format!("fetching {}", hide_credentials(&self.remote.url)));
+        log.push(&format!("fetching {}", client_message(&self.remote.url)));
         let deadline = Instant::now() + self.options.timeout;
         let _right = match self.right_to_fetch(copy, deadline).await? {
             Ok(right) => right,
