@@ -74,12 +74,12 @@ pub(super) struct Mirror {
     git: Arc<Git>,
     /// The name of its folder.
     name: String,
-    copy: Mutex<Option<Arc<Copy>>>,
+    copy: Mutex<Option<Arc<LocalCopy>>>,
 }
 
 /// The files of a mirror, as long as nothing is wrong with them.
 #[derive(Debug)]
-struct Copy {
+struct LocalCopy {
     folder: Folder,
     repository: PathBuf,
     damaged: AtomicBool,
@@ -101,7 +101,7 @@ struct LastFetch {
     result: Result<(), String>,
 }
 
-impl Copy {
+impl LocalCopy {
     fn accept(&self, commit: &str) {
         let accepted = self.accepted.lock();
         let mut accepted = accepted.unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +153,7 @@ impl Mirror {
 
     async fn resolve_in(
         &self,
-        copy: &Copy,
+        copy: &LocalCopy,
         revision: Revision<'_>,
         log: &BuildLog,
     ) -> Result<String, NixError> {
@@ -198,7 +198,7 @@ impl Mirror {
     }
 
     /// Returns the files of the mirror, which are made if they are not there or damaged.
-    async fn copy(&self) -> Result<Arc<Copy>, NixError> {
+    async fn copy(&self) -> Result<Arc<LocalCopy>, NixError> {
         let mut current = self.copy.lock().await;
         if let Some(copy) = current.as_ref().filter(|copy| copy.is_sound()) {
             return Ok(Arc::clone(copy));
@@ -229,7 +229,7 @@ impl Mirror {
                 return Err(failed(io::Error::other(made.messages.join(" "))));
             }
         }
-        let copy = Arc::new(Copy {
+        let copy = Arc::new(LocalCopy {
             folder,
             repository,
             damaged: AtomicBool::new(false),
@@ -243,7 +243,7 @@ impl Mirror {
     }
 
     /// Runs a command on the mirror that succeeds on an undamaged one, and returns what it prints.
-    async fn read(&self, copy: &Copy, args: &[&str]) -> Result<String, NixError> {
+    async fn read(&self, copy: &LocalCopy, args: &[&str]) -> Result<String, NixError> {
         let output = self.git.local(&copy.repository, args).await?;
         if output.success {
             return Ok(output.stdout);
@@ -258,7 +258,11 @@ impl Mirror {
     }
 
     /// Returns the commit that a revision is in the mirror, if it is allowed.
-    async fn find(&self, copy: &Copy, revision: Revision<'_>) -> Result<Option<String>, NixError> {
+    async fn find(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+    ) -> Result<Option<String>, NixError> {
         let commit = match revision {
             Revision::Commit(commit) => self.commit_of(copy, commit).await?,
             Revision::Default => self.ref_commit(copy, &[HEAD]).await?,
@@ -285,7 +289,11 @@ impl Mirror {
     }
 
     /// Returns the commit of the first of these refs that exists.
-    async fn ref_commit(&self, copy: &Copy, names: &[&str]) -> Result<Option<String>, NixError> {
+    async fn ref_commit(
+        &self,
+        copy: &LocalCopy,
+        names: &[&str],
+    ) -> Result<Option<String>, NixError> {
         let mut args = vec!["for-each-ref", "--format=%(refname) %(objectname)"];
         args.extend(names);
         // A name also matches refs below it.
@@ -302,7 +310,7 @@ impl Mirror {
     }
 
     /// Returns the commit that the object with this full name is, or that it is a tag of.
-    async fn commit_of(&self, copy: &Copy, object: &str) -> Result<Option<String>, NixError> {
+    async fn commit_of(&self, copy: &LocalCopy, object: &str) -> Result<Option<String>, NixError> {
         let name = format!("{object}^{{commit}}");
         let args = ["rev-parse", "--verify", "--quiet", &name];
         let output = self.git.local(&copy.repository, &args).await?;
@@ -310,7 +318,7 @@ impl Mirror {
     }
 
     /// Whether an allowed ref contains a commit of the mirror.
-    async fn is_contained(&self, copy: &Copy, commit: &str) -> Result<bool, NixError> {
+    async fn is_contained(&self, copy: &LocalCopy, commit: &str) -> Result<bool, NixError> {
         let contains = format!("--contains={commit}");
         let args = [
             "for-each-ref",
@@ -323,7 +331,11 @@ impl Mirror {
     }
 
     /// Returns the error for a revision that does not exist or is not allowed.
-    async fn unknown(&self, copy: &Copy, revision: Revision<'_>) -> Result<PackageError, NixError> {
+    async fn unknown(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+    ) -> Result<PackageError, NixError> {
         let [branches, tags] = NAMED;
         let args = [
             "for-each-ref",
@@ -352,7 +364,7 @@ impl Mirror {
     /// Makes sure that a fetch began at or after `since`. Calls wait for one that runs.
     async fn fetch_since(
         &self,
-        copy: &Copy,
+        copy: &LocalCopy,
         since: Instant,
         log: &BuildLog,
     ) -> Result<(), NixError> {
@@ -376,7 +388,11 @@ impl Mirror {
     }
 
     /// Brings the refs of the mirror up to date. Returns the reason for clients if that fails.
-    async fn fetch(&self, copy: &Copy, log: &BuildLog) -> Result<Result<(), String>, NixError> {
+    async fn fetch(
+        &self,
+        copy: &LocalCopy,
+        log: &BuildLog,
+    ) -> Result<Result<(), String>, NixError> {
         log.push(&format!("fetching {}", client_message(&self.remote.url)));
         let deadline = Instant::now() + self.options.timeout;
         let _right = match self.right_to_fetch(copy, deadline).await? {
@@ -416,7 +432,7 @@ impl Mirror {
     /// Fetches a commit that no allowed ref contains.
     async fn fetch_commit(
         &self,
-        copy: &Copy,
+        copy: &LocalCopy,
         revision: Revision<'_>,
         log: &BuildLog,
     ) -> Result<Option<String>, NixError> {
@@ -452,7 +468,7 @@ impl Mirror {
 
     async fn run_fetch(
         &self,
-        copy: &Copy,
+        copy: &LocalCopy,
         prune: &str,
         refspecs: Vec<String>,
         deadline: Instant,
@@ -491,7 +507,7 @@ impl Mirror {
     /// Waits until no other process fetches into the mirror. The right ends with the file.
     async fn right_to_fetch(
         &self,
-        copy: &Copy,
+        copy: &LocalCopy,
         deadline: Instant,
     ) -> Result<Result<File, String>, NixError> {
         loop {
@@ -509,7 +525,7 @@ impl Mirror {
 
     /// Returns the reason of a failed fetch for clients, and notes if it is that the mirror is
     /// damaged.
-    fn failure(&self, copy: &Copy, output: &GitOutput) -> String {
+    fn failure(&self, copy: &LocalCopy, output: &GitOutput) -> String {
         let url = hide_credentials(&self.remote.url);
         tracing::warn!(%url, messages = %output.messages.join(" | "), "a git repository cannot be fetched");
         if output.timed_out {
@@ -535,7 +551,7 @@ impl Mirror {
     }
 
     /// Lets git pack the objects of many fetches into few files, in the background.
-    fn maintain(&self, copy: &Copy) {
+    fn maintain(&self, copy: &LocalCopy) {
         let Ok(alone) = Arc::clone(&copy.is_maintained).try_lock_owned() else {
             return;
         };
