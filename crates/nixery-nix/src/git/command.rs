@@ -33,11 +33,18 @@ const CONFIGURATION: [&str; 5] = [
 /// What a command of git printed.
 #[derive(Debug)]
 pub(super) struct GitOutput {
-    pub(super) success: bool,
+    /// Its exit code; `None` if it was stopped or killed.
+    pub(super) code: Option<i32>,
     pub(super) timed_out: bool,
     pub(super) stdout: String,
     /// The first lines of its messages.
     pub(super) messages: Vec<String>,
+}
+
+impl GitOutput {
+    pub(super) fn success(&self) -> bool {
+        self.code == Some(0)
+    }
 }
 
 /// How git runs for one repository.
@@ -136,7 +143,7 @@ impl Git {
             source,
         })?;
         Ok(GitOutput {
-            success: finished.status.success() && !finished.timed_out,
+            code: finished.status.code().filter(|_| !finished.timed_out),
             timed_out: finished.timed_out,
             stdout: String::from_utf8_lossy(&finished.stdout).into_owned(),
             messages,

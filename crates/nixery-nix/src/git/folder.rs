@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 const IN_USE: &str = "lock";
 /// Held by the process that fetches.
 const FETCH: &str = "fetch.lock";
+/// Held by the process that packs the objects of the repository.
+const MAINTENANCE: &str = "maintenance.lock";
 /// The repository. It is not a bare one: Nix reads those through a copy of its own.
 const REPOSITORY: &str = "repository";
 /// Mirrors that are kept, of the repositories and refs that were used last.
@@ -64,7 +66,19 @@ impl Folder {
     /// # Errors
     /// The file cannot be made.
     pub(super) fn try_fetch(&self) -> io::Result<Option<File>> {
-        let lock = File::create(self.path.join(FETCH))?;
+        self.try_lock(FETCH)
+    }
+
+    /// Returns the right to pack objects, unless another process has it.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub(super) fn try_maintain(&self) -> io::Result<Option<File>> {
+        self.try_lock(MAINTENANCE)
+    }
+
+    fn try_lock(&self, name: &str) -> io::Result<Option<File>> {
+        let lock = File::create(self.path.join(name))?;
         match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -73,8 +87,12 @@ impl Folder {
     }
 
     /// Removes what a killed git left behind: locks, which make later fetches fail, and parts of
-    /// packs. Nothing else may fetch meanwhile.
+    /// packs. The caller has the right to fetch.
     pub(super) fn remove_leftovers(&self) {
+        // Else they may belong to a process that is at work.
+        let Ok(Some(_right)) = self.try_maintain() else {
+            return;
+        };
         let git = self.repository().join(".git");
         let is_lock = |name: &str| name.ends_with(".lock");
         remove_files(&git, false, is_lock);
@@ -226,6 +244,14 @@ mod tests {
         for name in left {
             assert!(!git.join(name).exists(), "{name}");
         }
+        fs::write(git.join(left[0]), "").expect("write");
+        let other = Folder::open(dir.path(), "x").expect("opens");
+        let right = other.try_maintain().expect("works");
+        folder.remove_leftovers();
+        assert!(git.join(left[0]).exists(), "another process is at work");
+        drop(right);
+        folder.remove_leftovers();
+        assert!(!git.join(left[0]).exists());
         assert!(folder.has_repository());
         folder.remove_repository().expect("removes");
         assert!(!folder.has_repository());

@@ -87,7 +87,6 @@ struct LocalCopy {
     last_fetch: Mutex<Option<LastFetch>>,
     /// Whether a fetch was begun and did not end well.
     unclean: AtomicBool,
-    is_maintained: Arc<Mutex<()>>,
     /// Commits that were found in an allowed ref. A package set that was accepted is built even if
     /// its branch moves meanwhile.
     accepted: std::sync::Mutex<HashSet<String>>,
@@ -225,7 +224,7 @@ impl Mirror {
         let repository = folder.repository();
         if !folder.has_repository() {
             let made = self.git.init(&repository).await?;
-            if !made.success {
+            if !made.success() {
                 return Err(failed(io::Error::other(made.messages.join(" "))));
             }
         }
@@ -235,7 +234,6 @@ impl Mirror {
             damaged: AtomicBool::new(false),
             last_fetch: Mutex::default(),
             unclean: AtomicBool::new(true),
-            is_maintained: Arc::default(),
             accepted: std::sync::Mutex::default(),
         });
         *current = Some(Arc::clone(&copy));
@@ -244,17 +242,23 @@ impl Mirror {
 
     /// Runs a command on the mirror that succeeds on an undamaged one, and returns what it prints.
     async fn read(&self, copy: &LocalCopy, args: &[&str]) -> Result<String, NixError> {
-        let output = self.git.local(&copy.repository, args).await?;
-        if output.success {
+        let output = self.run_local(copy, args).await?;
+        if output.success() {
             return Ok(output.stdout);
         }
         copy.damaged.store(true, Ordering::Relaxed);
-        Err(NixError::Unavailable {
-            problem:
-                "its copy of the package source cannot be read, and is made again. Fix: try again"
-                    .to_owned(),
-            detail: format!("git {}: {}", args.join(" "), output.messages.join(" ")),
-        })
+        let problem = "its copy of the package source is damaged. Fix: try again";
+        Err(unavailable(problem, args, &output))
+    }
+
+    /// Runs a command on the mirror to its end.
+    async fn run_local(&self, copy: &LocalCopy, args: &[&str]) -> Result<GitOutput, NixError> {
+        let output = self.git.local(&copy.repository, args).await?;
+        if output.code.is_none() {
+            let problem = "git was stopped before its end. Fix: try again";
+            return Err(unavailable(problem, args, &output));
+        }
+        Ok(output)
     }
 
     /// Returns the commit that a revision is in the mirror, if it is allowed.
@@ -313,8 +317,8 @@ impl Mirror {
     async fn commit_of(&self, copy: &LocalCopy, object: &str) -> Result<Option<String>, NixError> {
         let name = format!("{object}^{{commit}}");
         let args = ["rev-parse", "--verify", "--quiet", &name];
-        let output = self.git.local(&copy.repository, &args).await?;
-        Ok(output.success.then(|| output.stdout.trim().to_owned()))
+        let output = self.run_local(copy, &args).await?;
+        Ok(output.success().then(|| output.stdout.trim().to_owned()))
     }
 
     /// Whether an allowed ref contains a commit of the mirror.
@@ -413,7 +417,7 @@ impl Mirror {
             let output = self
                 .run_fetch(copy, "--prune", refspecs.collect(), deadline)
                 .await?;
-            if output.success {
+            if output.success() {
                 self.maintain(copy);
                 break;
             }
@@ -456,7 +460,7 @@ impl Mirror {
         if let Some(fetch) = &mut *last {
             fetch.ended = Instant::now();
         }
-        if !output.success {
+        if !output.success() {
             let text = output.messages.join(" ");
             if text.contains("not our ref") || text.contains("couldn't find remote ref") {
                 return Ok(None);
@@ -496,7 +500,7 @@ impl Mirror {
             let left = deadline.saturating_duration_since(Instant::now());
             let fetch = self.git.remote(&copy.repository, &args, env.clone(), left);
             let output = fetch.await?;
-            copy.unclean.store(!output.success, Ordering::Relaxed);
+            copy.unclean.store(!output.success(), Ordering::Relaxed);
             let is_locked = |line: &String| line.contains(".lock': File exists");
             if was_unclean || !output.messages.iter().any(is_locked) {
                 return Ok(output);
@@ -552,16 +556,16 @@ impl Mirror {
 
     /// Lets git pack the objects of many fetches into few files, in the background.
     fn maintain(&self, copy: &LocalCopy) {
-        let Ok(alone) = Arc::clone(&copy.is_maintained).try_lock_owned() else {
+        let Ok(Some(right)) = copy.folder.try_maintain() else {
             return;
         };
         let (git, repository) = (Arc::clone(&self.git), copy.repository.clone());
         tokio::spawn(async move {
-            let _alone = alone;
+            let _right = right;
             let args = ["gc", "--auto", "--quiet"];
             let run = git.remote(&repository, &args, Vec::new(), MAINTENANCE_TIMEOUT);
             if let Ok(output) = run.await
-                && !output.success
+                && !output.success()
             {
                 let messages = output.messages.join(" | ");
                 tracing::warn!(path = %repository.display(), %messages, "git cannot maintain a mirror");
@@ -578,6 +582,14 @@ const DAMAGE: [&str; 5] = [
     "reference broken",
     "unable to read",
 ];
+
+fn unavailable(problem: &str, args: &[&str], output: &GitOutput) -> NixError {
+    let messages = output.messages.join(" ");
+    NixError::Unavailable {
+        problem: problem.to_owned(),
+        detail: format!("git {}: {messages}", args.join(" ")),
+    }
+}
 
 fn source_error(message: &str) -> NixError {
     let message = message.to_owned();

@@ -155,12 +155,19 @@ impl GitArguments {
         if source.src_type != "git" {
             return Ok(None);
         }
-        let arguments = serde_json::from_str(&source.src_args);
         // The error of the parser may repeat credentials.
-        arguments.map(Some).map_err(|_| {
-            let message = "it is not described as a git repository".to_owned();
-            PackageError::Source { message }.into()
-        })
+        let arguments: Option<Self> = serde_json::from_str(&source.src_args).ok();
+        let is_full = |commit: &String| {
+            let digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            commit.len() == 40 && commit.bytes().all(digit)
+        };
+        match arguments.filter(|arguments| arguments.rev.iter().all(is_full)) {
+            Some(arguments) => Ok(Some(arguments)),
+            None => {
+                let message = "it is not described as a git repository".to_owned();
+                Err(PackageError::Source { message }.into())
+            }
+        }
     }
 
     fn revision(&self) -> Revision<'_> {

@@ -231,6 +231,37 @@ async fn other_revisions_are_refused_with_what_is_allowed() {
     assert_eq!(found.expect("is in a branch"), expected);
 }
 
+/// Programs that use the library write the arguments themselves.
+#[tokio::test]
+async fn arguments_that_are_none_of_a_repository_are_refused() {
+    let fixture = tempfile::tempdir().expect("temp dir");
+    let mirrors = Mirrors::new(MirrorOptions {
+        mirrors: fixture.path().to_owned(),
+        patterns: RefPatterns::default(),
+        any_commit: true,
+        timeout: std::time::Duration::from_secs(60),
+        env: Vec::new(),
+    });
+    for src_args in [
+        "",
+        "{}",
+        r#"{"url":"/x","rev":"main"}"#,
+        r#"{"url":"/x","rev":"--all"}"#,
+    ] {
+        let source = ResolvedSource {
+            src_type: "git",
+            src_args: src_args.to_owned(),
+            revision: None,
+        };
+        not_fetched(commit(&mirrors, &source).await);
+    }
+    let path = PackageSource::path("/x")
+        .expect("valid")
+        .resolve(&Tag::latest());
+    let same = mirrors.resolve(&path, &BuildLog::default()).await;
+    assert_eq!(same.expect("is not one"), path);
+}
+
 #[tokio::test]
 #[ignore = "needs git: run make test"]
 async fn any_commit_is_accepted_only_if_that_is_configured() {
