@@ -2,7 +2,8 @@
 #
 #   srcType   srcArgs
 #   nixpkgs   a channel ("nixos-26.05") or a commit of nixpkgs (40 hex digits)
-#   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch
+#   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch;
+#             "description" is for messages, if the URL is not that of the repository
 #   path      an absolute path of a directory with a default.nix, or of a .nix file
 #
 # Returns an attribute set of packages for `system`. Every argument is data: nothing is inserted into Nix code.
@@ -66,6 +67,7 @@ let
   # Nix before 2.20 fetches one branch, "master" unless one is named, and looks for the commit there: it needs every
   # ref to find a commit of another branch. Later ones ask the server for its default branch and for the commit
   # itself, and need not fetch the history.
+  # A mirror (with a description) is read where it is, and has no more history than its repository.
   fetchesCommits = builtins.compareVersions builtins.nixVersion "2.20" >= 0;
 
   fetched = {
@@ -79,7 +81,7 @@ let
       // (if git ? rev then { inherit (git) rev; } else { })
       // (if git ? ref then { inherit (git) ref; } else { })
       // (
-        if fetchesCommits then { shallow = true; }
+        if fetchesCommits || git ? description then { shallow = true; }
         else if git ? rev then { allRefs = true; }
         else { ref = git.ref or "HEAD"; }
       )
@@ -93,7 +95,9 @@ let
   };
 
   description =
-    if srcType == "git" then
+    if srcType == "git" && git ? description then
+      git.description
+    else if srcType == "git" then
       "git repository ${git.url}"
       + (if git ? rev then ", commit ${git.rev}" else if git ? ref then ", branch ${git.ref}" else "")
     else if srcType == "path" then

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::try_join;
-use nixery_core::{LayerStrategy, ReferenceGraph};
+use nixery_core::{LayerStrategy, ReferenceGraph, ResolvedSource};
 use nixery_manifest::{Digest, assemble};
 use nixery_nix::{Evaluation, EvaluationRequest};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
 
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
@@ -29,8 +30,8 @@ pub(crate) async fn build(
     strategy: Arc<dyn LayerStrategy>,
     handle: &BuildHandle,
 ) -> Result<Built, BuildError> {
-    let (request, source) = (handle.request(), &handle.target().source);
-    let recipe = Recipe::new(&engine.config, &*strategy, request, source);
+    let source = resolve(engine, handle).await?;
+    let recipe = Recipe::new(&engine.config, &*strategy, handle.request(), &source);
 
     // An image of a source that cannot change is found, or waited for, without Nix.
     let pinned = recipe.pinned_key();
@@ -41,7 +42,7 @@ pub(crate) async fn build(
             ImageOrLease::Lease(lease, permit) => (Some(lease), permit),
         },
     };
-    let evaluation = evaluate(engine, handle, may_evaluate).await?;
+    let evaluation = evaluate(engine, handle, &source, may_evaluate).await?;
 
     // Any other image is found by what its packages evaluate to.
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
@@ -75,15 +76,31 @@ pub(crate) async fn build(
     Ok((image, Some(graph)))
 }
 
+/// Finds the revision of the source, before the image is looked up: a revision that is not allowed
+/// has no image.
+async fn resolve(engine: &Engine, handle: &BuildHandle) -> Result<ResolvedSource, BuildError> {
+    let source = &handle.target().source;
+    if source.src_type == "git" {
+        handle.enter(Phase::Fetch);
+    }
+    let begun = Instant::now();
+    let resolved = engine.nix.resolve(source, handle.log()).await;
+    let resolved = resolved.map_err(|error| BuildError::from_nix(error, Phase::Fetch))?;
+    if resolved.revision.is_some() {
+        handle.source_is_read(begun);
+    }
+    Ok(resolved)
+}
+
 async fn evaluate(
     engine: &Engine,
     handle: &BuildHandle,
+    source: &ResolvedSource,
     _permit: OwnedSemaphorePermit,
 ) -> Result<Evaluation, BuildError> {
     handle.enter(Phase::Evaluate);
-    handle.evaluation_begins();
-    let source = handle.target().source.clone();
-    let request = EvaluationRequest::for_image(&handle.request().name, source);
+    handle.source_is_read(Instant::now());
+    let request = EvaluationRequest::for_image(&handle.request().name, source.clone());
     let evaluation = engine.nix.evaluate(&request, handle.log()).await;
     evaluation.map_err(|error| BuildError::from_nix(error, Phase::Evaluate))
 }

@@ -38,8 +38,8 @@ struct Shared {
     is_refresh: bool,
     started: SystemTime,
     clock: Instant,
-    /// When the evaluation of the source began.
-    evaluated: OnceLock<Instant>,
+    /// When Nix began to read the source.
+    source_read: OnceLock<Instant>,
     log: BuildLog,
     progress: watch::Sender<Progress>,
     times: Mutex<PhaseTimes>,
@@ -77,7 +77,7 @@ impl BuildHandle {
             is_refresh,
             started: SystemTime::now(),
             clock,
-            evaluated: OnceLock::new(),
+            source_read: OnceLock::new(),
             log,
             progress,
             times: Mutex::new(PhaseTimes {
@@ -174,14 +174,14 @@ impl BuildHandle {
         self.0.end.borrow().clone()
     }
 
-    /// Notes that Nix reads the source from now on. Happens at most once in a build.
-    pub(crate) fn evaluation_begins(&self) {
-        let _ = self.0.evaluated.set(Instant::now());
+    /// Notes that Nix reads the source since this time. The first call counts.
+    pub(crate) fn source_is_read(&self, since: Instant) {
+        let _ = self.0.source_read.set(since);
     }
 
-    /// Returns when the evaluation began, or when the build started if it has none.
-    pub(crate) fn evaluated_at(&self) -> Instant {
-        *self.0.evaluated.get().unwrap_or(&self.0.clock)
+    /// Returns when Nix began to read the source, or when the build started if Nix did not read it.
+    pub(crate) fn source_read_at(&self) -> Instant {
+        *self.0.source_read.get().unwrap_or(&self.0.clock)
     }
 
     /// Ends the current phase and begins the next one.

@@ -13,6 +13,8 @@ pub enum Phase {
     Queued,
     /// The build waits for another server on the same store that makes the image.
     Waiting,
+    /// The repository of the package set is fetched.
+    Fetch,
     /// Nix evaluates the packages to derivations.
     Evaluate,
     /// Nix builds or substitutes them.
@@ -39,6 +41,7 @@ impl Phase {
         match self {
             Self::Queued => "queued",
             Self::Waiting => "waiting",
+            Self::Fetch => "fetch",
             Self::Evaluate => "evaluate",
             Self::Realise => "realise",
             Self::Graph => "graph",
@@ -56,6 +59,7 @@ impl Phase {
         match self {
             Self::Queued => "queued",
             Self::Waiting => "waiting for another server that builds the image",
+            Self::Fetch => "fetching the package source",
             Self::Evaluate => "evaluating the Nix code of the packages",
             Self::Realise => "building the packages",
             Self::Graph => "reading the dependencies of the packages",

@@ -11,7 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, StoreRoot, Tag};
+use nixery_core::{
+    ImageName, PackageSource, ReferenceGraph, ResolvedSource, StorePath, StoreRoot, Tag,
+};
 use nixery_manifest::Digest;
 use nixery_nix::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
@@ -48,6 +50,10 @@ pub(crate) struct FakeNix {
     pub(crate) edits: AtomicUsize,
     /// Whether the package set cannot be evaluated.
     pub(crate) unreadable: AtomicBool,
+    /// The commit of every branch of a git source, and how long it takes to fetch it. Without one,
+    /// nothing is allowed.
+    pub(crate) commit: Mutex<Option<&'static str>>,
+    pub(crate) fetch_time: Mutex<Duration>,
     made: Mutex<BTreeSet<StorePath>>,
 }
 
@@ -65,6 +71,8 @@ impl FakeNix {
             packed_unrooted: AtomicBool::new(false),
             edits: AtomicUsize::new(0),
             unreadable: AtomicBool::new(false),
+            commit: Mutex::new(Some(COMMIT)),
+            fetch_time: Mutex::default(),
             made: Mutex::default(),
         }
     }
@@ -84,6 +92,31 @@ impl FakeNix {
 
 #[async_trait]
 impl Nix for FakeNix {
+    async fn resolve(
+        &self,
+        source: &ResolvedSource,
+        _: &BuildLog,
+    ) -> Result<ResolvedSource, NixError> {
+        if source.src_type != "git" {
+            return Ok(source.clone());
+        }
+        let (time, commit) = (
+            *self.fetch_time.lock().expect("not poisoned"),
+            *self.commit.lock().expect("not poisoned"),
+        );
+        tokio::time::sleep(time).await;
+        let commit = commit.ok_or_else(|| PackageError::UnknownRevision {
+            revision: "`main`".to_owned(),
+            examples: Vec::new(),
+        })?;
+        let pinned = format!(r#""rev":"{commit}","url""#);
+        Ok(ResolvedSource {
+            src_args: source.src_args.replace(r#""url""#, &pinned),
+            revision: Some(commit.to_owned()),
+            ..source.clone()
+        })
+    }
+
     async fn evaluate(
         &self,
         request: &EvaluationRequest,
@@ -305,6 +338,11 @@ pub(crate) fn request(name: &str) -> ImageRequest {
         name: ImageName::parse(name).expect("valid"),
         tag: Tag::latest(),
     }
+}
+
+/// Configures a git repository, whose branches move.
+pub(crate) fn git(config: &mut BuilderConfig) {
+    config.source = PackageSource::git("https://example.org/pkgs").expect("valid");
 }
 
 /// Configures a source that cannot change.

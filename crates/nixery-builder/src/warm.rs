@@ -124,7 +124,7 @@ impl WarmImages {
             // that was asked to come back for it would wait for another build, again and again.
             let max_age = self.interval.saturating_mul(STALE_INTERVALS - 1);
             let earliest = now.checked_sub(max_age).unwrap_or(now);
-            Some(build.evaluated_at().max(earliest))
+            Some(build.source_read_at().max(earliest))
         };
         let entry = WarmEntry {
             image: Arc::clone(image),

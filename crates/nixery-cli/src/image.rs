@@ -39,7 +39,7 @@ pub(crate) async fn graph(
     reporter: &Reporter,
 ) -> Result<ReferenceGraph> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let nix = setup::nix(settings, folder.path())?;
+    let nix = setup::nix(settings, folder.path(), setup::user_mirrors())?;
     let log = BuildLog::default();
     let packages = format!("{} packages", request.packages.len());
     let mut entered = |step: ClosureStep| {
@@ -60,6 +60,7 @@ pub(crate) fn describe(phase: Phase) -> &'static str {
     match phase {
         Phase::Queued | Phase::Done | Phase::Failed => "",
         Phase::Waiting => "waiting for another server that builds the image",
+        Phase::Fetch => "fetching the package source",
         Phase::Evaluate => "evaluating the Nix code of the packages",
         Phase::Realise => "building or fetching the packages",
         Phase::Graph => "reading the reference graph",

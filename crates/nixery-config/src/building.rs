@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use nixery_nix::{DEFAULT_EVALUATE_MEMORY, NixStore};
+use nixery_nix::{DEFAULT_EVALUATE_MEMORY, NixStore, RefPatterns};
 
 use crate::arguments::Section;
-use crate::check::Checker;
+use crate::check::{BOOLEANS, Checker};
 use crate::table::{
     EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS,
     MAX_EVALUATIONS, MAX_WAITING, NIX_DIR, NIX_ENV, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
-    NIX_WRAPPER,
+    NIX_WRAPPER, PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL,
 };
 
 /// Limit of times, against typing errors.
@@ -21,6 +21,12 @@ const WEEK: u64 = 7 * 24 * 60 * 60;
 const MAX_LEASE_SECONDS: u64 = 60 * 60;
 /// Limit of counts of processes and threads.
 pub(crate) const MAX_COUNT: usize = 1024;
+
+/// What is allowed as refs.
+const REFS: &str = "patterns of full names of refs, such as refs/heads/main or refs/tags/v*";
+/// The ways to restrict evaluation.
+const RESTRICTIONS: &[(&str, Option<bool>)] =
+    &[("auto", None), ("true", Some(true)), ("false", Some(false))];
 
 /// Checked settings of running Nix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +49,12 @@ pub struct NixSettings {
     pub wrapper: Vec<String>,
     /// Names of more variables that Nix inherits. A `*` at the end stands for any text.
     pub inherited_env: Vec<String>,
+    /// The refs of a git repository that images can be built from.
+    pub refs: RefPatterns,
+    /// Whether images can be built from commits that are in none of them.
+    pub any_commit: bool,
+    /// Whether package sets are evaluated in restricted mode; `None` for git repositories only.
+    pub restrict_eval: Option<bool>,
     /// `--max-jobs`; `None` for Nix's own configuration.
     pub max_jobs: Option<usize>,
     /// Limit of images whose packages are built at once.
@@ -61,7 +73,7 @@ pub struct NixSettings {
 }
 
 impl Section for NixSettings {
-    const GROUPS: &'static [Group] = &[Group::Nix];
+    const GROUPS: &'static [Group] = &[Group::Git, Group::Nix];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
         let cores = cores();
@@ -69,6 +81,11 @@ impl Section for NixSettings {
             let store = NixStore::parse(&uri);
             store
                 .map_err(|error| checker.invalid(&name, &uri, error.allowed))
+                .ok()
+        });
+        let refs = checker.given(PKGS_REFS).and_then(|(name, text)| {
+            let refs = text.parse::<RefPatterns>();
+            refs.map_err(|error| checker.invalid(&name, &text, format_args!("{REFS} ({error})")))
                 .ok()
         });
         Some(Self {
@@ -99,6 +116,9 @@ impl Section for NixSettings {
                     "names of variables separated by spaces; the last character of each may be `*`",
                 )
                 .unwrap_or_default(),
+            refs: refs.unwrap_or_default(),
+            any_commit: checker.choice(PKGS_ANY_COMMIT, BOOLEANS)?,
+            restrict_eval: checker.choice(RESTRICT_EVAL, RESTRICTIONS)?,
             max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MAX_COUNT),
             max_builds: checker
                 .optional_number(MAX_BUILDS, 1..=MAX_COUNT)
@@ -186,6 +206,17 @@ mod tests {
         "NIXERY_NIX_ENV (--nix-env) is \"AWS_* A-B\"; allowed: names of variables"
     )]
     #[case::every_variable(NIX_ENV, "*", "NIXERY_NIX_ENV")]
+    #[case::refs(
+        PKGS_REFS,
+        "main",
+        "NIXERY_PKGS_REFS (--pkgs-refs) is \"main\"; allowed: patterns of full names of refs, such as refs/heads/main"
+    )]
+    #[case::any_commit(PKGS_ANY_COMMIT, "yes", "NIXERY_PKGS_ANY_COMMIT")]
+    #[case::restriction(
+        RESTRICT_EVAL,
+        "yes",
+        "NIXERY_RESTRICT_EVAL (--restrict-eval) is \"yes\"; allowed: auto, true, false"
+    )]
     #[case::jobs(NIX_MAX_JOBS, "all", "NIXERY_NIX_MAX_JOBS (--nix-max-jobs) is \"all\"")]
     #[case::builds(
         MAX_BUILDS,
@@ -236,6 +267,9 @@ mod tests {
         assert_eq!(nix.evaluate_memory, Some(16 << 30));
         assert_eq!((nix.wrapper.len(), nix.inherited_env.len()), (0, 0));
         assert_eq!(nix.max_jobs, None);
+        assert_eq!(nix.refs.to_string(), "refs/heads/* refs/tags/*");
+        assert!(!nix.any_commit);
+        assert_eq!(nix.restrict_eval, None, "what suits the source");
         assert_eq!(nix.eval_interval, None, "what suits the source");
         assert_eq!(nix.max_waiting, DEFAULT_MAX_WAITING);
         assert_eq!(nix.failure_ttl, DEFAULT_FAILURE_TTL);

@@ -67,11 +67,15 @@ impl Section for Settings {
         let layering = LayeringSettings::read(checker);
         let gc = GcSettings::read(checker);
         let traffic = TrafficSettings::read(checker);
+        let (source, mut nix) = (source?, nix?);
+        // The source is known here, so that the check at start restricts what it evaluates as well.
+        let is_git = matches!(source, PackageSource::Git { .. });
+        nix.restrict_eval.get_or_insert(is_git);
         Some(Self {
-            source: source?,
+            source,
             storage: storage?,
             server: server?,
-            nix: nix?,
+            nix,
             layering: layering?,
             gc: gc?,
             traffic: traffic?,

@@ -1,6 +1,6 @@
 //! Opens the blob store, Nix and the builder that settings describe.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,13 +97,22 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
     })
 }
 
-/// Returns Nix by its command-line tools. The built-in Nix files are written to `spool`.
+/// Returns Nix by its command-line tools. The built-in Nix files are written to `spool`, and the
+/// mirrors of git repositories are kept in `mirrors`, by default in a folder of `spool`.
 ///
 /// # Errors
 /// [`SetupError::NixCli`].
-pub fn nix(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
+pub fn nix(
+    settings: &NixSettings,
+    spool: &Path,
+    mirrors: Option<PathBuf>,
+) -> Result<NixCli, SetupError> {
     let mut config = NixCliConfig::new(spool);
+    config.mirror_dir = mirrors;
     config.nix_dir.clone_from(&settings.nix_dir);
+    config.refs = settings.refs.clone();
+    config.any_commit = settings.any_commit;
+    config.restrict_eval = settings.restrict_eval;
     config.evaluate_timeout = settings.evaluate_timeout;
     config.evaluate_memory = settings.evaluate_memory;
     config.realise_timeout = settings.realise_timeout;
@@ -112,6 +121,15 @@ pub fn nix(settings: &NixSettings, spool: &Path) -> Result<NixCli, SetupError> {
     config.max_jobs = settings.max_jobs;
     config.store.clone_from(&settings.store);
     Ok(NixCli::new(config)?)
+}
+
+/// Returns a folder for mirrors in the user's cache, for a command that has no lasting spool.
+#[must_use]
+pub fn user_mirrors() -> Option<PathBuf> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    let cache = cache.filter(|cache| cache.is_absolute())?;
+    Some(cache.join("nixery/git"))
 }
 
 /// Checks whether Nix works, and returns findings that do not prevent builds.

@@ -83,6 +83,20 @@ mod tests {
         assert_eq!(source.kind(), kind);
     }
 
+    #[test]
+    fn a_password_in_a_wrong_address_is_not_repeated() {
+        for address in [
+            "https://user:hunter2@example.org/a b",
+            "https://user:/hunter2@example.org/a",
+            "://user:hunter2@example.org",
+        ] {
+            let message = arguments("", address, "").settings().unwrap_err();
+            let message = message.to_string();
+            assert!(message.contains("NIXERY_PKGS_REPO"), "{message}");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
+    }
+
     #[rstest]
     #[case::two(
         "nixos-26.05",

@@ -109,6 +109,17 @@ settings! {
         PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
             "Local folder or file with a package set";
     }
+    Git "Package sets in git repositories" {
+        PKGS_REFS: "NIXERY_PKGS_REFS" "pkgs-refs" "PATTERNS", Advanced,
+            "Refs that images can be built from, separated by commas or spaces: full names with one `*` at most, such as `refs/heads/main refs/tags/v*`; a commit must be in one of them. Hosts keep changes that strangers propose in others, such as `refs/pull/*`",
+            default "`refs/heads/* refs/tags/*`: all branches and tags";
+        PKGS_ANY_COMMIT: "NIXERY_PKGS_ANY_COMMIT" "pkgs-any-commit" "BOOL", Advanced,
+            "Build from every commit that the host serves, proposed changes and forks included: `true` or `false`",
+            default "false";
+        RESTRICT_EVAL: "NIXERY_RESTRICT_EVAL" "restrict-eval" "WAY", Advanced,
+            "Whether package sets may read only themselves and what `allowed-uris` in nix.conf has, and no environment: `true`, `false` (as nix.conf says), or `auto`: true for git repositories",
+            default "auto";
+    }
     Storage "Blob store" {
         STORAGE_BACKEND: "NIXERY_STORAGE_BACKEND" "storage-backend" "KIND", Shown,
             "Kind of blob store: `filesystem`, `s3` or `gcs`",

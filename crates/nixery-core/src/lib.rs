@@ -108,7 +108,7 @@ pub use plan::{
     Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, PlannedLayer, PlannedPackage,
     Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot, to_table,
 };
-pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule};
+pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule, hide_credentials};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};
 pub use store_root::StoreRoot;
 pub use tag::{MAX_TAG_LEN, Tag, TagError};

@@ -10,7 +10,7 @@ use crate::tag::{Tag, is_commit};
 /// Where the package set comes from.
 ///
 /// Make one with [`channel`](Self::channel), [`git`](Self::git) or [`path`](Self::path), which
-/// refuse what Nix or git would misunderstand. `Display` leaves out a password in a URL.
+/// refuse what Nix or git would misunderstand. `Display` and `Debug` leave out a password in a URL.
 ///
 /// ```
 /// use nixery_core::{PackageSource, Tag};
@@ -25,7 +25,7 @@ use crate::tag::{Tag, is_commit};
 /// assert_eq!(resolved.revision, None, "a branch moves");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum PackageSource {
     /// A nixpkgs channel, `nixos-26.05`, or a nixpkgs commit.
     Channel(String),
@@ -38,8 +38,8 @@ pub enum PackageSource {
     Path(PathBuf),
 }
 
-/// A package source as the Nix code takes it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+/// A package source as the Nix code takes it. `Debug` leaves out a password in a URL.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct ResolvedSource {
     /// `nixpkgs`, `git` or `path`.
     pub src_type: &'static str,
@@ -88,7 +88,7 @@ impl PackageSource {
         let invalid = |rule| {
             Err(SourceError::new(
                 "git repository",
-                &redacted(repository),
+                &without_user(repository),
                 rule,
             ))
         };
@@ -98,8 +98,11 @@ impl PackageSource {
         }
         let url = repository.split_once("://");
         // A host that starts with `-` reaches ssh as an option.
-        let host = url.map_or(repository, |(_, rest)| rest);
-        let host = host.split(['/', ':']).next().unwrap_or_default();
+        let host = match url {
+            Some((_, rest)) => rest.split('/').next(),
+            None => repository.split(['/', ':']).next(),
+        };
+        let host = host.unwrap_or_default();
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
         if repository.starts_with('-') || host.starts_with('-') {
             return invalid(SourceRule::RepositoryOption);
@@ -118,6 +121,15 @@ impl PackageSource {
         };
         if !has_a_form {
             return invalid(SourceRule::RepositoryForm);
+        }
+        // `user:a/b@host` without encoding is the host `user` to git, with the rest in its
+        // messages.
+        let port = host.rsplit_once(']').map_or(host, |(_, port)| port);
+        if let Some((_, port)) = port.split_once(':')
+            && url.is_some()
+            && (port.is_empty() || !port.bytes().all(|byte| byte.is_ascii_digit()))
+        {
+            return invalid(SourceRule::RepositoryPort);
         }
         Ok(Self::Git {
             repository: repository.to_owned(),
@@ -199,6 +211,50 @@ impl fmt::Display for PackageSource {
             Self::Git { repository } => write!(f, "git {}", redacted(repository)),
             Self::Path(path) => write!(f, "path {}", path.display()),
         }
+    }
+}
+
+impl fmt::Debug for PackageSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PackageSource({self})")
+    }
+}
+
+impl fmt::Debug for ResolvedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResolvedSource")
+            .field("src_type", &self.src_type)
+            .field("src_args", &hide_credentials(&self.src_args))
+            .field("revision", &self.revision)
+            .finish()
+    }
+}
+
+/// Returns the text without user names and passwords in URLs: `https://user:secret@host` becomes
+/// `https://host`. A `?` or `#` before an `@` counts as a part of a password, which may hold one
+/// unescaped: too much is removed rather than too little.
+pub fn hide_credentials(text: &str) -> String {
+    let mut rest = text;
+    let mut clean = String::with_capacity(text.len());
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        clean.push_str(before);
+        let end = after.find(|c: char| c == '/' || c.is_whitespace() || "'\"`".contains(c));
+        let authority = &after[..end.unwrap_or(after.len())];
+        rest = match authority.rfind('@') {
+            Some(user) => &after[user + 1..],
+            None => after,
+        };
+    }
+    clean.push_str(rest);
+    clean
+}
+
+/// An address that may be wrong, without all that may be a user name or password.
+fn without_user(address: &str) -> String {
+    match address.split_once("://").zip(address.rsplit_once('@')) {
+        Some(((scheme, _), (_, host))) => format!("{scheme}://…@{host}"),
+        None => address.to_owned(),
     }
 }
 
@@ -288,6 +344,9 @@ pub enum SourceRule {
     /// git's remote helpers, which run commands, are not allowed.
     #[error("uses a transport that runs a command: use a URL, an absolute path or user@host:path")]
     RepositoryTransport,
+    /// A port is a number.
+    #[error("has a port that is not a number: write `/` in a user name or password as %2F")]
+    RepositoryPort,
     /// A repository's address has one of three forms.
     #[error("is not an address: use a URL, an absolute path or user@host:path")]
     RepositoryForm,

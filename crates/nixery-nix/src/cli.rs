@@ -11,7 +11,9 @@ use crate::build_log::BuildLog;
 use crate::code::{ENTRY, write_embedded};
 use crate::command::{self, CommandSpec, Finished};
 use crate::environment::ChildEnvironment;
+use crate::evaluation::{self, PackageSet};
 use crate::failure::{evaluation_error, killed};
+use crate::git::{MirrorOptions, Mirrors, RefPatterns};
 use crate::log_format::{NixLog, short_name};
 use crate::spool::{InstanceDir, SpoolError};
 use crate::{Evaluation, NixError, NixStore};
@@ -22,6 +24,8 @@ const EVALUATOR: &str = "nix-instantiate";
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
 /// Time for a query of the store's database, which at most waits for a lock.
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// The folder of mirrors in the spool directory.
+const MIRRORS: &str = "git";
 /// How much later Nix's own deadline for a builder is than the one here, so that the one here is
 /// reported.
 const NIX_DEADLINE_MARGIN: Duration = Duration::from_secs(2);
@@ -43,9 +47,20 @@ pub struct NixCliConfig {
     /// Directory with `prepare-image.nix`. `None`: the files embedded in this crate, which are
     /// written below `spool_dir`.
     pub nix_dir: Option<PathBuf>,
-    /// Where the embedded files are written while this process runs.
+    /// Where files are written that are of use while this process runs, such as the embedded ones.
     pub spool_dir: PathBuf,
-    /// Most time one evaluation may take, with the download of the package set.
+    /// Where mirrors of git repositories are kept, also for later processes. Several processes may
+    /// share it. `None`: `git` in `spool_dir`.
+    pub mirror_dir: Option<PathBuf>,
+    /// The refs of a git repository that images can be built from.
+    pub refs: RefPatterns,
+    /// Whether images can be built from every commit that the host of a git repository serves.
+    pub any_commit: bool,
+    /// Whether Nix evaluates in its restricted mode, in which package sets read only themselves and
+    /// what `nix.conf` allows. `None`: for git repositories, and otherwise as `nix.conf` says.
+    /// `Some(false)`: as `nix.conf` says.
+    pub restrict_eval: Option<bool>,
+    /// Most time one evaluation may take, or the download of a git repository before it.
     pub evaluate_timeout: Duration,
     /// Most time one realisation may take.
     ///
@@ -76,6 +91,10 @@ impl NixCliConfig {
         Self {
             nix_dir: None,
             spool_dir: spool_dir.into(),
+            mirror_dir: None,
+            refs: RefPatterns::default(),
+            any_commit: false,
+            restrict_eval: None,
             evaluate_timeout: DEFAULT_EVALUATE_TIMEOUT,
             realise_timeout: DEFAULT_REALISE_TIMEOUT,
             inherited_env: Vec::new(),
@@ -117,8 +136,9 @@ pub struct NixCli {
     pub(crate) store_root: StoreRoot,
     /// The environment of Nix.
     pub(crate) environment: ChildEnvironment,
-    /// Where the embedded files are.
-    embedded: Option<InstanceDir>,
+    pub(crate) mirrors: Mirrors,
+    /// Has the embedded files, unless others are configured.
+    pub(crate) instance: InstanceDir,
 }
 
 impl NixCli {
@@ -128,28 +148,35 @@ impl NixCli {
     /// # Errors
     /// The spool directory cannot be used, or `nix_dir` has no Nix code.
     pub fn new(config: NixCliConfig) -> Result<Self, NixCliError> {
-        let embedded = match config.nix_dir {
-            Some(_) => None,
-            None => {
-                let instance = InstanceDir::open(&config.spool_dir)?;
-                let path = instance.path().to_owned();
-                let written = instance.make(write_embedded);
-                written.map_err(|source| SpoolError { path, source })?;
-                Some(instance)
-            }
-        };
-        let embedded_dir = embedded.as_ref().map(InstanceDir::path);
-        let dir = config.nix_dir.as_deref().or(embedded_dir);
-        let path = dir.unwrap_or(&config.spool_dir).join(ENTRY);
+        let instance = InstanceDir::open(&config.spool_dir)?;
+        if config.nix_dir.is_none() {
+            let path = instance.path().to_owned();
+            let written = instance.make(write_embedded);
+            written.map_err(|source| SpoolError { path, source })?;
+        }
+        let dir = config.nix_dir.as_deref().unwrap_or(instance.path());
+        let path = dir.join(ENTRY);
         let entry = path
             .canonicalize()
             .map_err(|source| NixCliError::NixCode { path, source })?;
+        let environment = environment(&config);
+        let mirrors = Mirrors::new(MirrorOptions {
+            mirrors: match &config.mirror_dir {
+                Some(folder) => folder.clone(),
+                None => config.spool_dir.join(MIRRORS),
+            },
+            patterns: config.refs.clone(),
+            any_commit: config.any_commit,
+            timeout: config.evaluate_timeout,
+            env: environment.clone(),
+        });
         Ok(Self {
             store_root: store_root(&config),
-            environment: environment(&config),
+            environment,
             config,
             entry,
-            embedded,
+            mirrors,
+            instance,
         })
     }
 
@@ -237,27 +264,15 @@ impl NixCli {
         packages: &[String],
         log: &BuildLog,
     ) -> Result<Vec<u8>, NixError> {
-        self.restore_embedded()?;
-        let request = serde_json::json!({
-            "srcType": source.src_type,
-            "srcArgs": source.src_args,
-            "system": architecture.nix_system(),
-            field: names,
-        });
-        let mut args = strings([
-            "--eval",
-            "--json",
-            "--strict",
-            "--read-write-mode",
-            "--show-trace",
-            "--option",
-            "allow-import-from-derivation",
-            "false",
-            "--log-format",
-            "internal-json",
-        ]);
-        args.push(self.entry.with_file_name(file).into());
-        args.extend(strings(["--argstr", "request", &request.to_string()]));
+        let set = match self.mirrors.provide(source, log).await? {
+            Some(mirror) => PackageSet::mirrored(source, mirror),
+            None => PackageSet::of(source),
+        };
+        let restricted = self
+            .config
+            .restrict_eval
+            .unwrap_or(source.src_type == "git");
+        let args = self.evaluation(file, &set, architecture, (field, names), restricted)?;
         let timeout = self.config.evaluate_timeout;
         let mut log = NixLog::new(log);
         let finished = self.run(EVALUATOR, args, timeout, &mut log).await?;
@@ -265,6 +280,34 @@ impl NixCli {
             return Err(evaluation_error(&log, packages));
         }
         Ok(finished.stdout)
+    }
+
+    /// Returns the arguments of `nix-instantiate` to evaluate a file of the Nix code.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn evaluation(
+        &self,
+        file: &str,
+        set: &PackageSet,
+        architecture: Architecture,
+        (field, names): (&str, Value),
+        restricted: bool,
+    ) -> Result<Vec<OsString>, NixError> {
+        self.restore_embedded()?;
+        let request = serde_json::json!({
+            "srcType": set.src_type,
+            "srcArgs": set.src_args,
+            "system": architecture.nix_system(),
+            field: names,
+        });
+        let file = self.entry.with_file_name(file);
+        Ok(evaluation::arguments(&file, &request, set, restricted))
+    }
+
+    /// Whether all evaluations are restricted.
+    pub(crate) fn restricts_all(&self) -> bool {
+        self.config.restrict_eval == Some(true)
     }
 
     /// Builds packages with `nix-store` and roots them. Returns whether all were built.
@@ -297,17 +340,15 @@ impl NixCli {
 
     /// Writes the embedded files again if they were deleted.
     fn restore_embedded(&self) -> Result<(), NixError> {
-        match &self.embedded {
-            Some(instance) if !self.entry.exists() => {
-                instance
-                    .make(write_embedded)
-                    .map_err(|source| NixError::Process {
-                        action: "write the built-in Nix code".to_owned(),
-                        source,
-                    })
-            }
-            _ => Ok(()),
+        if self.config.nix_dir.is_some() || self.entry.exists() {
+            return Ok(());
         }
+        self.instance
+            .make(write_embedded)
+            .map_err(|source| NixError::Process {
+                action: "write the built-in Nix code".to_owned(),
+                source,
+            })
     }
 
     /// Returns the requested package that needs `derivation`, or the name of the derivation if no
@@ -329,6 +370,7 @@ impl NixCli {
     }
 }
 
+/// The variables of Nix and git.
 fn environment(config: &NixCliConfig) -> ChildEnvironment {
     let inherited = ChildEnvironment::inherited(&config.inherited_env)
         // Messages are parsed, and names may be any UTF-8.

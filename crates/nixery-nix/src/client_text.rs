@@ -1,5 +1,7 @@
 //! Shortens Nix's messages for clients: no paths of the server, no credentials, one paragraph.
 
+use nixery_core::hide_credentials;
+
 /// Longest message shown to a client, in characters.
 const MAX_CHARS: usize = 600;
 
@@ -17,26 +19,6 @@ pub(crate) fn client_message(text: &str) -> String {
         return line;
     }
     line.chars().take(MAX_CHARS).chain(['…']).collect()
-}
-
-/// Returns the text without user names and passwords in URLs: `https://user:secret@host` becomes
-/// `https://host`. A `?` or `#` before an `@` counts as a part of a password, which may hold one
-/// unescaped: too much is removed rather than too little.
-pub fn hide_credentials(text: &str) -> String {
-    let mut rest = text;
-    let mut clean = String::with_capacity(text.len());
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        clean.push_str(before);
-        let end = after.find(|c: char| c == '/' || c.is_whitespace() || "'\"`".contains(c));
-        let authority = &after[..end.unwrap_or(after.len())];
-        rest = match authority.rfind('@') {
-            Some(user) => &after[user + 1..],
-            None => after,
-        };
-    }
-    clean.push_str(rest);
-    clean
 }
 
 /// Returns the text with absolute paths cut to their last component: `/srv/pkgs/default.nix`

@@ -90,6 +90,11 @@ impl ChildEnvironment {
         self
     }
 
+    /// Returns the value of a variable.
+    pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
     /// Returns all variables, for `Command::envs`.
     pub fn iter(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         let variables = self.0.iter();
@@ -106,7 +111,7 @@ impl ChildEnvironment {
         if name.as_encoded_bytes().contains(&b'/') {
             return Some(PathBuf::from(name)).filter(executable);
         }
-        let path = self.0.get(OsStr::new("PATH"))?;
+        let path = self.get("PATH")?;
         let mut files = std::env::split_paths(path).map(|folder| folder.join(name));
         files.find(executable)
     }

@@ -107,6 +107,17 @@ pub enum PackageError {
         /// The last lines of that builder's output.
         log_tail: Vec<String>,
     },
+    /// The repository of the package set has no such revision, or images cannot be built from it.
+    #[error(
+        "the package source has no {revision} that images can be built from. Fix: use {}a commit that a branch or tag contains",
+        quoted_names(examples)
+    )]
+    UnknownRevision {
+        /// The name of a branch, tag or commit in quotes, or "default branch".
+        revision: String,
+        /// A few branches and tags that exist.
+        examples: Vec<String>,
+    },
     /// The package set itself cannot be fetched.
     #[error("the package source cannot be fetched: {message}")]
     Source {
@@ -123,6 +134,7 @@ impl PackageError {
             Self::NotDerivation { .. } => "not-a-package",
             Self::Evaluation { .. } => "evaluation-failed",
             Self::Failed { .. } => "build-failed",
+            Self::UnknownRevision { .. } => "unknown-revision",
             Self::Source { .. } => "source-unavailable",
         }
     }
@@ -132,7 +144,16 @@ impl PackageError {
         match self {
             Self::NotDerivation { package, .. } | Self::Failed { package, .. } => Some(package),
             Self::Evaluation { package, .. } => package.as_deref(),
-            Self::NotFound { .. } | Self::Source { .. } => None,
+            Self::NotFound { .. } | Self::UnknownRevision { .. } | Self::Source { .. } => None,
         }
+    }
+}
+
+/// Returns the names as the beginning of a list: "`a`, `b` or ".
+fn quoted_names(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match names.len() {
+        0 => String::new(),
+        _ => format!("{} or ", names.join(", ")),
     }
 }

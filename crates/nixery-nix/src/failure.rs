@@ -114,7 +114,7 @@ pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
         packages.iter().find(|package| *package == name).cloned()
     });
     if package.is_some() {
-        let message = client_message(text);
+        let message = evaluation_message(text);
         return PackageError::Evaluation { package, message }.into();
     }
     let fetching = trace.iter().any(|frame| frame.contains("while fetching"))
@@ -136,9 +136,20 @@ pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
         },
         None => NixError::from(PackageError::Evaluation {
             package: None,
-            message: client_message(text),
+            message: evaluation_message(text),
         }),
     }
+}
+
+/// The message of a failed evaluation for clients.
+fn evaluation_message(text: &str) -> String {
+    let message = client_message(text);
+    if !text.contains("restricted mode") {
+        return message;
+    }
+    format!(
+        "{message}. Fix: have the package set read its own files only; the operator can allow URLs with `allowed-uris` in nix.conf, or turn off NIXERY_RESTRICT_EVAL"
+    )
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@ mod code;
 mod command;
 mod environment;
 mod error;
+mod evaluation;
 mod failure;
+mod git;
 mod log_format;
 mod messages;
 mod operations;
@@ -35,14 +37,16 @@ pub use cli::{
     DEFAULT_EVALUATE_MEMORY, DEFAULT_EVALUATE_TIMEOUT, DEFAULT_REALISE_TIMEOUT, NixCli,
     NixCliConfig, NixCliError,
 };
-pub use client_text::hide_credentials;
 pub use closure::{ClosureError, ClosureStep, package_closure};
 pub use environment::{ChildEnvironment, hide_process_memory};
 pub use error::{NixError, PackageError};
+pub use git::{RefPatternError, RefPatterns};
 pub use package_set::{PackageSetEvent, batches, every_package};
 pub use secrets::{add_secret, add_secrets_of_environment, hide_secrets};
 pub use spool::{InstanceDir, SpoolError};
 pub use store::{NixStore, NixStoreError};
+
+pub use nixery_core::hide_credentials;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
@@ -53,9 +57,10 @@ mod readme {}
 /// [`NixCli`] does so with Nix. Another implementation can take the packages from anywhere, if it
 /// keeps the contracts of the methods. For an image the builder calls, in this order:
 ///
-/// 1. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
-/// 2. [`realise`](Self::realise), where no image is stored for the derivations;
-/// 3. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it
+/// 1. [`resolve`](Self::resolve);
+/// 2. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
+/// 3. [`realise`](Self::realise), where no image is stored for the derivations;
+/// 4. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it
 ///    reads the files of these paths below [`store_root`](Self::store_root) to make the root layer.
 ///
 /// It then reads all paths of the graph below the store root and packs them into layers, as the
@@ -78,6 +83,7 @@ mod readme {}
 /// | error | answer of the registry |
 /// |---|---|
 /// | [`NotFound`](PackageError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
+/// | [`UnknownRevision`](PackageError::UnknownRevision) | 404 `MANIFEST_UNKNOWN` with some branches and tags that exist |
 /// | [`NotDerivation`](PackageError::NotDerivation), [`Evaluation`](PackageError::Evaluation), [`Failed`](PackageError::Failed) | 422: the package is at fault; the last URL names it and the reason |
 /// | [`Source`](PackageError::Source) | 422: the package source cannot be fetched |
 /// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |
@@ -86,6 +92,24 @@ mod readme {}
 /// The builder does not store failures: a request that comes later starts again.
 #[async_trait]
 pub trait Nix: Send + Sync + std::fmt::Debug {
+    /// Finds the revision that a source is at now, and checks that images can be built from it.
+    ///
+    /// A source with a [`revision`](ResolvedSource::revision) never changes, and its images are
+    /// cached under its [`src_args`](ResolvedSource::src_args). [`evaluate`](Self::evaluate) is
+    /// called with the returned source. By default it is the same: every revision is allowed, and
+    /// a source without one is evaluated for each image.
+    ///
+    /// # Errors
+    /// [`PackageError::UnknownRevision`], [`PackageError::Source`], or an error for Nix itself.
+    async fn resolve(
+        &self,
+        source: &ResolvedSource,
+        log: &BuildLog,
+    ) -> Result<ResolvedSource, NixError> {
+        let _ = log;
+        Ok(source.clone())
+    }
+
     /// Finds the packages in the package set and determines their store paths, without building
     /// them.
     ///

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use nixery_core::{ReferenceGraph, StorePath, StoreRoot};
+use nixery_core::{ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
 
 use crate::answer::parse_image;
 use crate::build_log::BuildLog;
@@ -16,6 +16,14 @@ use crate::{Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError}
 
 #[async_trait]
 impl Nix for NixCli {
+    async fn resolve(
+        &self,
+        source: &ResolvedSource,
+        log: &BuildLog,
+    ) -> Result<ResolvedSource, NixError> {
+        self.mirrors.resolve(source, log).await
+    }
+
     async fn evaluate(
         &self,
         request: &EvaluationRequest,

@@ -65,6 +65,11 @@ pub async fn every_package(
     report: &mut (dyn FnMut(PackageSetEvent) + Send),
 ) -> Result<(), ClosureError> {
     let log = BuildLog::default();
+    // All parts are of one revision.
+    let source = &nix
+        .resolve(source, &log)
+        .await
+        .map_err(|error| ClosureStep::Evaluate.failed(error))?;
     // At first the package set itself.
     let mut open: Vec<AttributePath> = vec![Vec::new()];
     // Many attributes are other names of a package.

@@ -1,13 +1,16 @@
 //! Checks at start whether Nix works: what would fail later is reported now, in one line each.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use nixery_core::StorePath;
+use nixery_core::{Architecture, PackageSource, StorePath, Tag};
 
+use crate::answer::parse_image;
 use crate::build_log::BuildLog;
 use crate::cli::{NixCli, strings};
+use crate::code::ENTRY;
+use crate::evaluation::PackageSet;
 use crate::log_format::NixLog;
 use crate::messages::obstacle;
 use crate::{Finding, NixError};
@@ -18,17 +21,26 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The oldest Nix that is tested: Debian 12's.
 const OLDEST: (u32, u32) = (2, 8);
 
-/// A derivation that needs nothing but Nix: no shell in the sandbox, no package, no network. With
-/// the nonce Nix builds it each time.
-const TINY: &str = r#"{ nonce }: derivation {
-  name = "nixery-preflight";
-  system = builtins.currentSystem;
-  builder = "builtin:buildenv";
-  derivations = "";
-  manifest = "/${nonce}";
-  allowSubstitutes = false;
-  preferLocalBuild = true;
-}"#;
+/// The package of [`package_set`].
+const TINY: &str = "nixery-preflight";
+
+/// A package set with one derivation that needs nothing but Nix: no shell in the sandbox, no
+/// package, no network. With the nonce Nix builds it each time.
+fn package_set(nonce: &str) -> String {
+    format!(
+        r#"{{ ... }}: {{
+  {TINY} = derivation {{
+    name = "{TINY}";
+    system = builtins.currentSystem;
+    builder = "builtin:buildenv";
+    derivations = "";
+    manifest = "/{nonce}";
+    allowSubstitutes = false;
+    preferLocalBuild = true;
+  }};
+}}"#
+    )
+}
 
 pub(crate) async fn preflight(nix: &NixCli) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -53,13 +65,8 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.unwrap_or_default().as_nanos();
     let nonce = format!("{}-{nanos}", std::process::id());
-    let log_format = strings(["--log-format", "internal-json"]);
-    let mut args = strings(["--expr", TINY, "--argstr", "nonce", &nonce]);
-    args.extend_from_slice(&log_format);
-    let doing = "evaluate a derivation";
-    let derivation = printed_by(nix, "nix-instantiate", args, doing).await?;
-    let mut args = strings(["--realise", &derivation]);
-    args.extend(log_format);
+    let derivation = evaluated(nix, &package_set(&nonce)).await?;
+    let args = strings(["--realise", &derivation, "--log-format", "internal-json"]);
     let built = printed_by(nix, "nix-store", args, "build a derivation").await?;
 
     let root = &nix.store_root;
@@ -75,6 +82,46 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
         "set NIXERY_NIX_STORE (--nix-store) to the store, for example local?root=/mnt/nix; it must \
          be on this machine",
     ))
+}
+
+/// Evaluates the package of a set as an image is evaluated, and returns its derivation.
+async fn evaluated(nix: &NixCli, set: &str) -> Result<String, Finding> {
+    let doing = "evaluate a derivation";
+    let written = nix.instance.make(|dir| {
+        let mut builder = tempfile::Builder::new();
+        let mut file = builder
+            .prefix("preflight-")
+            .suffix(".nix")
+            .tempfile_in(dir)?;
+        file.write_all(set.as_bytes())?;
+        Ok(file)
+    });
+    let file = written.map_err(|error| {
+        Finding::fatal(
+            format!("the spool directory cannot be used: {error}"),
+            "let this user write there, and free space",
+        )
+    })?;
+    let source =
+        PackageSource::path(file.path()).map_err(|error| failed(doing, &error.to_string()))?;
+    let source = PackageSet::of(&source.resolve(&Tag::latest()));
+    let packages = [TINY.to_owned()];
+    let names = ("packages", serde_json::json!(packages));
+    let args = nix.evaluation(
+        ENTRY,
+        &source,
+        Architecture::default(),
+        names,
+        nix.restricts_all(),
+    );
+    let args = args.map_err(|error| failed(doing, &error.to_string()))?;
+    let answer = printed_by(nix, "nix-instantiate", args, doing).await?;
+    let mut evaluation = parse_image(answer.as_bytes(), &packages)
+        .map_err(|error| failed(doing, &error.to_string()))?;
+    let package = evaluation.packages.pop();
+    Ok(package
+        .map(|package| package.derivation)
+        .unwrap_or_default())
 }
 
 /// Runs a program of Nix, and returns what it prints.

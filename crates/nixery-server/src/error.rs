@@ -233,6 +233,9 @@ impl BuildAnswer {
                 ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, &message)
                     .with_detail(json!({ "missing": packages })),
             ),
+            BuildError::Package(PackageError::UnknownRevision { .. }) => {
+                direct(StatusCode::NOT_FOUND, Code::ManifestUnknown)
+            }
             BuildError::Package(
                 PackageError::NotDerivation { .. }
                 | PackageError::Evaluation { .. }

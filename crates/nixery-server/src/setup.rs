@@ -56,7 +56,7 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
         );
     }
     let spool = &settings.storage.spool;
-    let nix = nix(&settings.nix, spool)?;
+    let nix = nix(&settings.nix, spool, None)?;
     for finding in preflight(&nix).await? {
         tracing::warn!("{}", describe_finding(&finding));
     }

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use nixery_manifest::Digest;
+use nixery_nix::PackageError;
 use nixery_state::record::{BUILDS, MANIFESTS};
 use nixery_storage::{Key, PutMode, Storage};
 use rstest::rstest;
 
-use super::{build, bytes};
-use crate::testing::{Fixture, pinned, request};
+use super::{build, bytes, fail};
+use crate::error::BuildError;
+use crate::testing::{Fixture, git, pinned, request};
 
 #[tokio::test]
 async fn a_second_build_packs_nothing() {
@@ -35,6 +37,38 @@ async fn a_pinned_source_is_evaluated_once() {
     let other = Fixture::over(fixture.storage.clone(), pinned).await;
     assert_eq!(build(&other, "git").await.oci, first.oci);
     assert_eq!(other.evaluations(), 0);
+}
+
+#[tokio::test]
+async fn a_branch_is_evaluated_once_for_each_of_its_commits() {
+    let fixture = Fixture::with(git).await;
+    let first = build(&fixture, "git").await;
+    let second = build(&fixture, "git").await;
+    assert!(second.stats.from_cache && !second.stats.immutable);
+    assert_eq!(second.oci, first.oci);
+    assert_eq!(fixture.evaluations(), 1);
+    let other = Fixture::over(fixture.storage.clone(), git).await;
+    assert_eq!(build(&other, "git").await.oci, first.oci);
+    assert_eq!(other.evaluations(), 0);
+
+    *fixture.nix.commit.lock().expect("not poisoned") =
+        Some("76543210fedcba9876543210fedcba9876543210");
+    let moved = build(&fixture, "git").await;
+    assert!(!moved.stats.from_cache);
+    assert_ne!(moved.oci, first.oci, "its label names the commit");
+    assert_eq!(fixture.evaluations(), 2);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_not_allowed_has_no_image() {
+    let fixture = Fixture::with(git).await;
+    build(&fixture, "git").await;
+    *fixture.nix.commit.lock().expect("not poisoned") = None;
+    match &*fail(&fixture, "git").await {
+        BuildError::Package(PackageError::UnknownRevision { .. }) => {}
+        error => panic!("{error:?}"),
+    }
+    assert_eq!(fixture.evaluations(), 1);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::builder::WarmImage;
 use crate::config::{BuilderConfig, ImageRequest, STALE_INTERVALS};
 use crate::handle::BuildState;
 use crate::progress::Phase;
-use crate::testing::{Fixture, pinned, request};
+use crate::testing::{Fixture, git, pinned, request};
 use crate::warm::WarmImages;
 
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -52,6 +52,23 @@ async fn within_the_interval_nothing_is_evaluated() {
     };
     assert!(fixture.builder.warm_image(&spelled).await.is_some());
     assert!(ready(&fixture, "htop").await.is_none());
+}
+
+/// A branch may move while it is fetched.
+#[tokio::test(start_paused = true)]
+async fn the_interval_of_a_branch_begins_before_it_is_fetched() {
+    let configure = |config: &mut BuilderConfig| {
+        moving(config);
+        git(config);
+    };
+    let fixture = Fixture::with(configure).await;
+    *fixture.nix.fetch_time.lock().expect("not poisoned") = INTERVAL / 2;
+    build(&fixture, "git").await;
+    let fresh = ready(&fixture, "git").await.expect("is warm");
+    assert!(fresh.refresh.is_none());
+    advance(INTERVAL / 2 + Duration::from_secs(1)).await;
+    let old = ready(&fixture, "git").await.expect("is warm");
+    assert!(old.refresh.is_some());
 }
 
 #[tokio::test(start_paused = true)]

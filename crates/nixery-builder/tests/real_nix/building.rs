@@ -4,12 +4,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use nixery_builder::{BuildError, Builder, ImageRequest};
+use nixery_builder::{Builder, ImageRequest};
 use nixery_core::StoreRoot;
-use nixery_core::{ImageName, PackageSource, ReferenceGraph, StorePath, Tag};
-use nixery_nix::{
-    BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError, PackageError,
-};
+use nixery_core::{ImageName, ReferenceGraph, ResolvedSource, StorePath, Tag};
+use nixery_nix::{BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError};
 use rstest::rstest;
 
 use crate::setup::{Setup, nix_config, paths};
@@ -30,65 +28,6 @@ async fn builds(#[case] name: &str, #[case] expected: &[&str]) {
     let again = setup.build(name).await;
     assert!(again.stats.from_cache);
     assert_eq!(again.oci, image.oci);
-}
-
-/// Runs git in `dir` and returns what it prints.
-fn git(dir: &Path, args: &[&str]) -> String {
-    let git = std::process::Command::new("git")
-        .args(["-c", "user.name=Test", "-c", "user.email=test@example.org"])
-        .args(args)
-        .current_dir(dir)
-        .output()
-        .expect("git runs");
-    assert!(
-        git.status.success(),
-        "{}",
-        String::from_utf8_lossy(&git.stderr)
-    );
-    String::from_utf8(git.stdout)
-        .expect("UTF-8")
-        .trim()
-        .to_owned()
-}
-
-#[tokio::test]
-#[ignore = "needs Nix and git: run make test"]
-async fn tags_are_branches_and_commits_of_a_git_source() {
-    let source = |set: &Path| {
-        git(set, &["init", "-q", "--initial-branch=trunk"]);
-        git(set, &["add", "."]);
-        git(set, &["commit", "-q", "-m", "First"]);
-        PackageSource::git(&format!("file://{}", set.display())).expect("valid")
-    };
-    let setup = Setup::of(|_| {}, source).await;
-    let set = setup.dir.path().join("set");
-    let first = git(&set, &["rev-parse", "HEAD"]);
-    let file = set.join("default.nix");
-    let text = std::fs::read_to_string(&file).expect("reads");
-    std::fs::write(&file, text.replace("foo-1.0", "foo-2.0")).expect("writes");
-    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
-
-    let names = async |tag: &str| {
-        let handle = setup.request_at("foo", tag);
-        let image = handle.wait().await;
-        let image = image.unwrap_or_else(|error| panic!("{tag}: {error}\n{}", handle.log().text()));
-        (paths(&image).contains(&"foo-2.0"), image.stats.immutable)
-    };
-    assert_eq!(names("latest").await, (true, false));
-    assert_eq!(names("trunk").await, (true, false));
-    assert_eq!(names(&first).await, (false, true));
-
-    match &*setup
-        .request_at("foo", "no-such-branch")
-        .wait()
-        .await
-        .expect_err("fails")
-    {
-        BuildError::Package(PackageError::Source { message }) => {
-            assert!(message.contains("no-such-branch"), "{message}")
-        }
-        error => panic!("{error:?}"),
-    }
 }
 
 #[tokio::test]
@@ -116,6 +55,14 @@ struct Watched {
 
 #[async_trait]
 impl Nix for Watched {
+    async fn resolve(
+        &self,
+        source: &ResolvedSource,
+        log: &BuildLog,
+    ) -> Result<ResolvedSource, NixError> {
+        self.nix.resolve(source, log).await
+    }
+
     async fn evaluate(
         &self,
         request: &EvaluationRequest,

@@ -7,6 +7,7 @@
 mod building;
 mod children;
 mod failures;
+mod git;
 mod preflight;
 mod setup;
 mod stopping;

@@ -110,7 +110,7 @@ impl Job {
         start_text_log(if args.verbose { "info" } else { "error" });
         output::warn(store.ignored.iter().chain(&layering.ignored));
         let storage = setup::working_storage(&store).await?;
-        let nix = setup::nix(&nix_settings, &store.spool)?;
+        let nix = setup::nix(&nix_settings, &store.spool, None)?;
         let reporter = Reporter::new(args.quiet);
         let builder = setup::builder(
             source,

@@ -70,6 +70,7 @@ fn renders_a_path() {
 #[case("git@example.org:team/p.git")]
 #[case("https://example.org/a%20b?x=y")]
 #[case("https://[::1]/p.git")]
+#[case("https://user:a%2Fb@[::1]:8443/p.git")]
 fn accepts_repositories(#[case] repository: &str) {
     assert_eq!(
         PackageSource::git(repository),
@@ -98,6 +99,12 @@ fn accepts_repositories(#[case] repository: &str) {
 #[case("https://", "is not an address")]
 #[case("example.org/p:1", "is not an address")]
 #[case("1http://example.org", "is not an address")]
+#[case("ssh://u:p@-oProxyCommand=x/p", "its host starts with `-`")]
+#[case("ssh://git@example.org:team/p", "has a port that is not a number")]
+#[case(
+    "https://user:pass/word@example.org/p",
+    "has a port that is not a number"
+)]
 fn refuses_repositories(#[case] repository: &str, #[case] message: &str) {
     let error = PackageSource::git(repository).unwrap_err().to_string();
     assert!(error.contains(message), "{error}");
@@ -157,10 +164,28 @@ fn shows_no_password(#[case] repository: &str, #[case] shown: &str) {
     assert_eq!(source.to_string(), shown);
 }
 
+#[rstest]
+#[case("https://user:secret@example.org/a b")]
+#[case("https://user:/secret@example.org/a")]
+#[case("https://user:sec ret@example.org/a")]
+#[case("https://user:/x?secret#@example.org")]
+fn an_error_shows_no_password(#[case] repository: &str) {
+    let error = PackageSource::git(repository).unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(
+        !shown.contains("secret") && !shown.contains("ret@"),
+        "{shown}"
+    );
+}
+
 #[test]
-fn an_error_shows_no_password() {
-    let error = PackageSource::git("https://user:secret@example.org/a b").unwrap_err();
-    assert!(!error.to_string().contains("secret"), "{error}");
+fn the_debug_form_shows_no_password() {
+    let source = PackageSource::git("https://user:secret@example.org/p").expect("legal");
+    let shown = format!("{source:?} {:?}", source.resolve(&Tag::latest()));
+    assert!(
+        shown.contains("https://example.org/p") && !shown.contains("secret"),
+        "{shown}"
+    );
 }
 
 proptest! {

@@ -188,6 +188,10 @@ fn build_errors() -> Vec<BuildError> {
         BuildError::Package(PackageError::NotFound {
             packages: vec!["a".into()],
         }),
+        BuildError::Package(PackageError::UnknownRevision {
+            revision: "`a`".into(),
+            examples: vec!["main".into()],
+        }),
         BuildError::Package(PackageError::NotDerivation {
             package: "a".into(),
             found: "a set".into(),
@@ -300,6 +304,23 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
             );
         }
     }
+}
+
+/// podman and skopeo print its message, and containerd that there is no such image.
+#[tokio::test]
+async fn a_revision_that_does_not_exist_is_unknown() {
+    let error = BuildError::Package(PackageError::UnknownRevision {
+        revision: "`nope`".into(),
+        examples: vec!["main".into(), "v1".into()],
+    });
+    let BuildAnswer::Direct(answer) = BuildAnswer::of(&error) else {
+        panic!("is redirected")
+    };
+    assert_eq!(answer.status.as_u16(), 404);
+    let body = body(answer).await;
+    assert!(body.contains("MANIFEST_UNKNOWN"), "{body}");
+    let message = "the package source has no `nope` that images can be built from. Fix: use `main`, `v1` or a commit that a branch or tag contains";
+    assert!(body.contains(message), "{body}");
 }
 
 #[rstest]

@@ -124,7 +124,7 @@ async fn add_all(
     reporter: &Reporter,
 ) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
-    let nix = setup::nix(settings, folder.path())?;
+    let nix = setup::nix(settings, folder.path(), setup::user_mirrors())?;
     let (mut packages, mut left_out) = (0, 0);
     let mut observe = |event| match event {
         PackageSetEvent::Built(graph) => paths.add_graph(&graph),

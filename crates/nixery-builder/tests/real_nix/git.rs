@@ -1,0 +1,308 @@
+//! Package sets in git repositories, and what their code may read.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use nixery_builder::{BuildError, Image, Phase};
+use nixery_core::{PackageSource, Tag};
+use nixery_nix::{Nix, NixCli, NixCliConfig, PackageError};
+use rstest::rstest;
+
+use crate::setup::{Setup, nix_config, paths};
+
+/// Packages that look around on the server.
+const PRYING: &str = r#"
+  readsenvironment = sh "environment-${builtins.getEnv "NIXERY_TEST_SECRET"}-" "mkdir $out";
+  readsfiles = sh "file-${builtins.substring 0 0 (builtins.readFile "@secret@")}" "mkdir $out";
+  readslinks = sh "link-${builtins.substring 0 0 (builtins.readFile ./link)}" "mkdir $out";
+  readsfolders = sh "folder" "echo ${builtins.path { path = builtins.dirOf "@secret@"; name = "stolen"; }} > $out";
+  readsrepositories = sh "repository" "echo ${builtins.fetchGit { url = "file://@private@"; ref = "main"; }} > $out";
+  readsurls = sh "url" "echo ${builtins.fetchurl "file://@secret@"} > $out";
+  readsitself = sh "itself" "echo ${./default.nix} ${builtins.readFile ./other.nix} > $out";
+}
+"#;
+
+/// Runs git in `dir` and returns what it prints.
+fn git(dir: &Path, args: &[&str]) -> String {
+    let git = std::process::Command::new("git")
+        .args(["-c", "user.name=Test", "-c", "user.email=test@example.org"])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("git runs");
+    assert!(
+        git.status.success(),
+        "{}",
+        String::from_utf8_lossy(&git.stderr)
+    );
+    String::from_utf8(git.stdout)
+        .expect("UTF-8")
+        .trim()
+        .to_owned()
+}
+
+/// Makes a repository of the package set.
+fn repository(set: &Path) -> PackageSource {
+    git(set, &["init", "-q", "--initial-branch=trunk"]);
+    git(set, &["add", "."]);
+    git(set, &["commit", "-q", "-m", "First"]);
+    PackageSource::git(&format!("file://{}", set.display())).expect("valid")
+}
+
+/// Adds packages to the set that read what is not theirs.
+fn pry(set: &Path) {
+    let dir = set.parent().expect("a folder");
+    let (secrets, private) = (dir.join("secrets"), dir.join("private"));
+    std::fs::create_dir(&secrets).expect("mkdir");
+    let secret = secrets.join("secret");
+    std::fs::write(&secret, "secret").expect("writes");
+    std::fs::create_dir(&private).expect("mkdir");
+    git(&private, &["init", "-q", "--initial-branch=main"]);
+    git(
+        &private,
+        &["commit", "-q", "--allow-empty", "-m", "Private"],
+    );
+    std::os::unix::fs::symlink(&secret, set.join("link")).expect("links");
+    std::fs::write(set.join("other.nix"), "{ }").expect("writes");
+    let file = set.join("default.nix");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+    let prying = PRYING
+        .replace("@secret@", &secret.to_string_lossy())
+        .replace("@private@", &private.to_string_lossy());
+    std::fs::write(&file, text + &prying).expect("writes");
+}
+
+async fn built(setup: &Setup, name: &str, tag: &str) -> Arc<Image> {
+    let handle = setup.request_at(name, tag);
+    let image = handle.wait().await;
+    image.unwrap_or_else(|error| panic!("{tag}: {error}\n{}", handle.log().text()))
+}
+
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn tags_are_branches_and_commits_of_a_git_source() {
+    let setup = Setup::of(|_| {}, repository).await;
+    let set = setup.dir.path().join("set");
+    let first = git(&set, &["rev-parse", "HEAD"]);
+    let file = set.join("default.nix");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::write(&file, text.replace("foo-1.0", "foo-2.0")).expect("writes");
+    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
+    let second = git(&set, &["rev-parse", "HEAD"]);
+
+    for (tag, commit, is_new) in [
+        ("latest", &second, true),
+        ("trunk", &second, true),
+        (first.as_str(), &first, false),
+    ] {
+        let image = built(&setup, "foo", tag).await;
+        assert_eq!(paths(&image).contains(&"foo-2.0"), is_new, "{tag}");
+        assert_eq!(image.stats.immutable, tag == first, "{tag}");
+        let manifest = String::from_utf8(image.oci.bytes.to_vec()).expect("UTF-8");
+        assert!(manifest.contains(commit.as_str()), "{tag}: {manifest}");
+    }
+    // Known by its commit: nothing is evaluated.
+    let again = built(&setup, "foo", "trunk").await;
+    assert!(again.stats.from_cache);
+    let evaluated = |(phase, _): &(Phase, _)| *phase == Phase::Evaluate;
+    assert!(!again.stats.phases.iter().any(evaluated));
+    let same = built(&setup, "foo", &second).await;
+    assert_eq!(same.oci, built(&setup, "foo", "latest").await.oci);
+}
+
+/// Whoever proposes a change makes a commit that the host serves.
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn a_proposed_change_is_not_built() {
+    let setup = Setup::of(|_| {}, repository).await;
+    let set = setup.dir.path().join("set");
+    git(&set, &["checkout", "-q", "--detach"]);
+    pry(&set);
+    git(&set, &["add", "."]);
+    git(&set, &["commit", "-q", "-m", "Evil"]);
+    git(&set, &["update-ref", "refs/pull/1/head", "HEAD"]);
+    let evil = git(&set, &["rev-parse", "HEAD"]);
+    git(&set, &["checkout", "-q", "trunk"]);
+    for tag in [&evil, "no-such-branch", "HEAD", "FETCH_HEAD", &evil[..12]] {
+        let handle = setup.request_at("foo", tag);
+        match &*handle.wait().await.expect_err("is refused") {
+            error @ BuildError::Package(PackageError::UnknownRevision { .. }) => {
+                let message = error.to_string();
+                assert!(
+                    message.contains(tag) && message.contains("`trunk`"),
+                    "{message}"
+                );
+                assert!(error.slug() == "unknown-revision", "{}", error.slug());
+            }
+            error => panic!("{tag}: {error:?}"),
+        }
+    }
+    built(&setup, "foo", "trunk").await;
+
+    let any = Setup::of(
+        |nix| nix.any_commit = true,
+        |_| PackageSource::git(&format!("file://{}", set.display())).expect("valid"),
+    );
+    built(&any.await, "foo", &evil).await;
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    Git,
+    Path,
+}
+
+/// With the source of this kind, the setting, and lines of `nix.conf`.
+async fn prying(source: Source, restrict_eval: Option<bool>, nix_conf: &str) -> Setup {
+    let change = |nix: &mut NixCliConfig| {
+        nix.restrict_eval = restrict_eval;
+        for (name, value) in &mut nix.env {
+            if name == "NIX_CONFIG" {
+                value.push_str(nix_conf);
+            }
+        }
+        let secret = ("NIXERY_TEST_SECRET".to_owned(), "hunter2".to_owned());
+        nix.env.push(secret);
+    };
+    Setup::of(change, |set| {
+        pry(set);
+        match source {
+            Source::Git => repository(set),
+            Source::Path => PackageSource::path(set).expect("valid"),
+        }
+    })
+    .await
+}
+
+#[rstest]
+#[case::git(Source::Git, None, "")]
+#[case::git_by_setting(Source::Git, Some(true), "")]
+#[case::path_by_setting(Source::Path, Some(true), "")]
+#[case::path_by_nix_conf(Source::Path, None, "\nrestrict-eval = true")]
+#[case::git_by_nix_conf(Source::Git, Some(false), "\nrestrict-eval = true")]
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_reads_only_itself(
+    #[case] source: Source,
+    #[case] restrict_eval: Option<bool>,
+    #[case] nix_conf: &str,
+) {
+    let setup = prying(source, restrict_eval, nix_conf).await;
+    built(&setup, "foo", "latest").await;
+    built(&setup, "readsitself", "latest").await;
+    let image = built(&setup, "readsenvironment", "latest").await;
+    assert!(
+        paths(&image).contains(&"environment--"),
+        "{:?}",
+        paths(&image)
+    );
+    for name in [
+        "readsfiles",
+        "readslinks",
+        "readsfolders",
+        "readsrepositories",
+        "readsurls",
+    ] {
+        match &*setup.fail(name).await {
+            BuildError::Package(PackageError::Evaluation {
+                package: Some(package),
+                message,
+            }) => {
+                assert_eq!(package, name);
+                assert!(
+                    message.contains("is forbidden in restricted mode"),
+                    "{message}"
+                );
+                assert!(message.contains("Fix: "), "{message}");
+            }
+            error => panic!("{name}: {error:?}"),
+        }
+    }
+}
+
+#[rstest]
+#[case::path(Source::Path, None)]
+#[case::git(Source::Git, Some(false))]
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn otherwise_a_set_reads_what_the_server_reads(
+    #[case] source: Source,
+    #[case] restrict_eval: Option<bool>,
+) {
+    let setup = prying(source, restrict_eval, "").await;
+    let image = built(&setup, "readsenvironment", "latest").await;
+    assert!(paths(&image).contains(&"environment-hunter2-"));
+    for name in ["readsfiles", "readsfolders", "readsrepositories"] {
+        built(&setup, name, "latest").await;
+    }
+}
+
+/// What is ready must build, and the other way round.
+#[rstest]
+#[case::by_setting(Some(true), "")]
+#[case::by_nix_conf(None, "\nrestrict-eval = true")]
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn the_check_at_start_evaluates_as_an_image_is_evaluated(
+    #[case] restrict_eval: Option<bool>,
+    #[case] nix_conf: &str,
+) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let config = |spool: &Path| {
+        let mut config = nix_config(spool);
+        config.restrict_eval = restrict_eval;
+        config.env[0].1.push_str(nix_conf);
+        config
+    };
+    let nix = NixCli::new(config(dir.path())).expect("spool is usable");
+    assert_eq!(nix.preflight().await, []);
+
+    // Nix code that reads outside of its folder works in no restricted evaluation.
+    let code = dir.path().join("code");
+    std::fs::create_dir(&code).expect("mkdir");
+    let outside = dir.path().join("outside.nix");
+    std::fs::write(&outside, "{ request }: null").expect("writes");
+    let text = format!("import {}", outside.display());
+    std::fs::write(code.join("prepare-image.nix"), text).expect("writes");
+    let mut config = config(dir.path());
+    config.nix_dir = Some(code);
+    let findings = NixCli::new(config)
+        .expect("spool is usable")
+        .preflight()
+        .await;
+    let [finding] = &findings[..] else {
+        panic!("{findings:?}")
+    };
+    assert!(
+        finding.fatal && finding.problem.contains("restricted mode"),
+        "{finding:?}"
+    );
+}
+
+/// A channel is fetched from the one place that it may be fetched from.
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn a_channel_may_be_fetched_in_restricted_mode() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let mut config = nix_config(dir.path());
+    config.restrict_eval = Some(true);
+    // No proxy listens there, so nothing is downloaded.
+    for name in ["http_proxy", "https_proxy"] {
+        let proxy = (name.to_owned(), "http://127.0.0.1:1".to_owned());
+        config.env.push(proxy);
+    }
+    config.env[0].1.push_str("\ndownload-attempts = 1");
+    let nix = NixCli::new(config).expect("spool is usable");
+    let source = PackageSource::channel("nixos-26.05").expect("valid");
+    let request = nixery_nix::EvaluationRequest::new(
+        source.resolve(&Tag::latest()),
+        vec!["hello".to_owned()],
+        nixery_core::Architecture::default(),
+    );
+    let error = nix
+        .evaluate(&request, &nixery_nix::BuildLog::default())
+        .await;
+    let error = error.expect_err("there is no network").to_string();
+    assert!(error.contains("unable to download"), "{error}");
+}

@@ -1,0 +1,604 @@
+//! A mirror: a local copy of the refs of a repository that images can be built from.
+//!
+//! It has the allowed refs and nothing else, so a commit is allowed if a ref of the mirror contains
+//! it. Nix reads package sets from the mirror and not from the repository: it then fetches what was
+//! checked, needs no credentials, and keeps no second copy.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use nixery_core::hide_credentials;
+use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::command::{Git, GitOutput};
+use super::folder::Folder;
+use super::patterns::{MIRRORED, NAMED, RefPatterns, is_ref_part};
+use super::remote::Remote;
+use crate::build_log::BuildLog;
+use crate::client_text::client_message;
+use crate::environment::ChildEnvironment;
+use crate::{NixError, PackageError};
+
+/// The commit of the repository's `HEAD`, which names its default branch.
+const HEAD: &str = "refs/mirror-head";
+/// How long after a fetch a revision that it did not bring is known to be missing. So names that do
+/// not exist cause few fetches.
+const MISSING_FOR: Duration = Duration::from_secs(10);
+/// Time between two fetches, so that the repository's host is not kept busy.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often another process is asked whether it still fetches.
+const POLL: Duration = Duration::from_millis(100);
+/// Time for git's own maintenance of the repository.
+const MAINTENANCE_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// Commits that are remembered as accepted, each with some 100 bytes.
+const MOST_ACCEPTED: usize = 10_000;
+/// Names of branches and tags in the message about a name that does not exist.
+const MOST_EXAMPLES: usize = 5;
+
+/// What a client wants of a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Revision<'a> {
+    /// The default branch.
+    Default,
+    /// A branch or tag, by its name.
+    Named(&'a str),
+    /// A commit, by its full name.
+    Commit(&'a str),
+}
+
+/// What a mirror holds, and how it is filled.
+#[derive(Debug, Clone)]
+pub(crate) struct MirrorOptions {
+    /// The folder with all mirrors.
+    pub(crate) mirrors: PathBuf,
+    pub(crate) patterns: RefPatterns,
+    /// Whether commits are accepted that no ref contains.
+    pub(crate) any_commit: bool,
+    /// Most time of a fetch.
+    pub(crate) timeout: Duration,
+    /// Variables of git.
+    pub(crate) env: ChildEnvironment,
+}
+
+/// The mirror of one repository.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    options: MirrorOptions,
+    remote: Remote,
+    git: Arc<Git>,
+    /// The name of its folder.
+    name: String,
+    copy: Mutex<Option<Arc<LocalCopy>>>,
+}
+
+/// The files of a mirror, as long as nothing is wrong with them.
+#[derive(Debug)]
+struct LocalCopy {
+    folder: Folder,
+    repository: PathBuf,
+    damaged: AtomicBool,
+    /// Held during a fetch.
+    last_fetch: Mutex<Option<LastFetch>>,
+    /// Whether a fetch was begun and did not end well.
+    unclean: AtomicBool,
+    /// Commits that were found in an allowed ref. A package set that was accepted is built even if
+    /// its branch moves meanwhile.
+    accepted: std::sync::Mutex<HashSet<String>>,
+}
+
+#[derive(Debug)]
+struct LastFetch {
+    began: Instant,
+    ended: Instant,
+    /// The reason for clients if it failed.
+    result: Result<(), String>,
+}
+
+impl LocalCopy {
+    fn accept(&self, commit: &str) {
+        let accepted = self.accepted.lock();
+        let mut accepted = accepted.unwrap_or_else(PoisonError::into_inner);
+        if accepted.len() >= MOST_ACCEPTED {
+            accepted.clear();
+        }
+        accepted.insert(commit.to_owned());
+    }
+
+    fn has_accepted(&self, commit: &str) -> bool {
+        let accepted = self.accepted.lock();
+        let accepted = accepted.unwrap_or_else(PoisonError::into_inner);
+        accepted.contains(commit)
+    }
+
+    fn is_sound(&self) -> bool {
+        !self.damaged.load(Ordering::Relaxed) && self.folder.has_repository()
+    }
+}
+
+impl Mirror {
+    /// Returns the mirror of a repository. Its folder is called `name`.
+    pub(super) fn new(remote: Remote, name: String, options: MirrorOptions) -> Self {
+        Self {
+            remote,
+            git: Arc::new(Git::new(options.env.clone())),
+            options,
+            name,
+            copy: Mutex::default(),
+        }
+    }
+
+    /// Returns the commit of a revision as of now, after it was found to be allowed.
+    ///
+    /// # Errors
+    /// There is no such revision, it is not allowed, or the repository cannot be fetched.
+    pub(super) async fn resolve(
+        &self,
+        revision: Revision<'_>,
+        log: &BuildLog,
+    ) -> Result<String, NixError> {
+        let copy = self.copy().await?;
+        let resolved = self.resolve_in(&copy, revision, log).await;
+        if resolved.is_err() && !copy.is_sound() {
+            return self.resolve_in(&*self.copy().await?, revision, log).await;
+        }
+        resolved
+    }
+
+    async fn resolve_in(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+        log: &BuildLog,
+    ) -> Result<String, NixError> {
+        let requested = Instant::now();
+        let known = self.find(copy, revision).await?;
+        match (revision, known) {
+            // A commit stays what it is.
+            (Revision::Commit(_), Some(commit)) => {
+                copy.accept(&commit);
+                return Ok(commit);
+            }
+            (_, Some(_)) => self.fetch_since(copy, requested, log).await?,
+            (_, None) => {
+                let recently = requested.checked_sub(MISSING_FOR).unwrap_or(requested);
+                self.fetch_since(copy, recently, log).await?;
+            }
+        }
+        let found = match self.find(copy, revision).await? {
+            None if self.options.any_commit => self.fetch_commit(copy, revision, log).await?,
+            found => found,
+        };
+        match found {
+            Some(commit) => {
+                copy.accept(&commit);
+                Ok(commit)
+            }
+            None => Err(self.unknown(copy, revision).await?.into()),
+        }
+    }
+
+    /// Returns the folder from which Nix can fetch a commit that was resolved before, and resolves
+    /// any other.
+    ///
+    /// # Errors
+    /// As for [`resolve`](Self::resolve).
+    pub(super) async fn provide(&self, commit: &str, log: &BuildLog) -> Result<PathBuf, NixError> {
+        let copy = self.copy().await?;
+        if !copy.has_accepted(commit) {
+            self.resolve(Revision::Commit(commit), log).await?;
+        }
+        Ok(copy.repository.clone())
+    }
+
+    /// Returns the files of the mirror, which are made if they are not there or damaged.
+    async fn copy(&self) -> Result<Arc<LocalCopy>, NixError> {
+        let mut current = self.copy.lock().await;
+        if let Some(copy) = current.as_ref().filter(|copy| copy.is_sound()) {
+            return Ok(Arc::clone(copy));
+        }
+        let damaged = current
+            .take()
+            .is_some_and(|copy| copy.damaged.load(Ordering::Relaxed));
+        let (mirrors, name) = (self.options.mirrors.clone(), self.name.clone());
+        let opened = spawn_blocking(move || {
+            let folder = Folder::open(&mirrors, &name)?;
+            if damaged {
+                folder.remove_repository()?;
+            }
+            Ok(folder)
+        });
+        let opened = opened
+            .await
+            .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let failed = |source| NixError::Process {
+            action: "make the folder of a git mirror".to_owned(),
+            source,
+        };
+        let folder = opened.map_err(failed)?;
+        let repository = folder.repository();
+        if !folder.has_repository() {
+            let made = self.git.init(&repository).await?;
+            if !made.success() {
+                return Err(failed(io::Error::other(made.messages.join(" "))));
+            }
+        }
+        let copy = Arc::new(LocalCopy {
+            folder,
+            repository,
+            damaged: AtomicBool::new(false),
+            last_fetch: Mutex::default(),
+            unclean: AtomicBool::new(true),
+            accepted: std::sync::Mutex::default(),
+        });
+        *current = Some(Arc::clone(&copy));
+        Ok(copy)
+    }
+
+    /// Runs a command on the mirror that succeeds on an undamaged one, and returns what it prints.
+    async fn read(&self, copy: &LocalCopy, args: &[&str]) -> Result<String, NixError> {
+        let output = self.run_local(copy, args).await?;
+        if output.success() {
+            return Ok(output.stdout);
+        }
+        copy.damaged.store(true, Ordering::Relaxed);
+        let problem = "its copy of the package source is damaged. Fix: try again";
+        Err(unavailable(problem, args, &output))
+    }
+
+    /// Runs a command on the mirror to its end.
+    async fn run_local(&self, copy: &LocalCopy, args: &[&str]) -> Result<GitOutput, NixError> {
+        let output = self.git.local(&copy.repository, args).await?;
+        if output.code.is_none() {
+            let problem = "git was stopped before its end. Fix: try again";
+            return Err(unavailable(problem, args, &output));
+        }
+        Ok(output)
+    }
+
+    /// Returns the commit that a revision is in the mirror, if it is allowed.
+    async fn find(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+    ) -> Result<Option<String>, NixError> {
+        let commit = match revision {
+            Revision::Commit(commit) => self.commit_of(copy, commit).await?,
+            Revision::Default => self.ref_commit(copy, &[HEAD]).await?,
+            Revision::Named(name) if is_ref_part(name) => {
+                let names = NAMED.map(|folder| format!("{folder}{name}"));
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                return self.ref_commit(copy, &names).await;
+            }
+            Revision::Named(_) => None,
+        };
+        let Some(commit) = commit else {
+            return Ok(None);
+        };
+        if let Revision::Commit(name) = revision
+            && name != commit
+        {
+            // The name of a tag object.
+            return Ok(None);
+        }
+        if self.options.any_commit || self.is_contained(copy, &commit).await? {
+            return Ok(Some(commit));
+        }
+        Ok(None)
+    }
+
+    /// Returns the commit of the first of these refs that exists.
+    async fn ref_commit(
+        &self,
+        copy: &LocalCopy,
+        names: &[&str],
+    ) -> Result<Option<String>, NixError> {
+        let mut args = vec!["for-each-ref", "--format=%(refname) %(objectname)"];
+        args.extend(names);
+        // A name also matches refs below it.
+        let refs = self.read(copy, &args).await?;
+        let refs: Vec<_> = refs
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .collect();
+        let of = |name: &&str| refs.iter().find(|(found, _)| found == name);
+        match names.iter().find_map(of) {
+            Some((_, object)) => self.commit_of(copy, object).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the commit that the object with this full name is, or that it is a tag of.
+    async fn commit_of(&self, copy: &LocalCopy, object: &str) -> Result<Option<String>, NixError> {
+        let name = format!("{object}^{{commit}}");
+        let args = ["rev-parse", "--verify", "--quiet", &name];
+        let output = self.run_local(copy, &args).await?;
+        Ok(output.success().then(|| output.stdout.trim().to_owned()))
+    }
+
+    /// Whether an allowed ref contains a commit of the mirror.
+    async fn is_contained(&self, copy: &LocalCopy, commit: &str) -> Result<bool, NixError> {
+        let contains = format!("--contains={commit}");
+        let args = [
+            "for-each-ref",
+            "--count=1",
+            "--format=%(refname)",
+            &contains,
+            MIRRORED,
+        ];
+        Ok(!self.read(copy, &args).await?.is_empty())
+    }
+
+    /// Returns the error for a revision that does not exist or is not allowed.
+    async fn unknown(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+    ) -> Result<PackageError, NixError> {
+        let [branches, tags] = NAMED;
+        let args = [
+            "for-each-ref",
+            "--sort=-creatordate",
+            "--count=50",
+            "--format=%(refname)",
+            branches,
+            tags,
+        ];
+        let refs = self.read(copy, &args).await?;
+        let names = refs.lines().filter_map(|name| {
+            let name = NAMED.iter().find_map(|folder| name.strip_prefix(folder))?;
+            // Others cannot be tags of an image.
+            nixery_core::Tag::parse(name).ok()?;
+            Some(name.to_owned())
+        });
+        Ok(PackageError::UnknownRevision {
+            revision: match revision {
+                Revision::Default => "default branch".to_owned(),
+                Revision::Named(name) | Revision::Commit(name) => format!("`{name}`"),
+            },
+            examples: names.take(MOST_EXAMPLES).collect(),
+        })
+    }
+
+    /// Makes sure that a fetch began at or after `since`. Calls wait for one that runs.
+    async fn fetch_since(
+        &self,
+        copy: &LocalCopy,
+        since: Instant,
+        log: &BuildLog,
+    ) -> Result<(), NixError> {
+        let mut last = copy.last_fetch.lock().await;
+        if last.as_ref().is_none_or(|fetch| fetch.began < since) {
+            if let Some(fetch) = &*last {
+                sleep_until(fetch.ended + PAUSE).await;
+            }
+            let began = Instant::now();
+            let result = self.fetch(copy, log).await?;
+            *last = Some(LastFetch {
+                began,
+                ended: Instant::now(),
+                result,
+            });
+        }
+        match last.as_ref().map(|fetch| &fetch.result) {
+            Some(Err(message)) => Err(source_error(message)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings the refs of the mirror up to date. Returns the reason for clients if that fails.
+    async fn fetch(
+        &self,
+        copy: &LocalCopy,
+        log: &BuildLog,
+    ) -> Result<Result<(), String>, NixError> {
+        log.push(&format!("fetching {}", client_message(&self.remote.url)));
+        let deadline = Instant::now() + self.options.timeout;
+        let _right = match self.right_to_fetch(copy, deadline).await? {
+            Ok(right) => right,
+            Err(message) => return Ok(Err(message)),
+        };
+        let mut wanted = vec![("HEAD".to_owned(), HEAD.to_owned())];
+        let below_refs = |pattern: &str| pattern.trim_start_matches("refs/").to_owned();
+        let patterns = self.options.patterns.iter();
+        wanted.extend(patterns.map(|pattern| {
+            (
+                pattern.to_owned(),
+                format!("{MIRRORED}{}", below_refs(pattern)),
+            )
+        }));
+        while !wanted.is_empty() {
+            let refspecs = wanted.iter().map(|(from, to)| format!("+{from}:{to}"));
+            let output = self
+                .run_fetch(copy, "--prune", refspecs.collect(), deadline)
+                .await?;
+            if output.success() {
+                self.maintain(copy);
+                break;
+            }
+            // Of refs that are named in full, git wants each.
+            let missing = missing_ref(&output.messages);
+            let missing = missing.and_then(|name| wanted.iter().position(|(from, _)| from == name));
+            let Some(missing) = missing else {
+                return Ok(Err(self.failure(copy, &output)));
+            };
+            let (_, to) = wanted.swap_remove(missing);
+            self.read(copy, &["update-ref", "-d", &to]).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Fetches a commit that no allowed ref contains.
+    async fn fetch_commit(
+        &self,
+        copy: &LocalCopy,
+        revision: Revision<'_>,
+        log: &BuildLog,
+    ) -> Result<Option<String>, NixError> {
+        let Revision::Commit(commit) = revision else {
+            return Ok(None);
+        };
+        // One at a time, like every fetch.
+        let mut last = copy.last_fetch.lock().await;
+        if let Some(found) = self.find(copy, revision).await? {
+            return Ok(Some(found));
+        }
+        if let Some(fetch) = &*last {
+            sleep_until(fetch.ended + PAUSE).await;
+        }
+        log.push(&format!("fetching the commit {commit}"));
+        let deadline = Instant::now() + self.options.timeout;
+        let right = self.right_to_fetch(copy, deadline).await?;
+        let _right = right.map_err(|message| source_error(&message))?;
+        let wanted = vec![commit.to_owned()];
+        let output = self.run_fetch(copy, "--no-prune", wanted, deadline).await?;
+        if let Some(fetch) = &mut *last {
+            fetch.ended = Instant::now();
+        }
+        if !output.success() {
+            let text = output.messages.join(" ");
+            if text.contains("not our ref") || text.contains("couldn't find remote ref") {
+                return Ok(None);
+            }
+            return Err(source_error(&self.failure(copy, &output)));
+        }
+        self.find(copy, revision).await
+    }
+
+    async fn run_fetch(
+        &self,
+        copy: &LocalCopy,
+        prune: &str,
+        refspecs: Vec<String>,
+        deadline: Instant,
+    ) -> Result<GitOutput, NixError> {
+        let mut args = vec![
+            "fetch",
+            "--quiet",
+            "--force",
+            prune,
+            "--no-tags",
+            // The repository may lack a part of its history.
+            "--update-shallow",
+            "--no-write-fetch-head",
+            "--no-auto-maintenance",
+            "--",
+            &self.remote.url,
+        ];
+        args.extend(refspecs.iter().map(String::as_str));
+        let env = self.remote.environment(self.git.configured());
+        loop {
+            let was_unclean = copy.unclean.swap(true, Ordering::Relaxed);
+            if was_unclean {
+                copy.folder.remove_leftovers();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let fetch = self.git.remote(&copy.repository, &args, env.clone(), left);
+            let output = fetch.await?;
+            copy.unclean.store(!output.success(), Ordering::Relaxed);
+            let is_locked = |line: &String| line.contains(".lock': File exists");
+            if was_unclean || !output.messages.iter().any(is_locked) {
+                return Ok(output);
+            }
+        }
+    }
+
+    /// Waits until no other process fetches into the mirror. The right ends with the file.
+    async fn right_to_fetch(
+        &self,
+        copy: &LocalCopy,
+        deadline: Instant,
+    ) -> Result<Result<File, String>, NixError> {
+        loop {
+            match copy.folder.try_fetch() {
+                Ok(Some(right)) => return Ok(Ok(right)),
+                Ok(None) if Instant::now() < deadline => sleep(POLL).await,
+                Ok(None) => return Ok(Err(self.too_late())),
+                Err(source) => {
+                    let action = "lock a git mirror".to_owned();
+                    return Err(NixError::Process { action, source });
+                }
+            }
+        }
+    }
+
+    /// Returns the reason of a failed fetch for clients, and notes if it is that the mirror is
+    /// damaged.
+    fn failure(&self, copy: &LocalCopy, output: &GitOutput) -> String {
+        let url = hide_credentials(&self.remote.url);
+        tracing::warn!(%url, messages = %output.messages.join(" | "), "a git repository cannot be fetched");
+        if output.timed_out {
+            return self.too_late();
+        }
+        let is_damage = |line: &String| {
+            !line.starts_with("remote:") && DAMAGE.iter().any(|words| line.contains(words))
+        };
+        if output.messages.iter().any(is_damage) {
+            copy.damaged.store(true, Ordering::Relaxed);
+        }
+        let mut lines = output.messages.iter();
+        let message = lines.find_map(|line| {
+            line.strip_prefix("fatal: ")
+                .or_else(|| line.strip_prefix("error: "))
+        });
+        client_message(message.unwrap_or("git gave no reason"))
+    }
+
+    fn too_late(&self) -> String {
+        let seconds = self.options.timeout.as_secs();
+        format!("git did not finish in {seconds} s")
+    }
+
+    /// Lets git pack the objects of many fetches into few files, in the background.
+    fn maintain(&self, copy: &LocalCopy) {
+        let Ok(Some(right)) = copy.folder.try_maintain() else {
+            return;
+        };
+        let (git, repository) = (Arc::clone(&self.git), copy.repository.clone());
+        tokio::spawn(async move {
+            let _right = right;
+            let args = ["gc", "--auto", "--quiet"];
+            let run = git.remote(&repository, &args, Vec::new(), MAINTENANCE_TIMEOUT);
+            if let Ok(output) = run.await
+                && !output.success()
+            {
+                let messages = output.messages.join(" | ");
+                tracing::warn!(path = %repository.display(), %messages, "git cannot maintain a mirror");
+            }
+        });
+    }
+}
+
+/// Parts of git's messages about a repository of its own that is damaged.
+const DAMAGE: [&str; 5] = [
+    "bad object",
+    "is corrupt",
+    "not a git repository: '",
+    "reference broken",
+    "unable to read",
+];
+
+fn unavailable(problem: &str, args: &[&str], output: &GitOutput) -> NixError {
+    let messages = output.messages.join(" ");
+    NixError::Unavailable {
+        problem: problem.to_owned(),
+        detail: format!("git {}: {messages}", args.join(" ")),
+    }
+}
+
+fn source_error(message: &str) -> NixError {
+    let message = message.to_owned();
+    PackageError::Source { message }.into()
+}
+
+/// The ref that the repository does not have, according to git.
+fn missing_ref(messages: &[String]) -> Option<&str> {
+    let mut lines = messages.iter();
+    lines.find_map(|line| Some(line.split_once("couldn't find remote ref ")?.1.trim()))
+}
