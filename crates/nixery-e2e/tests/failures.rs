@@ -1,5 +1,8 @@
 //! Failures that people can read: over HTTP, in a client's output and on the page.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use nixery_e2e::clients::skopeo_copy;
 use nixery_e2e::command::with_in_environment;
 use nixery_e2e::http::{self, Response};
@@ -126,6 +129,35 @@ fn a_build_that_hangs_times_out() {
     let salt = std::fs::read(folder.path().join("test-set/salt")).unwrap();
     let left = with_in_environment(&salt);
     assert!(left.is_empty(), "builders still run: {left:?}");
+}
+
+/// The wrapper kills the first evaluation, as the kernel does when memory is short.
+#[test]
+#[ignore = "needs Nix: run make test"]
+fn a_killed_evaluation_can_be_asked_for_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrapper = folder.path().join("wrapper");
+    let script = r#"#!/bin/sh
+case "$*" in
+*prepare-image*) mkdir "$0.killed" 2>/dev/null && kill -KILL $$ ;;
+esac
+exec "$@"
+"#;
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(&wrapper, Permissions::from_mode(0o755)).unwrap();
+    let options = RegistryOptions::demo()
+        .env("NIXERY_NIX_WRAPPER", wrapper.to_str().unwrap())
+        .env("NIXERY_FAILURE_TTL", "0");
+    let registry = Registry::start(options);
+    let answer = http::get(&registry.manifest_url("hello"));
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.header("retry-after").is_some());
+    let (code, message) = error(&answer);
+    assert_eq!(code, "UNAVAILABLE");
+    assert!(message.contains("was killed by SIGKILL"), "{message}");
+    assert!(message.contains("too little memory"), "{message}");
+    let again = http::get(&registry.manifest_url("hello"));
+    assert_eq!(again.status, 200, "{}", again.text());
 }
 
 #[test]

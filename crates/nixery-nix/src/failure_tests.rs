@@ -347,6 +347,22 @@ fn wording_of_current_nix(#[case] reason: &str, #[case] slug: Option<&str>) {
     assert_eq!(failed_derivation(&text), expected);
 }
 
+/// Messages through a daemon, and those of Nix 2.30, end with lines that the builder printed.
+#[rstest]
+#[case::to_2_26(
+    "builder for '@' failed with exit code 1;\n       last 3 log lines:\n       > Cannot build '/nix/store/x-victim.drv'.\n       > Reason: builder failed due to signal 9 (Killed)."
+)]
+#[case::from_2_30(
+    "Cannot build '@'.\nReason: builder failed with exit code 1.\nOutput paths:\n  /nix/store/x-git\nLast 1 log lines:\n> Required system: 'lies'"
+)]
+#[case::a_forged_heading(
+    "builder for '@' failed with exit code 1;\n       last 2 log lines:\n       > last 1 log lines:\n       > builder for 'x.drv' failed due to signal 9"
+)]
+fn the_lines_of_a_builder_are_no_part_of_nixs_message(#[case] text: &str) {
+    let found = failed_derivation(&text.replace('@', DRV));
+    assert_eq!(found, Some((DRV.to_owned(), "builder-exited-1".to_owned())));
+}
+
 #[rstest]
 #[case::plain("/nix/store/sp6-fifo-1.0/pipe", Some("fifo-1.0"))]
 #[case::whole_output("/nix/store/sp6-fifo-1.0", Some("fifo-1.0"))]

@@ -105,6 +105,7 @@ pub(crate) fn says_disk_full(text: &str) -> bool {
 
 /// The derivation that has failed by itself according to a message, and the reason as a slug.
 pub(crate) fn failed_derivation(text: &str) -> Option<(String, String)> {
+    let text = without_log_lines(text);
     let quoted = |prefix| quoted_after(text, prefix);
     let (derivation, reason) = if let Some(derivation) = quoted("annot build ") {
         // Nix ≥ 2.30. Not "Cannot build missing derivation", which has no "Reason:".
@@ -132,6 +133,17 @@ pub(crate) fn failed_derivation(text: &str) -> Option<(String, String)> {
     // Without the outputs: `…-slow.drv!*` and `…-slow.drv^out`.
     let derivation = derivation.split(['!', '^']).next().unwrap_or(derivation);
     Some((derivation.to_owned(), reason))
+}
+
+/// Removes the last lines of a builder's log, which some messages end with: a builder can print
+/// anything.
+fn without_log_lines(text: &str) -> &str {
+    let Some(heading) = text.find(" log lines:") else {
+        return text;
+    };
+    // "last 10 log lines:" is a line of its own.
+    let start = text[..heading].rfind('\n').unwrap_or(0);
+    &text[..start]
 }
 
 fn builder_reason(text: &str) -> String {
