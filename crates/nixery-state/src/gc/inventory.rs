@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use nixery_core::PackedLayer;
 use nixery_manifest::Digest;
 use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError, StorageErrorKind};
 use serde::Deserialize;
@@ -19,8 +18,8 @@ use serde::Deserialize;
 use super::{GcError, GcPhase, InUse, ProgressReporter, Retention, age, failed_to};
 use crate::lease::LEASES;
 use crate::marks::{USES, is_use};
-use crate::record::{BUILDS, ImageRecord, MANIFESTS, MAX_MANIFEST, Record};
-use crate::versioned::{self, VersionedError};
+use crate::record::{BUILDS, ImageRecord, LayerRecord, MANIFESTS, MAX_MANIFEST, Record};
+use crate::versioned;
 
 /// Objects that are read at once: hides the latency of a remote store.
 const READS: usize = 32;
@@ -330,7 +329,7 @@ async fn read_layers(
     inventory: &mut Inventory,
     progress: &mut ProgressReporter<'_>,
 ) -> Result<(), GcError> {
-    let mut reads = read_all(storage, layers, PackedLayer::MAX_BYTES);
+    let mut reads = read_all(storage, layers, LayerRecord::MAX_BYTES);
     while let Some((ListedObject { key, written, .. }, bytes)) = reads.try_next().await? {
         progress.step();
         let Some(bytes) = bytes else { continue };
@@ -469,11 +468,13 @@ fn parse_image(key: &Key, bytes: &[u8]) -> ImageEntry {
             None => ImageEntry::Unusable,
         };
     }
-    let image: ImageReferences = match versioned::from_bytes(ImageRecord::VERSION, bytes) {
-        Ok(image) => image,
-        Err(VersionedError::Version { found }) if found > u64::from(ImageRecord::VERSION) => {
-            return ImageEntry::Newer;
-        }
+    // Older programs on the store use entries of older versions, which name blobs in the same way.
+    let image: ImageReferences = match versioned::version(bytes) {
+        Ok(version) if version > u64::from(ImageRecord::VERSION) => return ImageEntry::Newer,
+        Ok(_) => match serde_json::from_slice(bytes) {
+            Ok(image) => image,
+            Err(_) => return ImageEntry::Unusable,
+        },
         Err(_) => return ImageEntry::Unusable,
     };
     let manifests = [Some(image.oci), image.docker].into_iter().flatten();
