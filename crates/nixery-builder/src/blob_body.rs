@@ -1,5 +1,5 @@
-//! Bodies of blobs that are verified on their way to a client: no body yields all bytes of a damaged
-//! blob.
+//! Bodies of blobs that are verified on their way to a client: no body yields all bytes of a
+//! damaged blob.
 
 use std::mem;
 use std::sync::Arc;

@@ -243,8 +243,8 @@ impl Blobs {
         }
     }
 
-    /// Returns whether this process has read the blob whole with the right digest, not long ago, and
-    /// the blob is still the same local file.
+    /// Returns whether this process has read the blob whole with the right digest, not long ago,
+    /// and the blob is still the same local file.
     pub(crate) fn is_verified(&self, digest: &Digest, stat: &Stat) -> bool {
         let remembered = self.remembered();
         let verified = remembered.get(digest).and_then(|facts| facts.verified);

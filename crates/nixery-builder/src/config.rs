@@ -78,8 +78,8 @@ pub struct BuilderConfig {
     /// accordingly often. If this period is longer than that of the collection, images in use may
     /// be deleted; if it is shorter, more marks are written than necessary.
     pub gc_grace: Duration,
-    /// Authenticates the records of images and layers in the store. With it, only records count that
-    /// were written with the same secret.
+    /// Authenticates the records of images and layers in the store. With it, only records count
+    /// that were written with the same secret.
     pub record_secret: Option<RecordSecret>,
 }
 

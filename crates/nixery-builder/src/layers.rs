@@ -40,8 +40,8 @@ pub(crate) struct KnownLayer {
 }
 
 impl KnownLayer {
-    /// `record` is the key of the record that it was found by. `sharing` is the place of the layer in
-    /// the plan's order, which the image keeps.
+    /// `record` is the key of the record that it was found by. `sharing` is the place of the layer
+    /// in the plan's order, which the image keeps.
     fn new(
         layer: &PackedLayer,
         record: Option<Digest>,

@@ -1,9 +1,9 @@
 //! Serves stored blobs and manifests. A client never receives all bytes of a damaged blob.
 //!
 //! [`Builder::open_blob`] finds a blob, and [`StoredBlob::read`] reads it. Small blobs are verified
-//! before their first byte is sent. The first reading of a large blob withholds the last bytes until
-//! its digest is right. Later readings of a local file are sent as they are, as long as the file is
-//! the same. Later readings of a remote blob, and parts of it, are verified chunk by chunk.
+//! before their first byte is sent. The first reading of a large blob withholds the last bytes
+//! until its digest is right. Later readings of a local file are sent as they are, as long as the
+//! file is the same. Later readings of a remote blob, and parts of it, are verified chunk by chunk.
 
 use std::fmt;
 use std::sync::Arc;
@@ -184,8 +184,8 @@ impl StoredBlob {
     /// Reads the blob, or a part of it. Returns `None` if it has been deleted since it was opened.
     ///
     /// The first time that this process reads a large blob, the body withholds the last bytes until
-    /// all bytes match the digest. A part of a large blob is read after the whole blob was verified,
-    /// which may take a while.
+    /// all bytes match the digest. A part of a large blob is read after the whole blob was
+    /// verified, which may take a while.
     ///
     /// # Errors
     /// The store failed, its copy is damaged, or the blob is still being verified.

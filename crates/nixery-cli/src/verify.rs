@@ -16,9 +16,9 @@ use crate::settings::existing_storage;
 
 /// Check every blob and cache entry of a store.
 ///
-/// A blob must have the digest that is its name. A cache entry must be JSON, must be for the key that
-/// is its name, and must describe the manifests, the config and the layers that it names; layers are
-/// unpacked for this. With `NIXERY_RECORD_KEY`, it must be authentic.
+/// A blob must have the digest that is its name. A cache entry must be JSON, must be for the key
+/// that is its name, and must describe the manifests, the config and the layers that it names;
+/// layers are unpacked for this. With `NIXERY_RECORD_KEY`, it must be authentic.
 ///
 /// The store may be in use or mounted read-only. Objects whose names Nixery does not use are listed
 /// and left alone. The exit code is 1 when an object is corrupt, even if it was deleted.

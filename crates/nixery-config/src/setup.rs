@@ -120,8 +120,8 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
     })
 }
 
-/// Reads the secret that authenticates the records of the store, if there is one. White space at the
-/// end of the file does not count.
+/// Reads the secret that authenticates the records of the store, if there is one. White space at
+/// the end of the file does not count.
 ///
 /// # Errors
 /// [`SetupError::RecordKey`], [`SetupError::ShortRecordKey`].

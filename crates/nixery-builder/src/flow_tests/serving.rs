@@ -184,8 +184,8 @@ async fn no_pull_through_a_store_that_flips_bits_gets_a_wrong_blob() {
     assert!(other * 20 < whole, "{whole} pulls were whole, {other} not");
 }
 
-/// A layer that is asked for as a manifest costs its first bytes, not its digest. Before, 3,800 such
-/// requests held up a cached manifest for 19 s.
+/// A layer that is asked for as a manifest costs its first bytes, not its digest. Before, 3,800
+/// such requests held up a cached manifest for 19 s.
 #[tokio::test]
 async fn a_layer_that_is_asked_for_as_a_manifest_is_not_read() {
     let folder = tempfile::tempdir().expect("a folder");

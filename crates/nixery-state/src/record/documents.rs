@@ -24,8 +24,8 @@ pub struct Documents<'a> {
 pub struct RecordMismatch(pub(super) &'static str);
 
 impl ImageRecord {
-    /// Checks that the documents are those of the image that the record describes: its packages, its
-    /// architecture, and its layers.
+    /// Checks that the documents are those of the image that the record describes: its packages,
+    /// its architecture, and its layers.
     ///
     /// # Errors
     /// The first difference.

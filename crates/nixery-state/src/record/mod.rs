@@ -1,9 +1,9 @@
 //! Cache entries: what was built for a key, as versioned JSON in the blob store.
 //!
 //! `manifests/<key>` contains an [`ImageRecord`], `builds/<key>` a [`LayerRecord`]. An entry only
-//! names blobs; it is useful while they all exist. It says which key it is for, so that a copy under
-//! another key is noticed. With a [`RecordSecret`], only entries count that a server with the secret
-//! wrote. An entry that does not parse, has another version, is for another key, or is not
+//! names blobs; it is useful while they all exist. It says which key it is for, so that a copy
+//! under another key is noticed. With a [`RecordSecret`], only entries count that a server with the
+//! secret wrote. An entry that does not parse, has another version, is for another key, or is not
 //! authentic, counts as missing and is replaced by the next build.
 
 mod documents;

@@ -56,8 +56,8 @@ type Defects = BTreeMap<Key, Defect>;
 /// blobs that it names: documents and layers, which are unpacked. Returns the records that do not.
 ///
 /// Records of other versions, which count as missing, are not checked, and no missing blob is
-/// reported, as the next build makes it. Blobs in `corrupt` are not read. Calls `progress` with the number of layers that were
-/// unpacked, and of all.
+/// reported, as the next build makes it. Blobs in `corrupt` are not read. Calls `progress` with the
+/// number of layers that were unpacked, and of all.
 ///
 /// # Errors
 /// The store failed.

@@ -28,8 +28,8 @@ use scratch::Scratch;
 const BACKEND: &str = "filesystem";
 const NO_SPACE: &str = "no space is left. Fix: free some, or choose another directory";
 
-/// Opens what other programs may have put into the store: a pipe is not waited for, and a link is not
-/// followed.
+/// Opens what other programs may have put into the store: a pipe is not waited for, and a link is
+/// not followed.
 const NO_WAITING: i32 = OFlags::NONBLOCK.union(OFlags::NOFOLLOW).bits() as i32;
 
 /// A store in a directory: `layers/<hex>` and other folders with objects, and `tmp/` with
@@ -98,8 +98,8 @@ impl FilesystemStorage {
     /// Removes temporary files of processes that died. Blocks briefly; call it at start.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when `root` is not a directory, or cannot be created, read, or written
-    /// to. The message says what is wrong and how to fix it.
+    /// [`StorageError::Open`] when `root` is not a directory, or cannot be created, read, or
+    /// written to. The message says what is wrong and how to fix it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let storage = Self::new(root.into());
         match storage.prepare() {

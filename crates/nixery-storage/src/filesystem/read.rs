@@ -74,8 +74,8 @@ impl Root {
         }))
     }
 
-    /// Opens the file of an object; `None` if there is no object. Does not wait for a pipe's writer,
-    /// and does not follow a link.
+    /// Opens the file of an object; `None` if there is no object. Does not wait for a pipe's
+    /// writer, and does not follow a link.
     fn open_file(&self, key: &Key) -> io::Result<Option<(File, fs::Metadata)>> {
         let path = self.path(key);
         let opened = OpenOptions::new()
