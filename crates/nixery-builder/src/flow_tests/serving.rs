@@ -184,6 +184,30 @@ async fn no_pull_through_a_store_that_flips_bits_gets_a_wrong_blob() {
     assert!(other * 20 < whole, "{whole} pulls were whole, {other} not");
 }
 
+/// A client gives up before a large blob is verified in a slow store, and asks again.
+#[tokio::test(start_paused = true)]
+async fn a_part_of_a_blob_that_takes_long_to_verify_is_for_later() {
+    let memory = Arc::new(MemoryStorage::new());
+    let store = FaultyStorage::slow(memory.clone(), Duration::from_secs(1000), 7);
+    let fixture = Fixture::over(Arc::new(CountingStorage::over(store)), |_| {}).await;
+    let (digest, bytes) = blob(900_000);
+    put(&*memory, &bytes).await;
+    let open = fixture.builder.open_blob(digest).await;
+    let open = open.expect("works").expect("is there");
+    let part = Some(ByteRange::new(500_000, 500_010));
+    let begun = tokio::time::Instant::now();
+    let error = open.read(part).await.expect_err("is not verified");
+    assert!(
+        matches!(error, OpenBlobError::NotVerified { .. }),
+        "{error}"
+    );
+    assert_eq!(begun.elapsed().as_secs(), 20);
+    // The reading goes on without the client.
+    tokio::time::sleep(Duration::from_secs(5000)).await;
+    let sound = pull(&fixture, digest, part).await;
+    assert_eq!(sound, Pull::Whole(bytes.slice(500_000..500_010)));
+}
+
 /// A layer that is asked for as a manifest costs its first bytes, not its digest. Before, 3,800
 /// such requests held up a cached manifest for 19 s.
 #[tokio::test]

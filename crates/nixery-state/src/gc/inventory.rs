@@ -389,24 +389,31 @@ async fn read_manifests(storage: &dyn Storage, inventory: &mut Inventory) -> Res
     Ok(())
 }
 
-/// Returns what the blob names, if it is a manifest. Of a layer only the first chunk is read.
+/// Returns what the blob names, if it is a manifest. Of a layer only the first chunk is read. A
+/// damaged manifest is read once more, as the connection may be at fault; if it is damaged again,
+/// it is not served either.
 async fn read_manifest(
     storage: &dyn Storage,
     id: BlobId,
     digest: Digest,
 ) -> Result<(BlobId, Option<Vec<Digest>>), GcError> {
     let read = async {
-        let Some(mut reader) = storage.get(&Key::blob(digest), None).await? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        while let Some(chunk) = reader.body.try_next().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.first() != Some(&b'{') || bytes.len() as u64 > MAX_MANIFEST {
+        for _ in 0..2 {
+            let Some(mut reader) = storage.get(&Key::blob(digest), None).await? else {
                 return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            while let Some(chunk) = reader.body.try_next().await? {
+                bytes.extend_from_slice(&chunk);
+                if bytes.first() != Some(&b'{') || bytes.len() as u64 > MAX_MANIFEST {
+                    return Ok(None);
+                }
+            }
+            if digest.verify(&bytes).is_ok() {
+                return Ok(parse_manifest(&bytes));
             }
         }
-        Ok(parse_manifest(&bytes))
+        Ok(None)
     };
     match read.await {
         Ok(named) => Ok((id, named)),

@@ -17,6 +17,7 @@ use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, erro
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use self::secret::{CHECKSUM, TAG};
 use crate::versioned::{self, VersionedError};
 
 pub use documents::{Documents, PACKAGES_LABEL, RecordMismatch};
@@ -129,6 +130,9 @@ pub enum RecordError {
     /// It was not written by a server with the secret.
     #[error("it is not authenticated with the key of NIXERY_RECORD_KEY")]
     NotAuthentic,
+    /// It was changed since it was written, or on the way from the store.
+    #[error("its text does not match its checksum")]
+    Damaged,
 }
 
 /// The fields of every record besides its version.
@@ -162,9 +166,22 @@ pub async fn load<T: Record>(
         }
         Err(error) => return Err(error),
     };
-    match parse(secret, key, &bytes) {
+    let mut parsed = parse(secret, key, &bytes);
+    let is_old = |error: &RecordError| {
+        matches!(
+            error,
+            RecordError::Versioned(VersionedError::Version { .. })
+        )
+    };
+    if parsed.as_ref().is_err_and(|error| !is_old(error))
+        && let Ok(Some(again)) = storage.get_bytes(key, T::MAX_BYTES).await
+    {
+        // The connection may be at fault.
+        parsed = parse(secret, key, &again);
+    }
+    match parsed {
         Ok(record) => Ok(Some(record)),
-        Err(RecordError::Versioned(VersionedError::Version { .. })) => Ok(None),
+        Err(error) if is_old(&error) => Ok(None),
         Err(error) => {
             let error = error_chain(&error);
             tracing::warn!(%key, error, "a cache entry is not used and will be replaced");
@@ -184,8 +201,17 @@ pub fn parse<T: Record>(
 ) -> Result<T, RecordError> {
     // First the version, then the rest: an older entry is not reported.
     let purpose: Purpose<NoRecord> = versioned::from_bytes(T::VERSION, bytes)?;
-    if secret.is_some_and(|secret| !secret.is_sealed(key, bytes)) {
-        return Err(RecordError::NotAuthentic);
+    let tagged = TAG.split(bytes);
+    if let Some(secret) = secret {
+        let is_ours = |(json, tag): &(Vec<u8>, Digest)| secret.has_made(tag, key, json);
+        if !tagged.as_ref().is_some_and(is_ours) {
+            return Err(RecordError::NotAuthentic);
+        }
+    }
+    let untagged = tagged.as_ref().map_or(bytes, |(json, _)| json);
+    match CHECKSUM.split(untagged) {
+        Some((json, checksum)) if Digest::of(&json) == checksum => {}
+        _ => return Err(RecordError::Damaged),
     }
     if purpose.r#for != key.path() {
         return Err(RecordError::OtherKey {
@@ -215,8 +241,13 @@ fn to_bytes<T: Record>(secret: Option<&RecordSecret>, key: &Key, record: &T) -> 
         record,
     };
     let json = versioned::to_bytes(T::VERSION, &purpose);
+    let checksum = Digest::of(&json);
+    let json = CHECKSUM.add(json, checksum);
     match secret {
-        Some(secret) => secret.seal(key, json),
+        Some(secret) => {
+            let tag = secret.tag(key, &json);
+            TAG.add(json, tag)
+        }
         None => json,
     }
 }
@@ -280,6 +311,8 @@ mod tests {
             Digest::of(b"tar"),
             store_path("git"),
         );
+        let checksum = Digest::of(plain.as_bytes()).hex();
+        let plain = format!(r#"{},"checksum":"{checksum}"}}"#, &plain[..plain.len() - 1]);
         let text = String::from_utf8(json).expect("UTF-8");
         assert_eq!(text, plain, "after an intended change, raise the version");
         let sealed = to_bytes(Some(&secret("a")), &key(), &record());
@@ -296,6 +329,7 @@ mod tests {
     #[case::newer_version(r#"{"version":3,"other":"shape"}"#)]
     #[case::no_version("{}")]
     #[case::no_purpose(r#"{"version":2}"#)]
+    #[case::no_checksum(r#"{"version":2,"for":"builds/x"}"#)]
     #[case::not_an_object("[]")]
     #[tokio::test]
     async fn unusable_entries_count_as_missing(#[case] text: &'static str) {
@@ -313,6 +347,17 @@ mod tests {
         let other = Key::new(BUILDS, Digest::of(b"other"));
         let error = parse::<LayerRecord>(None, &other, &json).expect_err("a copy");
         assert_eq!(error.to_string(), format!("it is the record of {}", key()));
+    }
+
+    #[test]
+    fn a_record_with_one_wrong_bit_is_not_used() {
+        let json = to_bytes(None, &key(), &record());
+        for bit in 0..8 * json.len() {
+            let mut damaged = json.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let parsed = parse::<LayerRecord>(None, &key(), &damaged);
+            assert!(parsed.is_err(), "{}", String::from_utf8_lossy(&damaged));
+        }
     }
 
     #[test]

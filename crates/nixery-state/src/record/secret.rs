@@ -1,16 +1,45 @@
-//! Authentication of records: an HMAC-SHA-256 of the entry's path and text.
+//! What protects the text of a record: a checksum, and with a secret an HMAC-SHA-256 of the entry's
+//! path and text. Both are the last fields of its JSON.
 
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
+use nixery_manifest::Digest;
 use nixery_storage::Key;
 use sha2::Sha256;
 
-/// Hexadecimal digits of a tag.
-const TAG_DIGITS: usize = 64;
-/// What is between the text of a record and its tag, and after the tag.
-const BEFORE_TAG: &[u8] = b",\"tag\":\"";
-const AFTER_TAG: &[u8] = b"\"}";
+/// A field with 64 hexadecimal digits at the end of a JSON object.
+pub(super) struct LastField(&'static str);
+
+/// The checksum of all other fields but the tag.
+pub(super) const CHECKSUM: LastField = LastField(",\"checksum\":\"");
+/// The HMAC of all other fields.
+pub(super) const TAG: LastField = LastField(",\"tag\":\"");
+
+/// Hexadecimal digits of such a field.
+const DIGITS: usize = 64;
+const END: &[u8] = b"\"}";
+
+impl LastField {
+    /// Adds the field to a JSON object.
+    pub(super) fn add(&self, mut json: Vec<u8>, value: Digest) -> Vec<u8> {
+        // The closing brace comes after the field.
+        json.pop();
+        json.extend_from_slice(self.0.as_bytes());
+        json.extend_from_slice(value.hex().as_bytes());
+        json.extend_from_slice(END);
+        json
+    }
+
+    /// Returns the JSON object without the field, and the value of the field, if it is there.
+    pub(super) fn split(&self, json: &[u8]) -> Option<(Vec<u8>, Digest)> {
+        let json = json.strip_suffix(END)?;
+        let (json, value) = json.split_at_checked(json.len().checked_sub(DIGITS)?)?;
+        let json = json.strip_suffix(self.0.as_bytes())?;
+        let value = Digest::from_hex(std::str::from_utf8(value).ok()?).ok()?;
+        Some(([json, b"}"].concat(), value))
+    }
+}
 
 /// The secret that the servers on a store share. Who can write to the store, but does not know the
 /// secret, cannot write a record that counts.
@@ -28,32 +57,14 @@ impl RecordSecret {
         (bytes.len() >= Self::MIN_BYTES).then_some(Self(hmac))
     }
 
-    /// Adds the tag to the JSON of a record, as its last field.
-    pub(super) fn seal(&self, key: &Key, mut json: Vec<u8>) -> Vec<u8> {
-        let tag = self.hmac(key, &json).finalize().into_bytes();
-        // The closing brace comes after the tag.
-        json.pop();
-        json.extend_from_slice(BEFORE_TAG);
-        for byte in tag {
-            json.extend_from_slice(format!("{byte:02x}").as_bytes());
-        }
-        json.extend_from_slice(AFTER_TAG);
-        json
+    /// Returns the tag of a record.
+    pub(super) fn tag(&self, key: &Key, json: &[u8]) -> Digest {
+        Digest::from_bytes(self.hmac(key, json).finalize().into_bytes().into())
     }
 
-    /// Whether the JSON of a record ends with the right tag.
-    pub(super) fn is_sealed(&self, key: &Key, sealed: &[u8]) -> bool {
-        let parts = || {
-            let sealed = sealed.strip_suffix(AFTER_TAG)?;
-            let (json, tag) = sealed.split_at_checked(sealed.len().checked_sub(TAG_DIGITS)?)?;
-            Some((json.strip_suffix(BEFORE_TAG)?, from_hex(tag)?))
-        };
-        let Some((json, tag)) = parts() else {
-            return false;
-        };
-        // This compares in constant time.
-        let hmac = self.hmac(key, &[json, b"}"].concat());
-        hmac.verify_slice(&tag).is_ok()
+    /// Whether this is the tag of a record. Takes the same time for every wrong tag.
+    pub(super) fn has_made(&self, tag: &Digest, key: &Key, json: &[u8]) -> bool {
+        self.hmac(key, json).verify_slice(tag.as_bytes()).is_ok()
     }
 
     fn hmac(&self, key: &Key, json: &[u8]) -> Hmac<Sha256> {
@@ -70,12 +81,4 @@ impl fmt::Debug for RecordSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("RecordSecret(…)")
     }
-}
-
-fn from_hex(digits: &[u8]) -> Option<Vec<u8>> {
-    let value = |digit: &u8| char::from(*digit).to_digit(16).map(|value| value as u8);
-    let pairs = digits.chunks_exact(2);
-    pairs
-        .map(|pair| Some(value(&pair[0])? << 4 | value(&pair[1])?))
-        .collect()
 }
