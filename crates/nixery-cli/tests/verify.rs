@@ -125,14 +125,14 @@ fn untrue_records_are_listed_and_deleted_on_request() {
     let (key, other) = (Digest::of(b"one").hex(), Digest::of(b"other").hex());
     place.write(
         &format!("store/builds/{key}"),
-        &format!(r#"{{"version":2,"for":"builds/{other}"}}"#),
+        format!(r#"{{"version":2,"for":"builds/{other}"}}"#),
     );
     let run = place.run(&[&VERIFY[..], &["--json"]].concat());
     assert_eq!(run.code, 1);
     let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
     assert_eq!(report["defects"][0]["key"], format!("builds/{key}"));
     assert_eq!(report["defects"][0]["problem"], "untrue");
-    place.write("secret", &"s".repeat(32));
+    place.write("secret", "s".repeat(32));
     let with_key = [&VERIFY[..], &["--record-key", "secret"]].concat();
     let run = place.run(&with_key);
     assert_eq!(run.code, 1);
