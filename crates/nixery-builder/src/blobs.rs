@@ -10,11 +10,14 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
 use nixery_state::uses::Uses;
-use nixery_storage::{Key, PutMode, Storage, StorageError};
+use nixery_storage::{Key, ObjectIdentity, PutMode, Stat, Storage, StorageError};
+use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::BuildError;
+use crate::hashing::{ChunkDigests, Hashing};
 use crate::keyed_lock::KeyedLocks;
 
 /// Look-ups of one image that run at once; an image has about a hundred blobs.
@@ -23,6 +26,18 @@ const LOOKUPS_AT_ONCE: usize = 32;
 /// Blobs that are remembered, at about 100 bytes each.
 const MAX_REMEMBERED: usize = 200_000;
 
+/// How long a local file that was read whole counts as undamaged. A disk may change a bit without a
+/// trace in the file's metadata.
+pub(crate) const VERIFIED_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// Blobs that are read at once only to verify them, before a part of them is sent.
+const VERIFICATIONS_AT_ONCE: usize = 4;
+
+/// Digests of chunks in memory, at 32 bytes: 16 MiB, for 128 GiB of blobs.
+const MAX_CHUNKS: u64 = 512 * 1024;
+/// Chunks of a usual layer, to estimate how many layers fit.
+const USUAL_CHUNKS: u64 = 32;
+
 /// The blobs of a store.
 #[derive(Debug)]
 pub(crate) struct Blobs {
@@ -30,10 +45,23 @@ pub(crate) struct Blobs {
     /// How long a confirmed blob needs no look-up.
     confirmed_for: Duration,
     remembered: Mutex<Cache<Digest, BlobFacts>>,
+    chunks: Mutex<Cache<Digest, ChunkDigests, ByChunks>>,
     uses: Uses,
-    /// Held while a blob is read again that may be damaged.
+    /// Held while a blob is read whole to verify it.
     pub(crate) verify_locks: KeyedLocks<Digest>,
+    pub(crate) verifications: Arc<Semaphore>,
+    pub(crate) hashing: Arc<Hashing>,
     damaged: AtomicU64,
+}
+
+/// Bounds the chunks in memory.
+#[derive(Debug, Clone)]
+struct ByChunks;
+
+impl Weighter<Digest, ChunkDigests> for ByChunks {
+    fn weight(&self, _: &Digest, chunks: &ChunkDigests) -> u64 {
+        chunks.len().max(1) as u64
+    }
 }
 
 /// What this process remembers about a blob.
@@ -44,8 +72,8 @@ struct BlobFacts {
     confirmed: Option<Instant>,
     /// When the blob was last reported missing.
     missing: Option<Instant>,
-    /// Whether this process has read the whole blob and its digest was right.
-    verified: bool,
+    /// The local file that this process has read whole with the right digest, and when.
+    verified: Option<(ObjectIdentity, Instant)>,
 }
 
 impl BlobFacts {
@@ -71,7 +99,14 @@ impl Blobs {
             storage,
             confirmed_for,
             remembered: Mutex::new(Cache::new(MAX_REMEMBERED)),
+            chunks: Mutex::new(Cache::with_weighter(
+                (MAX_CHUNKS / USUAL_CHUNKS) as usize,
+                MAX_CHUNKS,
+                ByChunks,
+            )),
             verify_locks: KeyedLocks::default(),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS_AT_ONCE)),
+            hashing: Arc::default(),
             damaged: AtomicU64::new(0),
         }
     }
@@ -157,7 +192,7 @@ impl Blobs {
         let previous = remembered.get(&digest).copied();
         let mut facts = BlobFacts::confirmed(previous, size, begun, begun);
         if !there {
-            (facts.confirmed, facts.verified) = (None, false);
+            (facts.confirmed, facts.verified) = (None, None);
         }
         remembered.insert(digest, facts);
         Ok(there)
@@ -187,22 +222,40 @@ impl Blobs {
         remembered.insert(digest, facts);
     }
 
-    /// Notes that the whole blob was read just now and matches its digest.
-    pub(crate) fn record_verified(&self, digest: Digest, size: u64) {
+    /// Notes that the whole blob was read just now and matches its digest. `chunks` are the digests
+    /// of its chunks, if it has no identity.
+    pub(crate) fn record_verified(
+        &self,
+        digest: Digest,
+        stat: &Stat,
+        chunks: Option<ChunkDigests>,
+    ) {
+        let now = Instant::now();
         let facts = BlobFacts {
-            size,
-            confirmed: Some(Instant::now()),
+            size: stat.size,
+            confirmed: Some(now),
             missing: None,
-            verified: true,
+            verified: stat.identity.map(|identity| (identity, now)),
         };
         self.remembered().insert(digest, facts);
+        if let Some(chunks) = chunks {
+            self.chunks().insert(digest, chunks);
+        }
     }
 
-    /// Returns whether the whole blob was read and matched its digest, and has not been reported
-    /// missing since.
-    pub(crate) fn is_verified(&self, digest: &Digest) -> bool {
+    /// Returns whether this process has read the blob whole with the right digest, not long ago,
+    /// and the blob is still the same local file.
+    pub(crate) fn is_verified(&self, digest: &Digest, stat: &Stat) -> bool {
         let remembered = self.remembered();
-        remembered.get(digest).is_some_and(|facts| facts.verified)
+        let verified = remembered.get(digest).and_then(|facts| facts.verified);
+        verified.is_some_and(|(identity, at)| {
+            stat.identity == Some(identity) && at.elapsed() < VERIFIED_FOR
+        })
+    }
+
+    /// Returns the digests of the blob's chunks, if this process has read it whole.
+    pub(crate) fn chunk_digests(&self, digest: &Digest) -> Option<ChunkDigests> {
+        self.chunks().get(digest).cloned()
     }
 
     /// Notes the size that a manifest gives for a blob.
@@ -229,7 +282,7 @@ impl Blobs {
         let Some(mut facts) = remembered.get_mut(digest) else {
             return false;
         };
-        (facts.confirmed, facts.verified) = (None, false);
+        (facts.confirmed, facts.verified) = (None, None);
         facts.missing = Some(Instant::now());
         true
     }
@@ -244,6 +297,10 @@ impl Blobs {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    fn chunks(&self) -> MutexGuard<'_, Cache<Digest, ChunkDigests, ByChunks>> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn remembered(&self) -> MutexGuard<'_, Cache<Digest, BlobFacts>> {
         let remembered = self.remembered.lock();
         remembered.unwrap_or_else(PoisonError::into_inner)
@@ -253,7 +310,7 @@ impl Blobs {
 #[cfg(test)]
 mod tests {
     use nixery_state::testing::faulty::FaultyStorage;
-    use nixery_storage::MemoryStorage;
+    use nixery_storage::{FilesystemStorage, MemoryStorage};
 
     use super::*;
 
@@ -307,22 +364,37 @@ mod tests {
         assert!(!blobs.is_there(digest, 4).await.expect("works"));
     }
 
-    #[tokio::test]
-    async fn a_verified_blob_stays_verified_until_it_is_reported_missing() {
-        let storage = Arc::new(MemoryStorage::new());
+    #[tokio::test(start_paused = true)]
+    async fn a_verified_file_stays_verified_until_it_changes_or_an_hour_has_passed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Arc::new(FilesystemStorage::open(folder.path()).expect("a store"));
         let blobs = Blobs::new(storage.clone(), Duration::ZERO, GRACE);
         let digest = Digest::of(b"blob");
-        let _ = storage
-            .put(&Key::blob(digest), "blob".into(), PutMode::Replace)
-            .await
-            .expect("put");
+        let key = Key::blob(digest);
+        let stat = async || {
+            let stat = storage.stat(&key).await;
+            stat.expect("works").expect("is there")
+        };
+        let store = || storage.put(&key, "blob".into(), PutMode::Replace);
+        let _ = store().await.expect("put");
+        let first = stat().await;
         blobs.record_stored(digest, 4, Instant::now());
-        assert!(!blobs.is_verified(&digest), "an older copy may be damaged");
-        blobs.record_verified(digest, 4);
+        let copy_may_be_older = blobs.is_verified(&digest, &first);
+        assert!(!copy_may_be_older);
+        blobs.record_verified(digest, &first, None);
         assert!(blobs.is_there(digest, 4).await.expect("works"));
         blobs.record_stored(digest, 4, Instant::now());
-        assert!(blobs.is_verified(&digest));
+        assert!(blobs.is_verified(&digest, &first));
+
+        let _ = store().await.expect("put");
+        let second = stat().await;
+        assert!(!blobs.is_verified(&digest, &second), "it was replaced");
+        blobs.record_verified(digest, &second, None);
+        tokio::time::advance(VERIFIED_FOR).await;
+        assert!(!blobs.is_verified(&digest, &second), "it is long ago");
+        blobs.record_verified(digest, &second, None);
+        assert!(blobs.is_verified(&digest, &second));
         blobs.report_missing(&digest);
-        assert!(!blobs.is_verified(&digest));
+        assert!(!blobs.is_verified(&digest, &second));
     }
 }

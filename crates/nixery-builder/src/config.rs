@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nixery_core::{Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag};
 use nixery_state::gc;
+use nixery_state::record::RecordSecret;
 
 /// Default of [`BuilderConfig::max_waiting`]. A build takes some kilobytes and waits for Nix, so
 /// the last one of more builds would end hours later.
@@ -77,6 +78,9 @@ pub struct BuilderConfig {
     /// accordingly often. If this period is longer than that of the collection, images in use may
     /// be deleted; if it is shorter, more marks are written than necessary.
     pub gc_grace: Duration,
+    /// Authenticates the records of images and layers in the store. With it, only records count
+    /// that were written with the same secret.
+    pub record_secret: Option<RecordSecret>,
 }
 
 impl BuilderConfig {
@@ -104,6 +108,7 @@ impl BuilderConfig {
             lease_ttl: DEFAULT_LEASE_TTL,
             history: 100,
             gc_grace: gc::DEFAULT_GRACE,
+            record_secret: None,
         }
     }
 

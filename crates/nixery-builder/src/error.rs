@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use nixery_core::{LayerPlanError, PackError};
+use nixery_manifest::Digest;
 use nixery_nix::{ClosureError, NixError, PackageError};
-use nixery_storage::StorageError;
+use nixery_storage::{Operation, StorageError};
 
 use crate::progress::Phase;
 
@@ -59,6 +60,12 @@ pub enum BuildError {
         #[source]
         source: StorageError,
     },
+    /// A stored manifest does not match its digest. It is deleted in the background.
+    #[error("the stored copy of {digest} is damaged: it does not match its digest")]
+    Damaged {
+        /// The manifest.
+        digest: Digest,
+    },
     /// The server's own disk failed.
     #[error("the server could not {action}")]
     Spool {
@@ -87,6 +94,7 @@ impl BuildError {
             Self::InvalidPlan { .. } => "invalid-layer-plan",
             Self::Pack(_) => "packing-failed",
             Self::Storage { .. } => "storage-failed",
+            Self::Damaged { .. } => "damaged-blob",
             Self::Spool { .. } => "disk-failed",
             Self::Internal { .. } => "internal-error",
         }
@@ -165,6 +173,16 @@ impl BuildError {
             doing: "stored",
             source,
         }
+    }
+
+    /// The store refuses to be written to, so that no image can be built.
+    pub(crate) fn read_only(backend: &'static str) -> Self {
+        Self::stored(StorageError::Denied {
+            backend,
+            operation: Operation::Write,
+            target: "an image".to_owned(),
+            source: "it was read-only when it was last checked".into(),
+        })
     }
 
     pub(crate) fn internal(what: impl std::fmt::Display) -> Self {

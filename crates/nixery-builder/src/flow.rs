@@ -1,5 +1,6 @@
 //! The main flow: from a request to an image whose blobs are all stored.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,13 +63,7 @@ pub(crate) async fn build(
     let gc_roots = gc_roots.map_err(BuildError::no_gc_roots)?;
     realise(engine, &evaluation, gc_roots.path(), handle, may_realise).await?;
 
-    // The documents are written while the layers are still being stored.
-    let (announce, layers) = mpsc::unbounded_channel();
-    let (image, graph) = try_join(
-        write_documents(engine, handle, recipe, key, layers),
-        store_layers(engine, Arc::clone(&strategy), &evaluation, handle, announce),
-    )
-    .await?;
+    let (image, graph) = make(engine, &strategy, handle, &recipe, key, &evaluation).await?;
     drop(gc_roots);
 
     image_store::save(engine, &image).await?;
@@ -90,6 +85,38 @@ async fn resolve(engine: &Engine, handle: &BuildHandle) -> Result<ResolvedSource
         handle.source_is_read(begun);
     }
     Ok(resolved)
+}
+
+/// Makes the layers and the documents of an image whose packages are built.
+async fn make(
+    engine: &Engine,
+    strategy: &Arc<dyn LayerStrategy>,
+    handle: &BuildHandle,
+    recipe: &Recipe<'_>,
+    key: Digest,
+    evaluation: &Evaluation,
+) -> Result<(Image, ReferenceGraph), BuildError> {
+    let mut has_forgotten = false;
+    loop {
+        // The documents are written while the layers are still being stored.
+        let (announce, layers) = mpsc::unbounded_channel();
+        let (written, graph) = try_join(
+            write_documents(engine, handle, recipe, key, layers),
+            store_layers(engine, Arc::clone(strategy), evaluation, handle, announce),
+        )
+        .await?;
+        match written {
+            WrittenDocuments::Of(image) => return Ok((*image, graph)),
+            WrittenDocuments::None { wrong } if !has_forgotten => {
+                layers::forget(engine, &wrong).await?;
+                has_forgotten = true;
+                handle.update(|progress| (progress.layers_done, progress.bytes_done) = (0, 0));
+            }
+            WrittenDocuments::None { .. } => {
+                return Err(BuildError::internal("two layers of the image are the same"));
+            }
+        }
+    }
 }
 
 async fn evaluate(
@@ -143,23 +170,41 @@ async fn store_layers(
     Ok(graph)
 }
 
+/// The documents of an image, unless a layer was found by a wrong record.
+enum WrittenDocuments {
+    Of(Box<Image>),
+    /// Two different layers have one blob, which cannot be. At least one of these records is wrong.
+    None {
+        wrong: Vec<Digest>,
+    },
+}
+
 /// Writes config and manifests as soon as the digests of all layers are known, and stores the
 /// config. The config names diff IDs and no blobs, so the layers may still be on their way.
 async fn write_documents(
     engine: &Engine,
     handle: &BuildHandle,
-    recipe: Recipe<'_>,
+    recipe: &Recipe<'_>,
     key: Digest,
     mut known: mpsc::UnboundedReceiver<KnownLayer>,
-) -> Result<Image, BuildError> {
+) -> Result<WrittenDocuments, BuildError> {
     let (mut layers, mut root, mut summaries) = (Vec::new(), None, Vec::new());
+    // The records by which each blob was found.
+    let mut records: HashMap<Digest, Vec<Option<Digest>>> = HashMap::new();
     while let Some(layer) = known.recv().await {
+        let of_blob = records.entry(layer.summary.digest).or_default();
+        of_blob.push(layer.record);
         if layer.is_root() {
             root = Some(layer.image_layer);
         } else {
             layers.push(layer.image_layer);
         }
         summaries.push(layer.summary);
+    }
+    records.retain(|_, records| records.len() > 1);
+    if !records.is_empty() {
+        let wrong = records.into_values().flatten().flatten().collect();
+        return Ok(WrittenDocuments::None { wrong });
     }
     let root = root.ok_or_else(|| BuildError::internal("the image has no root layer"))?;
     handle.enter(Phase::Assemble);
@@ -178,7 +223,7 @@ async fn write_documents(
     summaries.sort_by_key(|layer| position(layer.digest));
     let cached = summaries.iter().filter(|layer| layer.cached).count();
     let name = &handle.request().name;
-    Ok(Image {
+    Ok(WrittenDocuments::Of(Box::new(Image {
         key,
         name: name.canonical().to_owned(),
         packages: name.packages().to_vec(),
@@ -192,5 +237,5 @@ async fn write_documents(
             ..BuildStats::default()
         },
         layers: summaries,
-    })
+    })))
 }

@@ -42,6 +42,9 @@ pub(crate) async fn find_or_lease(
         if let Some(image) = image_store::find(engine, key, handle.request()).await? {
             return Ok(ImageOrLease::Image(Box::new(image)));
         }
+        if engine.storage.is_read_only() {
+            return Err(BuildError::read_only(engine.storage.backend()));
+        }
         handle.enter(Phase::Queued);
         let permit = permit(limit).await?;
         let lease = match contender.try_take().await {

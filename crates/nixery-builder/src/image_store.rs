@@ -1,10 +1,10 @@
 //! Images in the blob store: looked up by their key, served by digest, and saved.
 
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::future::{try_join_all, try_join3};
 use nixery_manifest::{Descriptor, Digest, MediaType};
-use nixery_state::record::{self, ImageRecord, MANIFESTS, MAX_MANIFEST};
-use nixery_storage::{Key, StorageError};
+use nixery_state::record::{self, Documents, ImageRecord, MANIFESTS, MAX_MANIFEST};
+use nixery_storage::{ByteRange, Key, StorageError};
 use serde::Deserialize;
 
 use crate::config::ImageRequest;
@@ -12,31 +12,39 @@ use crate::engine::Engine;
 use crate::error::BuildError;
 use crate::image::{BuildStats, Image, ManifestBlob};
 
+/// Bytes that are read of a blob that may be a manifest. Most manifests have less.
+const FIRST: u64 = 64 * 1024;
+/// How often a document is read until it counts as damaged.
+const READINGS: usize = 2;
+
 /// Returns the image that was built for a key, if the store still has all its blobs.
 pub(crate) async fn find(
     engine: &Engine,
     key: Digest,
     request: &ImageRequest,
 ) -> Result<Option<Image>, BuildError> {
-    let record = record::load(&*engine.storage, &Key::new(MANIFESTS, key)).await;
+    let (entry, secret) = (
+        Key::new(MANIFESTS, key),
+        engine.config.record_secret.as_ref(),
+    );
+    let record = record::load(&*engine.storage, secret, &entry).await;
     let record: ImageRecord = match record.map_err(BuildError::looked_up)? {
         Some(record) => record,
         None => return Ok(None),
     };
+    if (&*record.packages, record.architecture)
+        != (request.name.packages(), request.name.architecture())
+    {
+        tracing::warn!(image = %request.name, key = %entry, "the record of an image is for other packages: building the image again");
+        return Ok(None);
+    }
     if !engine.blobs.are_there(record.blobs()).await? {
         tracing::info!(image = %request.name, "blobs of a cached image are missing: building the image again");
         return Ok(None);
     }
-    let Some(oci) = find_manifest(engine, &record.oci.digest).await? else {
+    let Some((oci, docker)) = find_documents(engine, &record, request).await? else {
         return Ok(None);
     };
-    let mut docker = None;
-    if let Some(descriptor) = &record.docker {
-        docker = find_manifest(engine, &descriptor.digest).await?;
-        if docker.is_none() {
-            return Ok(None);
-        }
-    }
     let mut layers = record.layers;
     layers.iter_mut().for_each(|layer| layer.cached = true);
     Ok(Some(Image {
@@ -54,6 +62,62 @@ pub(crate) async fn find(
         },
         layers,
     }))
+}
+
+/// Returns the OCI and the Docker manifest of an image, if the store has them and they are what the
+/// record says.
+async fn find_documents(
+    engine: &Engine,
+    record: &ImageRecord,
+    request: &ImageRequest,
+) -> Result<Option<(ManifestBlob, Option<ManifestBlob>)>, BuildError> {
+    let manifest = async |descriptor: &Descriptor| {
+        match find_manifest(engine, &descriptor.digest).await {
+            // The build stores it again.
+            Err(BuildError::Damaged { .. }) => Ok(None),
+            found => found,
+        }
+    };
+    let docker = async {
+        match &record.docker {
+            Some(docker) => manifest(docker).await.map(|found| found.map(Some)),
+            None => Ok(Some(None)),
+        }
+    };
+    let config = find_config(engine, &record.config);
+    let (oci, docker, config) = try_join3(manifest(&record.oci), docker, config).await?;
+    let (Some(oci), Some(docker), Some(config)) = (oci, docker, config) else {
+        return Ok(None);
+    };
+    let documents = Documents {
+        oci: &oci.bytes,
+        docker: docker.as_ref().map(|docker| &*docker.bytes),
+        config: &config,
+    };
+    if let Err(error) = record.check(&documents) {
+        tracing::warn!(image = %request.name, %error, "the record of an image is wrong: building the image again");
+        return Ok(None);
+    }
+    Ok(Some((oci, docker)))
+}
+
+/// Returns the config of an image, or `None` if the store has none or a damaged one.
+async fn find_config(engine: &Engine, config: &Descriptor) -> Result<Option<Bytes>, BuildError> {
+    let key = Key::blob(config.digest);
+    for _ in 0..READINGS {
+        let bytes = match engine.storage.get_bytes(&key, MAX_MANIFEST).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(StorageError::TooLarge { .. }) => return Ok(None),
+            Err(error) => return Err(BuildError::looked_up(error)),
+        };
+        let matches = engine.blobs.hashing.matches(&bytes, config.digest).await;
+        if matches.map_err(BuildError::looked_up)? {
+            return Ok(Some(bytes));
+        }
+        tracing::error!(%key, "a stored blob is damaged");
+    }
+    let _ = engine.blobs.report_missing(&config.digest);
+    Ok(None)
 }
 
 /// Returns the manifest or index with this digest, to be served. The blobs that it names stay for
@@ -76,28 +140,69 @@ pub(crate) async fn manifest_to_serve(
     }
 }
 
-/// Returns the manifest or index with this digest; `None` if the store has none, or a damaged one.
+/// Returns the manifest or index with this digest; `None` if the store has none.
+///
+/// A layer costs no more than its first bytes, whatever its size.
 async fn find_manifest(
     engine: &Engine,
     digest: &Digest,
 ) -> Result<Option<ManifestBlob>, BuildError> {
-    let key = Key::blob(*digest);
-    let bytes = match engine.storage.get_bytes(&key, MAX_MANIFEST).await {
-        Ok(Some(bytes)) => bytes,
-        // A blob as large as that is a layer.
-        Ok(None) | Err(StorageError::TooLarge { .. }) => return Ok(None),
-        Err(source) => return Err(BuildError::looked_up(source)),
-    };
-    if let Err(error) = digest.verify(&bytes) {
-        tracing::error!(%key, %error, "a stored blob is damaged. Fix: find all damaged blobs with `nixery verify`");
-        let _ = engine.blobs.report_missing(digest);
-        return Ok(None);
+    for _ in 0..READINGS {
+        let bytes = read_manifest(engine, digest).await;
+        let Some(bytes) = bytes.map_err(BuildError::looked_up)? else {
+            return Ok(None);
+        };
+        let (digest, size) = (*digest, bytes.len());
+        let parse = move || digest.verify(&bytes).map(|()| parse_manifest(bytes));
+        let parsed = engine.blobs.hashing.run(size, parse).await;
+        match parsed.map_err(BuildError::looked_up)? {
+            Ok(parsed) => return Ok(parsed.map(|parsed| parsed.note(engine, digest))),
+            Err(error) => tracing::error!(%digest, %error, "a stored blob is damaged"),
+        }
     }
-    Ok(parse_manifest(engine, *digest, bytes))
+    let _ = engine.blobs.report_missing(digest);
+    Err(BuildError::Damaged { digest: *digest })
 }
 
-/// Returns the blob as a manifest if it is one, and notes the sizes of the blobs that it names.
-fn parse_manifest(engine: &Engine, digest: Digest, bytes: Bytes) -> Option<ManifestBlob> {
+/// Reads a blob that may be a manifest. `None` if there is none, or if its size or its first bytes
+/// show that it is no manifest.
+async fn read_manifest(engine: &Engine, digest: &Digest) -> Result<Option<Bytes>, StorageError> {
+    let key = Key::blob(*digest);
+    let first = engine.storage.get(&key, Some(ByteRange::new(0, FIRST)));
+    let reader = match first.await {
+        Ok(Some(reader)) => reader,
+        // An empty blob is no manifest either.
+        Ok(None) | Err(StorageError::RangeNotSatisfiable { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let size = reader.stat.size;
+    if size > MAX_MANIFEST {
+        return Ok(None);
+    }
+    let first = reader.bytes().await?;
+    if size <= FIRST {
+        return Ok(Some(first));
+    }
+    // Layers do not start with a brace.
+    if first.first() != Some(&b'{') {
+        return Ok(None);
+    }
+    match engine.storage.get_bytes(&key, MAX_MANIFEST).await {
+        Err(StorageError::TooLarge { .. }) => Ok(None),
+        whole => whole,
+    }
+}
+
+/// A blob that is a manifest or an index.
+struct ParsedManifest {
+    media_type: MediaType,
+    bytes: Bytes,
+    /// The blobs that it names, with their sizes.
+    named: Vec<(Digest, u64)>,
+}
+
+/// Returns the blob as a manifest if it is one.
+fn parse_manifest(bytes: Bytes) -> Option<ParsedManifest> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct AnyManifest {
@@ -108,7 +213,6 @@ fn parse_manifest(engine: &Engine, digest: Digest, bytes: Bytes) -> Option<Manif
         #[serde(default)]
         manifests: Vec<Descriptor>,
     }
-    // Layers do not start with a brace: no need to parse megabytes of them.
     if bytes.first() != Some(&b'{') {
         return None;
     }
@@ -118,14 +222,27 @@ fn parse_manifest(engine: &Engine, digest: Digest, bytes: Bytes) -> Option<Manif
         return None;
     }
     let parts = manifest.layers.iter().chain(&manifest.manifests);
-    for blob in parts.chain(&manifest.config) {
-        engine.blobs.expect_size(blob.digest, blob.size);
-    }
-    Some(ManifestBlob {
+    let named = parts.chain(&manifest.config);
+    let named = named.map(|blob| (blob.digest, blob.size)).collect();
+    Some(ParsedManifest {
         media_type,
-        digest,
         bytes,
+        named,
     })
+}
+
+impl ParsedManifest {
+    /// Notes the sizes of the blobs that it names.
+    fn note(self, engine: &Engine, digest: Digest) -> ManifestBlob {
+        for (blob, size) in self.named {
+            engine.blobs.expect_size(blob, size);
+        }
+        ManifestBlob {
+            media_type: self.media_type,
+            digest,
+            bytes: self.bytes,
+        }
+    }
 }
 
 /// Stores the manifests of an image whose other blobs are stored, and then its record. A document
@@ -143,6 +260,10 @@ pub(crate) async fn save(engine: &Engine, image: &Image) -> Result<(), BuildErro
         config: image.config.clone(),
         layers: image.layers.clone(),
     };
-    let saved = record::save(&*engine.storage, &Key::new(MANIFESTS, image.key), &record).await;
+    let (key, secret) = (
+        Key::new(MANIFESTS, image.key),
+        engine.config.record_secret.as_ref(),
+    );
+    let saved = record::save(&*engine.storage, secret, &key, &record).await;
     saved.map_err(BuildError::stored)
 }

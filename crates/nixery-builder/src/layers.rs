@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use nixery_core::{
-    LayerPlan, LayerStrategy, PACKER_VERSION, PackError, PackedLayer, Packer, PlannedLayer,
-    ReferenceGraph, RootLayer, StorePath, layer_key,
+    LayerPlan, LayerStrategy, NarHash, PACKER_VERSION, PackError, PackedLayer, Packer,
+    PlannedLayer, ReferenceGraph, RootLayer, StorePath, layer_key,
 };
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_nix::BuildLog;
-use nixery_state::record::{self, BUILDS, LayerSummary};
+use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -35,13 +35,16 @@ const CONFLICTS_SHOWN: usize = 20;
 pub(crate) struct KnownLayer {
     pub(crate) image_layer: ImageLayer,
     pub(crate) summary: LayerSummary,
+    /// The key of the record that it was found by.
+    pub(crate) record: Option<Digest>,
 }
 
 impl KnownLayer {
-    /// `sharing` is the place of the layer in the plan's order, which the image keeps.
+    /// `record` is the key of the record that it was found by. `sharing` is the place of the layer
+    /// in the plan's order, which the image keeps.
     fn new(
         layer: &PackedLayer,
-        cached: bool,
+        record: Option<Digest>,
         sharing: u64,
         paths: Vec<StorePath>,
         reason: String,
@@ -63,8 +66,9 @@ impl KnownLayer {
                 tar_size: layer.tar_size,
                 paths,
                 reason,
-                cached,
+                cached: record.is_some(),
             },
+            record,
         }
     }
 
@@ -165,38 +169,65 @@ async fn store(
     // Another build that needs this layer waits here, and then finds it.
     let _lock = engine.layer_locks.lock(key).await;
     let reason = layer.reason.clone();
-    if let Some(record) = find(engine, key).await? {
+    let mut contents: Vec<(StorePath, NarHash)> = members
+        .iter()
+        .map(|(path, nar_hash)| ((*path).clone(), **nar_hash))
+        .collect();
+    contents.sort_unstable();
+    if let Some(layer) = find(engine, key, &contents).await? {
         // A build that has failed meanwhile no longer receives.
-        let _ = announce.send(KnownLayer::new(&record, true, sharing, paths, reason));
+        let _ = announce.send(KnownLayer::new(&layer, Some(key), sharing, paths, reason));
         return Ok(());
     }
-    let (store, contents) = (engine.nix.store_root().clone(), paths.clone());
+    let (store, to_pack) = (engine.nix.store_root().clone(), paths.clone());
     let packed = pack(engine, move |packer, out| {
-        packer.pack_layer(&contents, &store, compression, out)
+        packer.pack_layer(&to_pack, &store, compression, out)
     });
     let packed = packed.await?;
-    let _ = announce.send(KnownLayer::new(
-        &packed.layer,
-        false,
-        sharing,
-        paths,
-        reason,
-    ));
+    let _ = announce.send(KnownLayer::new(&packed.layer, None, sharing, paths, reason));
     drop(announce);
     let layer = packed.layer.clone();
     put(engine, packed).await?;
-    let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &layer).await;
+    let record = LayerRecord { layer, contents };
+    let (key, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
+    let saved = record::save(&*engine.storage, secret, &key, &record).await;
     saved.map_err(BuildError::stored)
 }
 
-/// Returns the layer that was built for a key, if the store still has its blob, and keeps the blob
-/// for this build.
-pub(crate) async fn find(engine: &Engine, key: Digest) -> Result<Option<PackedLayer>, BuildError> {
-    let record = record::load::<PackedLayer>(&*engine.storage, &Key::new(BUILDS, key)).await;
-    match record.map_err(BuildError::looked_up)? {
-        Some(record) if engine.blobs.hold(record.digest, record.size).await? => Ok(Some(record)),
-        _ => Ok(None),
+/// Returns the layer that was built for a key, if its record says that it has these store paths and
+/// the store still has its blob, and keeps the blob for this build.
+pub(crate) async fn find(
+    engine: &Engine,
+    key: Digest,
+    contents: &[(StorePath, NarHash)],
+) -> Result<Option<PackedLayer>, BuildError> {
+    let (key, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
+    let record = record::load::<LayerRecord>(&*engine.storage, secret, &key).await;
+    let Some(LayerRecord {
+        layer,
+        contents: recorded,
+    }) = record.map_err(BuildError::looked_up)?
+    else {
+        return Ok(None);
+    };
+    let compression = engine.config.compression.compression();
+    if recorded != contents || layer.compression != compression {
+        tracing::warn!(%key, "the record of a layer is for another layer: packing the layer again");
+        return Ok(None);
     }
+    let there = engine.blobs.hold(layer.digest, layer.size).await?;
+    Ok(there.then_some(layer))
+}
+
+/// Deletes the records of layers, which are then packed again.
+pub(crate) async fn forget(engine: &Engine, records: &[Digest]) -> Result<(), BuildError> {
+    for record in records {
+        let key = Key::new(BUILDS, *record);
+        tracing::warn!(%key, "the record of a layer names the blob of another layer: packing the layer again");
+        let deleted = engine.storage.delete(&key).await;
+        deleted.map_err(BuildError::stored)?;
+    }
+    Ok(())
 }
 
 /// Packs and stores the root layer. This takes milliseconds, so the layer has no record.
@@ -216,7 +247,7 @@ pub(crate) async fn store_root_layer(
     let packed = packed.await?;
     let reason = "root layer: links into the packages".to_owned();
     // A build that has failed meanwhile no longer receives.
-    let _ = announce.send(KnownLayer::new(&packed.layer, false, 0, Vec::new(), reason));
+    let _ = announce.send(KnownLayer::new(&packed.layer, None, 0, Vec::new(), reason));
     drop(announce);
     put(engine, packed).await?;
     handle.update(|progress| progress.layers_done += 1);

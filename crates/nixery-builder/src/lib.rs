@@ -39,6 +39,7 @@
 //! # Ok(()) }
 //! ```
 
+mod blob_body;
 mod blobs;
 mod builder;
 mod config;
@@ -47,6 +48,7 @@ mod error;
 pub mod export;
 mod flow;
 mod handle;
+mod hashing;
 mod history;
 mod image;
 mod image_lease;
@@ -59,6 +61,7 @@ mod recipe;
 mod serve;
 mod warm;
 
+pub use blob_body::BlobBodyError;
 pub use builder::{Builder, WarmImage};
 pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
@@ -69,7 +72,7 @@ pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use image::{BuildStats, Image, ManifestBlob};
 pub use load::{LoadError, load_cluster_plan, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
-pub use serve::{BlobBody, BlobBodyError, OpenBlobError, StoredBlob};
+pub use serve::{BlobBody, OpenBlobError, StoredBlob};
 
 #[cfg(test)]
 mod flow_tests;

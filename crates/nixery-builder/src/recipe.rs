@@ -10,6 +10,7 @@ use nixery_core::{
 };
 use nixery_manifest::{Digest, ImageLayer, ImageParts, RuntimeConfig};
 use nixery_nix::{Evaluation, hide_credentials};
+use nixery_state::record::PACKAGES_LABEL;
 use serde::Deserialize;
 
 use crate::config::{BuilderConfig, ImageRequest};
@@ -77,7 +78,7 @@ impl<'a> Recipe<'a> {
     }
 
     /// Returns the parts of the image, given its layers.
-    pub(crate) fn parts(self, layers: Vec<ImageLayer>, root: ImageLayer) -> ImageParts {
+    pub(crate) fn parts(&self, layers: Vec<ImageLayer>, root: ImageLayer) -> ImageParts {
         let shell = self.request.name.shell();
         let config = RuntimeConfig {
             env: vec![
@@ -94,7 +95,7 @@ impl<'a> Recipe<'a> {
             layers,
             root: Some(root),
             config,
-            annotations: self.labels,
+            annotations: self.labels.clone(),
         }
     }
 }
@@ -110,7 +111,7 @@ fn labels(request: &ImageRequest, source: &ResolvedSource) -> BTreeMap<String, S
     }
     let mut labels = BTreeMap::new();
     let mut label = |key: &str, value: String| labels.insert(key.to_owned(), value);
-    label("nixery.packages", request.name.packages().join(" "));
+    label(PACKAGES_LABEL, request.name.packages().join(" "));
     label("nixery.source", source.src_type.to_owned());
     match source.src_type {
         "nixpkgs" if source.revision.is_none() => {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -219,11 +219,13 @@ impl Nix for FakeNix {
     }
 }
 
-/// A store, in memory by default, that counts the packed layers put into it.
+/// A store, in memory by default, that counts the packed layers put into it and the bytes that are
+/// read from it.
 #[derive(Debug)]
 pub(crate) struct CountingStorage {
     inner: Arc<dyn Storage>,
     pub(crate) files: AtomicUsize,
+    pub(crate) bytes_read: AtomicU64,
 }
 
 impl Default for CountingStorage {
@@ -234,8 +236,11 @@ impl Default for CountingStorage {
 
 impl CountingStorage {
     pub(crate) fn over(inner: Arc<dyn Storage>) -> Self {
-        let files = AtomicUsize::new(0);
-        Self { inner, files }
+        Self {
+            inner,
+            files: AtomicUsize::new(0),
+            bytes_read: AtomicU64::new(0),
+        }
     }
 }
 
@@ -261,7 +266,12 @@ impl Storage for CountingStorage {
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<Option<BlobReader>, StorageError> {
-        self.inner.get(key, range).await
+        let reader = self.inner.get(key, range).await?;
+        if let Some(reader) = &reader {
+            let bytes = reader.range.len();
+            self.bytes_read.fetch_add(bytes, Ordering::SeqCst);
+        }
+        Ok(reader)
     }
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
         self.inner.stat(key).await
@@ -277,6 +287,9 @@ impl Storage for CountingStorage {
     }
     async fn check(&self) -> Result<(), StorageError> {
         self.inner.check().await
+    }
+    fn is_read_only(&self) -> bool {
+        self.inner.is_read_only()
     }
 }
 

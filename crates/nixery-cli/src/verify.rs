@@ -1,12 +1,13 @@
 //! `nixery verify`.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use nixery_config::{Arguments, StorageSettings};
-use nixery_state::record::{BUILDS, MANIFESTS};
-use nixery_storage::BLOBS;
-use nixery_storage::verify::{DEFAULT_CONCURRENCY, VerifyOptions, verify};
+use nixery_config::{Arguments, StorageSettings, setup};
+use nixery_state::record::{BUILDS, MANIFESTS, verify_records};
+use nixery_storage::verify::{DEFAULT_CONCURRENCY, Defect, VerifyOptions, verify};
+use nixery_storage::{BLOBS, Key};
 
 use crate::errors::FAILURE;
 use crate::output;
@@ -15,7 +16,9 @@ use crate::settings::existing_storage;
 
 /// Check every blob and cache entry of a store.
 ///
-/// A blob must have the digest that is its name. A cache entry must be JSON.
+/// A blob must have the digest that is its name. A cache entry must be JSON, must be for the key
+/// that is its name, and must describe the manifests, the config and the layers that it names;
+/// layers are unpacked for this. With `NIXERY_RECORD_KEY`, it must be authentic.
 ///
 /// The store may be in use or mounted read-only. Objects whose names Nixery does not use are listed
 /// and left alone. The exit code is 1 when an object is corrupt, even if it was deleted.
@@ -49,7 +52,8 @@ pub(crate) struct VerifyArgs {
 }
 
 pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
-    let (_, storage) = existing_storage(&args.storage)?;
+    let (settings, storage) = existing_storage(&args.storage)?;
+    let secret = setup::record_secret(&settings)?;
     let mut options = VerifyOptions::default();
     options.concurrency = args.concurrency;
     options.delete_corrupt = args.delete_corrupt;
@@ -63,8 +67,22 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
         reporter.at(Unit::Bytes, "verify", done, total, &message);
     })
     .await;
+    let mut report = report?;
+    let is_left = |defect: &&Defect| !defect.deleted;
+    let corrupt = report.defects.iter().filter(is_left);
+    let corrupt: BTreeSet<Key> = corrupt.map(|defect| defect.key).collect();
+    let untrue = verify_records(&*storage, secret.as_ref(), &corrupt, |done, total| {
+        let message = format!("{done} of {total} layers");
+        reporter.at(Unit::Items, "unpack", done, total, &message);
+    })
+    .await;
     reporter.finish();
-    let report = report?;
+    for mut defect in untrue? {
+        if !corrupt.contains(&defect.key) {
+            defect.deleted = args.delete_corrupt && storage.delete(&defect.key).await?;
+            report.defects.push(defect);
+        }
+    }
     output::result(args.json, &report, || report.to_string())?;
     Ok(if report.is_sound() {
         ExitCode::SUCCESS

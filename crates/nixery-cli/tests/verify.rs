@@ -117,3 +117,43 @@ fn an_unusable_store_is_named(
         "looking must not make a store"
     );
 }
+
+/// Records that nobody wrote for the key under which they are.
+#[test]
+fn untrue_records_are_listed_and_deleted_on_request() {
+    let place = sound();
+    let (key, other) = (Digest::of(b"one").hex(), Digest::of(b"other").hex());
+    place.write(
+        &format!("store/builds/{key}"),
+        format!(r#"{{"version":2,"for":"builds/{other}"}}"#),
+    );
+    let run = place.run(&[&VERIFY[..], &["--json"]].concat());
+    assert_eq!(run.code, 1);
+    let report: serde_json::Value = serde_json::from_str(&run.stdout).expect("JSON");
+    assert_eq!(report["defects"][0]["key"], format!("builds/{key}"));
+    assert_eq!(report["defects"][0]["problem"], "untrue");
+    place.write("secret", "s".repeat(32));
+    let with_key = [&VERIFY[..], &["--record-key", "secret"]].concat();
+    let run = place.run(&with_key);
+    assert_eq!(run.code, 1);
+    assert!(
+        run.stdout.contains("it is not authenticated"),
+        "{}",
+        run.stdout
+    );
+    let run = place.run(&[&VERIFY[..], &["--delete-corrupt"]].concat());
+    assert!(run.stdout.contains(", deleted)"), "{}", run.stdout);
+    assert!(place.run(&VERIFY).ok().ends_with("all sound\n"));
+}
+
+#[rstest]
+#[case::missing(None, "cannot be read from secret")]
+#[case::short(Some("short\n"), "has 5 bytes")]
+fn an_unusable_record_key_is_named(#[case] secret: Option<&str>, #[case] problem: &str) {
+    let place = sound();
+    if let Some(secret) = secret {
+        place.write("secret", secret);
+    }
+    let arguments = [&VERIFY[..], &["--record-key", "secret"]].concat();
+    place.run(&arguments).failed(1, problem);
+}

@@ -1,5 +1,6 @@
 //! Opens the blob store, Nix and the builder that settings describe.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,12 @@ use nixery_core::{
 #[cfg(feature = "lab")]
 use nixery_lab::learned::{self, LearnError};
 use nixery_nix::{Finding, Nix, NixCli, NixCliConfig, NixCliError, SpoolError};
+use nixery_state::record::RecordSecret;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 use nixery_storage::RemoteStorage;
 use nixery_storage::{FilesystemStorage, Storage, StorageError};
 
-use crate::table::{LAYER_PLAN, POPULARITY_URL};
+use crate::table::{LAYER_PLAN, POPULARITY_URL, RECORD_KEY};
 use crate::{LayeringSettings, NixSettings, StorageBackend, StorageSettings, StrategySettings};
 
 /// The store, Nix or the builder cannot be used. Each message says what to do.
@@ -51,6 +53,27 @@ pub enum SetupError {
     /// The builder cannot be prepared.
     #[error(transparent)]
     Builder(#[from] SpoolError),
+    /// The secret that authenticates records cannot be used.
+    #[error(
+        "the secret of {RECORD_KEY} cannot be read from {}. Fix: correct the setting, or make the file readable for this user", path.display()
+    )]
+    RecordKey {
+        /// The file.
+        path: PathBuf,
+        /// The problem.
+        #[source]
+        source: io::Error,
+    },
+    /// The secret that authenticates records is too short.
+    #[error(
+        "the secret of {RECORD_KEY} in {} has {bytes} bytes. Fix: write at least {} random bytes, such as `openssl rand -hex 32`, into the file", path.display(), RecordSecret::MIN_BYTES
+    )]
+    ShortRecordKey {
+        /// The file.
+        path: PathBuf,
+        /// Bytes in the file, without white space at the end.
+        bytes: usize,
+    },
     /// Nix does not work here, with the problems and their remedies.
     #[error("Nix cannot build images here:\n{}", .0.iter().map(describe_finding).collect::<Vec<_>>().join("\n"))]
     Nix(Vec<Finding>),
@@ -95,6 +118,29 @@ pub async fn working_storage(settings: &StorageSettings) -> Result<Arc<dyn Stora
         hint: settings.backend.hint(),
         source: Box::new(source),
     })
+}
+
+/// Reads the secret that authenticates the records of the store, if there is one. White space at
+/// the end of the file does not count.
+///
+/// # Errors
+/// [`SetupError::RecordKey`], [`SetupError::ShortRecordKey`].
+pub fn record_secret(settings: &StorageSettings) -> Result<Option<RecordSecret>, SetupError> {
+    let Some(path) = settings.record_key.clone() else {
+        return Ok(None);
+    };
+    let secret = match std::fs::read(&path) {
+        Ok(secret) => secret,
+        Err(source) => return Err(SetupError::RecordKey { path, source }),
+    };
+    let secret = secret.trim_ascii_end();
+    match RecordSecret::new(secret) {
+        None => Err(SetupError::ShortRecordKey {
+            path,
+            bytes: secret.len(),
+        }),
+        secret => Ok(secret),
+    }
 }
 
 /// Returns Nix by its command-line tools. The built-in Nix files are written to `spool`, and the
@@ -217,22 +263,23 @@ pub fn log_plan(plan: &ClusterPlan) {
     );
 }
 
-/// Returns the builder that settings describe, with this Nix and blob store. `gc_grace` is the
-/// grace of the store's garbage collection.
+/// Returns the builder that settings describe, with this Nix and the blob store of
+/// `storage_settings`. `gc_grace` is the grace of the store's garbage collection.
 ///
 /// # Errors
-/// The strategy's data or the spool folder cannot be used.
+/// The strategy's data, the spool folder or the secret of the records cannot be used.
 pub async fn builder(
     source: PackageSource,
     nix_settings: &NixSettings,
     layering: &LayeringSettings,
-    spool: &Path,
+    storage_settings: &StorageSettings,
     nix: Arc<dyn Nix>,
     storage: Arc<dyn Storage>,
     gc_grace: Duration,
 ) -> Result<Builder, SetupError> {
-    let mut config = BuilderConfig::new(source, spool);
+    let mut config = BuilderConfig::new(source, &storage_settings.spool);
     config.gc_grace = gc_grace;
+    config.record_secret = record_secret(storage_settings)?;
     if let Some(interval) = nix_settings.eval_interval {
         config.eval_interval = interval;
     }

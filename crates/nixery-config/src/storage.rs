@@ -17,8 +17,8 @@ use nixery_storage::S3Config;
 use crate::arguments::Section;
 use crate::check::Checker;
 use crate::table::{
-    GCS_CREDENTIALS, Group, SETTINGS, SPOOL_DIR, STORAGE_ATTEMPTS, STORAGE_BACKEND, STORAGE_PATH,
-    STORAGE_TIMEOUT, Setting,
+    GCS_CREDENTIALS, Group, RECORD_KEY, SETTINGS, SPOOL_DIR, STORAGE_ATTEMPTS, STORAGE_BACKEND,
+    STORAGE_PATH, STORAGE_TIMEOUT, Setting,
 };
 #[cfg(feature = "gcs")]
 use buckets::gcs;
@@ -40,6 +40,8 @@ pub struct StorageSettings {
     pub backend: StorageBackend,
     /// Folder for temporary files.
     pub spool: PathBuf,
+    /// File with the secret that authenticates records.
+    pub record_key: Option<PathBuf>,
     /// A warning for each setting that is set and has no effect.
     pub ignored: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Section for StorageSettings {
         Some(Self {
             backend,
             spool,
+            record_key: checker.path(RECORD_KEY),
             ignored,
         })
     }

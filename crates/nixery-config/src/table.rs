@@ -136,6 +136,9 @@ settings! {
         STORAGE_ATTEMPTS: "NIXERY_STORAGE_ATTEMPTS" "storage-attempts" "COUNT", Advanced,
             "Limit of attempts for one request to a remote store; 12 attempts cover an outage of 30 seconds",
             default "12";
+        RECORD_KEY: "NIXERY_RECORD_KEY" "record-key" "FILE", Advanced,
+            "File with a secret of at least 32 bytes, the same for all servers on a store: cached images and layers count only if a server with this secret recorded them",
+            default "records are not authenticated";
     }
     S3 "Blob store in an S3 bucket; credentials are found as AWS's own tools find them" {
         S3_BUCKET: "NIXERY_S3_BUCKET" "s3-bucket" "NAME", Shown,

@@ -80,6 +80,9 @@ struct State {
     target: u16,
     seed: u64,
     percent: AtomicU32,
+    /// The share of the answers to GET with a wrong bit in their body.
+    flips_percent: AtomicU32,
+    flips: AtomicU64,
     requests: AtomicU64,
     counts: Mutex<BTreeMap<Fault, usize>>,
 }
@@ -107,6 +110,8 @@ impl FaultProxy {
             target,
             seed,
             percent: AtomicU32::new(percent),
+            flips_percent: AtomicU32::new(0),
+            flips: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             counts: Mutex::default(),
         });
@@ -129,6 +134,16 @@ impl FaultProxy {
     /// From now on this share of the requests meets a fault; 0 makes it a plain proxy.
     pub fn set_percent(&self, percent: u32) {
         self.state.percent.store(percent, Ordering::SeqCst);
+    }
+
+    /// From now on this share of the answers to GET has a wrong bit in its body.
+    pub fn set_flips_percent(&self, percent: u32) {
+        self.state.flips_percent.store(percent, Ordering::SeqCst);
+    }
+
+    /// How many answers had a wrong bit so far.
+    pub fn flips(&self) -> u64 {
+        self.state.flips.load(Ordering::SeqCst)
     }
 
     /// How many requests came so far.
@@ -185,6 +200,14 @@ fn serve(mut client: TcpStream, state: &State) -> std::io::Result<()> {
     }
     copy(&mut client, &mut server, length)?;
 
+    let flips = state.flips_percent.load(Ordering::SeqCst);
+    // Another seed than that of the faults.
+    if let (Some(_), place) = decide(!state.seed, index, flips)
+        && fault.is_none()
+        && head.starts_with(b"GET ")
+    {
+        return flip(&mut server, &mut client, place, state);
+    }
     match fault {
         Some(Fault::LostAnswer) => {
             std::io::copy(&mut server, &mut std::io::sink())?;
@@ -210,6 +233,26 @@ fn serve(mut client: TcpStream, state: &State) -> std::io::Result<()> {
             client.shutdown(Shutdown::Both)
         }
     }
+}
+
+/// Passes an answer on with a wrong bit in its body, if it has one.
+fn flip(
+    server: &mut TcpStream,
+    client: &mut TcpStream,
+    place: f64,
+    state: &State,
+) -> std::io::Result<()> {
+    let head = read_head(server)?.unwrap_or_default();
+    let mut body = Vec::new();
+    server.read_to_end(&mut body)?;
+    let at = part(body.len() as u64, place);
+    if let Some(byte) = usize::try_from(at).ok().and_then(|at| body.get_mut(at)) {
+        *byte ^= 1;
+        state.flips.fetch_add(1, Ordering::SeqCst);
+    }
+    client.write_all(&head)?;
+    client.write_all(&body)?;
+    client.shutdown(Shutdown::Both)
 }
 
 /// A request's or answer's head with the empty line; `None` where the connection ends before it.

@@ -3,6 +3,7 @@
 //! Every error of the crates below gets its status in one `match` without a default arm: a new
 //! error does not compile until its status is chosen.
 
+use std::fmt::Display;
 use std::io;
 
 use axum::response::{IntoResponse, Response};
@@ -11,7 +12,7 @@ use http::{HeaderValue, StatusCode};
 use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::{PackError, PackErrorKind};
 use nixery_nix::PackageError;
-use nixery_storage::StorageError;
+use nixery_storage::{Operation, StorageError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -105,6 +106,15 @@ impl ApiError {
         }
     }
 
+    /// Returns the error for a stored copy that is damaged. It is deleted meanwhile, or replaced.
+    fn damaged(damage: &dyn Display) -> Self {
+        let message = format!(
+            "{damage}. Fix: pull the image again by its tag, which rebuilds it; the operator of this registry can find all damage with `nixery verify`"
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, message)
+            .retry_after(RETRY_SECONDS)
+    }
+
     /// Returns the error for a blob that the store does not have.
     #[must_use]
     pub fn blob_unknown(digest: &nixery_manifest::Digest) -> Self {
@@ -163,6 +173,12 @@ impl From<&StorageError> for ApiError {
                 .retry_after(RETRY_SECONDS)
         };
         match error {
+            StorageError::Denied {
+                operation: Operation::Write,
+                ..
+            } => unavailable(
+                "the server's blob store is read-only, so that no image can be built. Fix: pull an image that it has, or ask its operator to let the server write to it",
+            ),
             StorageError::Open { .. } | StorageError::Denied { .. } => failed(
                 "the server has no access to its blob store. Fix: ask its operator to look for the cause in the log",
             ),
@@ -197,11 +213,14 @@ impl From<OpenBlobError> for ApiError {
         match &error {
             OpenBlobError::Storage(source) => Self::from(source),
             damage @ (OpenBlobError::WrongSize { .. } | OpenBlobError::WrongDigest { .. }) => {
-                let message = format!(
-                    "{damage}. Fix: pull the image again by its tag, which rebuilds it; the operator of this registry can find all damage with `nixery verify`"
-                );
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Unknown, message)
+                Self::damaged(damage)
             }
+            wait @ OpenBlobError::NotVerified { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                wait.to_string(),
+            )
+            .retry_after(RETRY_SECONDS),
         }
     }
 }
@@ -255,6 +274,7 @@ impl BuildAnswer {
                 answer.message = redact(&format!("{message}: {}", answer.message));
                 Self::Direct(answer)
             }
+            BuildError::Damaged { .. } => Self::Direct(ApiError::damaged(error)),
             BuildError::Spool { source, .. } if is_full(source) => unavailable(),
             BuildError::InvalidPlan { .. }
             | BuildError::Spool { .. }

@@ -64,7 +64,7 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
         settings.source.clone(),
         &settings.nix,
         &settings.layering,
-        spool,
+        &settings.storage,
         Arc::new(nix),
         storage,
         settings.gc.policy.grace,

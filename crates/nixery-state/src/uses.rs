@@ -59,7 +59,7 @@ impl Uses {
 
     /// Marks the blob in the background, if a mark is due. Never waits; a failure is logged.
     pub fn mark_soon(&self, digest: Digest, runtime: &Handle) {
-        if self.fresh(&digest).is_some() {
+        if self.fresh(&digest).is_some() || self.storage.is_read_only() {
             return;
         }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
@@ -80,12 +80,13 @@ impl Uses {
 
     /// Ensures that no collector deletes the blob for most of the grace period, if it exists when
     /// this returns: marks it, and waits for a collector that is deleting it. The caller must look
-    /// *afterwards* whether the blob exists. Returns `false` if the blob was held before.
+    /// *afterwards* whether the blob exists. Returns `false` if the blob was held before, or if the
+    /// store is read-only: there only the collectors of other servers decide.
     ///
     /// # Errors
     /// The store failed.
     pub async fn hold(&self, digest: Digest) -> Result<bool, StorageError> {
-        if self.is_held(&digest) {
+        if self.is_held(&digest) || self.storage.is_read_only() {
             return Ok(false);
         }
         let at = Instant::now();

@@ -40,16 +40,25 @@ pub fn to_bytes<T: Serialize>(version: u32, record: &T) -> Vec<u8> {
 /// # Errors
 /// The bytes are not a record, or have another version.
 pub fn from_bytes<T: DeserializeOwned>(version: u32, bytes: &[u8]) -> Result<T, VersionedError> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u64,
-    }
     // The version first: the other fields of another version may differ.
-    let Version { version: found } = from_json(bytes)?;
+    let found = self::version(bytes)?;
     if found != u64::from(version) {
         return Err(VersionedError::Version { found });
     }
     from_json(bytes)
+}
+
+/// Returns the version of a record.
+///
+/// # Errors
+/// The bytes are not a record.
+pub fn version(bytes: &[u8]) -> Result<u64, VersionedError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u64,
+    }
+    let Version { version } = from_json(bytes)?;
+    Ok(version)
 }
 
 fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, VersionedError> {

@@ -43,6 +43,8 @@ fn stat(bytes: &Bytes, modified: SystemTime) -> Stat {
         // Garbage collection needs the age of objects. A backend that does not know it returns
         // `None`, and then nothing is collected.
         modified: Some(modified),
+        // Only local files have an identity. Without one, every reading is verified.
+        identity: None,
     }
 }
 

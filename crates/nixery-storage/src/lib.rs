@@ -73,7 +73,9 @@ pub use remote::GcsConfig;
 pub use remote::{RemoteLimits, RemoteStorage};
 #[cfg(feature = "s3")]
 pub use remote::{S3Addressing, S3Config, S3Credentials};
-pub use storage::{BlobReader, ByteRange, Entry, PutMode, PutOutcome, Stat, Storage};
+pub use storage::{
+    BlobReader, ByteRange, Entry, ObjectIdentity, PutMode, PutOutcome, Stat, Storage,
+};
 #[cfg(feature = "tls")]
 pub use tls::install_tls_provider;
 pub use trial::can_create_exclusively;

@@ -41,6 +41,7 @@ impl Object {
         Stat {
             size: self.bytes.len() as u64,
             modified: Some(self.modified),
+            identity: None,
         }
     }
 }

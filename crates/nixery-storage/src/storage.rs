@@ -1,6 +1,8 @@
 //! The [`Storage`] trait, its arguments and results.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -73,7 +75,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
         reader.bytes().await.map(Some)
     }
 
-    /// Returns size and age of an object; `None` when it does not exist.
+    /// Returns size, age and identity of an object; `None` when it does not exist.
     ///
     /// # Errors
     /// The backend's failure.
@@ -116,11 +118,18 @@ pub trait Storage: Send + Sync + fmt::Debug {
         None
     }
 
-    /// Tests that the store can be reached and written to, for start-up and readiness probes.
+    /// Tests that the store can be reached and written to, for start-up and readiness probes. A
+    /// store that can be read but refuses writes passes, see [`is_read_only`](Self::is_read_only).
     ///
     /// # Errors
     /// The reason why the store cannot be used.
     async fn check(&self) -> Result<(), StorageError>;
+
+    /// Whether the store refused to be written to when it was last checked. Its objects can be
+    /// served, but nothing can be stored.
+    fn is_read_only(&self) -> bool {
+        false
+    }
 }
 
 /// What [`Storage::put`] does when the object exists.
@@ -192,13 +201,37 @@ impl ByteRange {
     }
 }
 
-/// Size and age of an object.
+/// Size, age and identity of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Bytes.
     pub size: u64,
     /// When it was last written; `None` when the backend does not know.
     pub modified: Option<SystemTime>,
+    /// What changes when the object is written to or replaced. `None` when its bytes come from
+    /// another machine: then each reading may return other bytes, and has to be verified.
+    pub identity: Option<ObjectIdentity>,
+}
+
+/// The identity of a local file: device, inode, and the times of the last writing and of the last
+/// change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectIdentity {
+    place: (u64, u64),
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl ObjectIdentity {
+    /// Returns the identity of the file that has this metadata.
+    #[must_use]
+    pub fn of_file(metadata: &Metadata) -> Self {
+        Self {
+            place: (metadata.dev(), metadata.ino()),
+            written: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
 }
 
 /// One entry of a listed folder.
@@ -214,7 +247,7 @@ pub struct Entry {
 
 /// An opened object.
 pub struct BlobReader {
-    /// Size and age of the whole object.
+    /// Size, age and identity of the whole object.
     pub stat: Stat,
     /// The bytes that `body` yields.
     pub range: ByteRange,

@@ -238,9 +238,15 @@ async fn helper_reads_a_read_only_store() {
         return;
     };
     let root = Path::new(&directory).join("store");
-    let error = FilesystemStorage::open(&root).unwrap_err();
+    // Without a store there is nothing to serve.
+    let error = FilesystemStorage::open(Path::new(&directory).join("none")).unwrap_err();
     assert!(error.to_string().contains("read-only"), "{error}");
-    let storage = FilesystemStorage::open_existing(&root).unwrap();
+    let storage = FilesystemStorage::open(&root).unwrap();
+    assert!(storage.is_read_only());
+    storage.check().await.unwrap();
+    let key = Key::blob(Digest::of(b"stored"));
+    let stored = storage.get_bytes(&key, 6).await.unwrap();
+    assert_eq!(stored.unwrap(), "stored");
     let report = verify(&storage, &FOLDERS, &VerifyOptions::default(), |_| ())
         .await
         .unwrap();
@@ -254,11 +260,13 @@ async fn helper_reads_a_read_only_store() {
 }
 
 #[test]
-fn a_read_only_file_system_is_named_and_can_be_read() {
+fn a_read_only_store_is_opened_and_can_be_read() {
     let directory = tempfile::tempdir().unwrap();
-    let mount =
-        "mount -t tmpfs none \"$1\"; mkdir -p \"$1/store/layers\"; mount -o remount,ro \"$1\"";
-    if let Some(output) = in_namespace("helper_reads_a_read_only_store", directory.path(), mount) {
+    let stored = Digest::of(b"stored").hex();
+    let mount = format!(
+        "mount -t tmpfs none \"$1\"; mkdir -p \"$1/store/layers\"; printf stored > \"$1/store/layers/{stored}\"; mount -o remount,ro \"$1\""
+    );
+    if let Some(output) = in_namespace("helper_reads_a_read_only_store", directory.path(), &mount) {
         assert_passed(&output);
     }
 }

@@ -176,7 +176,9 @@ async fn only_manifests_are_found_by_digest() {
         .put(&key, forged, PutMode::Replace)
         .await
         .expect("writes");
-    assert_eq!(get(image.oci.digest).await, None);
+    let damaged = fixture.builder.manifest_by_digest(&image.oci.digest).await;
+    let damaged = damaged.expect_err("is not served");
+    assert_eq!(damaged.kind(), "damaged-blob");
     assert_eq!(build(&fixture, "git").await.oci, image.oci);
     assert_eq!(
         get(image.oci.digest).await.as_ref(),

@@ -286,14 +286,14 @@ async fn build(engine: &Engine, image: &Made) -> Result<(), crate::BuildError> {
     for layer in &image.layers {
         let key = layer_key(layer.as_bytes());
         let key = key.digest().expect("it is one");
-        if layers::find(engine, key).await?.is_none() {
+        if layers::find(engine, key, &[]).await?.is_none() {
             let record = layer_record(layer.as_bytes());
-            let (digest, size) = (record.digest, record.size);
+            let (digest, size) = (record.layer.digest, record.layer.size);
             engine
                 .blobs
                 .put_file(digest, size, Path::new(layer))
                 .await?;
-            let saved = record::save(&*engine.storage, &Key::new(BUILDS, key), &record).await;
+            let saved = record::save(&*engine.storage, None, &Key::new(BUILDS, key), &record).await;
             saved.map_err(crate::BuildError::stored)?;
         }
     }

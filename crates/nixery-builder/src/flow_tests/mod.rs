@@ -6,8 +6,10 @@ mod images;
 mod leases;
 mod recording;
 mod running;
+mod serving;
 mod storing;
 mod strategies;
+mod trust;
 mod warm;
 
 use std::sync::Arc;

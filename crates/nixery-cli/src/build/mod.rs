@@ -116,7 +116,7 @@ impl Job {
             source,
             &nix_settings,
             &layering,
-            &store.spool,
+            &store,
             Arc::new(nix),
             Arc::clone(&storage),
             DEFAULT_GRACE,

@@ -169,12 +169,14 @@ async fn a_blob_of_the_wrong_size_is_never_served() {
         .unwrap();
     let path = format!("/v2/git/blobs/{digest}");
     let (status, _, message) = registry.get(&path).await.error();
-    assert_eq!(status, 500);
+    assert_eq!(status, 503);
     assert!(
         message.contains("damaged") && message.contains("nixery verify"),
         "{message}"
     );
-    assert_eq!(registry.head(&path).await.status.as_u16(), 500);
+    let head = registry.head(&path).await;
+    assert_eq!(head.status.as_u16(), 503);
+    assert!(head.headers.contains_key("retry-after"));
 
     // The next request for the image repairs it.
     registry.manifest("git").await;

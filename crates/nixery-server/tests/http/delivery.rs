@@ -168,7 +168,7 @@ async fn no_client_is_sent_to_a_blob_of_the_wrong_size() {
     let chunks: Vec<_> = body.try_collect().await.unwrap();
     assert_eq!(chunks.concat(), bytes);
     store.blob(digest, bytes.slice(1..)).await;
-    assert_eq!(registry.get(&path).await.error().0, 500);
+    assert_eq!(registry.get(&path).await.error().0, 503);
     assert_eq!(store.signed(), 0);
 }
 

@@ -85,6 +85,12 @@ fn storage_errors() -> Vec<StorageError> {
             target: target(),
             source: system().into(),
         },
+        StorageError::Denied {
+            backend: "filesystem",
+            operation: Operation::Write,
+            target: target(),
+            source: system().into(),
+        },
         StorageError::NoSpace {
             backend: "filesystem",
             operation: Operation::Write,
@@ -233,6 +239,9 @@ fn build_errors() -> Vec<BuildError> {
             source: system(),
         },
         BuildError::Internal { what: message },
+        BuildError::Damaged {
+            digest: Digest::of(b"manifest"),
+        },
         BuildError::InvalidPlan {
             strategy: "broken".to_owned(),
             violation: LayerPlanError::EmptyLayer { layer: 2 },
@@ -291,6 +300,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
             BuildError::Unavailable(_)
                 | BuildError::Storage { .. }
                 | BuildError::Spool { .. }
+                | BuildError::Damaged { .. }
                 | BuildError::InvalidPlan { .. }
                 | BuildError::Internal { .. }
         );

@@ -11,7 +11,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use nixery_core::PackedLayer;
 use nixery_manifest::Digest;
 use nixery_storage::{BLOBS, Folder, Key, Storage, StorageError, StorageErrorKind};
 use serde::Deserialize;
@@ -19,8 +18,8 @@ use serde::Deserialize;
 use super::{GcError, GcPhase, InUse, ProgressReporter, Retention, age, failed_to};
 use crate::lease::LEASES;
 use crate::marks::{USES, is_use};
-use crate::record::{BUILDS, ImageRecord, MANIFESTS, MAX_MANIFEST, Record};
-use crate::versioned::{self, VersionedError};
+use crate::record::{BUILDS, ImageRecord, LayerRecord, MANIFESTS, MAX_MANIFEST, Record};
+use crate::versioned;
 
 /// Objects that are read at once: hides the latency of a remote store.
 const READS: usize = 32;
@@ -330,7 +329,7 @@ async fn read_layers(
     inventory: &mut Inventory,
     progress: &mut ProgressReporter<'_>,
 ) -> Result<(), GcError> {
-    let mut reads = read_all(storage, layers, PackedLayer::MAX_BYTES);
+    let mut reads = read_all(storage, layers, LayerRecord::MAX_BYTES);
     while let Some((ListedObject { key, written, .. }, bytes)) = reads.try_next().await? {
         progress.step();
         let Some(bytes) = bytes else { continue };
@@ -390,24 +389,31 @@ async fn read_manifests(storage: &dyn Storage, inventory: &mut Inventory) -> Res
     Ok(())
 }
 
-/// Returns what the blob names, if it is a manifest. Of a layer only the first chunk is read.
+/// Returns what the blob names, if it is a manifest. Of a layer only the first chunk is read. A
+/// damaged manifest is read once more, as the connection may be at fault; if it is damaged again,
+/// it is not served either.
 async fn read_manifest(
     storage: &dyn Storage,
     id: BlobId,
     digest: Digest,
 ) -> Result<(BlobId, Option<Vec<Digest>>), GcError> {
     let read = async {
-        let Some(mut reader) = storage.get(&Key::blob(digest), None).await? else {
-            return Ok(None);
-        };
-        let mut bytes = Vec::new();
-        while let Some(chunk) = reader.body.try_next().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.first() != Some(&b'{') || bytes.len() as u64 > MAX_MANIFEST {
+        for _ in 0..2 {
+            let Some(mut reader) = storage.get(&Key::blob(digest), None).await? else {
                 return Ok(None);
+            };
+            let mut bytes = Vec::new();
+            while let Some(chunk) = reader.body.try_next().await? {
+                bytes.extend_from_slice(&chunk);
+                if bytes.first() != Some(&b'{') || bytes.len() as u64 > MAX_MANIFEST {
+                    return Ok(None);
+                }
+            }
+            if digest.verify(&bytes).is_ok() {
+                return Ok(parse_manifest(&bytes));
             }
         }
-        Ok(parse_manifest(&bytes))
+        Ok(None)
     };
     match read.await {
         Ok(named) => Ok((id, named)),
@@ -469,11 +475,13 @@ fn parse_image(key: &Key, bytes: &[u8]) -> ImageEntry {
             None => ImageEntry::Unusable,
         };
     }
-    let image: ImageReferences = match versioned::from_bytes(ImageRecord::VERSION, bytes) {
-        Ok(image) => image,
-        Err(VersionedError::Version { found }) if found > u64::from(ImageRecord::VERSION) => {
-            return ImageEntry::Newer;
-        }
+    // Older programs on the store use entries of older versions, which name blobs in the same way.
+    let image: ImageReferences = match versioned::version(bytes) {
+        Ok(version) if version > u64::from(ImageRecord::VERSION) => return ImageEntry::Newer,
+        Ok(_) => match serde_json::from_slice(bytes) {
+            Ok(image) => image,
+            Err(_) => return ImageEntry::Unusable,
+        },
         Err(_) => return ImageEntry::Unusable,
     };
     let manifests = [Some(image.oci), image.docker].into_iter().flatten();

@@ -73,7 +73,7 @@ impl Leases {
     /// Leases if they work in this store. If not, logs a warning, and every server gets every
     /// lease.
     pub async fn where_exclusive(storage: Arc<dyn Storage>, ttl: Duration) -> Self {
-        if ttl.is_zero() {
+        if ttl.is_zero() || storage.is_read_only() {
             return Self::new(storage, ttl, true);
         }
         let exclusive = can_create_exclusively(&*storage).await;

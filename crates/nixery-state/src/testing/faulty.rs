@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt};
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    Storage, StorageError,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -29,6 +29,12 @@ pub struct FaultyStorage {
     pub dead: AtomicBool,
     /// Nothing can be written any more.
     pub full: AtomicBool,
+    /// Writes are refused.
+    pub read_only: AtomicBool,
+    /// How many of a hundred readings of a blob have a wrong bit.
+    pub flips_percent: AtomicU64,
+    /// Number of readings with a wrong bit so far.
+    pub flipped: AtomicU64,
     /// Every call for a lease fails.
     pub leases_fail: AtomicBool,
     /// No graph can be written.
@@ -63,6 +69,9 @@ impl FaultyStorage {
             random: AtomicU64::new(seed),
             dead: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            read_only: AtomicBool::new(false),
+            flips_percent: AtomicU64::new(0),
+            flipped: AtomicU64::new(0),
             leases_fail: AtomicBool::new(false),
             graphs_fail: AtomicBool::new(false),
             graphs_hang: AtomicBool::new(false),
@@ -77,13 +86,7 @@ impl FaultyStorage {
 
     async fn pass(&self, folder: Option<Folder>) -> Result<(), StorageError> {
         if !self.slowness.is_zero() {
-            // xorshift64: any random numbers will do.
-            let mut x = self.random.load(Ordering::Relaxed) | 1;
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            self.random.store(x, Ordering::Relaxed);
-            let permille = u32::try_from(x % 1001).expect("small");
+            let permille = u32::try_from(self.random() % 1001).expect("small");
             tokio::time::sleep(self.slowness * permille / 1000).await;
         }
         if self.dead.load(Ordering::SeqCst) {
@@ -95,6 +98,40 @@ impl FaultyStorage {
         Ok(())
     }
 
+    /// xorshift64: any random numbers will do.
+    fn random(&self) -> u64 {
+        let mut x = self.random.load(Ordering::Relaxed) | 1;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random.store(x, Ordering::Relaxed);
+        x
+    }
+
+    /// Returns the body, maybe with a wrong bit.
+    async fn maybe_flipped(&self, reader: BlobReader) -> Result<BlobReader, StorageError> {
+        // The lowest bits of the generator are not random enough.
+        if (self.random() >> 20) % 100 >= self.flips_percent.load(Ordering::SeqCst) {
+            return Ok(reader);
+        }
+        let (stat, range) = (reader.stat, reader.range);
+        let mut bytes = reader.bytes().await?.to_vec();
+        if !bytes.is_empty() {
+            let bit = usize::try_from(self.random() >> 20).expect("64 bits") % (8 * bytes.len());
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            self.flipped.fetch_add(1, Ordering::SeqCst);
+        }
+        let chunks: Vec<_> = bytes
+            .chunks(100_000)
+            .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
+            .collect();
+        Ok(BlobReader {
+            stat,
+            range,
+            body: stream::iter(chunks).boxed(),
+        })
+    }
+
     async fn pass_write(&self, key: &Key) -> Result<(), StorageError> {
         self.pass(Some(key.folder())).await?;
         if key.folder() == GRAPHS && self.graphs_hang.load(Ordering::SeqCst) {
@@ -102,6 +139,14 @@ impl FaultyStorage {
         }
         if key.folder() == GRAPHS && self.graphs_fail.load(Ordering::SeqCst) {
             return Err(failure("a graph"));
+        }
+        if self.read_only.load(Ordering::SeqCst) {
+            return Err(StorageError::Denied {
+                backend: "faulty",
+                operation: Operation::Write,
+                target: key.to_string(),
+                source: "as requested by the test".into(),
+            });
         }
         if self.full.load(Ordering::SeqCst) {
             return Err(StorageError::NoSpace {
@@ -172,7 +217,10 @@ impl Storage for FaultyStorage {
         self.pass(Some(key.folder())).await?;
         let reader = self.inner.get(key, range).await;
         self.pass(Some(key.folder())).await?;
-        reader
+        match reader? {
+            Some(reader) if key.folder() == BLOBS => self.maybe_flipped(reader).await.map(Some),
+            reader => Ok(reader),
+        }
     }
     async fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
         self.pass(Some(key.folder())).await?;
@@ -194,5 +242,8 @@ impl Storage for FaultyStorage {
     async fn check(&self) -> Result<(), StorageError> {
         self.pass(None).await?;
         self.inner.check().await
+    }
+    fn is_read_only(&self) -> bool {
+        self.read_only.load(Ordering::SeqCst)
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::gc::{GcError, GcMode, GcPolicy, GcReport, InUse, Retention, collect};
 use crate::graphs::{self, GRAPHS};
 use crate::lease::LEASES;
-use crate::record::{self, BUILDS, ImageRecord, LayerSummary, MANIFESTS};
+use crate::record::{self, BUILDS, ImageRecord, LayerRecord, LayerSummary, MANIFESTS};
 use crate::uses::USES;
 
 /// The folder of a feature that this crate does not know.
@@ -153,7 +153,7 @@ impl Made {
             config: of(&self.config, "application/vnd.oci.image.config.v1+json"),
             layers: layers.collect(),
         };
-        record::save(storage, &Key::new(MANIFESTS, self.key), &record).await
+        record::save(storage, None, &Key::new(MANIFESTS, self.key), &record).await
     }
 
     /// Stores its blobs, the records of its layers, and its record.
@@ -167,7 +167,7 @@ impl Made {
         }
         for bytes in layers {
             let record = layer_record(&bytes);
-            record::save(storage, &layer_key(&bytes), &record)
+            record::save(storage, None, &layer_key(&bytes), &record)
                 .await
                 .expect("stored");
         }
@@ -191,13 +191,16 @@ pub fn layer_key(layer: &[u8]) -> Key {
 }
 
 /// Returns the record of a layer.
-pub fn layer_record(layer: &[u8]) -> PackedLayer {
-    PackedLayer {
-        digest: Digest::of(layer),
-        diff_id: Digest::of(layer),
-        size: layer.len() as u64,
-        tar_size: 1,
-        compression: Compression::Gzip,
+pub fn layer_record(layer: &[u8]) -> LayerRecord {
+    LayerRecord {
+        layer: PackedLayer {
+            digest: Digest::of(layer),
+            diff_id: Digest::of(layer),
+            size: layer.len() as u64,
+            tar_size: 1,
+            compression: Compression::Gzip,
+        },
+        contents: Vec::new(),
     }
 }
 

@@ -12,10 +12,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use rustix::fs::OFlags;
 
 use crate::{
     BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
@@ -25,6 +27,10 @@ use scratch::Scratch;
 
 const BACKEND: &str = "filesystem";
 const NO_SPACE: &str = "no space is left. Fix: free some, or choose another directory";
+
+/// Opens what other programs may have put into the store: a pipe is not waited for, and a link is
+/// not followed.
+const NO_WAITING: i32 = OFlags::NONBLOCK.union(OFlags::NOFOLLOW).bits() as i32;
 
 /// A store in a directory: `layers/<hex>` and other folders with objects, and `tmp/` with
 /// temporary files. A folder is created with its first object.
@@ -40,6 +46,8 @@ pub struct FilesystemStorage {
 struct Root {
     path: PathBuf,
     scratch: Scratch,
+    /// Whether the last check could read but not write.
+    read_only: AtomicBool,
 }
 
 impl Root {
@@ -52,27 +60,66 @@ impl Root {
         path.push(key.name());
         path
     }
+
+    /// Tests that the store can be written to, or at least be read, and remembers which.
+    fn check(&self) -> Result<(), StorageError> {
+        match self.probe() {
+            Err(error @ StorageError::Denied { .. }) => self.only_read(error),
+            probed => {
+                probed?;
+                if self.read_only.swap(false, Ordering::Relaxed) {
+                    let path = self.path.display();
+                    tracing::info!("the filesystem store at {path} can be written to again");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Accepts a store that can be read, after it refused to be written to.
+    fn only_read(&self, refusal: StorageError) -> Result<(), StorageError> {
+        if fs::read_dir(self.folder(BLOBS)).is_err() {
+            return Err(refusal);
+        }
+        if !self.read_only.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the filesystem store at {} is read-only: its images are served, and others cannot be built. Fix: unless this is intended, let this user write to it",
+                self.path.display()
+            );
+        }
+        Ok(())
+    }
 }
 
 impl FilesystemStorage {
-    /// Opens the store at `root`, creates it if necessary, and tests that it can be written to.
+    /// Opens the store at `root`, creates it if necessary, and tests that it can be written to. A
+    /// store that can only be read is opened with a warning.
     ///
     /// Removes temporary files of processes that died. Blocks briefly; call it at start.
     ///
     /// # Errors
-    /// [`StorageError::Open`] when `root` is not a directory, cannot be created, or cannot be
+    /// [`StorageError::Open`] when `root` is not a directory, or cannot be created, read, or
     /// written to. The message says what is wrong and how to fix it.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, StorageError> {
         let storage = Self::new(root.into());
-        let path = &storage.root.path;
+        match storage.prepare() {
+            Err(error) if is_refusal(&error) => storage.root.only_read(error)?,
+            prepared => prepared?,
+        }
+        Ok(storage)
+    }
+
+    /// Creates the directories, and tests that objects can be stored.
+    fn prepare(&self) -> Result<(), StorageError> {
+        let path = &self.root.path;
         let prepare = || {
             fs::create_dir_all(path)?;
-            fs::create_dir_all(storage.root.folder(BLOBS))?;
-            storage.root.scratch.claim()?;
+            fs::create_dir_all(self.root.folder(BLOBS))?;
+            self.root.scratch.claim()?;
             File::open(path)?.sync_all()
         };
         prepare().map_err(|error| cannot_open(path, error))?;
-        storage.root.probe().map_err(|error| match error {
+        self.root.probe().map_err(|error| match error {
             StorageError::NoSpace { source, .. } => StorageError::Open {
                 backend: BACKEND,
                 location: path.display().to_string(),
@@ -86,8 +133,7 @@ impl FilesystemStorage {
                 }
             }
             other => other,
-        })?;
-        Ok(storage)
+        })
     }
 
     /// Opens an existing store without writing to it, for example one that is mounted read-only.
@@ -112,7 +158,11 @@ impl FilesystemStorage {
     fn new(path: PathBuf) -> Self {
         let scratch = Scratch::new(&path);
         Self {
-            root: Arc::new(Root { path, scratch }),
+            root: Arc::new(Root {
+                path,
+                scratch,
+                read_only: AtomicBool::new(false),
+            }),
         }
     }
 
@@ -212,8 +262,12 @@ impl Storage for FilesystemStorage {
     }
 
     async fn check(&self) -> Result<(), StorageError> {
-        self.blocking(Operation::Check, "itself", |root| root.probe())
+        self.blocking(Operation::Check, "itself", |root| root.check())
             .await
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.root.read_only.load(Ordering::Relaxed)
     }
 }
 
@@ -223,6 +277,19 @@ fn failed(
     target: impl fmt::Display,
 ) -> impl FnOnce(io::Error) -> StorageError {
     move |source| StorageError::io(BACKEND, operation, target, source)
+}
+
+/// Whether the store cannot be opened because it may not be written to.
+fn is_refusal(error: &StorageError) -> bool {
+    use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    let StorageError::Open {
+        source: Some(source),
+        ..
+    } = error
+    else {
+        return false;
+    };
+    matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem)
 }
 
 /// A task on the blocking threads panicked, or the runtime is shutting down.

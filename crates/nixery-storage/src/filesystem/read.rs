@@ -6,27 +6,36 @@
 //! the chunk before is sent. No thread waits for a slow reader.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::task::JoinHandle;
 
-use super::{BACKEND, Root, failed, join};
-use crate::{BlobReader, ByteRange, Entry, Folder, Key, Operation, Stat, StorageError};
+use super::{BACKEND, NO_WAITING, Root, failed, join};
+use crate::{
+    BlobReader, ByteRange, Entry, Folder, Key, ObjectIdentity, Operation, Stat, StorageError,
+};
 
 /// Bytes read at once. Larger reads are not faster. A reader has at most two chunks in memory.
 const CHUNK_BYTES: u64 = 256 * 1024;
+const CHANGED: &str = "the object was written to while it was read";
+const A_DIRECTORY: &str = "a directory is in the place of the object. Fix: remove it";
 /// Entries listed per call on a blocking thread.
 const LIST_BATCH: usize = 256;
 
 impl Root {
     pub(super) fn stat(&self, key: &Key) -> Result<Option<Stat>, StorageError> {
-        match fs::metadata(self.path(key)) {
-            Ok(metadata) if metadata.is_file() => Ok(Some(stat(&metadata))),
-            Ok(_) => Err(failed(Operation::Stat, key)(not_a_file())),
+        match fs::symlink_metadata(self.path(key)) {
+            Ok(metadata) => {
+                let is_object = is_object(&metadata, key);
+                let is_object = is_object.map_err(failed(Operation::Stat, key))?;
+                Ok(is_object.then(|| stat(&metadata)))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(Operation::Stat, key)(error)),
         }
@@ -38,20 +47,15 @@ impl Root {
         key: &Key,
         range: Option<ByteRange>,
     ) -> Result<Option<Opened>, StorageError> {
-        let mut file = match File::open(self.path(key)) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(failed(Operation::Read, key)(error)),
+        let failed_to_read = || failed(Operation::Read, key);
+        let Some((mut file, metadata)) = self.open_file(key).map_err(failed_to_read())? else {
+            return Ok(None);
         };
-        let metadata = file.metadata().map_err(failed(Operation::Read, key))?;
-        if !metadata.is_file() {
-            return Err(failed(Operation::Read, key)(not_a_file()));
-        }
         let stat = stat(&metadata);
         let range = ByteRange::resolve(range, stat.size, key)?;
         if range.start > 0 {
-            file.seek(SeekFrom::Start(range.start))
-                .map_err(failed(Operation::Read, key))?;
+            let start = SeekFrom::Start(range.start);
+            file.seek(start).map_err(failed_to_read())?;
         }
         let mut source = Source {
             file,
@@ -59,6 +63,7 @@ impl Root {
             start: range.start,
             total: range.len(),
             done: 0,
+            modified: stat.modified,
         };
         let first = source.chunk()?;
         Ok(Some(Opened {
@@ -67,6 +72,29 @@ impl Root {
             first,
             source,
         }))
+    }
+
+    /// Opens the file of an object; `None` if there is no object. Does not wait for a pipe's
+    /// writer, and does not follow a link.
+    fn open_file(&self, key: &Key) -> io::Result<Option<(File, fs::Metadata)>> {
+        let path = self.path(key);
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(NO_WAITING)
+            .open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => {
+                // A link or a socket cannot be opened so.
+                return match fs::symlink_metadata(&path) {
+                    Ok(metadata) if !is_object(&metadata, key)? => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        let metadata = file.metadata()?;
+        Ok(is_object(&metadata, key)?.then_some((file, metadata)))
     }
 
     /// `None` when the folder does not exist: nothing was stored in it yet.
@@ -107,10 +135,13 @@ struct Source {
     total: u64,
     /// Bytes read so far.
     done: u64,
+    /// When the object was last written, as it was opened.
+    modified: Option<SystemTime>,
 }
 
 impl Source {
-    /// The next chunk; empty at the end.
+    /// The next chunk; empty at the end. The last one is not returned if the object was written to
+    /// since it was opened.
     fn chunk(&mut self) -> Result<Bytes, StorageError> {
         let want = CHUNK_BYTES.min(self.total - self.done);
         let mut chunk = Vec::with_capacity(want as usize);
@@ -127,6 +158,14 @@ impl Source {
                 expected: self.total,
                 actual: self.done,
             });
+        }
+        if self.done == self.total {
+            let metadata = self.file.metadata();
+            let metadata = metadata.map_err(failed(Operation::Read, self.key))?;
+            if metadata.modified().ok() != self.modified {
+                let changed = io::Error::new(io::ErrorKind::ResourceBusy, CHANGED);
+                return Err(failed(Operation::Read, self.key)(changed));
+            }
         }
         Ok(chunk.into())
     }
@@ -254,7 +293,7 @@ fn entry(item: io::Result<fs::DirEntry>, folder: Folder) -> Result<Option<Entry>
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(Operation::List, folder)(error)),
     };
-    // A folder or a link with an object's name is foreign too.
+    // A folder, a link or a pipe with an object's name is foreign too.
     let key = Some(name.as_os_str())
         .filter(|_| metadata.is_file())
         .and_then(OsStr::to_str)
@@ -270,9 +309,21 @@ fn stat(metadata: &fs::Metadata) -> Stat {
     Stat {
         size: metadata.len(),
         modified: metadata.modified().ok(),
+        identity: Some(ObjectIdentity::of_file(metadata)),
     }
 }
 
-fn not_a_file() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")
+/// Whether this is an object: a regular file. A link, a pipe, a socket or a device in its place
+/// counts as missing, and the next write replaces it.
+///
+/// # Errors
+/// It is a directory, which no write replaces.
+pub(super) fn is_object(metadata: &fs::Metadata, key: &Key) -> io::Result<bool> {
+    if metadata.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, A_DIRECTORY));
+    }
+    if !metadata.is_file() {
+        tracing::warn!(%key, "a link, pipe, socket or device is in the place of an object: it counts as missing, and the next write replaces it");
+    }
+    Ok(metadata.is_file())
 }

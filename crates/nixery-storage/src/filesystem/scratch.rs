@@ -7,10 +7,13 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use tempfile::NamedTempFile;
+
+use super::NO_WAITING;
 
 /// Where the folders of all writers are.
 pub(super) const TMP: &str = "tmp";
@@ -53,7 +56,6 @@ impl Scratch {
     /// A new, empty file that readers do not see, on the file system of the objects.
     pub(super) fn file(&self) -> io::Result<NamedTempFile> {
         self.make(|path| {
-            use std::os::unix::fs::OpenOptionsExt;
             OpenOptions::new()
                 .write(true)
                 .create_new(true)
@@ -119,6 +121,7 @@ fn claim(tmp: &Path) -> io::Result<Own> {
         .write(true)
         .create(true)
         .truncate(false)
+        .custom_flags(NO_WAITING)
         .open(tmp.join(GATE))?;
     if lock(&gate)? {
         remove_stale(tmp)?;
@@ -153,7 +156,11 @@ fn remove_stale(tmp: &Path) -> io::Result<()> {
             continue;
         }
         let dir = entry.path();
-        let stale = match OpenOptions::new().write(true).open(dir.join(LOCK)) {
+        let owner = OpenOptions::new()
+            .write(true)
+            .custom_flags(NO_WAITING)
+            .open(dir.join(LOCK));
+        let stale = match owner {
             Ok(owner) => match owner.try_lock() {
                 Ok(()) => true,
                 Err(TryLockError::WouldBlock | TryLockError::Error(_)) => false,

@@ -373,3 +373,143 @@ async fn a_folder_that_cannot_be_written_to_fails_the_check_and_the_writes(store
     assert!(!error.is_retryable());
     assert_eq!(store.leftovers(), Vec::<PathBuf>::new());
 }
+
+/// What another program may put in the place of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Obstacle {
+    Pipe,
+    DanglingLink,
+    LinkToAFile,
+    Socket,
+    Directory,
+}
+
+impl Obstacle {
+    fn put(self, path: &Path) {
+        match self {
+            Self::Pipe => {
+                let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+                rustix::fs::mkfifoat(rustix::fs::CWD, path, mode).unwrap();
+            }
+            Self::DanglingLink => std::os::unix::fs::symlink("/nonexistent", path).unwrap(),
+            Self::LinkToAFile => std::os::unix::fs::symlink("/etc/passwd", path).unwrap(),
+            Self::Socket => drop(std::os::unix::net::UnixListener::bind(path).unwrap()),
+            Self::Directory => fs::create_dir(path).unwrap(),
+        }
+    }
+}
+
+/// None of these calls may hang, as opening a pipe does.
+#[rstest]
+#[case(Obstacle::Pipe)]
+#[case(Obstacle::DanglingLink)]
+#[case(Obstacle::LinkToAFile)]
+#[case(Obstacle::Socket)]
+#[case(Obstacle::Directory)]
+#[tokio::test]
+async fn what_is_no_file_is_replaced_or_named(store: Store, #[case] obstacle: Obstacle) {
+    let (key, storage) = (blob(b"bytes"), &store.storage);
+    obstacle.put(&store.path(&key));
+    let is_directory = obstacle == Obstacle::Directory;
+
+    let read = storage.get(&key, None).await;
+    let looked_up = storage.stat(&key).await;
+    if is_directory {
+        let errors = [read.unwrap_err(), looked_up.unwrap_err()];
+        for error in errors {
+            let message = crate::error_chain(&error);
+            assert!(message.contains("a directory is in the place"), "{message}");
+        }
+    } else {
+        assert!(read.unwrap().is_none());
+        assert_eq!(looked_up.unwrap(), None);
+    }
+    let entries: Vec<Entry> = storage
+        .list(BLOBS)
+        .await
+        .unwrap()
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(entries[0].key, None, "it is foreign");
+    let report = verify(storage, &[BLOBS], &VerifyOptions::default(), |_| ()).await;
+    assert_eq!(report.unwrap().foreign, [key.path()]);
+    let created = storage.put(&key, "bytes".into(), PutMode::CreateNew).await;
+    assert!(
+        matches!(created, Err(StorageError::Failed { .. })),
+        "{created:?}"
+    );
+
+    let spool = store.spool(b"bytes");
+    let stored = storage.put_file(&key, &spool).await;
+    if is_directory {
+        stored.unwrap_err();
+        assert!(storage.delete(&key).await.is_err());
+        return;
+    }
+    stored.unwrap();
+    assert_eq!(storage.get_bytes(&key, 5).await.unwrap().unwrap(), "bytes");
+    fs::remove_file(store.path(&key)).unwrap();
+    obstacle.put(&store.path(&key));
+    assert!(storage.delete(&key).await.unwrap());
+    assert!(fs::read("/etc/passwd").is_ok());
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_object_has_another_identity_after_every_change(store: Store) {
+    let key = blob(b"bytes");
+    let path = store.path(&key);
+    let identity = async || {
+        let stat = store.storage.stat(&key).await.unwrap().unwrap();
+        let reader = store.storage.get(&key, None).await.unwrap().unwrap();
+        assert_eq!(reader.stat, stat);
+        stat.identity.unwrap()
+    };
+    let mut seen = Vec::new();
+    let put = async || {
+        let put = store.storage.put(&key, "bytes".into(), PutMode::Replace);
+        let _ = put.await.unwrap();
+    };
+    put().await;
+    seen.push(identity().await);
+    assert_eq!(identity().await, seen[0]);
+    put().await;
+    seen.push(identity().await);
+    // One bit in place, and the time of the writing set back.
+    let written = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    // The kernel's clock of files ticks every few milliseconds.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    fs::write(&path, "bytez").unwrap();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_modified(written).unwrap();
+    seen.push(identity().await);
+    let different: std::collections::HashSet<_> = seen.iter().collect();
+    assert_eq!(different.len(), seen.len());
+}
+
+#[rstest]
+#[case::small(1000)]
+#[case::of_several_chunks(900_000)]
+#[tokio::test]
+async fn an_object_that_is_written_to_is_not_read_to_its_end(store: Store, #[case] size: usize) {
+    let bytes = vec![7; size];
+    let key = blob(&bytes);
+    let put = store.storage.put(&key, bytes.into(), PutMode::Replace);
+    let _ = put.await.unwrap();
+    fs::set_permissions(store.path(&key), fs::Permissions::from_mode(0o644)).unwrap();
+    let mut reader = store.storage.get(&key, None).await.unwrap().unwrap();
+    let first = reader.body.next().await.unwrap().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let file = fs::OpenOptions::new().write(true).open(store.path(&key));
+    std::os::unix::fs::FileExt::write_at(&file.unwrap(), b"8", size as u64 - 1).unwrap();
+    let rest: Result<Vec<Bytes>, _> = reader.body.try_collect().await;
+    match rest {
+        // It was read before.
+        Ok(rest) => assert_eq!((first.len(), rest.len()), (size, 0)),
+        Err(error) => {
+            assert!(size > first.len() && error.is_retryable(), "{error:?}");
+        }
+    }
+}

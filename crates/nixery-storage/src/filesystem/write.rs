@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
+use super::read::is_object;
 use super::scratch::TMP;
 use super::{Root, failed};
 use crate::{BLOBS, Folder, Key, Operation, PutMode, PutOutcome, StorageError};
 
 /// Bytes written by [`Root::probe`]: a whole block, which fails on a full disk.
 const PROBE_BYTES: usize = 4096;
+const NOT_A_FILE: &str = "a link, pipe, socket or device is in its place. Fix: remove it";
 
 impl Root {
     pub(super) fn put_file(&self, key: &Key, spool: &Path) -> Result<(), StorageError> {
@@ -52,8 +54,15 @@ impl Root {
         mode: PutMode,
     ) -> Result<PutOutcome, StorageError> {
         let write = || {
-            if mode == PutMode::CreateNew && self.path(key).symlink_metadata().is_ok() {
-                return Ok(PutOutcome::AlreadyExists);
+            if mode == PutMode::CreateNew
+                && let Ok(metadata) = self.path(key).symlink_metadata()
+            {
+                return if is_object(&metadata, key)? {
+                    Ok(PutOutcome::AlreadyExists)
+                } else {
+                    // To remove it could remove an object that another writer has just created.
+                    Err(io::Error::new(io::ErrorKind::InvalidInput, NOT_A_FILE))
+                };
             }
             let mut file = self.scratch.file()?;
             file.write_all(bytes)?;
@@ -95,7 +104,7 @@ impl Root {
     /// Whether the object exists with this size. An object of another size is damaged, because
     /// only complete files get their final name.
     fn has(&self, key: &Key, size: u64) -> bool {
-        fs::metadata(self.path(key))
+        fs::symlink_metadata(self.path(key))
             .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
     }
 

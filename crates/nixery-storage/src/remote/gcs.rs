@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use opendal::Operator;
 use opendal::services::Gcs;
@@ -95,6 +96,7 @@ impl RemoteStorage {
             limits: config.limits.corrected(),
             upload: UploadMethod::OneRequest,
             bucket_seen: Mutex::default(),
+            read_only: AtomicBool::default(),
         }))
     }
 }

@@ -203,6 +203,7 @@ pub(super) fn stat(metadata: &Metadata) -> Stat {
         size: metadata.content_length(),
         modified: seconds
             .map(|since| SystemTime::UNIX_EPOCH + Duration::from_secs(since.as_secs())),
+        identity: None,
     }
 }
 

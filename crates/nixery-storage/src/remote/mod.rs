@@ -25,6 +25,7 @@ pub use s3::{S3Addressing, S3Config, S3Credentials};
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -132,6 +133,8 @@ struct Shared {
     limits: RemoteLimits,
     upload: UploadMethod,
     bucket_seen: Mutex<Option<Instant>>,
+    /// Whether the last check could read but not write.
+    read_only: AtomicBool,
 }
 
 /// How a spool file is uploaded.
@@ -251,6 +254,10 @@ impl Storage for RemoteStorage {
         Some(format!("{}{}", self.shared.public_base, key.path()))
     }
 
+    fn is_read_only(&self) -> bool {
+        self.shared.read_only.load(Ordering::Relaxed)
+    }
+
     /// Tests listing, writing and deleting.
     async fn check(&self) -> Result<(), StorageError> {
         let checked = tokio::time::timeout(CHECK_TIMEOUT, self.try_all()).await;
@@ -295,9 +302,24 @@ impl RemoteStorage {
         found.map_err(|error| listing.error(&error))?;
         self.saw_bucket();
         let key = trial_key("check");
-        let _ = self
-            .put_within(&key, "{}".into(), PutMode::Replace, limits.clone())
-            .await?;
+        let writing = self.put_within(&key, "{}".into(), PutMode::Replace, limits.clone());
+        let written = writing.await;
+        let refused = matches!(written, Err(StorageError::Denied { .. }));
+        let was_refused = self.shared.read_only.swap(refused, Ordering::Relaxed);
+        match written {
+            Err(refusal) if refused => {
+                if !was_refused {
+                    tracing::warn!(
+                        "the {} store at {} is read-only: its images are served, and others cannot be built: {}",
+                        self.shared.backend,
+                        self.shared.location,
+                        error_chain(&refusal)
+                    );
+                }
+                return Ok(());
+            }
+            written => drop(written?),
+        }
         let deleting = quick(Operation::Delete, &key.path());
         let deleted = deleting.operator.delete(&key.path()).await;
         deleted.map_err(|error| deleting.error(&error))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use opendal::Operator;
 use opendal::services::S3;
@@ -122,6 +123,7 @@ impl RemoteStorage {
             limits: config.limits.corrected(),
             upload: UploadMethod::Parts,
             bucket_seen: Mutex::default(),
+            read_only: AtomicBool::default(),
         }))
     }
 }

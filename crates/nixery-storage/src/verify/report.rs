@@ -29,6 +29,11 @@ pub enum Problem {
         /// Bytes allowed.
         limit: u64,
     },
+    /// An entry that says something else than what it names, or was written for another key.
+    Untrue {
+        /// The difference.
+        message: String,
+    },
     /// The object could not be read to its end.
     Unreadable {
         /// The error with its causes.
@@ -45,6 +50,7 @@ impl fmt::Display for Problem {
             Self::TooLarge { limit } => {
                 write!(f, "it is larger than an entry can be ({limit} bytes)")
             }
+            Self::Untrue { message } => f.write_str(message),
             Self::Unreadable { message } => write!(f, "it cannot be read: {message}"),
         }
     }
@@ -65,6 +71,19 @@ pub struct Defect {
     pub problem: Problem,
     /// Whether it was deleted.
     pub deleted: bool,
+}
+
+impl Defect {
+    /// Returns a defect of an object that is still there.
+    #[must_use]
+    pub fn new(key: Key, size: u64, problem: Problem) -> Self {
+        Self {
+            key,
+            size,
+            problem,
+            deleted: false,
+        }
+    }
 }
 
 impl fmt::Display for Defect {

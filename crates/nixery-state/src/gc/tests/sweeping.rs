@@ -218,8 +218,8 @@ async fn an_incomplete_image_is_dropped() {
 }
 
 #[rstest]
-#[case::newer(r#"{"version":2,"other":"shape"}"#, true, false)]
-#[case::newer_architecture(
+#[case::newer(r#"{"version":3,"other":"shape"}"#, true, false)]
+#[case::older_and_of_a_newer_architecture(
     r#"{"version":1,"architecture":"riscv64","oci":{"digest":"sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"},"config":{"digest":"sha256:ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"},"layers":[]}"#,
     true,
     true

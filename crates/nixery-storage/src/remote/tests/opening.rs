@@ -264,3 +264,19 @@ fn a_bad_key_file_is_named_and_not_quoted(#[case] content: &str, #[case] hint: &
     assert!(error.to_string().contains(hint), "{error}");
     assert!(!format!("{error:?}").contains("a-secret"), "{error:?}");
 }
+
+/// The registry serves what a bucket has, if it may not write to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_refuses_writes_is_read_only() {
+    let server = Server::start().await;
+    let storage = RemoteStorage::open_s3(server.config()).unwrap();
+    storage.check().await.unwrap();
+    assert!(!storage.is_read_only());
+    let refused = Fault::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
+    server.state().always = Some(("PUT", refused));
+    storage.check().await.unwrap();
+    assert!(storage.is_read_only());
+    server.state().always = None;
+    storage.check().await.unwrap();
+    assert!(!storage.is_read_only());
+}
