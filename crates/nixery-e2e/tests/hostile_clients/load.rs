@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use nixery_e2e::{Registry, RegistryOptions, blobs_of, pull_checked};
+use nixery_e2e::{Registry, RegistryOptions, pull_checked};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::claims::Claims;
 use crate::client::{Connection, get};
@@ -31,8 +31,8 @@ const REQUESTS: usize = 20_000;
 const REQUESTERS: usize = 8;
 const IDLE: usize = 2_000;
 const SLOW_READERS: usize = 500;
-/// What a slow reader takes, and how often: 32 KiB in a second.
-const SIP: usize = 8 * 1024;
+/// What a slow reader takes, and how often: 64 KiB in a second.
+const SIP: usize = 16 * 1024;
 const SIP_PAUSE: Duration = Duration::from_millis(250);
 
 const MEMORY: u64 = 256 * 1024 * 1024;
@@ -40,6 +40,11 @@ const MEMORY: u64 = 256 * 1024 * 1024;
 /// more generous, because the machine that runs it is also the one under load.
 const AIM: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// Blobs up to this size are served from memory.
+const SMALL: u64 = 64 * 1024;
+/// How long the sender of a random request waits for the answer.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The image whose manifest is asked for, and one with a layer that takes a slow reader minutes.
 const CACHED: &str = "hello";
@@ -54,12 +59,7 @@ fn hostile_clients_leave_the_server_to_the_others() {
         .env("NIXERY_HOLD_SECONDS", "1");
     let registry = Registry::start(options);
     let manifest = pull_checked(&registry, CACHED);
-    let blobs = blobs_of(&registry.manifest(CACHED).json());
-    let subject = Subject {
-        image: CACHED.to_owned(),
-        manifest,
-        blobs,
-    };
+    let subject = subject(&registry, manifest);
     let large = format!("/v2/{LARGE}/blobs/{}", largest_blob(&registry));
     let before = registry.open_descriptors();
 
@@ -107,6 +107,28 @@ fn raise_descriptors() {
     setrlimit(Resource::Nofile, limit).expect("a limit below the hard limit");
 }
 
+/// The cached image, as the random requests need it.
+fn subject(registry: &Registry, manifest: String) -> Subject {
+    let described = registry.manifest(CACHED).json();
+    let layers = described["layers"].as_array().expect("layers");
+    let (small, large): (Vec<_>, Vec<_>) = layers
+        .iter()
+        .chain([&described["config"]])
+        .partition(|blob| blob["size"].as_u64() <= Some(SMALL));
+    let digests = |blobs: Vec<&serde_json::Value>| {
+        let digests = blobs.iter().filter_map(|blob| blob["digest"].as_str());
+        digests.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let subject = Subject {
+        image: CACHED.to_owned(),
+        manifest,
+        small: digests(small),
+        large: digests(large),
+    };
+    assert!(!subject.small.is_empty() && !subject.large.is_empty());
+    subject
+}
+
 fn largest_blob(registry: &Registry) -> String {
     let manifest = registry.manifest(LARGE).json();
     let layers = manifest["layers"].as_array().expect("layers");
@@ -128,7 +150,7 @@ struct Seen {
     over: AtomicBool,
     /// How often each status answered a random request.
     statuses: Mutex<BTreeMap<u16, usize>>,
-    /// Random requests that were not answered: the server ended the connection.
+    /// Random requests that were not answered in time, or whose connection the server ended.
     unanswered: AtomicUsize,
     /// How long each answer to the cached manifest took, and what came instead of a 200.
     manifests: Mutex<Vec<Duration>>,
@@ -262,14 +284,13 @@ async fn send_random(number: usize, port: u16, subject: Arc<Subject>, seen: Arc<
                 }
             },
         };
-        match used.ask(&request.bytes, request.body).await {
-            Ok(answer) => {
-                *lock(&seen.statuses).entry(answer.status).or_default() += 1;
-                connection = used.open.then_some(used);
-            }
-            Err(_) => {
-                seen.unanswered.fetch_add(1, Ordering::Relaxed);
-            }
+        let answer = used.ask(&request.bytes, request.body);
+        // A client that has waited long enough leaves.
+        if let Ok(Ok(answer)) = timeout(REQUEST_PATIENCE, answer).await {
+            *lock(&seen.statuses).entry(answer.status).or_default() += 1;
+            connection = used.open.then_some(used);
+        } else {
+            seen.unanswered.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -296,7 +317,7 @@ async fn stay_idle(from: Ipv4Addr, port: u16, kind: usize, seen: Arc<Seen>) {
 /// Reads an answer slowly but steadily; asks again if the server has no room.
 async fn read_slowly(from: Ipv4Addr, port: u16, request: Vec<u8>, seen: Arc<Seen>) {
     loop {
-        if let Ok(mut connection) = Connection::with_buffer(from, port, Some(16 * 1024)).await
+        if let Ok(mut connection) = Connection::with_buffer(from, port, Some(64 * 1024)).await
             && connection.send(&request).await.is_ok()
             && let Ok(head) = connection.head().await
             && head.status == 200

@@ -14,8 +14,10 @@ pub(crate) struct Subject {
     pub(crate) image: String,
     /// The digest of its manifest.
     pub(crate) manifest: String,
-    /// The digests of its blobs.
-    pub(crate) blobs: Vec<String>,
+    /// The digests of its small blobs, and those of its other ones, which need a place among the
+    /// downloads.
+    pub(crate) small: Vec<String>,
+    pub(crate) large: Vec<String>,
 }
 
 const ACCEPTS: [&str; 6] = [
@@ -90,9 +92,18 @@ fn pick<'a>(rng: &mut Rng, of: &[&'a str]) -> &'a str {
     of[rng.usize(0..of.len())]
 }
 
+/// A blob, seldom a large one: there are many slow readers of large ones to wait for.
+fn digest<'a>(rng: &mut Rng, subject: &'a Subject) -> &'a str {
+    let blobs = if rng.u8(0..20) == 0 {
+        &subject.large
+    } else {
+        &subject.small
+    };
+    &blobs[rng.usize(0..blobs.len())]
+}
+
 fn blob_path(rng: &mut Rng, subject: &Subject) -> String {
-    let digest = &subject.blobs[rng.usize(0..subject.blobs.len())];
-    format!("/v2/{}/blobs/{digest}", subject.image)
+    format!("/v2/{}/blobs/{}", subject.image, digest(rng, subject))
 }
 
 /// The cached image by its tag, with any `Accept`, and conditionally.
@@ -125,7 +136,7 @@ fn blob(rng: &mut Rng, subject: &Subject) -> Request {
 fn by_digest(rng: &mut Rng, subject: &Subject) -> Request {
     let digest = match rng.u32(0..6) {
         0 => subject.manifest.clone(),
-        1..4 => subject.blobs[rng.usize(0..subject.blobs.len())].clone(),
+        1..4 => subject.large[rng.usize(0..subject.large.len())].clone(),
         4 => format!("sha256:{:064x}", rng.u128(..)),
         _ => "sha512:00".to_owned(),
     };
