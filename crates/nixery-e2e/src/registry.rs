@@ -207,24 +207,32 @@ impl Registry {
         kilobytes.expect("a number") * 1024
     }
 
-    /// The number of file descriptors that the registry has open.
+    /// What the file descriptors of the registry refer to, such as `socket:[1234]` or a path.
     ///
     /// # Panics
     /// The process is gone, or this user may not look: the registry is not dumpable, so only root
     /// may.
     #[track_caller]
-    pub fn open_descriptors(&self) -> usize {
+    pub fn open_descriptors(&self) -> Vec<String> {
         let folder = format!("/proc/{}/fd", self.process());
-        match std::fs::read_dir(&folder) {
-            Ok(entries) => entries.count(),
+        let list = ["find", &folder, "-type", "l", "-printf", "%l\n"];
+        let mut command = match std::fs::read_dir(&folder) {
             Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-                let list = Command::new("sudo").args(["-n", "ls", &folder]).output();
-                let list = list.expect("sudo, as `scripts/setup test` needs it");
-                assert!(list.status.success(), "sudo cannot list {folder}");
-                String::from_utf8_lossy(&list.stdout).lines().count()
+                let mut command = Command::new("sudo");
+                command.arg("-n").args(list);
+                command
             }
-            Err(error) => panic!("{folder}: {error}"),
-        }
+            _ => {
+                let mut command = Command::new(list[0]);
+                command.args(&list[1..]);
+                command
+            }
+        };
+        // One that is closed meanwhile makes `find` fail, and is none.
+        let found = command::run(&mut command).stdout;
+        let found: Vec<_> = found.lines().map(str::to_owned).collect();
+        assert!(!found.is_empty(), "nothing is listed in {folder}");
+        found
     }
 
     /// The folder of its blob store.

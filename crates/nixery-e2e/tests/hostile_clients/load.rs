@@ -18,9 +18,9 @@ use crate::requests::{Subject, random};
 use crate::streams::{Streams, hoard};
 use crate::{SEED, address};
 
-/// File descriptors that the server may open, a frequent limit; those of the tests must suffice for
-/// all clients.
-const DESCRIPTORS: u64 = 1024;
+/// File descriptors that the server may open: too few for all of the idle connections. Those of
+/// the tests must suffice for all clients.
+const DESCRIPTORS: u64 = 4096;
 const OUR_DESCRIPTORS: u64 = 8192;
 /// The load lasts until all random requests were sent, and at least this long: longer than any of
 /// the server's limits for answers that make no progress.
@@ -28,7 +28,7 @@ const LEAST: Duration = Duration::from_secs(45);
 const MOST: Duration = Duration::from_secs(90);
 
 const REQUESTS: usize = 20_000;
-const REQUESTERS: usize = 8;
+const REQUESTERS: usize = 40;
 const IDLE: usize = 2_000;
 const SLOW_READERS: usize = 500;
 /// What a slow reader takes, and how often: 64 KiB in a second.
@@ -44,7 +44,7 @@ const LIMIT: Duration = Duration::from_secs(1);
 /// Blobs up to this size are served from memory.
 const SMALL: u64 = 64 * 1024;
 /// How long the sender of a random request waits for the answer.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+const REQUEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The image whose manifest is asked for, and one with a layer that takes a slow reader minutes.
 const CACHED: &str = "hello";
@@ -61,7 +61,7 @@ fn hostile_clients_leave_the_server_to_the_others() {
     let manifest = pull_checked(&registry, CACHED);
     let subject = subject(&registry, manifest);
     let large = format!("/v2/{LARGE}/blobs/{}", largest_blob(&registry));
-    let before = registry.open_descriptors();
+    let before = registry.open_descriptors().len();
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -76,16 +76,16 @@ fn hostile_clients_leave_the_server_to_the_others() {
     load.check(&mut claims);
     let panics = registry.logged("panicked");
     claims.check("the server does not panic", panics == 0, panics);
-    let mut after = usize::MAX;
     let deadline = Instant::now() + Duration::from_secs(30);
-    while after > before && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(100));
+    let mut after = registry.open_descriptors();
+    while after.len() > before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(200));
         after = registry.open_descriptors();
     }
     claims.check(
         "file descriptors return to their number before the load",
-        after <= before,
-        format!("{before} before, {after} after"),
+        after.len() <= before,
+        format!("{before} before, {} after: {after:?}", after.len()),
     );
     claims.settle();
     // It is still the process that was started, and does what it did before.
@@ -353,11 +353,11 @@ impl Load {
             format!("{sent} of {REQUESTS} in {seconds} s"),
         );
         claims.check(
-            "nine of ten random requests are answered",
-            answered >= sent / 10 * 9,
+            "four of five random requests are answered in time",
+            answered >= sent / 5 * 4,
             format!("{answered} of {sent}"),
         );
-        let expected = [200, 206, 304, 400, 404, 405, 416, 431];
+        let expected = [200, 304, 400, 404, 405, 416, 431];
         claims.check(
             "the random requests are of many kinds",
             expected.iter().all(|status| statuses.contains_key(status)),
