@@ -38,7 +38,7 @@ struct Hostile {
 }
 
 #[test]
-#[ignore = "needs Nix, takes 60 s: run make test"]
+#[ignore = "needs Nix, takes 30 s: run make test"]
 fn one_client_with_four_hundred_names_does_not_delay_another() {
     let folder = tempfile::tempdir().expect("a scratch folder");
     let calls = NixCalls::with_evaluations_of(EVALUATION_SECONDS);
