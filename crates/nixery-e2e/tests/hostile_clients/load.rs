@@ -24,7 +24,7 @@ const DESCRIPTORS: u64 = 4096;
 const OUR_DESCRIPTORS: u64 = 8192;
 /// The load lasts until all random requests were sent, and at least this long: longer than any of
 /// the server's limits for answers that make no progress.
-const LEAST: Duration = Duration::from_secs(45);
+const LEAST: Duration = Duration::from_secs(55);
 const MOST: Duration = Duration::from_secs(150);
 
 const REQUESTS: usize = 20_000;
