@@ -17,13 +17,25 @@ impl NixCalls {
     /// A Nix program is not installed.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
+        Self::with_evaluations_of(0)
+    }
+
+    /// The same, and each evaluation takes this number of seconds more.
+    ///
+    /// # Panics
+    /// A Nix program is not installed.
+    pub fn with_evaluations_of(seconds: u32) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
         for program in ["nix", "nix-store", "nix-instantiate"] {
             let real = which(program)
                 .unwrap_or_else(|| panic!("{program} is not installed; run `scripts/setup test`"));
             let wrapper = folder.path().join(program);
+            let pause = match (program, seconds) {
+                ("nix-instantiate", 1..) => format!("sleep {seconds}\n"),
+                _ => String::new(),
+            };
             let script = format!(
-                "#!/bin/sh\necho \"{program} $*\" >>'{}'\nexec '{}' \"$@\"\n",
+                "#!/bin/sh\necho \"{program} $*\" >>'{}'\n{pause}exec '{}' \"$@\"\n",
                 folder.path().join("calls").display(),
                 real.display()
             );

@@ -14,6 +14,8 @@ pub struct RegistryOptions {
     pub packages: PathBuf,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
+    /// The hard limit of its file descriptors, if not that of the tests.
+    pub descriptors: Option<u64>,
     /// Whether the environment names a bucket: then only the spool is in the registry's folder.
     pub bucket: bool,
 }
@@ -24,6 +26,7 @@ impl RegistryOptions {
         Self {
             packages: demo_set(),
             environment: Vec::new(),
+            descriptors: None,
             bucket: false,
         }
     }
@@ -33,6 +36,7 @@ impl RegistryOptions {
         Self {
             packages: test_set(),
             environment: Vec::new(),
+            descriptors: None,
             bucket: false,
         }
     }
@@ -52,6 +56,7 @@ impl RegistryOptions {
         Self {
             packages,
             environment: Vec::new(),
+            descriptors: None,
             bucket: false,
         }
     }
@@ -60,6 +65,13 @@ impl RegistryOptions {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Allows the process this number of file descriptors, whatever it wants to raise the limit to.
+    #[must_use]
+    pub fn descriptors(mut self, limit: u64) -> Self {
+        self.descriptors = Some(limit);
         self
     }
 
@@ -179,6 +191,50 @@ impl Registry {
         self.child.id()
     }
 
+    /// The resident memory of the registry alone, in bytes.
+    ///
+    /// # Panics
+    /// The process is gone.
+    #[track_caller]
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()))
+            .expect("the registry runs");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("a running process has memory");
+        let kilobytes = line.trim().trim_end_matches(" kB").parse::<u64>();
+        kilobytes.expect("a number") * 1024
+    }
+
+    /// What the file descriptors of the registry refer to, such as `socket:[1234]` or a path.
+    ///
+    /// # Panics
+    /// The process is gone, or this user may not look: the registry is not dumpable, so only root
+    /// may.
+    #[track_caller]
+    pub fn open_descriptors(&self) -> Vec<String> {
+        let folder = format!("/proc/{}/fd", self.process());
+        let list = ["find", &folder, "-type", "l", "-printf", "%l\n"];
+        let mut command = match std::fs::read_dir(&folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                let mut command = Command::new("sudo");
+                command.arg("-n").args(list);
+                command
+            }
+            _ => {
+                let mut command = Command::new(list[0]);
+                command.args(&list[1..]);
+                command
+            }
+        };
+        // One that is closed meanwhile makes `find` fail, and is none.
+        let found = command::run(&mut command).stdout;
+        let found: Vec<_> = found.lines().map(str::to_owned).collect();
+        assert!(!found.is_empty(), "nothing is listed in {folder}");
+        found
+    }
+
     /// The folder of its blob store.
     pub fn storage(&self) -> PathBuf {
         self.folder.path().join("storage")
@@ -271,7 +327,16 @@ fn spawn(options: &RegistryOptions, port: u16, folder: &Path) -> Child {
         .append(true)
         .open(folder.join("log"))
         .expect("the log can be opened");
-    let mut command = Command::new(program("nixery-server"));
+    let mut command = match options.descriptors {
+        // It becomes the server, so the process ID stays.
+        Some(limit) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={limit}:{limit}"));
+            command.arg(program("nixery-server"));
+            command
+        }
+        None => Command::new(program("nixery-server")),
+    };
     if options.bucket {
         command.env("NIXERY_SPOOL_DIR", folder.join("spool"));
     }

@@ -53,7 +53,12 @@ fn every_setting_exists_and_is_in_the_units_file() {
     let known = settings();
     let mut text = String::new();
     texts_below(&checkout().join("deploy"), &mut text);
-    for document in ["docs/deployment.md", "docs/nix.md"] {
+    for document in [
+        "docs/deployment.md",
+        "docs/nix.md",
+        "docs/security.md",
+        "SECURITY.md",
+    ] {
         text += &std::fs::read_to_string(checkout().join(document)).expect("text");
     }
     let unknown: Vec<_> = named_in(&text).difference(&known).cloned().collect();
