@@ -1,4 +1,5 @@
 //! Counts connections, in total and by client. Where there are too many, idle ones are closed.
+//! Counts bytes that wait for their clients, too.
 //!
 //! A connection beyond the limits is closed at once, or gets a place in the reserve: there health
 //! checks and requests for metrics succeed, and all other requests are answered with the reason.
@@ -31,6 +32,8 @@ pub(crate) struct Connections {
     limits: Limits,
     /// What times are measured from.
     began: Instant,
+    /// Bytes that wait for all clients.
+    unsent: Arc<AtomicUsize>,
     table: Mutex<Table>,
 }
 
@@ -38,22 +41,29 @@ pub(crate) struct Connections {
 struct Table {
     /// Identifies the next connection.
     next: u64,
-    clients: HashMap<IpAddr, Held>,
+    clients: HashMap<IpAddr, Client>,
     /// Connections of all clients.
     total: usize,
     reserve: Held,
     warned: Option<Instant>,
 }
 
+#[derive(Debug, Default)]
+struct Client {
+    connections: Held,
+    /// Bytes that wait for this client.
+    unsent: Arc<AtomicUsize>,
+}
+
 /// Connections in the order of their arrival.
 type Held = BTreeMap<u64, Arc<Connection>>;
 
-/// Why a connection answers nothing but health checks and requests for metrics.
+/// Why a request is not answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// Its client has too many connections.
+    /// Its client has too many connections, or too many bytes wait for it.
     Client,
-    /// There are too many connections.
+    /// There are too many connections, or too many bytes wait for all clients.
     Total,
 }
 
@@ -64,12 +74,12 @@ impl Refusal {
             Self::Client => (
                 StatusCode::TOO_MANY_REQUESTS,
                 Code::TooManyRequests,
-                "your address has too many connections to this server. Fix: pull again later; if many clients share the address, ask the operator to raise NIXERY_MAX_CONNECTIONS_PER_CLIENT",
+                "your address has too many connections to this server, or leaves too many answers unread. Fix: pull again later; if many clients share the address, ask the operator to raise NIXERY_MAX_CONNECTIONS_PER_CLIENT",
             ),
             Self::Total => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::Unavailable,
-                "this server has too many connections. Fix: pull again later",
+                "this server has too many connections or unread answers. Fix: pull again later",
             ),
         };
         ApiError::new(status, code, message).retry_after(RETRY_SECONDS)
@@ -82,6 +92,7 @@ impl Connections {
         Arc::new(Self {
             limits,
             began: Instant::now(),
+            unsent: Arc::default(),
             table: Mutex::default(),
         })
     }
@@ -97,7 +108,8 @@ impl Connections {
                 return None;
             }
         }
-        let connection = Arc::new(Connection::new(client, refusal, self.began));
+        let unsent = table.unsent(client, refusal);
+        let connection = Arc::new(Connection::new(client, refusal, unsent, self));
         Some(Admission {
             id: table.add(&connection),
             connection,
@@ -118,11 +130,11 @@ impl Connections {
 impl Table {
     /// Closes idle connections until the client may have one more.
     fn make_room(&mut self, client: IpAddr, limits: &Limits) -> Result<(), Refusal> {
-        if let Some(held) = self.clients.get_mut(&client)
-            && held.len() >= limits.connections_per_client
+        if let Some(client) = self.clients.get_mut(&client)
+            && client.connections.len() >= limits.connections_per_client
         {
             // A client that has many connections loses its own first.
-            if !close_oldest(held, |_| true) {
+            if !close_oldest(&mut client.connections, |_| true) {
                 return Err(Refusal::Client);
             }
             self.total -= 1;
@@ -135,12 +147,10 @@ impl Table {
 
     /// Closes an idle connection of the client that has most of them, or else of any client.
     fn close_idle(&mut self) -> bool {
-        let most = self.clients.values_mut().max_by_key(|held| held.len());
-        let closed = most.is_some_and(|held| close_oldest(held, |_| true))
-            || self
-                .clients
-                .values_mut()
-                .any(|held| close_oldest(held, |_| true));
+        let close = |client: &mut Client| close_oldest(&mut client.connections, |_| true);
+        let clients = self.clients.values_mut();
+        let most = clients.max_by_key(|client| client.connections.len());
+        let closed = most.is_some_and(close) || self.clients.values_mut().any(close);
         self.total -= usize::from(closed);
         closed
     }
@@ -156,6 +166,17 @@ impl Table {
         }
     }
 
+    /// Returns the count of bytes that wait for a client.
+    fn unsent(&mut self, client: IpAddr, refusal: Option<Refusal>) -> Arc<AtomicUsize> {
+        match refusal {
+            None => Arc::clone(&self.clients.entry(client).or_default().unsent),
+            Some(_) => self
+                .clients
+                .get(&client)
+                .map_or_else(Arc::default, |client| Arc::clone(&client.unsent)),
+        }
+    }
+
     /// Adds a connection and returns its ID.
     fn add(&mut self, connection: &Arc<Connection>) -> u64 {
         let id = self.next;
@@ -164,7 +185,8 @@ impl Table {
             &mut self.reserve
         } else {
             self.total += 1;
-            self.clients.entry(connection.client).or_default()
+            let client = self.clients.entry(connection.client).or_default();
+            &mut client.connections
         };
         held.insert(id, Arc::clone(connection));
         id
@@ -174,9 +196,9 @@ impl Table {
     fn remove(&mut self, id: u64, connection: &Connection) {
         if connection.refusal.is_some() {
             self.reserve.remove(&id);
-        } else if let Some(held) = self.clients.get_mut(&connection.client) {
-            self.total -= usize::from(held.remove(&id).is_some());
-            if held.is_empty() {
+        } else if let Some(client) = self.clients.get_mut(&connection.client) {
+            self.total -= usize::from(client.connections.remove(&id).is_some());
+            if client.connections.is_empty() {
                 self.clients.remove(&connection.client);
             }
         }
@@ -258,22 +280,63 @@ pub(crate) struct Connection {
     /// Requests that are being answered.
     running: AtomicUsize,
     /// Whether the system waits for the client before it takes more bytes.
-    unsent: AtomicBool,
+    waiting: AtomicBool,
     /// When the last request began or ended, in milliseconds from `began`.
     since: AtomicU64,
     close: Notify,
+    /// Bytes that wait for this client.
+    client_bytes: Budget,
+    /// Bytes that wait for all clients.
+    total_bytes: Budget,
+}
+
+/// A number of bytes, and its limit.
+#[derive(Debug)]
+struct Budget {
+    used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl Budget {
+    /// Adds bytes, unless there are too many then.
+    fn take(&self, bytes: usize) -> bool {
+        let used = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let fits = used.saturating_add(bytes) <= self.limit;
+        if !fits {
+            self.give_back(bytes);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Connection {
-    fn new(client: IpAddr, refusal: Option<Refusal>, began: Instant) -> Self {
+    fn new(
+        client: IpAddr,
+        refusal: Option<Refusal>,
+        unsent: Arc<AtomicUsize>,
+        connections: &Connections,
+    ) -> Self {
+        let limits = &connections.limits;
         let connection = Self {
             client,
             refusal,
-            began,
+            began: connections.began,
             running: AtomicUsize::new(0),
-            unsent: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
             since: AtomicU64::new(0),
             close: Notify::new(),
+            client_bytes: Budget {
+                used: unsent,
+                limit: limits.unsent_bytes_per_client(),
+            },
+            total_bytes: Budget {
+                used: Arc::clone(&connections.unsent),
+                limit: limits.unsent_bytes,
+            },
         };
         connection.touch();
         connection
@@ -293,9 +356,25 @@ impl Connection {
     }
 
     /// Records whether the system waits for the client before it takes more bytes.
-    pub(crate) fn set_unsent(&self, unsent: bool) {
+    pub(crate) fn set_waiting(&self, waiting: bool) {
         self.touch();
-        self.unsent.store(unsent, Ordering::Relaxed);
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Counts the bytes of an answer until the returned value is dropped.
+    ///
+    /// # Errors
+    /// Too many bytes wait for the client, or for all clients.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Result<UnsentBytes, Refusal> {
+        if !self.client_bytes.take(bytes) {
+            return Err(Refusal::Client);
+        }
+        if !self.total_bytes.take(bytes) {
+            self.client_bytes.give_back(bytes);
+            return Err(Refusal::Total);
+        }
+        let connection = Arc::clone(self);
+        Ok(UnsentBytes { connection, bytes })
     }
 
     /// Waits until the connection is to be closed, as there are too many.
@@ -325,7 +404,7 @@ impl Connection {
 
     /// Whether the connection can be closed without a loss to its client.
     fn is_idle(&self) -> bool {
-        self.running.load(Ordering::Relaxed) == 0 && !self.unsent.load(Ordering::Relaxed)
+        self.running.load(Ordering::Relaxed) == 0 && !self.waiting.load(Ordering::Relaxed)
     }
 }
 
@@ -337,6 +416,20 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.0.touch();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of an answer that its client has not taken yet.
+#[derive(Debug)]
+pub(crate) struct UnsentBytes {
+    connection: Arc<Connection>,
+    bytes: usize,
+}
+
+impl Drop for UnsentBytes {
+    fn drop(&mut self) {
+        self.connection.client_bytes.give_back(self.bytes);
+        self.connection.total_bytes.give_back(self.bytes);
     }
 }
 
@@ -431,12 +524,34 @@ mod tests {
     async fn bytes_that_the_system_has_not_taken_keep_a_connection_busy() {
         let table = connections(1, 1, 1);
         let slow = table.admit(address(1)).unwrap();
-        slow.connection().set_unsent(true);
+        slow.connection().set_waiting(true);
         let new = table.admit(address(1)).unwrap();
         assert!(new.connection().refusal.is_some());
-        slow.connection().set_unsent(false);
+        slow.connection().set_waiting(false);
         let new = table.admit(address(1)).unwrap();
         assert!(new.connection().refusal.is_none());
+    }
+
+    #[tokio::test]
+    async fn the_bytes_that_wait_for_a_client_and_for_all_are_bounded() {
+        let table = Connections::new(Limits {
+            connections: 4,
+            connections_per_client: 2,
+            unsent_bytes: 100,
+            ..Limits::for_descriptors(1024)
+        });
+        let admitted = [1, 1, 2, 3].map(|last| table.admit(address(last)).unwrap());
+        let hold = |number: usize, bytes| admitted[number].connection().hold(bytes);
+        let first = hold(0, 40).unwrap();
+        assert_eq!(hold(1, 11).unwrap_err(), Refusal::Client);
+        let _small = hold(1, 10).unwrap();
+        let _other = hold(2, 50).unwrap();
+        assert_eq!(hold(3, 1).unwrap_err(), Refusal::Total);
+        drop(first);
+        let _later = hold(3, 40).unwrap();
+        assert_eq!(hold(1, 1).unwrap_err(), Refusal::Total);
+        drop((_small, _other, _later));
+        assert_eq!(table.unsent.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

@@ -14,6 +14,8 @@ const WANTED_DESCRIPTORS: usize = 16 * 1024;
 const OWN_DESCRIPTORS: usize = 256;
 /// Limit of connections by default: each needs some kilobytes of memory even if it is idle.
 const MAX_DEFAULT_CONNECTIONS: usize = 4096;
+/// Limit of bytes that wait for their clients, without those of blobs.
+const MAX_UNSENT_BYTES: usize = 64 * 1024 * 1024;
 /// Limit of downloads by default: each may need two chunks of a blob in memory.
 const MAX_DEFAULT_DOWNLOADS: usize = 256;
 
@@ -28,6 +30,9 @@ pub struct Limits {
     pub reserve: usize,
     /// Concurrent requests on one HTTP/2 connection.
     pub streams: u32,
+    /// Bytes of manifests, pages and other answers that wait for their clients. A client gets the
+    /// same share of them as of connections.
+    pub unsent_bytes: usize,
     /// Blobs that are being sent to all clients.
     pub downloads: usize,
     /// Blobs that are being sent to one client.
@@ -49,6 +54,7 @@ impl Limits {
             connections_per_client: connections.div_ceil(2),
             reserve: (connections / 16).clamp(2, 32),
             streams: 32,
+            unsent_bytes: MAX_UNSENT_BYTES,
             downloads,
             downloads_per_client: downloads.div_ceil(2),
             stall: Duration::from_secs(30),
@@ -84,9 +90,19 @@ impl Limits {
         self.connections_per_client = per_client
             .unwrap_or(self.connections_per_client)
             .min(self.connections);
-        let shared = self.downloads.saturating_mul(self.connections_per_client);
-        self.downloads_per_client = shared.div_ceil(self.connections);
+        self.downloads_per_client = self.share(self.downloads);
         self
+    }
+
+    /// Returns the share of one client, which is the same as of connections.
+    fn share(&self, of: usize) -> usize {
+        let shared = of as u128 * self.connections_per_client as u128;
+        shared.div_ceil(self.connections.max(1) as u128) as usize
+    }
+
+    /// Returns how many bytes may wait for one client, without those of blobs.
+    pub(crate) fn unsent_bytes_per_client(&self) -> usize {
+        self.share(self.unsent_bytes)
     }
 
     /// Returns how many files may be open at these limits.

@@ -22,7 +22,7 @@ use tower::{Service, ServiceExt};
 
 use crate::connections::{Admission, Connections, Refusal};
 use crate::limits::Limits;
-use crate::stalls::{ResponseBody, StallTimeout, Streams};
+use crate::stalls::{ResponseBody, StallTimeout, Streams, count_unsent};
 
 /// Limit of a request's head: an image name of 255 bytes, and room for the long tokens of proxies.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -128,18 +128,22 @@ fn serve_connection<S>(
     let io = StallTimeout::new(stream, Arc::clone(&connection), limits.stall);
     let service = service_fn(move |request: http::Request<Incoming>| {
         let running = connection.begin();
-        let refusal = connection.refusal_of(request.uri().path());
-        let registry = registry.clone();
+        let (connection, registry) = (Arc::clone(&connection), registry.clone());
         async move {
-            let response = match refusal {
-                Some(refusal) => refuse(refusal, request.version()),
+            let version = request.version();
+            let response = match connection.refusal_of(request.uri().path()) {
+                Some(refusal) => refuse(refusal, version),
                 None => {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(ConnectInfo(peer));
                     registry.oneshot(request).await?
                 }
             };
-            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, running)))
+            let (response, unsent) = match count_unsent(response.body(), &connection) {
+                Ok(unsent) => (response, unsent),
+                Err(refusal) => (refuse(refusal, version), None),
+            };
+            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, running, unsent)))
         }
     });
     let mut builder = auto::Builder::new(Streams {
@@ -208,7 +212,7 @@ fn prepare(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
 }
 
-/// Answers a request on a connection beyond the limits.
+/// Answers a request beyond the limits.
 fn refuse(refusal: Refusal, version: Version) -> Response {
     let mut response = refusal.error().into_response();
     if version < Version::HTTP_2 {

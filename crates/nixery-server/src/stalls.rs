@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::connections::{Connection, Running};
+use crate::connections::{Connection, Refusal, Running, UnsentBytes};
 
 /// Bytes that a client must take within the time limit.
 const LEAST_BYTES: usize = 16 * 1024;
@@ -60,7 +60,7 @@ impl<S> StallTimeout<S> {
     fn set_waiting(&mut self, waiting: bool) {
         if self.waiting != waiting {
             self.waiting = waiting;
-            self.connection.set_unsent(waiting);
+            self.connection.set_waiting(waiting);
         }
     }
 
@@ -215,20 +215,38 @@ where
 pub(crate) struct ResponseBody {
     body: Body,
     _running: Running,
+    unsent: Option<Arc<UnsentBytes>>,
     /// For HTTP/2.
     pieces: Option<Pieces>,
 }
 
 impl ResponseBody {
     /// Returns the body of a response. This must be called while its request is answered.
-    pub(crate) fn new(body: Body, running: Running) -> Self {
+    pub(crate) fn new(body: Body, running: Running, unsent: Option<UnsentBytes>) -> Self {
         let turn = TURN.try_with(Arc::clone).ok();
         Self {
             body,
             _running: running,
+            unsent: unsent.map(Arc::new),
             pieces: turn.map(Pieces::new),
         }
     }
+}
+
+/// Counts the bytes of a body in memory. This must be called while its request is answered.
+///
+/// # Errors
+/// Too many bytes wait for the client, or for all clients.
+pub(crate) fn count_unsent(
+    body: &Body,
+    connection: &Arc<Connection>,
+) -> Result<Option<UnsentBytes>, Refusal> {
+    // The length of a blob is not known here: blobs are counted as downloads.
+    let bytes = http_body::Body::size_hint(body).exact().unwrap_or(0);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    // Small answers of HTTP/1, one for each connection, are bounded by their number.
+    let least = TURN.try_with(|_| 1).unwrap_or(LEAST_BYTES + 1);
+    (bytes >= least).then(|| connection.hold(bytes)).transpose()
 }
 
 impl http_body::Body for ResponseBody {
@@ -241,7 +259,11 @@ impl http_body::Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = self.get_mut();
         match &mut this.pieces {
-            None => Pin::new(&mut this.body).poll_frame(context),
+            None => {
+                let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
+                let unsent = this.unsent.clone();
+                Poll::Ready(frame.map(|frame| Ok(hold(frame?, unsent))))
+            }
             Some(pieces) => pieces.poll_frame(Pin::new(&mut this.body), context),
         }
     }
@@ -254,6 +276,33 @@ impl http_body::Body for ResponseBody {
     /// It is read before the first frame.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Returns a frame whose data count as unsent until they are dropped: a connection of HTTP/1 takes
+/// whole frames, and drops the body after the last one.
+fn hold(frame: Frame<Bytes>, unsent: Option<Arc<UnsentBytes>>) -> Frame<Bytes> {
+    let Some(unsent) = unsent else {
+        return frame;
+    };
+    frame.map_data(|bytes| {
+        let until_sent = Held {
+            bytes,
+            _until_sent: unsent,
+        };
+        Bytes::from_owner(until_sent)
+    })
+}
+
+/// Bytes that hold something until they are dropped.
+struct Held<T> {
+    bytes: Bytes,
+    _until_sent: T,
+}
+
+impl<T> AsRef<[u8]> for Held<T> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -306,26 +355,15 @@ impl Pieces {
         let (sender, unsent) = oneshot::channel();
         self.unsent = Some(unsent);
         self.turn.set_client();
-        let piece = Piece {
+        let piece = Held {
             bytes,
-            _unsent: sender,
+            _until_sent: sender,
         };
         Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
 
     fn are_sent(&self) -> bool {
         self.rest.is_empty() && self.unsent.is_none()
-    }
-}
-
-struct Piece {
-    bytes: Bytes,
-    _unsent: oneshot::Sender<()>,
-}
-
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
     }
 }
 
@@ -341,6 +379,12 @@ mod tests {
     use crate::limits::Limits;
 
     const LIMIT: Duration = Duration::from_secs(30);
+
+    fn body_of(body: Body) -> ResponseBody {
+        let connection = connection();
+        let unsent = count_unsent(&body, &connection).unwrap();
+        ResponseBody::new(body, connection.begin(), unsent)
+    }
 
     fn connection() -> Arc<Connection> {
         let connections = Connections::new(Limits::for_descriptors(1024));
@@ -413,11 +457,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_large_body_of_http_1_counts_until_it_has_been_sent() {
+        let connections = Connections::new(Limits {
+            unsent_bytes: 3 * LEAST_BYTES,
+            ..Limits::for_descriptors(1024)
+        });
+        let address = std::net::IpAddr::from(Ipv4Addr::LOCALHOST);
+        let admission = connections.admit(address).unwrap();
+        let connection = admission.connection();
+        let body = |bytes: usize| {
+            let body = Body::from(vec![0; bytes]);
+            let unsent = count_unsent(&body, connection)?;
+            Ok(ResponseBody::new(body, connection.begin(), unsent))
+        };
+        let mut first = body(LEAST_BYTES + 1).unwrap();
+        let data = first.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data.len(), LEAST_BYTES + 1);
+        drop(first);
+        assert_eq!(body(LEAST_BYTES + 1).err(), Some(Refusal::Client));
+        assert!(body(LEAST_BYTES).is_ok(), "a small one does not count");
+        drop(data);
+        assert!(body(LEAST_BYTES + 1).is_ok());
+    }
+
+    #[tokio::test]
     async fn a_body_of_http_2_is_the_same_in_pieces() {
         let bytes: Bytes = (0..5 * LEAST_BYTES / 2).map(|byte| byte as u8).collect();
         let turn = Arc::new(Turn::new());
-        let running = connection().begin();
-        let mut body = TURN.sync_scope(turn, || ResponseBody::new(bytes.clone().into(), running));
+        let mut body = TURN.sync_scope(turn, || body_of(bytes.clone().into()));
         let mut sizes = Vec::new();
         let mut read = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -432,8 +499,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_http_2_ends_when_its_last_piece_has_been_sent() {
         let turn = Arc::new(Turn::new());
-        let running = connection().begin();
-        let mut body = TURN.sync_scope(turn, || ResponseBody::new("all".into(), running));
+        let mut body = TURN.sync_scope(turn, || body_of("all".into()));
         let piece = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(!http_body::Body::is_end_stream(&body));
         let waited = tokio::time::timeout(Duration::from_millis(50), body.frame()).await;
