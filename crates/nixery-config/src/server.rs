@@ -7,8 +7,9 @@ use crate::arguments::Section;
 use crate::check::{Checker, origin};
 use crate::log::{LogFormat, is_filter};
 use crate::table::{
-    BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, PORT, PUBLIC_URL, REDIRECT_TTL,
-    SHUTDOWN_GRACE, WEB_DIR,
+    BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_CLIENT, MAX_DOWNLOADS, PORT, PUBLIC_URL, REDIRECT_TTL, SHUTDOWN_GRACE,
+    WEB_DIR,
 };
 
 /// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network
@@ -20,6 +21,8 @@ const DEFAULT_REDIRECT_TTL: Duration = Duration::from_secs(15 * 60);
 /// The longest time for which S3 and GCS sign a URL.
 const MAX_REDIRECT_TTL: u64 = 7 * DAY;
 const DAY: u64 = 24 * 60 * 60;
+/// The most connections or downloads that can be allowed: Linux gives a process no more files.
+const MAX_LIMIT: usize = 1 << 30;
 
 /// Checked settings of the HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,12 @@ pub struct ServerSettings {
     pub listen: Option<IpAddr>,
     /// The settings of request handlers.
     pub http: HttpSettings,
+    /// Limit of connections; `None` for one that fits the system.
+    pub max_connections: Option<usize>,
+    /// Limit of connections of one client; `None` for half of all.
+    pub max_connections_per_client: Option<usize>,
+    /// Limit of blobs that are sent at once; `None` for one that fits the system.
+    pub max_downloads: Option<usize>,
     /// Time limit for running work after a signal.
     pub shutdown_grace: Duration,
     /// Layout of log lines.
@@ -52,6 +61,11 @@ pub struct HttpSettings {
     pub delivery: BlobDelivery,
     /// How long signed URLs are valid.
     pub redirect_ttl: Duration,
+    /// Limit of blobs that are sent through this server at once. [`ServerSettings::max_downloads`]
+    /// replaces it when a server starts.
+    pub max_downloads: usize,
+    /// The same for one client.
+    pub max_downloads_per_client: usize,
 }
 
 /// How clients get blobs.
@@ -96,6 +110,8 @@ impl Default for HttpSettings {
             hold: DEFAULT_HOLD,
             delivery: BlobDelivery::default(),
             redirect_ttl: DEFAULT_REDIRECT_TTL,
+            max_downloads: 256,
+            max_downloads_per_client: 128,
         }
     }
 }
@@ -131,7 +147,12 @@ impl Section for ServerSettings {
                 hold: checker.time(HOLD, 1..=600),
                 delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
                 redirect_ttl: checker.time(REDIRECT_TTL, 30..=MAX_REDIRECT_TTL),
+                ..HttpSettings::default()
             },
+            max_connections: checker.optional_number(MAX_CONNECTIONS, 1..=MAX_LIMIT),
+            max_connections_per_client: checker
+                .optional_number(MAX_CONNECTIONS_PER_CLIENT, 1..=MAX_LIMIT),
+            max_downloads: checker.optional_number(MAX_DOWNLOADS, 1..=MAX_LIMIT),
             shutdown_grace: checker.time(SHUTDOWN_GRACE, 0..=DAY),
             log_format: checker.choice(LOG_FORMAT, &formats)?,
             log_filter: checker
@@ -200,6 +221,21 @@ mod tests {
         REDIRECT_TTL,
         "5",
         "NIXERY_REDIRECT_TTL (--redirect-ttl) is \"5\"; allowed: a time from 30s to 7days, such as"
+    )]
+    #[case::connections(
+        MAX_CONNECTIONS,
+        "0",
+        "NIXERY_MAX_CONNECTIONS (--max-connections) is \"0\"; allowed: a whole number from 1 to"
+    )]
+    #[case::connections_per_client(
+        MAX_CONNECTIONS_PER_CLIENT,
+        "half",
+        "NIXERY_MAX_CONNECTIONS_PER_CLIENT (--max-connections-per-client) is \"half\""
+    )]
+    #[case::downloads(
+        MAX_DOWNLOADS,
+        "-1",
+        "NIXERY_MAX_DOWNLOADS (--max-downloads) is \"-1\""
     )]
     #[case::log_format(
         LOG_FORMAT,

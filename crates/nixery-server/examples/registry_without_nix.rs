@@ -28,6 +28,7 @@ use nixery_nix::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
 };
 use nixery_server::config::HttpSettings;
+use nixery_server::limits::Limits;
 use nixery_server::listen::{bind, serve};
 use nixery_server::{AppState, router};
 use nixery_storage::FilesystemStorage;
@@ -207,7 +208,8 @@ where
     let done = done(listener.local_addr()?);
     let server = tokio::spawn(async move {
         let stopped = async { drop(stopped.await) };
-        serve(listener, registry, stopped, Duration::from_secs(5)).await
+        let limits = Limits::for_descriptors(1024);
+        serve(listener, registry, limits, stopped, Duration::from_secs(5)).await
     });
     let result = done.await;
     drop(stop);

@@ -1,10 +1,15 @@
 //! Delivers blobs to clients: through this server, or from the store by a redirect.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::extract::ConnectInfo;
 use axum::response::Response;
+use futures::TryStreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use nixery_builder::StoredBlob;
 use nixery_manifest::Digest;
@@ -91,9 +96,11 @@ pub async fn prepare(
 /// Answers a GET with the blob or a part of it. `headers` are those of the whole blob.
 ///
 /// # Errors
-/// The blob has been deleted since it was opened, or it cannot be read.
+/// The blob has been deleted since it was opened, it cannot be read, or too many blobs are being
+/// sent.
 pub(crate) async fn deliver(
     state: &AppState,
+    request: &Parts,
     blob: &StoredBlob,
     range: Option<ByteRange>,
     headers: HeaderMap,
@@ -106,16 +113,20 @@ pub(crate) async fn deliver(
         state.metrics().count_redirected();
         return Ok(redirect_to_store(&digest, url));
     }
-    proxy_blob(state, blob, range, headers).await
+    proxy_blob(state, request, blob, range, headers).await
 }
 
 /// Sends the blob or a part of it through this server.
 async fn proxy_blob(
     state: &AppState,
+    request: &Parts,
     blob: &StoredBlob,
     range: Option<ByteRange>,
     mut headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
+    let address = peer.map(|ConnectInfo(peer)| peer.ip());
+    let download = Arc::new(state.downloads().begin(address).await?);
     let Some(body) = blob.read(range).await? else {
         return Err(ApiError::blob_unknown(&blob.digest()));
     };
@@ -128,7 +139,8 @@ async fn proxy_blob(
         let part = format!("bytes {}-{}/{size}", sent.start, sent.end - 1);
         headers.extend(HeaderValue::try_from(part).map(|part| (CONTENT_RANGE, part)));
     }
-    Ok(respond(status, headers, Body::from_stream(body.body)))
+    let body = body.body.map_ok(move |bytes| download.hold(bytes));
+    Ok(respond(status, headers, Body::from_stream(body)))
 }
 
 /// Returns the URL to redirect a client to, or `None` if the blob is proxied.

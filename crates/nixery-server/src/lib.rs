@@ -25,12 +25,15 @@ mod access_log;
 mod api;
 mod app;
 pub mod collection;
+mod connections;
 pub mod delivery;
+mod downloads;
 pub mod error;
 mod health;
 mod host;
 #[cfg(feature = "lab")]
 pub mod learning;
+pub mod limits;
 pub mod listen;
 mod log_queue;
 mod logging;
@@ -47,6 +50,7 @@ pub mod route;
 mod run;
 mod setup;
 mod shutdown;
+mod stalls;
 mod state;
 mod text;
 #[cfg(feature = "lab")]

@@ -3,32 +3,37 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use axum::response::Response;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use axum::response::{IntoResponse, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWrite;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio_io_timeout::TimeoutWriter;
-use tower::Service;
+use tower::{Service, ServiceExt};
 
-/// Time in which a client must send the head of a request, from the start of the connection or the
-/// end of the previous request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time after which a client that reads nothing is disconnected.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+use crate::connections::{Admission, Connections, Refusal};
+use crate::limits::Limits;
+use crate::stalls::{ResponseBody, StallTimeout, Streams, count_unsent};
+
 /// Limit of a request's head: an image name of 255 bytes, and room for the long tokens of proxies.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
-/// Limit of concurrent requests on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 200;
+/// Bytes of one response that wait to be sent over HTTP/2.
+const MAX_SEND_BYTES: usize = 64 * 1024;
+/// Bytes that a client may send over HTTP/2 unasked: requests have no bodies that are read.
+const RECEIVE_WINDOW: u32 = 64 * 1024 - 1;
+/// Bytes that the system holds unsent for one connection. A larger buffer would hide for long
+/// whether a slow client moves.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 64 * 1024;
 /// Pause after the system refused a connection, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -72,6 +77,7 @@ pub struct ListenError {
 pub async fn serve<S>(
     listener: TcpListener,
     registry: S,
+    limits: Limits,
     stop: impl Future<Output = ()>,
     grace: Duration,
 ) -> bool
@@ -79,15 +85,21 @@ where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send>,
     S: Clone + Send + 'static,
 {
-    let graceful = GracefulShutdown::new();
-    let (closing, closed) = watch::channel(());
+    let connections = Connections::new(limits);
+    // Each connection has a receiver. It holds whether the server is stopping, and is closed when
+    // the time for an orderly end is over.
+    let (stopping, receiver) = watch::channel(false);
     let mut stop = std::pin::pin!(stop);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => connection(stream, peer, registry.clone(), &graceful, closed.clone()),
+                Ok((stream, peer)) => if let Some(admission) = connections.admit(peer.ip()) {
+                    let registry = registry.clone();
+                    serve_connection(stream, peer, registry, &limits, admission, receiver.clone());
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
+                    connections.close_idle();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -95,109 +107,117 @@ where
         }
     }
     // A closed port makes load balancers and clients use other servers.
-    drop(listener);
-    let ended = tokio::time::timeout(grace, graceful.shutdown())
-        .await
-        .is_ok();
-    drop(closing);
-    ended
+    drop((listener, receiver));
+    stopping.send_replace(true);
+    tokio::time::timeout(grace, stopping.closed()).await.is_ok()
 }
 
-fn connection<S>(
+fn serve_connection<S>(
     stream: TcpStream,
     peer: SocketAddr,
     registry: S,
-    graceful: &GracefulShutdown,
-    mut closed: watch::Receiver<()>,
+    limits: &Limits,
+    admission: Admission,
+    stopping: watch::Receiver<bool>,
 ) where
     S: Service<Request, Response = Response, Error = Infallible, Future: Send>,
     S: Clone + Send + 'static,
 {
-    // Small answers, such as redirects, are sent at once.
-    let _ = stream.set_nodelay(true);
-    let asked = Arc::new(AtomicBool::new(false));
-    let first = Arc::clone(&asked);
-    let service = TowerToHyperService::new(tower::ServiceExt::map_request(
-        registry,
-        move |mut request: http::Request<hyper::body::Incoming>| {
-            first.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(ConnectInfo(peer));
-            request.map(axum::body::Body::new)
-        },
-    ));
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    prepare(&stream);
+    let connection = Arc::clone(admission.connection());
+    let io = StallTimeout::new(stream, Arc::clone(&connection), limits.stall);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let running = connection.begin();
+        let (connection, registry) = (Arc::clone(&connection), registry.clone());
+        async move {
+            let version = request.version();
+            let response = match connection.refusal_of(request.uri().path()) {
+                Some(refusal) => refuse(refusal, version),
+                None => {
+                    let mut request = request.map(Body::new);
+                    request.extensions_mut().insert(ConnectInfo(peer));
+                    registry.oneshot(request).await?
+                }
+            };
+            let (response, unsent) = match count_unsent(response.body(), &connection) {
+                Ok(unsent) => (response, unsent),
+                Err(refusal) => (refuse(refusal, version), None),
+            };
+            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, running, unsent)))
+        }
+    });
+    let mut builder = auto::Builder::new(Streams {
+        limit: limits.stall,
+    });
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(limits.idle)
         .max_buf_size(MAX_HEADER_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_STREAMS)
-        .keep_alive_interval(HEADER_TIMEOUT);
+        .max_concurrent_streams(limits.streams)
+        .max_send_buf_size(MAX_SEND_BYTES)
+        .initial_stream_window_size(RECEIVE_WINDOW)
+        .initial_connection_window_size(RECEIVE_WINDOW)
+        .keep_alive_interval(limits.idle);
     let connection = builder
-        .serve_connection(TokioIo::new(with_write_timeout(stream)), service)
+        .serve_connection(TokioIo::new(io), service)
         .into_owned();
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        let mut connection = std::pin::pin!(connection);
-        // The time-outs above start when the protocol is known, which a client that sends nothing
-        // never reaches.
-        let silent = async {
-            tokio::time::sleep(HEADER_TIMEOUT).await;
-            if asked.load(Ordering::Relaxed) {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            result = &mut connection => if let Err(error) = result {
-                tracing::debug!(%error, "a connection failed");
-            },
-            () = silent => tracing::debug!("closed a connection without a request"),
-            // The sender is dropped when the time for an orderly end is over.
-            _ = closed.changed() => {}
-        }
-    });
+    tokio::spawn(run_connection(connection, *limits, admission, stopping));
 }
 
-/// A connection whose writing fails when the client takes nothing for [`WRITE_TIMEOUT`].
+/// Runs a connection until it ends, is closed to make room, or the time for an orderly end is over.
 ///
-/// Without it, a client that stops reading holds its connection, and what is being sent, for as
-/// long as the kernel lets it.
-fn with_write_timeout<S: AsyncWrite>(stream: S) -> Pin<Box<TimeoutWriter<S>>> {
-    let mut writer = TimeoutWriter::new(stream);
-    writer.set_timeout(Some(WRITE_TIMEOUT));
-    Box::pin(writer)
+/// Without a request for some time, and when the server stops, the client is told to end it.
+async fn run_connection(
+    connection: impl GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>>,
+    limits: Limits,
+    admission: Admission,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let state = admission.connection();
+    let mut connection = std::pin::pin!(connection);
+    let ended = |result: Result<(), _>| {
+        if let Err(error) = result {
+            tracing::debug!(%error, "a connection failed");
+        }
+    };
+    tokio::select! {
+        result = connection.as_mut() => return ended(result),
+        () = state.closed() => {
+            return tracing::debug!("closed an idle connection, as there are too many");
+        }
+        () = state.idle_for(limits.idle) => {}
+        _ = stopping.changed() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    state.touch();
+    let over = async { while stopping.changed().await.is_ok() {} };
+    tokio::select! {
+        result = connection => ended(result),
+        () = state.closed() => {}
+        () = state.idle_for(limits.stall) => {}
+        () = over => {}
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+/// Sets options of a socket. Without one of them, all works, only less well.
+fn prepare(stream: &TcpStream) {
+    // Small answers, such as redirects, are sent at once.
+    let _ = stream.set_nodelay(true);
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES);
+}
 
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_disconnected() {
-        let (_client, server) = tokio::io::duplex(10);
-        let mut server = with_write_timeout(server);
-        let before = tokio::time::Instant::now();
-        let error = server.write_all(&[0; 100]).await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-        assert!(before.elapsed() >= WRITE_TIMEOUT);
+/// Answers a request beyond the limits.
+fn refuse(refusal: Refusal, version: Version) -> Response {
+    let mut response = refusal.error().into_response();
+    if version < Version::HTTP_2 {
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slow_client_is_not() {
-        let (mut client, server) = tokio::io::duplex(10);
-        let mut server = with_write_timeout(server);
-        let writing = tokio::spawn(async move { server.write_all(&[0; 100]).await });
-        let mut buffer = [0; 10];
-        for _ in 0..10 {
-            tokio::time::sleep(WRITE_TIMEOUT / 2).await;
-            client.read_exact(&mut buffer).await.unwrap();
-        }
-        writing.await.unwrap().unwrap();
-    }
+    response
 }

@@ -11,6 +11,7 @@ use crate::app::service;
 use crate::collection::collect_until;
 use crate::config::{Arguments, ConfigErrors, Settings, unknown_variables};
 use crate::host::host_of_examples;
+use crate::limits::Limits;
 use crate::listen::{ListenError, bind, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
@@ -94,10 +95,11 @@ fn warnings(settings: &Settings) -> Vec<String> {
 
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
+    let limits = Limits::of(&settings.server);
     // The port first: if another server has it, this one must not touch the store.
     let listener = bind(settings.server.listen, settings.server.port).await?;
     let state = tokio::select! {
-        state = setup::state(settings) => state?,
+        state = setup::state(settings, &limits) => state?,
         () = signals.next() => return Ok(()),
     };
     announce(settings, &state, listener.local_addr().ok());
@@ -115,7 +117,8 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let builder = state.builder().clone();
     let registry = state.clone();
     let (stop, stopped) = oneshot::channel();
-    let requests = tokio::spawn(serve(listener, service(state), dropped(stopped), grace));
+    let serving = serve(listener, service(state), limits, dropped(stopped), grace);
+    let requests = tokio::spawn(serving);
 
     signals.next().await;
     registry.readiness().stop();

@@ -7,9 +7,10 @@ use crate::config::Salt;
 use crate::config::setup::{
     SetupError, builder, describe_finding, nix, preflight, working_storage,
 };
-use crate::config::{BlobDelivery, Settings};
+use crate::config::{BlobDelivery, HttpSettings, Settings};
 use crate::delivery::{self, DeliveryError};
 use crate::host::without_scheme;
+use crate::limits::Limits;
 use crate::state::AppState;
 
 /// The registry cannot start.
@@ -42,7 +43,7 @@ fn is_loopback(url: &str) -> bool {
 ///
 /// # Errors
 /// The first of them that does not work.
-pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
+pub(crate) async fn state(settings: &Settings, limits: &Limits) -> Result<AppState, StateError> {
     let storage = working_storage(&settings.storage).await?;
     let backend = &settings.storage.backend;
     let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
@@ -70,7 +71,11 @@ pub(crate) async fn state(settings: &Settings) -> Result<AppState, StateError> {
         settings.gc.policy.grace,
     )
     .await?;
-    let http = settings.server.http.clone();
+    let http = HttpSettings {
+        max_downloads: limits.downloads,
+        max_downloads_per_client: limits.downloads_per_client,
+        ..settings.server.http.clone()
+    };
     #[cfg(feature = "lab")]
     if settings.traffic.record {
         let salt = settings.traffic.salt.clone();

@@ -7,6 +7,7 @@ use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, Image, ImageReq
 use prometheus_client::registry::Registry;
 
 use crate::config::HttpSettings;
+use crate::downloads::Downloads;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 #[cfg(feature = "lab")]
@@ -25,6 +26,7 @@ struct Inner {
     settings: HttpSettings,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    downloads: Downloads,
     /// The last builds that were counted: several requests join one build.
     counted: Mutex<VecDeque<BuildId>>,
     #[cfg(feature = "lab")]
@@ -41,9 +43,11 @@ impl Inner {
     /// Returns the state without a recorder; `registry` may hold metrics already.
     #[cfg_attr(not(feature = "lab"), expect(unused_mut))]
     fn new(builder: Builder, settings: HttpSettings, mut registry: Registry) -> Self {
+        let downloads = Downloads::new(settings.max_downloads, settings.max_downloads_per_client);
         Self {
             builder,
             settings,
+            downloads,
             readiness: Readiness::default(),
             counted: Mutex::default(),
             #[cfg(feature = "lab")]
@@ -132,6 +136,11 @@ impl AppState {
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    /// Returns the blobs that are being sent.
+    pub(crate) fn downloads(&self) -> &Downloads {
+        &self.0.downloads
     }
 
     /// Returns the recorder of pulls, if they are recorded.

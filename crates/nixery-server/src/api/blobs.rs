@@ -44,7 +44,7 @@ pub(crate) async fn blob(
         Selection::Part { start, end } => Some(ByteRange::new(start, end)),
         Selection::Unsatisfiable => return Ok(unsatisfiable(blob.size())),
     };
-    delivery::deliver(state, &blob, range, headers).await
+    delivery::deliver(state, request, &blob, range, headers).await
 }
 
 fn unsatisfiable(size: u64) -> Response {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use nixery_server::limits::Limits;
 use nixery_server::listen::{bind, serve};
 use nixery_server::router;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,7 +30,7 @@ async fn start(registry: &Registry, grace: Duration) -> Server {
         let stop = async {
             let _ = stopped.await;
         };
-        serve(listener, router, stop, grace).await
+        serve(listener, router, Limits::for_descriptors(1024), stop, grace).await
     });
     Server {
         address,

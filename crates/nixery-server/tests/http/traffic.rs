@@ -14,6 +14,7 @@ use nixery_builder::BuilderConfig;
 use nixery_lab::traffic::{MOST_IN_BATCH, MOST_PULLS, Pull, read_pulls};
 use nixery_manifest::Digest;
 use nixery_server::config::Salt;
+use nixery_server::limits::Limits;
 use nixery_server::listen::{bind, serve};
 use nixery_server::router;
 use nixery_server::traffic::record_forever;
@@ -310,6 +311,7 @@ async fn the_address_of_a_connection_is_recorded() {
     let server = serve(
         listener,
         router(registry.state.clone()),
+        Limits::for_descriptors(1024),
         std::future::pending(),
         MINUTE,
     );
