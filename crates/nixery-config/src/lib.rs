@@ -89,6 +89,7 @@ impl Settings {
             &self.layering.ignored,
             &self.traffic.ignored,
         ];
+            &self.gc.ignored,
         let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();
         let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
         warnings.extend(self.gc.warning(longest_build));

@@ -263,8 +263,8 @@ settings! {
     }
     GcTimer "Garbage collection" {
         GC_INTERVAL: "NIXERY_GC_INTERVAL" "gc-interval" "TIME", Shown,
-            "How often the server collects garbage, such as `6h`; needs one of the limits",
-            default "never";
+            "How often the server collects garbage, such as `6h`; needs one of the limits; `never` leaves it to `nixery gc`",
+            default "1h for a filesystem store, else `never`";
     }
     GcPolicy "Garbage collection" {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
@@ -279,6 +279,9 @@ settings! {
     }
     Traffic "Recording pulls" {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
+        GC_MAX_SHARE: "NIXERY_GC_MAX_SHARE" "gc-max-share" "PERCENT", Shown,
+            "Drop the least recently used images until the others need no more than this share of what the store's file system has for it, such as `80%`: of the bytes, and of the inodes, that the store uses or that are free. Only for filesystem stores; 100% sets no limit",
+            default "80% for a server with a filesystem store, else no limit";
             "Record the time, the client and the image of each pull, for `nixery lab replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,

@@ -2,16 +2,16 @@
 //! dead.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Space, Stat,
+    Storage, StorageError,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -45,6 +45,8 @@ pub struct FaultyStorage {
     pub file_gate: Semaphore,
     /// Number of files so far, stored or not.
     pub files_given: watch::Sender<usize>,
+    /// The space that it reports.
+    pub space: Mutex<Option<Space>>,
     /// The stored objects, in order.
     pub stored: watch::Sender<Vec<Key>>,
 }
@@ -71,6 +73,7 @@ impl FaultyStorage {
             files_fail: AtomicBool::new(false),
             file_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             files_given: watch::Sender::new(0),
+            space: Mutex::default(),
             stored: watch::Sender::default(),
         })
     }
@@ -190,6 +193,10 @@ impl Storage for FaultyStorage {
         let deleted = self.inner.delete(key).await;
         self.pass(Some(key.folder())).await?;
         deleted
+    }
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        self.pass(None).await?;
+        Ok(*self.space.lock().expect("not poisoned"))
     }
     async fn check(&self) -> Result<(), StorageError> {
         self.pass(None).await?;
