@@ -76,6 +76,16 @@ pub enum BuildError {
     },
 }
 
+    /// A disk of the server is almost full.
+    #[error(
+        "the server builds no more images, because its {place} is short of {missing}. Fix: pull an image that is built already, or ask the operator to free some space"
+    )]
+    DiskFull {
+        /// What is on the disk: "blob store".
+        place: &'static str,
+        /// What is almost used up: "disk space", "inodes".
+        missing: &'static str,
+    },
 impl BuildError {
     /// Returns a stable word for the kind of failure, for logs, metrics and URLs.
     pub const fn kind(&self) -> &'static str {
@@ -97,6 +107,7 @@ impl BuildError {
     ///
     /// containerd prints only the status and the URL of a failed request, so the URL has the
     /// reason.
+            Self::DiskFull { .. } => "disk-almost-full",
     pub fn slug(&self) -> String {
         let slug = match self {
             Self::Package(PackageError::NotFound { packages }) => {

@@ -9,7 +9,8 @@ use nixery_manifest::{Digest, assemble};
 use nixery_nix::{Evaluation, EvaluationRequest};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::engine::{Engine, permit};
+use crate::disk;
+use crate::engine::{Engine, queue};
 use crate::error::BuildError;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
@@ -54,6 +55,8 @@ pub(crate) async fn build(
             ImageOrLease::Image(image) => return Ok((*image, None)),
             ImageOrLease::Lease(lease, permit) => (lease, permit),
         },
+    disk::check(&*engine.storage, engine.config.spool_dir.clone()).await?;
+
     };
 
     // Until the layers are stored, Nix must not collect the closure as garbage.

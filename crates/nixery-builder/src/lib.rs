@@ -46,6 +46,7 @@ mod engine;
 mod error;
 pub mod export;
 mod flow;
+mod disk;
 mod handle;
 mod history;
 mod image;

@@ -18,8 +18,8 @@ use nixery_nix::{
 };
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Space, Stat,
+    Storage, StorageError,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -196,13 +196,18 @@ pub(crate) struct CountingStorage {
 impl Default for CountingStorage {
     fn default() -> Self {
         Self::over(Arc::new(MemoryStorage::new()))
+    /// The space that it reports.
+    pub(crate) space: Mutex<Option<Space>>,
     }
 }
 
 impl CountingStorage {
     pub(crate) fn over(inner: Arc<dyn Storage>) -> Self {
-        let files = AtomicUsize::new(0);
-        Self { inner, files }
+        Self {
+            inner,
+            files: AtomicUsize::new(0),
+            space: Mutex::default(),
+        }
     }
 }
 
@@ -247,6 +252,9 @@ impl Storage for CountingStorage {
     }
 }
 
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        Ok(*self.space.lock().expect("not poisoned"))
+    }
 /// A builder over a [`FakeNix`] and a [`CountingStorage`].
 pub(crate) struct Fixture {
     pub(crate) nix: Arc<FakeNix>,

@@ -255,6 +255,7 @@ impl BuildAnswer {
             BuildError::Spool { source, .. } if is_full(source) => unavailable(),
             BuildError::InvalidPlan { .. }
             | BuildError::Spool { .. }
+            BuildError::DiskFull { .. } => unavailable(),
             | BuildError::Internal { .. } => own_fault(),
         }
     }

@@ -202,6 +202,11 @@ fn build_errors() -> Vec<BuildError> {
             source: system(),
         }),
         BuildError::Busy { waiting: 1000 },
+        BuildError::QuotaExceeded { waiting: 50 },
+        BuildError::DiskFull {
+            place: "blob store",
+            missing: "inodes",
+        },
         BuildError::Spool {
             action: "write a temporary file",
             source: system(),
@@ -265,6 +270,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
             BuildError::Unavailable(_)
                 | BuildError::Storage { .. }
                 | BuildError::Spool { .. }
+                | BuildError::DiskFull { .. }
                 | BuildError::InvalidPlan { .. }
                 | BuildError::Internal { .. }
         );
