@@ -37,6 +37,14 @@ pub enum BuildError {
         /// Builds that run or wait.
         waiting: usize,
     },
+    /// The client has started too many builds that run or wait.
+    #[error(
+        "the server already has {waiting} other images to build for your address. Fix: pull this image again when some of them are built"
+    )]
+    QuotaExceeded {
+        /// Builds of the client that run or wait.
+        waiting: usize,
+    },
     /// The layer strategy broke its contract.
     #[error(
         "the layer strategy `{strategy}` returned an invalid plan: {violation}. Fix: configure another strategy, or correct this one"
@@ -68,14 +76,6 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
-    /// A defect of Nixery itself.
-    #[error("the build stopped because of a defect of the server: {what}")]
-    Internal {
-        /// What did not hold.
-        what: String,
-    },
-}
-
     /// A disk of the server is almost full.
     #[error(
         "the server builds no more images, because its {place} is short of {missing}. Fix: pull an image that is built already, or ask the operator to free some space"
@@ -86,6 +86,14 @@ pub enum BuildError {
         /// What is almost used up: "disk space", "inodes".
         missing: &'static str,
     },
+    /// A defect of Nixery itself.
+    #[error("the build stopped because of a defect of the server: {what}")]
+    Internal {
+        /// What did not hold.
+        what: String,
+    },
+}
+
 impl BuildError {
     /// Returns a stable word for the kind of failure, for logs, metrics and URLs.
     pub const fn kind(&self) -> &'static str {
@@ -94,10 +102,12 @@ impl BuildError {
             Self::TimedOut { .. } => "timed-out",
             Self::Unavailable(_) => "nix-unavailable",
             Self::Busy { .. } => "busy",
+            Self::QuotaExceeded { .. } => "quota-exceeded",
             Self::InvalidPlan { .. } => "invalid-layer-plan",
             Self::Pack(_) => "packing-failed",
             Self::Storage { .. } => "storage-failed",
             Self::Spool { .. } => "disk-failed",
+            Self::DiskFull { .. } => "disk-almost-full",
             Self::Internal { .. } => "internal-error",
         }
     }
@@ -107,7 +117,6 @@ impl BuildError {
     ///
     /// containerd prints only the status and the URL of a failed request, so the URL has the
     /// reason.
-            Self::DiskFull { .. } => "disk-almost-full",
     pub fn slug(&self) -> String {
         let slug = match self {
             Self::Package(PackageError::NotFound { packages }) => {

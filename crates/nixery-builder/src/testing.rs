@@ -39,6 +39,8 @@ pub(crate) struct FakeNix {
     pub(crate) realisations: AtomicUsize,
     /// Each realisation consumes a permit.
     pub(crate) gate: Semaphore,
+    /// How long an evaluation takes.
+    pub(crate) evaluation_time: Mutex<Duration>,
     /// Each reading of a reference graph consumes a permit.
     pub(crate) graph_gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
@@ -60,6 +62,7 @@ impl FakeNix {
             evaluations: AtomicUsize::new(0),
             realisations: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            evaluation_time: Mutex::default(),
             graph_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
             packed_unrooted: AtomicBool::new(false),
@@ -91,6 +94,8 @@ impl Nix for FakeNix {
     ) -> Result<Evaluation, NixError> {
         self.evaluations.fetch_add(1, Ordering::SeqCst);
         log.push("evaluating");
+        let time = *self.evaluation_time.lock().expect("not poisoned");
+        tokio::time::sleep(time).await;
         if self.unreadable.load(Ordering::SeqCst) {
             let message = "syntax error".to_owned();
             return Err(PackageError::Source { message }.into());
@@ -191,13 +196,13 @@ impl Nix for FakeNix {
 pub(crate) struct CountingStorage {
     inner: Arc<dyn Storage>,
     pub(crate) files: AtomicUsize,
+    /// The space that it reports.
+    pub(crate) space: Mutex<Option<Space>>,
 }
 
 impl Default for CountingStorage {
     fn default() -> Self {
         Self::over(Arc::new(MemoryStorage::new()))
-    /// The space that it reports.
-    pub(crate) space: Mutex<Option<Space>>,
     }
 }
 
@@ -247,14 +252,14 @@ impl Storage for CountingStorage {
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
         self.inner.delete(key).await
     }
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        Ok(*self.space.lock().expect("not poisoned"))
+    }
     async fn check(&self) -> Result<(), StorageError> {
         self.inner.check().await
     }
 }
 
-    async fn space(&self) -> Result<Option<Space>, StorageError> {
-        Ok(*self.space.lock().expect("not poisoned"))
-    }
 /// A builder over a [`FakeNix`] and a [`CountingStorage`].
 pub(crate) struct Fixture {
     pub(crate) nix: Arc<FakeNix>,

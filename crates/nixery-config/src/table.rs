@@ -212,10 +212,10 @@ settings! {
             "Limit of derivations that Nix builds at once for one image",
             default "what nix.conf says";
         MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
-            "Limit of images whose packages are built at once; others wait",
+            "Limit of images whose packages are built at once; others wait, and one more is built in the background if the source of a cached image has moved",
             default "the number of cores, from 2 to 8";
         MAX_EVALUATIONS: "NIXERY_MAX_EVALUATIONS" "max-evaluations" "COUNT", Advanced,
-            "Limit of images that are evaluated at once; each may need a gigabyte of memory",
+            "Limit of images that are evaluated at once; each may need a gigabyte of memory, and one more is evaluated in the background to find out whether the source of a cached image has moved",
             default "the number of cores, at most 4";
         MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
             "Limit of builds that run or wait; requests for further images get status 429, and at half of the limit background evaluation stops",
@@ -223,6 +223,9 @@ settings! {
         FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
             "How long a failure is repeated to clients before the image is built again",
             default "10s";
+        MAX_WAITING_PER_CLIENT: "NIXERY_MAX_WAITING_PER_CLIENT" "max-waiting-per-client" "COUNT", Advanced,
+            "Limit of builds that run or wait and that one client has started; its requests for further images get status 429. A client is an IPv4 address or an IPv6 network (/64); behind a proxy, set `NIXERY_TRUSTED_PROXIES` as well",
+            default "50";
         LEASE: "NIXERY_LEASE_SECONDS" "lease-seconds" "TIME", Advanced,
             "How long to wait for another server on the same store that builds the same image, from the last renewal of its lease; 0 does not wait",
             default "15s";

@@ -246,7 +246,9 @@ impl BuildAnswer {
                 _ => own_fault(),
             },
             BuildError::Unavailable(_) => unavailable(),
-            BuildError::Busy { .. } => later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
+            BuildError::Busy { .. } | BuildError::QuotaExceeded { .. } => {
+                later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+            }
             BuildError::Storage { source, .. } => {
                 let mut answer = ApiError::from(source);
                 answer.message = redact(&format!("{message}: {}", answer.message));
