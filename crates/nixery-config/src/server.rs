@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::arguments::Section;
 use crate::check::{Checker, origin};
 use crate::log::{LogFormat, is_filter};
+use crate::proxies::TrustedProxies;
 use crate::table::{
     BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, PORT, PUBLIC_URL, REDIRECT_TTL,
-    SHUTDOWN_GRACE, WEB_DIR,
+    SHUTDOWN_GRACE, TRUSTED_PROXIES, WEB_DIR,
 };
 
 /// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network
@@ -52,6 +53,8 @@ pub struct HttpSettings {
     pub delivery: BlobDelivery,
     /// How long signed URLs are valid.
     pub redirect_ttl: Duration,
+    /// The proxies whose headers say which client sent a request.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// How clients get blobs.
@@ -96,6 +99,7 @@ impl Default for HttpSettings {
             hold: DEFAULT_HOLD,
             delivery: BlobDelivery::default(),
             redirect_ttl: DEFAULT_REDIRECT_TTL,
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }
@@ -131,6 +135,13 @@ impl Section for ServerSettings {
                 hold: checker.time(HOLD, 1..=600),
                 delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
                 redirect_ttl: checker.time(REDIRECT_TTL, 30..=MAX_REDIRECT_TTL),
+                trusted_proxies: checker
+                    .parsed(
+                        TRUSTED_PROXIES,
+                        TrustedProxies::parse,
+                        "addresses and networks, such as 127.0.0.1, ::1, 10.0.0.0/8",
+                    )
+                    .unwrap_or_default(),
             },
             shutdown_grace: checker.time(SHUTDOWN_GRACE, 0..=DAY),
             log_format: checker.choice(LOG_FORMAT, &formats)?,
@@ -200,6 +211,11 @@ mod tests {
         REDIRECT_TTL,
         "5",
         "NIXERY_REDIRECT_TTL (--redirect-ttl) is \"5\"; allowed: a time from 30s to 7days, such as"
+    )]
+    #[case::trusted_proxies(
+        TRUSTED_PROXIES,
+        "proxy.example.org",
+        "NIXERY_TRUSTED_PROXIES (--trusted-proxies) is \"proxy.example.org\"; allowed: addresses and networks"
     )]
     #[case::log_format(
         LOG_FORMAT,

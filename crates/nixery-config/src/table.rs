@@ -174,6 +174,9 @@ settings! {
         PUBLIC_URL: "NIXERY_PUBLIC_URL" "public-url" "URL", Shown,
             "How clients reach this registry, such as `https://nixery.example.org`; shown in pull commands and log links",
             default "taken from each request's Host";
+        TRUSTED_PROXIES: "NIXERY_TRUSTED_PROXIES" "trusted-proxies" "ADDRESSES", Advanced,
+            "Addresses and networks of your reverse proxies, such as `127.0.0.1, 10.0.0.0/8`: for requests from them, the client is the right-most other address in `X-Forwarded-For` or `Forwarded`; they must set one of these headers",
+            default "none: a request belongs to the address that it comes from";
         BLOB_DELIVERY: "NIXERY_BLOB_DELIVERY" "blob-delivery" "WAY", Shown,
             "How clients get blobs: `redirect` sends them to signed URLs of the store, `public` to unsigned ones, `proxy` sends blobs through this server, `auto` is `redirect` if the store can sign, else `proxy`",
             default "auto";
@@ -218,14 +221,14 @@ settings! {
             "Limit of images that are evaluated at once; each may need a gigabyte of memory, and one more is evaluated in the background to find out whether the source of a cached image has moved",
             default "the number of cores, at most 4";
         MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
-            "Limit of builds that run or wait; requests for further images get status 429, and at half of the limit background evaluation stops",
+            "Limit of builds that run or wait; requests for further images get status 429",
             default "1000";
-        FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
-            "How long a failure is repeated to clients before the image is built again",
-            default "10s";
         MAX_WAITING_PER_CLIENT: "NIXERY_MAX_WAITING_PER_CLIENT" "max-waiting-per-client" "COUNT", Advanced,
             "Limit of builds that run or wait and that one client has started; its requests for further images get status 429. A client is an IPv4 address or an IPv6 network (/64); behind a proxy, set `NIXERY_TRUSTED_PROXIES` as well",
             default "50";
+        FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
+            "How long a failure is repeated to clients before the image is built again",
+            default "10s";
         LEASE: "NIXERY_LEASE_SECONDS" "lease-seconds" "TIME", Advanced,
             "How long to wait for another server on the same store that builds the same image, from the last renewal of its lease; 0 does not wait",
             default "15s";
@@ -276,15 +279,15 @@ settings! {
             "Drop images that were built longer ago than this, used or not";
         GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
             "Drop the least recently used images until the others need no more than this, such as `100G`";
+        GC_MAX_SHARE: "NIXERY_GC_MAX_SHARE" "gc-max-share" "PERCENT", Shown,
+            "Drop the least recently used images until the others need no more than this share of what the store's file system has for it, such as `80%`: of the bytes, and of the inodes, that the store uses or that are free. Only for filesystem stores; 100% sets no limit",
+            default "80% for a server with a filesystem store, else no limit";
         GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
             "Keep everything that was written or used within this time; it must be the same for all programs on a store, and longer than any build or pull takes",
             default "6h";
     }
     Traffic "Recording pulls" {
         TRAFFIC_RECORD: "NIXERY_TRAFFIC_RECORD" "traffic-record" "BOOL", Shown,
-        GC_MAX_SHARE: "NIXERY_GC_MAX_SHARE" "gc-max-share" "PERCENT", Shown,
-            "Drop the least recently used images until the others need no more than this share of what the store's file system has for it, such as `80%`: of the bytes, and of the inodes, that the store uses or that are free. Only for filesystem stores; 100% sets no limit",
-            default "80% for a server with a filesystem store, else no limit";
             "Record the time, the client and the image of each pull, for `nixery lab replay --from-server`: `true` or `false`; clients are recorded as salted fingerprints of address and user agent",
             default "false";
         TRAFFIC_SALT: "NIXERY_TRAFFIC_SALT" "traffic-salt" "SECRET", Advanced secret,

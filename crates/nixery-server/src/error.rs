@@ -255,9 +255,9 @@ impl BuildAnswer {
                 Self::Direct(answer)
             }
             BuildError::Spool { source, .. } if is_full(source) => unavailable(),
+            BuildError::DiskFull { .. } => unavailable(),
             BuildError::InvalidPlan { .. }
             | BuildError::Spool { .. }
-            BuildError::DiskFull { .. } => unavailable(),
             | BuildError::Internal { .. } => own_fault(),
         }
     }

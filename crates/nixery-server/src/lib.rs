@@ -24,6 +24,7 @@
 mod access_log;
 mod api;
 mod app;
+mod client;
 pub mod collection;
 pub mod delivery;
 pub mod error;
