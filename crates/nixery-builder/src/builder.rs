@@ -11,9 +11,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{Admission, Admitted};
+use crate::client_id::ClientId;
 use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
 use crate::error::BuildError;
+use crate::fair_queue::Party;
 use crate::flow::{self, Built};
 use crate::handle::{BuildHandle, BuildSummary, BuildTarget};
 use crate::history::BuildHistory;
@@ -45,6 +48,7 @@ struct Inner {
     /// How images that are requested now are grouped into layers. A build reads it once.
     strategy: RwLock<Arc<dyn LayerStrategy>>,
     history: Mutex<BuildHistory>,
+    admission: Admission,
     warm: Mutex<WarmImages>,
     /// Held while a warm image is looked up in the store.
     warm_locks: KeyedLocks<BuildTarget>,
@@ -70,6 +74,7 @@ impl Builder {
         Ok(Self(Arc::new(Inner {
             strategy: RwLock::new(Arc::clone(&config.strategy)),
             history: Mutex::new(BuildHistory::new(config.history, config.failure_ttl)),
+            admission: Admission::new(config.max_waiting, config.max_waiting_per_client),
             warm: Mutex::new(WarmImages::new(&config)),
             engine: Arc::new(Engine::new(config, nix, storage).await?),
             warm_locks: KeyedLocks::default(),
@@ -83,7 +88,8 @@ impl Builder {
     /// store: its source cannot change, or was evaluated within `eval_interval`.
     ///
     /// An older image of a moving source still answers for some intervals, while its source is
-    /// evaluated in the background. `None`: only a build can answer, see [`start`](Self::start).
+    /// evaluated in the background. The time in which that evaluation waits for other builds does
+    /// not count. `None`: only a build can answer, see [`start`](Self::start).
     pub async fn warm_image(&self, request: &ImageRequest) -> Option<WarmImage> {
         let target = self.target(request);
         let mut entry = self.warm_images().get(&target)?;
@@ -103,41 +109,57 @@ impl Builder {
                 self.warm_images().confirm(&target, &entry.image, begun);
             }
         }
-        // Builds that somebody waits for have priority.
-        let may_refresh = self.running().saturating_mul(2) < self.config().max_waiting.max(1);
-        let due = entry.stale && may_refresh && self.warm_images().begin_refresh(&target);
+        let due = entry.stale && self.warm_images().begin_refresh(&target);
+        let refresh = due.then(|| self.start_or_join(request.clone(), Party::Background));
+        if let Some(refresh) = &refresh {
+            self.warm_images().refreshes(&target, refresh);
+        }
         Some(WarmImage {
             image: entry.image,
-            refresh: due.then(|| self.start_or_join(request.clone(), true)),
+            refresh,
         })
+    }
+
+    /// Starts building an image as [`start_for`](Self::start_for) does, for a caller without
+    /// clients.
+    pub fn start(&self, request: ImageRequest) -> BuildHandle {
+        self.start_for(request, ClientId::default())
     }
 
     /// Starts building an image, joins the build that runs, or returns one that failed less than
     /// `failure_ttl` ago. A build looks for the image in the store first.
     ///
+    /// Builds that wait for others are served in rotation, one client after the other. A client
+    /// that joins a build moves it forward to its own place.
+    ///
     /// If `max_waiting` builds run or wait already, the returned build has failed with
-    /// [`BuildError::Busy`] and is not remembered.
-    pub fn start(&self, request: ImageRequest) -> BuildHandle {
-        self.start_or_join(request, false)
+    /// [`BuildError::Busy`], and if the client started `max_waiting_per_client` of them, with
+    /// [`BuildError::QuotaExceeded`]. Such a build is not remembered.
+    pub fn start_for(&self, request: ImageRequest, client: ClientId) -> BuildHandle {
+        self.start_or_join(request, Party::Client(client))
     }
 
-    fn start_or_join(&self, request: ImageRequest, is_refresh: bool) -> BuildHandle {
+    fn start_or_join(&self, request: ImageRequest, party: Party) -> BuildHandle {
         let target = self.target(&request);
         let mut history = self.history();
         if let Some(handle) = history.current(&target) {
+            drop(history);
+            self.engine().lend_place(&handle, party);
             return handle;
         }
-        let handle = BuildHandle::new(request, target, is_refresh);
-        let waiting = self.running();
-        if waiting >= self.config().max_waiting.max(1) {
-            tracing::warn!(image = %handle.request().name, waiting, "refused a build: too many builds are waiting");
-            handle.finish(Err(Arc::new(BuildError::Busy { waiting })));
-            return handle;
-        }
+        let handle = BuildHandle::new(request, target, party);
+        let admitted = match self.0.admission.admit(party) {
+            Ok(admitted) => admitted,
+            Err(error) => {
+                tracing::warn!(image = %handle.request().name, ?party, "refused a build: {error}");
+                handle.finish(Err(Arc::new(error)));
+                return handle;
+            }
+        };
         history.started(&handle);
         self.0.running.send_modify(|running| *running += 1);
         drop(history);
-        let build = supervise(self.clone(), handle.clone());
+        let build = supervise(self.clone(), handle.clone(), admitted);
         self.0.runtime.spawn(build);
         handle
     }
@@ -261,7 +283,7 @@ impl Builder {
 }
 
 /// Runs a build to its end, and keeps and announces its result.
-async fn supervise(builder: Builder, handle: BuildHandle) {
+async fn supervise(builder: Builder, handle: BuildHandle, admitted: Option<Admitted>) {
     let name = handle.request().name.clone();
     tracing::info!(build = %handle.id(), image = %name, tag = %handle.request().tag, "build started");
     let strategy = builder.strategy();
@@ -287,6 +309,8 @@ async fn supervise(builder: Builder, handle: BuildHandle) {
             Err(Arc::new(error))
         }
     };
+    // Before the build ends: who waited for it may start the next one.
+    drop(admitted);
     handle.finish(result);
     builder.history().ended(&handle);
     builder.0.running.send_modify(|running| *running -= 1);

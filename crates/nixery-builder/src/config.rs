@@ -13,6 +13,10 @@ use nixery_state::record::RecordSecret;
 /// the last one of more builds would end hours later.
 pub const DEFAULT_MAX_WAITING: usize = 1000;
 
+/// Default of [`BuilderConfig::max_waiting_per_client`]: more than a person or a cluster that
+/// starts asks for at once.
+pub const DEFAULT_MAX_WAITING_PER_CLIENT: usize = 50;
+
 /// Default of [`BuilderConfig::failure_ttl`].
 pub const DEFAULT_FAILURE_TTL: Duration = Duration::from_secs(10);
 
@@ -49,13 +53,18 @@ pub struct BuilderConfig {
     /// Threads that pack, over all builds: as many layers at once, or one layer with all threads. 0
     /// counts as 1.
     pub pack_threads: usize,
-    /// Evaluations at once, over all builds. With nixpkgs, each may take a gigabyte of memory.
+    /// Evaluations at once, over all builds that were requested. One more may run in the
+    /// background. With nixpkgs, each may take a gigabyte of memory.
     pub max_evaluations: usize,
-    /// Nix realisations at once.
+    /// Nix realisations at once, for images that were requested. One more may run in the
+    /// background.
     pub max_builds: usize,
     /// Builds that may run or wait at once; further images are refused until one ends. 0 counts
-    /// as 1.
+    /// as 1. Builds in the background are neither counted nor refused.
     pub max_waiting: usize,
+    /// Builds that one client may have started that run or wait; 0 counts as 1. Builds that the
+    /// client joined, and clients without a name, do not count.
+    pub max_waiting_per_client: usize,
     /// How long a failed build answers requests before the image is tried again.
     pub failure_ttl: Duration,
     /// How long a cached image answers before the store is asked again whether it has all blobs.
@@ -65,8 +74,9 @@ pub struct BuilderConfig {
     /// Half of this time holds for a blob, and half for an image whose blobs were confirmed.
     pub recheck_after: Duration,
     /// How long an image of a moving source answers before the source is evaluated again in the
-    /// background. Meanwhile the old image answers, but no longer than ten intervals. Zero: the
-    /// source is evaluated for each request.
+    /// background. Meanwhile the old image answers, but no longer than ten intervals and the time
+    /// in which the evaluation waits for other builds. Zero: the source is evaluated for each
+    /// request.
     pub eval_interval: Duration,
     /// How long a server waits for another server on the same store that builds an image, since
     /// the other server last renewed its lease. A server renews its leases every third of this
@@ -103,6 +113,7 @@ impl BuilderConfig {
             max_evaluations: cores.min(4),
             max_builds: cores.clamp(2, 8),
             max_waiting: DEFAULT_MAX_WAITING,
+            max_waiting_per_client: DEFAULT_MAX_WAITING_PER_CLIENT,
             failure_ttl: DEFAULT_FAILURE_TTL,
             recheck_after: DEFAULT_RECHECK_AFTER,
             lease_ttl: DEFAULT_LEASE_TTL,

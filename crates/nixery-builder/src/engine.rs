@@ -12,11 +12,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::blobs::Blobs;
 use crate::config::BuilderConfig;
 use crate::error::BuildError;
+use crate::fair_limit::{FairLimit, FairPermit};
+use crate::fair_queue::Party;
+use crate::handle::BuildHandle;
 use crate::keyed_lock::KeyedLocks;
+use crate::progress::Phase;
 
 /// Packed layers, over all builds, that wait to be stored or are being stored. Each is a file on
 /// this server's disk, and the client of a remote store holds parts of it in memory.
 const STORE_AHEAD: usize = 8;
+/// Evaluations, and realisations, in the background beside those that clients wait for.
+const IN_BACKGROUND: usize = 1;
 
 /// Configuration, Nix, the store, and the limits.
 #[derive(Debug)]
@@ -31,13 +37,13 @@ pub(crate) struct Engine {
     /// Leases of images, so that other servers on the store wait for this one.
     pub(crate) leases: Leases,
     /// Limits how many evaluations run at once.
-    pub(crate) evaluations: Arc<Semaphore>,
+    pub(crate) evaluations: FairLimit,
     /// Limits how many realisations run at once.
-    pub(crate) realisations: Arc<Semaphore>,
+    pub(crate) realisations: FairLimit,
     /// Limits how many threads pack at once.
     pub(crate) packing: Arc<Semaphore>,
     /// Limits how many spool files exist at once. Packing waits while the store is slower.
-    pub(crate) spooling: Arc<Semaphore>,
+    pub(crate) spooling: FairLimit,
     pub(crate) max_spool_files: usize,
     pub(crate) packer: Arc<Packer>,
 }
@@ -52,7 +58,6 @@ impl Engine {
         let leases = Leases::where_exclusive(Arc::clone(&storage), config.lease_ttl).await;
         let pack_threads = config.pack_threads.max(1);
         let max_spool_files = pack_threads.saturating_add(STORE_AHEAD);
-        let limit = |permits| Arc::new(Semaphore::new(permits));
         Ok(Self {
             leases,
             blobs: Blobs::new(
@@ -62,20 +67,42 @@ impl Engine {
             ),
             instance,
             layer_locks: KeyedLocks::default(),
-            evaluations: limit(config.max_evaluations.max(1)),
-            realisations: limit(config.max_builds.max(1)),
+            evaluations: FairLimit::new(config.max_evaluations.max(1), IN_BACKGROUND),
+            realisations: FairLimit::new(config.max_builds.max(1), IN_BACKGROUND),
             packer: Arc::new(Packer::new(pack_threads)),
-            packing: limit(pack_threads),
-            spooling: limit(max_spool_files),
+            packing: Arc::new(Semaphore::new(pack_threads)),
+            spooling: FairLimit::new(max_spool_files, 0),
             max_spool_files,
             config,
             nix,
             storage,
         })
     }
+
+    /// Lets a build that waits for a permit wait on behalf of a further party as well.
+    pub(crate) fn lend_place(&self, build: &BuildHandle, party: Party) {
+        // First of all: what begins to wait from now on finds the party there.
+        if build.add_party(party) {
+            for limit in [&self.evaluations, &self.realisations, &self.spooling] {
+                limit.lend(build.id(), party);
+            }
+        }
+    }
 }
 
-/// Waits for a permit of a limit.
+/// Waits in the queue of a limit.
+pub(crate) async fn queue(
+    limit: &FairLimit,
+    handle: &BuildHandle,
+) -> Result<FairPermit, BuildError> {
+    handle.enter(Phase::Queued);
+    handle.queue_clock().start();
+    let permit = limit.acquire(handle).await;
+    handle.queue_clock().stop();
+    permit
+}
+
+/// Waits for a permit of a semaphore.
 pub(crate) async fn permit(limit: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, BuildError> {
     // The semaphores are never closed.
     let permit = Arc::clone(limit).acquire_owned().await;

@@ -38,6 +38,14 @@ pub enum BuildError {
         /// Builds that run or wait.
         waiting: usize,
     },
+    /// The client has started too many builds that run or wait.
+    #[error(
+        "the server already has {waiting} other images to build for your address. Fix: pull this image again when some of them are built"
+    )]
+    QuotaExceeded {
+        /// Builds of the client that run or wait.
+        waiting: usize,
+    },
     /// The layer strategy broke its contract.
     #[error(
         "the layer strategy `{strategy}` returned an invalid plan: {violation}. Fix: configure another strategy, or correct this one"
@@ -75,6 +83,16 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+    /// A disk of the server is almost full.
+    #[error(
+        "the server builds no more images, because its {place} is short of {missing}. Fix: pull an image that is built already, or ask the operator to free some space"
+    )]
+    DiskFull {
+        /// What is on the disk: "blob store".
+        place: &'static str,
+        /// What is almost used up: "disk space", "inodes".
+        missing: &'static str,
+    },
     /// A defect of Nixery itself.
     #[error("the build stopped because of a defect of the server: {what}")]
     Internal {
@@ -91,11 +109,13 @@ impl BuildError {
             Self::TimedOut { .. } => "timed-out",
             Self::Unavailable(_) => "nix-unavailable",
             Self::Busy { .. } => "busy",
+            Self::QuotaExceeded { .. } => "quota-exceeded",
             Self::InvalidPlan { .. } => "invalid-layer-plan",
             Self::Pack(_) => "packing-failed",
             Self::Storage { .. } => "storage-failed",
             Self::Damaged { .. } => "damaged-blob",
             Self::Spool { .. } => "disk-failed",
+            Self::DiskFull { .. } => "disk-almost-full",
             Self::Internal { .. } => "internal-error",
         }
     }

@@ -8,11 +8,13 @@ use futures::future::try_join;
 use nixery_core::{LayerStrategy, ReferenceGraph, ResolvedSource};
 use nixery_manifest::{Digest, assemble};
 use nixery_nix::{Evaluation, EvaluationRequest};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::engine::{Engine, permit};
+use crate::disk;
+use crate::engine::{Engine, queue};
 use crate::error::BuildError;
+use crate::fair_limit::FairPermit;
 use crate::handle::BuildHandle;
 use crate::image::{BuildStats, Image};
 use crate::image_lease::{ImageOrLease, find_or_lease};
@@ -37,7 +39,7 @@ pub(crate) async fn build(
     // An image of a source that cannot change is found, or waited for, without Nix.
     let pinned = recipe.pinned_key();
     let (pinned_lease, may_evaluate) = match pinned {
-        None => (None, permit(&engine.evaluations).await?),
+        None => (None, queue(&engine.evaluations, handle).await?),
         Some(key) => match find_or_lease(engine, handle, key, &engine.evaluations).await? {
             ImageOrLease::Image(image) => return Ok((*image, None)),
             ImageOrLease::Lease(lease, permit) => (Some(lease), permit),
@@ -48,15 +50,14 @@ pub(crate) async fn build(
     // Any other image is found by what its packages evaluate to.
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
     let (lease, may_realise) = match pinned_lease {
-        Some(lease) => {
-            handle.enter(Phase::Queued);
-            (lease, permit(&engine.realisations).await?)
-        }
+        Some(lease) => (lease, queue(&engine.realisations, handle).await?),
         None => match find_or_lease(engine, handle, key, &engine.realisations).await? {
             ImageOrLease::Image(image) => return Ok((*image, None)),
             ImageOrLease::Lease(lease, permit) => (lease, permit),
         },
     };
+
+    disk::check(&*engine.storage, engine.config.spool_dir.clone()).await?;
 
     // Until the layers are stored, Nix must not collect the closure as garbage.
     let gc_roots = engine.instance.gc_roots();
@@ -123,7 +124,7 @@ async fn evaluate(
     engine: &Engine,
     handle: &BuildHandle,
     source: &ResolvedSource,
-    _permit: OwnedSemaphorePermit,
+    _permit: FairPermit,
 ) -> Result<Evaluation, BuildError> {
     handle.enter(Phase::Evaluate);
     handle.source_is_read(Instant::now());
@@ -137,7 +138,7 @@ async fn realise(
     evaluation: &Evaluation,
     gc_roots: &Path,
     handle: &BuildHandle,
-    _permit: OwnedSemaphorePermit,
+    _permit: FairPermit,
 ) -> Result<(), BuildError> {
     handle.enter(Phase::Realise);
     let realised = engine.nix.realise(evaluation, gc_roots, handle.log()).await;

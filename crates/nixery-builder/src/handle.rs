@@ -11,11 +11,16 @@ use tokio::time::Instant;
 
 use crate::config::ImageRequest;
 use crate::error::BuildError;
+use crate::fair_queue::Party;
 use crate::image::Image;
 use crate::progress::{BuildId, Phase, Progress};
 
 /// How a build ended, shared by all who waited for it.
 pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;
+
+/// Limit of parties on whose behalf a build waits. So many already move it forward, and thousands
+/// of clients may join a build.
+const MAX_PARTIES: usize = 16;
 
 /// What is built once at a time. Requests with different tags have one target if the source is not
 /// a git repository.
@@ -35,6 +40,8 @@ struct Shared {
     id: BuildId,
     request: ImageRequest,
     target: BuildTarget,
+    /// Who started the build and who joined it, each once.
+    parties: Mutex<Vec<Party>>,
     is_refresh: bool,
     started: SystemTime,
     clock: Instant,
@@ -43,6 +50,7 @@ struct Shared {
     log: BuildLog,
     progress: watch::Sender<Progress>,
     times: Mutex<PhaseTimes>,
+    queue_clock: Arc<QueueClock>,
     end: watch::Sender<Option<BuildEnd>>,
 }
 
@@ -61,9 +69,42 @@ struct PhaseTimes {
     since: Instant,
 }
 
+/// Measures how long a build waits for other builds.
+#[derive(Debug, Default)]
+pub(crate) struct QueueClock(Mutex<QueueTime>);
+
+#[derive(Debug, Default)]
+struct QueueTime {
+    /// The waits that have ended.
+    ended: Duration,
+    /// When the current wait began.
+    since: Option<Instant>,
+}
+
+impl QueueClock {
+    /// Notes that the build waits from now on.
+    pub(crate) fn start(&self) {
+        lock(&self.0).since = Some(Instant::now());
+    }
+
+    /// Notes that the build no longer waits.
+    pub(crate) fn stop(&self) {
+        let mut time = lock(&self.0);
+        if let Some(since) = time.since.take() {
+            time.ended += since.elapsed();
+        }
+    }
+
+    /// Returns how long the build has waited so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let time = lock(&self.0);
+        time.ended + time.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 impl BuildHandle {
-    /// `is_refresh`: nobody requested the build; it finds out whether the source has moved.
-    pub(crate) fn new(request: ImageRequest, target: BuildTarget, is_refresh: bool) -> Self {
+    /// Returns the build of a target that a party starts.
+    pub(crate) fn new(request: ImageRequest, target: BuildTarget, party: Party) -> Self {
         let progress = watch::Sender::new(Progress::default());
         let observed = progress.clone();
         let log = BuildLog::observed(move |line| {
@@ -74,7 +115,8 @@ impl BuildHandle {
             id: BuildId::fresh(),
             request,
             target,
-            is_refresh,
+            parties: Mutex::new(vec![party]),
+            is_refresh: party == Party::Background,
             started: SystemTime::now(),
             clock,
             source_read: OnceLock::new(),
@@ -85,6 +127,7 @@ impl BuildHandle {
                 current: Phase::Queued,
                 since: clock,
             }),
+            queue_clock: Arc::default(),
             end: watch::Sender::new(None),
         }))
     }
@@ -184,6 +227,26 @@ impl BuildHandle {
         *self.0.source_read.get().unwrap_or(&self.0.clock)
     }
 
+    /// Returns on whose behalf the build waits, at least one party.
+    pub(crate) fn parties(&self) -> Vec<Party> {
+        lock(&self.0.parties).clone()
+    }
+
+    /// Adds a party that waits for the build. Returns whether it is new.
+    pub(crate) fn add_party(&self, party: Party) -> bool {
+        let mut parties = lock(&self.0.parties);
+        let is_new = parties.len() < MAX_PARTIES && !parties.contains(&party);
+        if is_new {
+            parties.push(party);
+        }
+        is_new
+    }
+
+    /// Returns the clock of the time in which the build waits for other builds.
+    pub(crate) fn queue_clock(&self) -> &Arc<QueueClock> {
+        &self.0.queue_clock
+    }
+
     /// Ends the current phase and begins the next one.
     pub(crate) fn enter(&self, phase: Phase) {
         let mut times = self.times();
@@ -216,8 +279,12 @@ impl BuildHandle {
     }
 
     fn times(&self) -> MutexGuard<'_, PhaseTimes> {
-        self.0.times.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.times)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A build as lists show it.

@@ -1,15 +1,13 @@
 //! One server makes an image, where several share a store.
 
-use std::sync::Arc;
-
 use nixery_manifest::Digest;
 use nixery_state::lease::{Contender, Lease};
 use nixery_state::record::MANIFESTS;
 use nixery_storage::Key;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::engine::{Engine, permit};
+use crate::engine::{Engine, queue};
 use crate::error::BuildError;
+use crate::fair_limit::{FairLimit, FairPermit};
 use crate::handle::BuildHandle;
 use crate::image::Image;
 use crate::image_store;
@@ -20,7 +18,7 @@ pub(crate) enum ImageOrLease {
     /// The store has the image.
     Image(Box<Image>),
     /// No other server makes the image while the lease is held, and the permit allows to begin.
-    Lease(Lease, OwnedSemaphorePermit),
+    Lease(Lease, FairPermit),
 }
 
 /// Finds the image of a key, waits for another server that makes it, or acquires the lease to make
@@ -34,7 +32,7 @@ pub(crate) async fn find_or_lease(
     engine: &Engine,
     handle: &BuildHandle,
     key: Digest,
-    limit: &Arc<Semaphore>,
+    limit: &FairLimit,
 ) -> Result<ImageOrLease, BuildError> {
     let mut contender = engine.leases.contender(&format!("image {key}"));
     let mut has_waited = false;
@@ -45,8 +43,7 @@ pub(crate) async fn find_or_lease(
         if engine.storage.is_read_only() {
             return Err(BuildError::read_only(engine.storage.backend()));
         }
-        handle.enter(Phase::Queued);
-        let permit = permit(limit).await?;
+        let permit = queue(limit, handle).await?;
         let lease = match contender.try_take().await {
             Ok(Some(lease)) => lease,
             Ok(None) => {

@@ -14,11 +14,12 @@ use nixery_nix::BuildLog;
 use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
 use nixery_storage::Key;
 use tempfile::NamedTempFile;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use crate::config::budget_of_paths;
 use crate::engine::{Engine, permit};
 use crate::error::BuildError;
+use crate::fair_limit::FairPermit;
 use crate::handle::BuildHandle;
 
 /// Layers of one build that are looked up, packed or stored at once. If the engine allows more
@@ -83,7 +84,7 @@ struct SpooledLayer {
     layer: PackedLayer,
     /// Declared before the permit, so that the file is deleted before another one may be made.
     file: NamedTempFile,
-    _permit: OwnedSemaphorePermit,
+    _permit: FairPermit,
 }
 
 /// Groups the paths of the graph into layers, and checks the strategy's plan. One layer of the
@@ -130,7 +131,7 @@ pub(crate) async fn store_all(
     let stores = layers.into_iter().map(|(sharing, layer)| {
         let announce = announce.clone();
         async move {
-            store(engine, graph, layer, sharing, announce).await?;
+            store(engine, graph, layer, sharing, handle, announce).await?;
             handle.update(|progress| {
                 progress.layers_done += 1;
                 progress.bytes_done = progress.bytes_done.saturating_add(layer.nar_size);
@@ -153,6 +154,7 @@ async fn store(
     graph: &ReferenceGraph,
     layer: &PlannedLayer,
     sharing: u64,
+    handle: &BuildHandle,
     announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<(), BuildError> {
     let nodes: Vec<_> = layer.paths.iter().map(|&id| graph.node(id)).collect();
@@ -180,7 +182,7 @@ async fn store(
         return Ok(());
     }
     let (store, to_pack) = (engine.nix.store_root().clone(), paths.clone());
-    let packed = pack(engine, move |packer, out| {
+    let packed = pack(engine, handle, move |packer, out| {
         packer.pack_layer(&to_pack, &store, compression, out)
     });
     let packed = packed.await?;
@@ -239,7 +241,7 @@ pub(crate) async fn store_root_layer(
 ) -> Result<(), BuildError> {
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
     let log_handle = handle.clone();
-    let packed = pack(engine, move |packer, out| {
+    let packed = pack(engine, handle, move |packer, out| {
         let root = RootLayer::plan(&packages, &store)?;
         log_omissions(&root, log_handle.log());
         packer.pack_root_layer(&root, compression, out)
@@ -273,6 +275,7 @@ fn log_omissions(root: &RootLayer, log: &BuildLog) {
 /// Packs a layer into a spool file.
 async fn pack(
     engine: &Engine,
+    handle: &BuildHandle,
     pack: impl FnOnce(
         &Packer,
         BufWriter<NamedTempFile>,
@@ -284,7 +287,7 @@ async fn pack(
         action: "write a temporary file",
         source,
     };
-    let may_spool = permit(&engine.spooling).await?;
+    let may_spool = engine.spooling.acquire(handle).await?;
     let may_pack = permit(&engine.packing).await?;
     let spool = engine.instance.spool_file().map_err(spool_error)?;
     let packer = Arc::clone(&engine.packer);

@@ -11,6 +11,8 @@
 //!   and truncated blobs are made again, and only those.
 //! - Among several builders on one store, also in several processes, one builds an image and the
 //!   others wait for it. If it fails or dies, the next one tries.
+//! - Builds wait for Nix in a queue that serves clients in rotation, so a client that requests many
+//!   images delays others by one build at most. A client's waiting builds are limited.
 //! - Layers are packed in parallel into spool files and stored under their digests. A document is
 //!   stored after the blobs that it names, so a process that dies leaves a consistent store.
 //!
@@ -39,13 +41,18 @@
 //! # Ok(()) }
 //! ```
 
+mod admission;
 mod blob_body;
 mod blobs;
 mod builder;
+mod client_id;
 mod config;
+mod disk;
 mod engine;
 mod error;
 pub mod export;
+mod fair_limit;
+mod fair_queue;
 mod flow;
 mod handle;
 mod hashing;
@@ -63,9 +70,11 @@ mod warm;
 
 pub use blob_body::BlobBodyError;
 pub use builder::{Builder, WarmImage};
+pub use client_id::ClientId;
 pub use config::{
     BuilderConfig, DEFAULT_EVAL_INTERVAL, DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL,
-    DEFAULT_MAX_WAITING, DEFAULT_RECHECK_AFTER, ImageRequest, budget_of_paths,
+    DEFAULT_MAX_WAITING, DEFAULT_MAX_WAITING_PER_CLIENT, DEFAULT_RECHECK_AFTER, ImageRequest,
+    budget_of_paths,
 };
 pub use error::BuildError;
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};

@@ -20,8 +20,8 @@ use nixery_nix::{
 };
 pub(crate) use nixery_state::testing::world::store_path;
 use nixery_storage::{
-    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Stat, Storage,
-    StorageError,
+    BlobReader, ByteRange, Entry, Folder, Key, MemoryStorage, PutMode, PutOutcome, Space, Stat,
+    Storage, StorageError,
 };
 use tempfile::TempDir;
 use tokio::sync::Semaphore;
@@ -41,6 +41,8 @@ pub(crate) struct FakeNix {
     pub(crate) realisations: AtomicUsize,
     /// Each realisation consumes a permit.
     pub(crate) gate: Semaphore,
+    /// How long an evaluation takes.
+    pub(crate) evaluation_time: Mutex<Duration>,
     /// Each reading of a reference graph consumes a permit.
     pub(crate) graph_gate: Semaphore,
     pub(crate) gc_roots: Mutex<Option<PathBuf>>,
@@ -66,6 +68,7 @@ impl FakeNix {
             evaluations: AtomicUsize::new(0),
             realisations: AtomicUsize::new(0),
             gate: Semaphore::new(Semaphore::MAX_PERMITS),
+            evaluation_time: Mutex::default(),
             graph_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             gc_roots: Mutex::default(),
             packed_unrooted: AtomicBool::new(false),
@@ -124,6 +127,8 @@ impl Nix for FakeNix {
     ) -> Result<Evaluation, NixError> {
         self.evaluations.fetch_add(1, Ordering::SeqCst);
         log.push("evaluating");
+        let time = *self.evaluation_time.lock().expect("not poisoned");
+        tokio::time::sleep(time).await;
         if self.unreadable.load(Ordering::SeqCst) {
             let message = "syntax error".to_owned();
             return Err(PackageError::Source { message }.into());
@@ -226,6 +231,8 @@ pub(crate) struct CountingStorage {
     inner: Arc<dyn Storage>,
     pub(crate) files: AtomicUsize,
     pub(crate) bytes_read: AtomicU64,
+    /// The space that it reports.
+    pub(crate) space: Mutex<Option<Space>>,
 }
 
 impl Default for CountingStorage {
@@ -240,6 +247,7 @@ impl CountingStorage {
             inner,
             files: AtomicUsize::new(0),
             bytes_read: AtomicU64::new(0),
+            space: Mutex::default(),
         }
     }
 }
@@ -284,6 +292,9 @@ impl Storage for CountingStorage {
     }
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {
         self.inner.delete(key).await
+    }
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        Ok(*self.space.lock().expect("not poisoned"))
     }
     async fn check(&self) -> Result<(), StorageError> {
         self.inner.check().await

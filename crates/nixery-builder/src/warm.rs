@@ -5,6 +5,8 @@
 //! the source is evaluated in the background (*stale-while-revalidate*, as in RFC 5861 for HTTP
 //! caches). So no request waits for Nix if requests come now and then, a package set that is broken
 //! for a short time breaks no pull, and no client gets an image that is older than those intervals.
+//! The time in which the evaluation waits for other builds does not count: a server that is busy
+//! with new images still serves the old ones.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +17,7 @@ use quick_cache::unsync::Cache;
 use tokio::time::Instant;
 
 use crate::config::{BuilderConfig, STALE_INTERVALS};
-use crate::handle::{BuildHandle, BuildTarget};
+use crate::handle::{BuildHandle, BuildTarget, QueueClock};
 use crate::image::Image;
 
 /// Bytes of images in memory. An image has 30 to 150 kB.
@@ -46,8 +48,22 @@ struct WarmEntry {
     confirmed: Option<Instant>,
     /// When a blob was last reported missing.
     missing: Option<Instant>,
-    /// When the last evaluation in the background began.
+    /// When the last evaluation in the background was started.
     refreshed: Option<Instant>,
+    /// How long the last evaluation in the background waits for other builds.
+    queue_clock: Option<Arc<QueueClock>>,
+    /// How long those before it waited.
+    queued_before: Duration,
+}
+
+impl WarmEntry {
+    /// Returns how old the evaluation of the image is, without the time in which newer ones waited
+    /// for other builds; `None` if its source cannot change.
+    fn age_without_queue(&self) -> Option<Duration> {
+        let queued = self.queue_clock.as_ref().map(|clock| clock.elapsed());
+        let queued = self.queued_before + queued.unwrap_or_default();
+        Some(self.evaluated?.elapsed().saturating_sub(queued))
+    }
 }
 
 /// Bounds the entries by their bytes.
@@ -84,7 +100,8 @@ impl WarmImages {
         let entry = self.images.get(target)?;
         let age = entry.evaluated.map(|evaluated| evaluated.elapsed());
         let max_age = self.interval.saturating_mul(STALE_INTERVALS);
-        if age.is_some_and(|age| age >= max_age) {
+        let limited = entry.age_without_queue();
+        if limited.is_some_and(|age| age >= max_age) {
             return None;
         }
         Some(Candidate {
@@ -111,6 +128,18 @@ impl WarmImages {
         due
     }
 
+    /// Notes the evaluation in the background that the last attempt started or joined.
+    pub(crate) fn refreshes(&mut self, target: &BuildTarget, refresh: &BuildHandle) {
+        let Some(mut entry) = self.images.get_mut(target) else {
+            return;
+        };
+        let clock = refresh.queue_clock();
+        match entry.queue_clock.replace(Arc::clone(clock)) {
+            Some(before) if !Arc::ptr_eq(&before, clock) => entry.queued_before += before.elapsed(),
+            _ => {}
+        }
+    }
+
     /// Keeps the image of a build.
     pub(crate) fn insert(&mut self, build: &BuildHandle, image: &Arc<Image>) {
         let target = build.target();
@@ -133,6 +162,8 @@ impl WarmImages {
             confirmed: Some(now),
             missing: None,
             refreshed: None,
+            queue_clock: None,
+            queued_before: Duration::ZERO,
         };
         self.images.insert(target.clone(), entry);
     }

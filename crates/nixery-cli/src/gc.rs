@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use nixery_config::table::{GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_UNUSED};
-use nixery_config::{Arguments, ConfigErrors, StorageSettings, setup};
+use nixery_config::table::{GC_MAX_AGE, GC_MAX_SHARE, GC_MAX_SIZE, GC_MAX_UNUSED};
+use nixery_config::{Arguments, ConfigErrors, StorageBackend, StorageSettings, setup};
 #[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
 use nixery_state::gc::{GcMode, GcPhase, GcPolicy, GcReport, collect};
@@ -60,11 +60,18 @@ pub(crate) struct GcArgs {
 pub(crate) async fn run(args: GcArgs) -> Result<()> {
     let (policy, settings) = ConfigErrors::both(args.policy.settings(), args.storage.settings())?;
     if !policy.has_limit() {
-        let [unused, age, size] =
-            [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE].map(Arguments::<GcPolicy>::name);
+        let [unused, age, size, share] =
+            [GC_MAX_UNUSED, GC_MAX_AGE, GC_MAX_SIZE, GC_MAX_SHARE].map(Arguments::<GcPolicy>::name);
         return Err(usage(format!(
-            "no limit is set, so nothing was deleted. Fix: set {unused}, {age} or {size}"
+            "no limit is set, so nothing was deleted. Fix: set {unused}, {age}, {size} or {share}"
         )));
+    }
+    let is_filesystem = matches!(settings.backend, StorageBackend::Filesystem(_));
+    if policy.max_share_percent.is_some() && !is_filesystem {
+        output::note(&format!(
+            "warning: {} is set but not used: the blob store is not on a file system",
+            Arguments::<GcPolicy>::name(GC_MAX_SHARE)
+        ));
     }
     output::warn(&settings.ignored);
     let storage = setup::existing_storage(&settings)?;

@@ -64,7 +64,7 @@ fn has(place: &Place, folder: &str, name: &[u8]) -> bool {
 }
 
 #[rstest]
-#[case::nothing(&[], "error: no limit is set, so nothing was deleted. Fix: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age) or NIXERY_GC_MAX_SIZE (--max-size)")]
+#[case::nothing(&[], "error: no limit is set, so nothing was deleted. Fix: set NIXERY_GC_MAX_UNUSED (--max-unused), NIXERY_GC_MAX_AGE (--max-age), NIXERY_GC_MAX_SIZE (--max-size) or NIXERY_GC_MAX_SHARE (--max-share)")]
 #[case::only_a_grace(&["--grace", "1h"], "error: no limit is set")]
 #[case::a_wrong_time(&["--max-unused", "month"], "NIXERY_GC_MAX_UNUSED (--max-unused) is \"month\"; allowed: a time from 1s to 100years, such as 90s, 30m, 6h or 30d")]
 #[case::a_wrong_size(&["--max-size", "lots"], "NIXERY_GC_MAX_SIZE (--max-size) is \"lots\"; allowed: a size such as 500M")]

@@ -11,8 +11,8 @@ use crate::arguments::Section;
 use crate::check::{BOOLEANS, Checker};
 use crate::table::{
     EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS,
-    MAX_EVALUATIONS, MAX_WAITING, NIX_DIR, NIX_ENV, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT,
-    NIX_WRAPPER, PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL,
+    MAX_EVALUATIONS, MAX_WAITING, MAX_WAITING_PER_CLIENT, NIX_DIR, NIX_ENV, NIX_MAX_JOBS,
+    NIX_STORE, NIX_TIMEOUT, NIX_WRAPPER, PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL,
 };
 
 /// Limit of times, against typing errors.
@@ -63,6 +63,8 @@ pub struct NixSettings {
     pub max_evaluations: usize,
     /// Limit of builds that run or wait.
     pub max_waiting: usize,
+    /// Limit of those that one client has started.
+    pub max_waiting_per_client: usize,
     /// How long a failure is repeated before the image is built again.
     pub failure_ttl: Duration,
     /// How long to wait for another server that builds an image, from the last renewal of its
@@ -127,6 +129,7 @@ impl Section for NixSettings {
                 .optional_number(MAX_EVALUATIONS, 1..=MAX_COUNT)
                 .unwrap_or(cores.min(4)),
             max_waiting: checker.number(MAX_WAITING, 1..=100_000),
+            max_waiting_per_client: checker.number(MAX_WAITING_PER_CLIENT, 1..=100_000),
             failure_ttl: checker.time(FAILURE_TTL, 0..=WEEK),
             lease_ttl: checker.time(LEASE, 0..=MAX_LEASE_SECONDS),
             history: checker.number(HISTORY, 1..=10_000),
@@ -165,7 +168,9 @@ mod tests {
     use super::*;
     use crate::Arguments;
     use crate::table::Setting;
-    use nixery_builder::{DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING};
+    use nixery_builder::{
+        DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_MAX_WAITING_PER_CLIENT,
+    };
     use rstest::rstest;
 
     #[rstest]
@@ -229,6 +234,7 @@ mod tests {
         "none",
         "NIXERY_MAX_WAITING (--max-waiting) is \"none\"; allowed: a whole number from 1 to 100000"
     )]
+    #[case::quota(MAX_WAITING_PER_CLIENT, "0", "NIXERY_MAX_WAITING_PER_CLIENT")]
     #[case::failures(FAILURE_TTL, "x", "NIXERY_FAILURE_TTL")]
     #[case::lease(
         LEASE,
@@ -272,6 +278,7 @@ mod tests {
         assert_eq!(nix.restrict_eval, None, "what suits the source");
         assert_eq!(nix.eval_interval, None, "what suits the source");
         assert_eq!(nix.max_waiting, DEFAULT_MAX_WAITING);
+        assert_eq!(nix.max_waiting_per_client, DEFAULT_MAX_WAITING_PER_CLIENT);
         assert_eq!(nix.failure_ttl, DEFAULT_FAILURE_TTL);
         assert_eq!(nix.lease_ttl, DEFAULT_LEASE_TTL);
         assert_eq!(nix.history, 100);

@@ -11,6 +11,7 @@ mod environment;
 mod gc;
 mod layering;
 mod log;
+mod proxies;
 pub mod reference;
 mod server;
 pub mod setup;
@@ -26,6 +27,7 @@ pub use environment::unknown_variables;
 pub use gc::GcSettings;
 pub use layering::{LayeringSettings, StrategySettings};
 pub use log::{LogFormat, env_filter, start_text_log};
+pub use proxies::TrustedProxies;
 pub use server::{BlobDelivery, HttpSettings, ServerSettings};
 pub use source::DEFAULT_CHANNEL;
 pub use storage::{StorageBackend, StorageSettings};
@@ -91,6 +93,7 @@ impl Settings {
             &self.server.ignored,
             &self.storage.ignored,
             &self.layering.ignored,
+            &self.gc.ignored,
             &self.traffic.ignored,
         ];
         let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();

@@ -6,10 +6,11 @@ use std::time::Duration;
 use crate::arguments::Section;
 use crate::check::{Checker, origin};
 use crate::log::{LogFormat, is_filter};
+use crate::proxies::TrustedProxies;
 use crate::table::{
     BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS,
     MAX_CONNECTIONS_PER_CLIENT, MAX_DOWNLOADS, PORT, PUBLIC_URL, REDIRECT_TTL, SHUTDOWN_GRACE,
-    WEB_DIR,
+    TRUSTED_PROXIES, WEB_DIR,
 };
 
 /// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network
@@ -66,6 +67,8 @@ pub struct HttpSettings {
     pub max_downloads: usize,
     /// The same for one client.
     pub max_downloads_per_client: usize,
+    /// The proxies whose headers say which client sent a request.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// How clients get blobs.
@@ -112,6 +115,7 @@ impl Default for HttpSettings {
             redirect_ttl: DEFAULT_REDIRECT_TTL,
             max_downloads: 256,
             max_downloads_per_client: 128,
+            trusted_proxies: TrustedProxies::default(),
         }
     }
 }
@@ -147,6 +151,13 @@ impl Section for ServerSettings {
                 hold: checker.time(HOLD, 1..=600),
                 delivery: checker.choice(BLOB_DELIVERY, &BlobDelivery::WORDS)?,
                 redirect_ttl: checker.time(REDIRECT_TTL, 30..=MAX_REDIRECT_TTL),
+                trusted_proxies: checker
+                    .parsed(
+                        TRUSTED_PROXIES,
+                        TrustedProxies::parse,
+                        "addresses and networks, such as 127.0.0.1, ::1, 10.0.0.0/8",
+                    )
+                    .unwrap_or_default(),
                 ..HttpSettings::default()
             },
             max_connections: checker.optional_number(MAX_CONNECTIONS, 1..=MAX_LIMIT),
@@ -236,6 +247,11 @@ mod tests {
         MAX_DOWNLOADS,
         "-1",
         "NIXERY_MAX_DOWNLOADS (--max-downloads) is \"-1\""
+    )]
+    #[case::trusted_proxies(
+        TRUSTED_PROXIES,
+        "proxy.example.org",
+        "NIXERY_TRUSTED_PROXIES (--trusted-proxies) is \"proxy.example.org\"; allowed: addresses and networks"
     )]
     #[case::log_format(
         LOG_FORMAT,

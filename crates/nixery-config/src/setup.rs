@@ -290,6 +290,7 @@ pub async fn builder(
     config.max_builds = nix_settings.max_builds;
     config.max_evaluations = nix_settings.max_evaluations;
     config.max_waiting = nix_settings.max_waiting;
+    config.max_waiting_per_client = nix_settings.max_waiting_per_client;
     config.failure_ttl = nix_settings.failure_ttl;
     config.lease_ttl = nix_settings.lease_ttl;
     config.history = nix_settings.history;

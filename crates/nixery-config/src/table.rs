@@ -188,6 +188,9 @@ settings! {
         PUBLIC_URL: "NIXERY_PUBLIC_URL" "public-url" "URL", Shown,
             "How clients reach this registry, such as `https://nixery.example.org`; shown in pull commands and log links",
             default "taken from each request's Host";
+        TRUSTED_PROXIES: "NIXERY_TRUSTED_PROXIES" "trusted-proxies" "ADDRESSES", Advanced,
+            "Addresses and networks of your reverse proxies, such as `127.0.0.1, 10.0.0.0/8`: for requests from them, the client is the right-most other address in `X-Forwarded-For` or `Forwarded`; they must set one of these headers",
+            default "none: a request belongs to the address that it comes from";
         BLOB_DELIVERY: "NIXERY_BLOB_DELIVERY" "blob-delivery" "WAY", Shown,
             "How clients get blobs: `redirect` sends them to signed URLs of the store, `public` to unsigned ones, `proxy` sends blobs through this server, `auto` is `redirect` if the store can sign, else `proxy`",
             default "auto";
@@ -244,14 +247,17 @@ settings! {
             "More variables that Nix inherits, separated by spaces, such as `NIXPKGS_ALLOW_UNFREE` or `AWS_*`; packages may be able to read them",
             default "none; variables that Nix, git and the network need are always inherited";
         MAX_BUILDS: "NIXERY_MAX_BUILDS" "max-builds" "COUNT", Shown,
-            "Limit of images whose packages are built at once; others wait",
+            "Limit of images whose packages are built at once; others wait, and one more is built in the background if the source of a cached image has moved",
             default "the number of cores, from 2 to 8";
         MAX_EVALUATIONS: "NIXERY_MAX_EVALUATIONS" "max-evaluations" "COUNT", Advanced,
-            "Limit of images whose Nix code is evaluated at once; each may need a gigabyte of memory",
+            "Limit of images whose Nix code is evaluated at once; each may need a gigabyte of memory, and one more is evaluated in the background to find out whether the source of a cached image has moved",
             default "the number of cores, at most 4";
         MAX_WAITING: "NIXERY_MAX_WAITING" "max-waiting" "COUNT", Advanced,
-            "Limit of builds that run or wait; requests for further images get status 429, and at half of the limit background evaluation stops",
+            "Limit of builds that run or wait; requests for further images get status 429",
             default "1000";
+        MAX_WAITING_PER_CLIENT: "NIXERY_MAX_WAITING_PER_CLIENT" "max-waiting-per-client" "COUNT", Advanced,
+            "Limit of builds that run or wait and that one client has started; its requests for further images get status 429. A client is an IPv4 address or an IPv6 network (/64); behind a proxy, set `NIXERY_TRUSTED_PROXIES` as well",
+            default "50";
         FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
             "How long a failure is cached before a request builds the image again",
             default "10s";
@@ -295,8 +301,8 @@ settings! {
     }
     GcTimer "Garbage collection" {
         GC_INTERVAL: "NIXERY_GC_INTERVAL" "gc-interval" "TIME", Shown,
-            "How often the server collects garbage, such as `6h`; needs one of the limits",
-            default "never";
+            "How often the server collects garbage, such as `6h`; needs one of the limits; `never` leaves it to `nixery gc`",
+            default "1h for a filesystem store, else `never`";
     }
     GcPolicy "Garbage collection" {
         GC_MAX_UNUSED: "NIXERY_GC_MAX_UNUSED" "gc-max-unused" "TIME", Shown,
@@ -305,6 +311,9 @@ settings! {
             "Drop images that were built longer ago than this, even if they are used";
         GC_MAX_SIZE: "NIXERY_GC_MAX_SIZE" "gc-max-size" "SIZE", Shown,
             "Drop the least recently used images until the others need no more than this, such as `100G`";
+        GC_MAX_SHARE: "NIXERY_GC_MAX_SHARE" "gc-max-share" "PERCENT", Shown,
+            "Drop the least recently used images until the others need no more than this share of what the store's file system has for it, such as `80%`: of the bytes, and of the inodes, that the store uses or that are free. Only for filesystem stores; 100% sets no limit",
+            default "80% for a server with a filesystem store, else no limit";
         GC_GRACE: "NIXERY_GC_GRACE" "gc-grace" "TIME", Advanced,
             "Keep everything that was written or used within this time; it must be the same for all programs on a store, and longer than any build or pull takes",
             default "6h";

@@ -1,5 +1,6 @@
 //! Writes one log line for each request, when its last byte has been handed over.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,17 +15,20 @@ use http::{HeaderValue, Method, Uri};
 use http_body::{Frame, SizeHint};
 use nixery_storage::error_chain;
 
+use crate::client::client_address;
 use crate::metrics::Metrics;
 use crate::route::Route;
+use crate::state::AppState;
 
 impl Entry {
     /// Returns the entry of a request that begins now.
-    pub(crate) fn new(metrics: Arc<Metrics>, request: &Parts) -> Self {
+    pub(crate) fn new(state: &AppState, request: &Parts) -> Self {
         Self {
-            metrics,
+            metrics: Arc::clone(state.metrics()),
             started: Instant::now(),
             method: request.method.clone(),
             uri: request.uri.clone(),
+            address: client_address(&state.settings().trusted_proxies, request),
             client: request.headers.get(USER_AGENT).cloned(),
             route: "unknown",
             quiet: false,
@@ -72,6 +76,8 @@ pub(crate) struct Entry {
     started: Instant,
     method: Method,
     uri: Uri,
+    /// The address of the client, where it is known.
+    address: Option<IpAddr>,
     client: Option<HeaderValue>,
     /// The label in the metrics.
     route: &'static str,
@@ -93,6 +99,7 @@ impl Drop for Entry {
         // An absent field is left out of the line.
         let aborted = cut.then_some(true);
         let client = self.client.as_ref().and_then(|value| value.to_str().ok());
+        let address = self.address;
         let milliseconds = took.as_secs_f64() * 1000.0;
         macro_rules! line {
             ($level:ident) => {
@@ -103,6 +110,7 @@ impl Drop for Entry {
                     path = self.uri.path(),
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,
+                    address = address.as_ref().map(tracing::field::display),
                     client = client.unwrap_or_default(),
                     aborted,
                     "request"

@@ -1,7 +1,6 @@
 //! Answers requests.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
@@ -40,7 +39,7 @@ pub(crate) fn service(
 
 async fn answer(state: AppState, request: Request) -> Response {
     let (request, _body) = request.into_parts();
-    let mut entry = Entry::new(Arc::clone(state.metrics()), &request);
+    let mut entry = Entry::new(&state, &request);
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {
         Ok(route) => {

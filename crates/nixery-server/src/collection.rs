@@ -21,6 +21,7 @@ const RETENTIONS: [gc::Retention; 1] = [nixery_state::graphs::KEPT];
 const JITTER: u32 = 10;
 
 /// Collects garbage at every interval until `stop` is ready. Without an interval it only waits.
+/// Logs at first what will be collected.
 pub async fn collect_until(
     storage: Arc<dyn Storage>,
     settings: GcSettings,
@@ -28,6 +29,7 @@ pub async fn collect_until(
     stop: impl Future<Output = ()> + Send,
 ) {
     let mut stop = std::pin::pin!(stop);
+    tracing::info!("{}", settings.describe());
     let Some(interval) = settings.interval else {
         return stop.await;
     };

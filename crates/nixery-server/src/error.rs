@@ -268,7 +268,9 @@ impl BuildAnswer {
                 _ => own_fault(),
             },
             BuildError::Unavailable(_) => unavailable(),
-            BuildError::Busy { .. } => later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests),
+            BuildError::Busy { .. } | BuildError::QuotaExceeded { .. } => {
+                later(StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests)
+            }
             BuildError::Storage { source, .. } => {
                 let mut answer = ApiError::from(source);
                 answer.message = redact(&format!("{message}: {}", answer.message));
@@ -276,6 +278,7 @@ impl BuildAnswer {
             }
             BuildError::Damaged { .. } => Self::Direct(ApiError::damaged(error)),
             BuildError::Spool { source, .. } if is_full(source) => unavailable(),
+            BuildError::DiskFull { .. } => unavailable(),
             BuildError::InvalidPlan { .. }
             | BuildError::Spool { .. }
             | BuildError::Internal { .. } => own_fault(),

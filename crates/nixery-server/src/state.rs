@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, Image, ImageRequest};
+use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, ClientId, Image, ImageRequest};
 use prometheus_client::registry::Registry;
 
 use crate::config::HttpSettings;
@@ -88,9 +88,9 @@ impl AppState {
         Some(ready.image)
     }
 
-    /// Starts or joins the build of an image.
-    pub fn build(&self, request: ImageRequest) -> BuildHandle {
-        let handle = self.0.builder.start(request);
+    /// Starts or joins the build of an image that a client requests.
+    pub fn build(&self, request: ImageRequest, client: ClientId) -> BuildHandle {
+        let handle = self.0.builder.start_for(request, client);
         self.count(&handle);
         handle
     }

@@ -56,6 +56,7 @@ mod key;
 mod memory;
 #[cfg(any(feature = "s3", feature = "gcs"))]
 mod remote;
+mod space;
 mod storage;
 #[cfg(feature = "tls")]
 mod tls;
@@ -73,6 +74,7 @@ pub use remote::GcsConfig;
 pub use remote::{RemoteLimits, RemoteStorage};
 #[cfg(feature = "s3")]
 pub use remote::{S3Addressing, S3Config, S3Credentials};
+pub use space::{Capacity, Space};
 pub use storage::{
     BlobReader, ByteRange, Entry, ObjectIdentity, PutMode, PutOutcome, Stat, Storage,
 };

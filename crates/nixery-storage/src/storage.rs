@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, StreamExt};
 
-use crate::{Folder, Key, StorageError};
+use crate::{Folder, Key, Space, StorageError};
 
 /// A place for blobs and cache entries, shared by any number of servers.
 ///
@@ -116,6 +116,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// `None` when the backend has no such URLs. Does not check that they may.
     fn public_url(&self, _key: &Key) -> Option<String> {
         None
+    }
+
+    /// Returns the space of the store's file system, or `None` when the backend does not know it.
+    ///
+    /// # Errors
+    /// The backend's failure.
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        Ok(None)
     }
 
     /// Tests that the store can be reached and written to, for start-up and readiness probes. A

@@ -2,6 +2,7 @@
 
 mod caching;
 mod collecting;
+mod fairness;
 mod images;
 mod leases;
 mod recording;

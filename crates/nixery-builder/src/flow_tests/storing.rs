@@ -10,7 +10,7 @@ use futures::StreamExt;
 use nixery_manifest::ImageConfig;
 use nixery_state::record::{BUILDS, MANIFESTS};
 use nixery_state::testing::faulty::FaultyStorage;
-use nixery_storage::{BLOBS, Folder, Key, MemoryStorage, Storage};
+use nixery_storage::{BLOBS, Capacity, Folder, Key, MemoryStorage, Space, Storage};
 use tokio::time::timeout;
 
 use super::{build, bytes, fail};
@@ -187,4 +187,36 @@ async fn a_document_is_stored_after_the_blobs_it_names() {
     for manifest in manifests {
         assert!(last_layer < manifest && manifest < record, "{stored:?}");
     }
+}
+
+#[tokio::test]
+async fn without_disk_space_no_image_is_built_and_cached_ones_are_found() {
+    let fixture = Fixture::new().await;
+    let cached = build(&fixture, "git").await;
+    let space = |available, files| Space {
+        bytes: Capacity {
+            total: 1 << 40,
+            available,
+        },
+        files: Some(Capacity {
+            total: 1 << 20,
+            available: files,
+        }),
+    };
+    for (space, words) in [
+        (
+            space(1 << 20, 1 << 20),
+            "its blob store is short of disk space",
+        ),
+        (space(1 << 40, 10), "its blob store is short of inodes"),
+    ] {
+        *fixture.storage.space.lock().expect("not poisoned") = Some(space);
+        let error = fail(&fixture, "htop").await;
+        assert!(matches!(&*error, BuildError::DiskFull { .. }), "{error:?}");
+        assert!(error.to_string().contains(words), "{error}");
+        assert_eq!(build(&fixture, "git").await.oci, cached.oci);
+    }
+    assert_eq!(fixture.realisations(), 1, "nothing was built");
+    *fixture.storage.space.lock().expect("not poisoned") = Some(space(1 << 40, 1 << 20));
+    build(&fixture, "htop").await;
 }

@@ -8,7 +8,7 @@ use nixery_core::{PackageSource, Tag};
 use nixery_manifest::Digest;
 use nixery_state::record::MANIFESTS;
 use nixery_storage::{Key, Storage};
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
 
 use super::{build, bytes, fail};
 use crate::builder::WarmImage;
@@ -191,22 +191,58 @@ async fn with_an_endless_interval_a_source_is_evaluated_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_source_is_evaluated_in_the_background_while_many_builds_wait() {
+async fn a_source_is_evaluated_in_the_background_however_many_builds_wait() {
     let fixture = Fixture::with(|config| {
         moving(config);
-        config.max_waiting = 4;
+        (config.max_waiting, config.max_evaluations) = (2, 1);
     })
     .await;
     build(&fixture, "git").await;
     advance(INTERVAL).await;
-    fixture.nix.gate.forget_permits(usize::MAX);
+    *fixture.nix.evaluation_time.lock().expect("not poisoned") = INTERVAL;
     let waiting = ["htop", "nano"].map(|name| fixture.builder.start(request(name)));
+    fail(&fixture, "vim").await;
     let answer = ready(&fixture, "git").await.expect("is warm");
-    assert!(answer.refresh.is_none());
-    fixture.nix.gate.add_permits(waiting.len());
-    fixture.builder.drain().await;
-    let answer = ready(&fixture, "git").await.expect("is warm");
-    assert!(answer.refresh.is_some());
+    let begun = Instant::now();
+    answer.refresh.expect("is due").wait().await.expect("works");
+    assert_eq!(begun.elapsed(), INTERVAL, "at once, beside the first one");
+    for build in waiting {
+        build.wait().await.expect("builds");
+    }
+}
+
+/// The old image answers for longer than ten intervals while the evaluation waits for others, and
+/// no longer than that.
+#[tokio::test(start_paused = true)]
+async fn an_old_image_answers_while_its_evaluation_waits_in_the_queue() {
+    let fixture = Fixture::with(|config| {
+        moving(config);
+        config.max_evaluations = 1;
+    })
+    .await;
+    for name in ["git", "hello", "nano"] {
+        build(&fixture, name).await;
+    }
+    // All evaluations in the background take long, and so does one that a client waits for.
+    let long = INTERVAL * STALE_INTERVALS;
+    *fixture.nix.evaluation_time.lock().expect("not poisoned") = long;
+    sleep(INTERVAL).await;
+    let _requested = fixture.builder.start(request("htop"));
+    for name in ["hello", "nano", "git"] {
+        let answer = ready(&fixture, name).await.expect("is warm");
+        assert!(answer.refresh.is_some(), "{name}");
+    }
+    // Ten intervals after the last evaluation, `hello` is being evaluated: its build is waited for.
+    sleep(long - INTERVAL).await;
+    assert!(ready(&fixture, "hello").await.is_none());
+    let queued = ready(&fixture, "git").await.expect("its evaluation waits");
+    // One is served after the other, each for ten intervals: `git` is the last one.
+    sleep(INTERVAL + long).await;
+    let answer = ready(&fixture, "git").await.expect("its evaluation waits");
+    assert_eq!(answer.image.oci, queued.image.oci);
+    // Its evaluation has begun: nine intervals remain.
+    sleep(long).await;
+    assert!(ready(&fixture, "git").await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

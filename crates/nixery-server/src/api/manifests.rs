@@ -10,6 +10,7 @@ use nixery_manifest::{Digest, Family};
 use tokio::time::{Instant, timeout};
 
 use super::failure;
+use crate::client::client_id;
 use crate::error::{ApiError, BuildAnswer, Code};
 use crate::host::absolute;
 use crate::long_build::{redirect_to_self, wait_for_build};
@@ -45,7 +46,8 @@ async fn by_tag(
     if let Ok(Some(image)) = timeout(limit, state.ready(&asked)).await {
         return by_image(state, request, &asked.name, &image);
     }
-    let handle = state.build(asked);
+    let client = client_id(&state.settings().trusted_proxies, request);
+    let handle = state.build(asked, client);
     let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());

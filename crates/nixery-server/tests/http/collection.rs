@@ -64,6 +64,7 @@ async fn the_timer_collects_and_counts() {
     let settings = GcSettings {
         interval: Some(60 * MINUTE),
         policy,
+        ignored: Vec::new(),
     };
     let text = registry.get("/metrics").await.text().to_owned();
     assert!(

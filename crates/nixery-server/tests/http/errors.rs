@@ -234,6 +234,11 @@ fn build_errors() -> Vec<BuildError> {
         }),
         killed(),
         BuildError::Busy { waiting: 1000 },
+        BuildError::QuotaExceeded { waiting: 50 },
+        BuildError::DiskFull {
+            place: "blob store",
+            missing: "inodes",
+        },
         BuildError::Spool {
             action: "write a temporary file",
             source: system(),
@@ -301,6 +306,7 @@ fn what_is_the_servers_fault_is_not_blamed_on_the_image() {
                 | BuildError::Storage { .. }
                 | BuildError::Spool { .. }
                 | BuildError::Damaged { .. }
+                | BuildError::DiskFull { .. }
                 | BuildError::InvalidPlan { .. }
                 | BuildError::Internal { .. }
         );

@@ -19,6 +19,7 @@ mod listings;
 mod manifests;
 mod originals_defects;
 mod pages;
+mod quotas;
 mod registry;
 #[cfg(feature = "lab")]
 mod traffic;

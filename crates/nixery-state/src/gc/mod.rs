@@ -77,6 +77,11 @@ pub struct GcPolicy {
     pub max_age: Option<Duration>,
     /// While images need more bytes, the least recently used one is dropped.
     pub max_size: Option<u64>,
+    /// While images need more than this many percent of what the store's file system has for the
+    /// store, of bytes or of files, the least recently used one is dropped. The file system has for
+    /// the store what the store uses and what is free. Not used where the store does not know its
+    /// [space](Storage::space).
+    pub max_share_percent: Option<u8>,
     /// Whatever was written or used within this time stays in any case. Longer than any build and
     /// any pull, and not shorter than the grace period that the builders on the store are
     /// configured with.
@@ -90,6 +95,7 @@ impl Default for GcPolicy {
             max_unused: None,
             max_age: None,
             max_size: None,
+            max_share_percent: None,
             grace: DEFAULT_GRACE,
         }
     }
@@ -99,7 +105,10 @@ impl GcPolicy {
     /// Whether it can ever drop an image.
     #[must_use]
     pub const fn has_limit(&self) -> bool {
-        self.max_unused.is_some() || self.max_age.is_some() || self.max_size.is_some()
+        self.max_unused.is_some()
+            || self.max_age.is_some()
+            || self.max_size.is_some()
+            || self.max_share_percent.is_some()
     }
 }
 
@@ -335,7 +344,11 @@ async fn collect_with(
     let mut progress = ProgressReporter { at, report };
     let inventory =
         inventory::take_inventory(storage, policy.grace, retentions, now, &mut progress).await?;
-    let plan = plan::plan(&inventory, policy, now);
+    let space = match policy.max_share_percent {
+        None => None,
+        Some(_) => storage.space().await.map_err(failed_to("measured"))?,
+    };
+    let plan = plan::plan(&inventory, policy, space, now);
     let mut report = GcReport::of_plan(&inventory, &plan, now);
     if let Some(lease) = lease {
         report.dry_run = false;

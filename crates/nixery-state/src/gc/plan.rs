@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use nixery_storage::Key;
+use nixery_storage::{Capacity, Key, Space};
 use serde::Serialize;
 
 use super::inventory::{BlobId, Inventory, ListedObject, RetainedFolder};
@@ -24,8 +24,8 @@ pub enum DropReason {
     TooOld,
     /// Nobody requested it for longer than [`GcPolicy::max_unused`].
     Unused,
-    /// The images need more bytes than [`GcPolicy::max_size`], and this one was used least
-    /// recently.
+    /// The images need more than [`GcPolicy::max_size`] or [`GcPolicy::max_share_percent`], and
+    /// this one was used least recently.
     TooMuch,
 }
 
@@ -68,17 +68,26 @@ pub(super) struct GcPlan {
     /// Bytes of the blobs that images need before and after.
     pub(super) needed_before: u64,
     pub(super) needed_after: u64,
+    /// Number of the blobs that images need after.
+    blobs_after: u64,
     /// Entries of `builds/` and use marks without a blob, and old leases.
     pub(super) useless: Vec<Key>,
     /// Objects that exceed the [`Retention`](super::Retention) of their folder.
     pub(super) forgotten: Vec<Key>,
 }
 
-/// Makes the plan. Objects that were written or used within the grace period stay.
-pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) -> GcPlan {
+/// Makes the plan. Objects that were written or used within the grace period stay. `space` is that
+/// of the store's file system, if the policy depends on it.
+pub(super) fn plan(
+    inventory: &Inventory,
+    policy: &GcPolicy,
+    space: Option<Space>,
+    now: SystemTime,
+) -> GcPlan {
     let past_grace = |then| age(now, then) > policy.grace;
     let mut plan = GcPlan::without_drops(inventory);
-    plan.choose_images(inventory, policy, now);
+    let limits = SizeLimits::new(inventory, policy, space);
+    plan.choose_images(inventory, policy, &limits, now);
 
     for (id, blob) in inventory.blobs() {
         let Some(size) = blob.size.filter(|_| blob.refs == 0) else {
@@ -121,21 +130,60 @@ pub(super) fn plan(inventory: &Inventory, policy: &GcPolicy, now: SystemTime) ->
     plan
 }
 
+/// What images may need.
+struct SizeLimits {
+    bytes: u64,
+    blobs: u64,
+}
+
+impl SizeLimits {
+    fn new(inventory: &Inventory, policy: &GcPolicy, space: Option<Space>) -> Self {
+        let mut limits = Self {
+            bytes: policy.max_size.unwrap_or(u64::MAX),
+            blobs: u64::MAX,
+        };
+        if let (Some(percent), Some(space)) = (policy.max_share_percent, space) {
+            // Blobs that no image needs count as free: this or a later collection deletes them.
+            let stored = || inventory.blobs().filter_map(|(_, blob)| blob.size);
+            let share = |stored: u64, capacity: Capacity| {
+                let all = u128::from(stored) + u128::from(capacity.available);
+                u64::try_from(all * u128::from(percent) / 100).unwrap_or(u64::MAX)
+            };
+            limits.bytes = limits.bytes.min(share(stored().sum(), space.bytes));
+            if let Some(files) = space.files {
+                limits.blobs = share(stored().count() as u64, files);
+            }
+        }
+        limits
+    }
+}
+
 impl GcPlan {
     fn without_drops(inventory: &Inventory) -> Self {
         let blobs = || inventory.blobs().map(|(_, blob)| blob);
-        let needed = blobs().filter(|blob| blob.refs > 0);
-        let needed = needed.filter_map(|blob| blob.size).sum();
+        let sizes = || {
+            blobs()
+                .filter(|blob| blob.refs > 0)
+                .filter_map(|blob| blob.size)
+        };
+        let needed = sizes().sum();
         Self {
             refs_after: blobs().map(|blob| blob.refs).collect(),
             needed_before: needed,
             needed_after: needed,
+            blobs_after: sizes().count() as u64,
             ..Self::default()
         }
     }
 
     /// Chooses the images to drop.
-    fn choose_images(&mut self, inventory: &Inventory, policy: &GcPolicy, now: SystemTime) {
+    fn choose_images(
+        &mut self,
+        inventory: &Inventory,
+        policy: &GcPolicy,
+        limits: &SizeLimits,
+        now: SystemTime,
+    ) {
         let exceeds =
             |limit: Option<Duration>, then| limit.is_some_and(|most| age(now, then) > most);
         // Least recently used first; the key makes the order definite.
@@ -157,7 +205,7 @@ impl GcPlan {
             false
         });
         for (at, _) in candidates {
-            if policy.max_size.is_none_or(|most| self.needed_after <= most) {
+            if self.needed_after <= limits.bytes && self.blobs_after <= limits.blobs {
                 break;
             }
             self.drop_image(inventory, at, DropReason::TooMuch);
@@ -169,8 +217,11 @@ impl GcPlan {
         for &id in &inventory.images[image].blobs {
             let refs = &mut self.refs_after[id as usize];
             *refs -= 1;
-            if *refs == 0 {
-                frees += inventory.blob(id).size.unwrap_or(0);
+            if *refs == 0
+                && let Some(size) = inventory.blob(id).size
+            {
+                frees += size;
+                self.blobs_after -= 1;
             }
         }
         self.needed_after -= frees;

@@ -2,15 +2,15 @@
 //! dead.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use nixery_storage::{
-    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Space, Stat,
     Storage, StorageError,
 };
 use tokio::sync::{Semaphore, watch};
@@ -51,6 +51,8 @@ pub struct FaultyStorage {
     pub file_gate: Semaphore,
     /// Number of files so far, stored or not.
     pub files_given: watch::Sender<usize>,
+    /// The space that it reports.
+    pub space: Mutex<Option<Space>>,
     /// The stored objects, in order.
     pub stored: watch::Sender<Vec<Key>>,
 }
@@ -80,6 +82,7 @@ impl FaultyStorage {
             files_fail: AtomicBool::new(false),
             file_gate: Semaphore::new(Semaphore::MAX_PERMITS),
             files_given: watch::Sender::new(0),
+            space: Mutex::default(),
             stored: watch::Sender::default(),
         })
     }
@@ -238,6 +241,10 @@ impl Storage for FaultyStorage {
         let deleted = self.inner.delete(key).await;
         self.pass(Some(key.folder())).await?;
         deleted
+    }
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        self.pass(None).await?;
+        Ok(*self.space.lock().expect("not poisoned"))
     }
     async fn check(&self) -> Result<(), StorageError> {
         self.pass(None).await?;

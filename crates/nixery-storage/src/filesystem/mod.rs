@@ -20,7 +20,7 @@ use futures::stream::BoxStream;
 use rustix::fs::OFlags;
 
 use crate::{
-    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Stat,
+    BLOBS, BlobReader, ByteRange, Entry, Folder, Key, Operation, PutMode, PutOutcome, Space, Stat,
     Storage, StorageError,
 };
 use scratch::Scratch;
@@ -257,6 +257,16 @@ impl Storage for FilesystemStorage {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
                 Err(error) => Err(failed(Operation::Delete, key)(error)),
             }
+        })
+        .await
+    }
+
+    async fn space(&self) -> Result<Option<Space>, StorageError> {
+        self.blocking(Operation::Stat, "its file system", |root| {
+            let space = Space::of_folder(&root.path);
+            space
+                .map(Some)
+                .map_err(failed(Operation::Stat, "its file system"))
         })
         .await
     }

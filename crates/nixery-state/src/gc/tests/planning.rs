@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use nixery_manifest::Digest;
-use nixery_storage::Key;
+use nixery_storage::{Capacity, Key, Space};
 use proptest::prelude::*;
 
 use crate::gc::inventory::{BlobId, Inventory, LayerEntry, NamedBlobs};
@@ -55,6 +55,7 @@ fn policies() -> impl Strategy<Value = GcPolicy> {
             max_unused,
             max_age,
             max_size,
+            max_share_percent: None,
             grace: Duration::from_secs(GRACE),
         },
     )
@@ -164,7 +165,7 @@ proptest! {
     #[test]
     fn a_plan_keeps_its_promises(store in store(), policy in policies()) {
         let inventory = store.inventory();
-        let plan = plan(&inventory, &policy, now());
+        let plan = plan(&inventory, &policy, None, now());
         let young = |then| age(now(), then) <= policy.grace;
         let dropped = |at: usize| plan.drops.iter().find(|drop| drop.image == at);
 
@@ -210,7 +211,7 @@ proptest! {
     #[test]
     fn the_size_limit_takes_the_least_recently_used_and_no_more(store in store(), policy in policies()) {
         let inventory = store.inventory();
-        let plan = plan(&inventory, &policy, now());
+        let plan = plan(&inventory, &policy, None, now());
         let for_size: Vec<_> = plan.drops.iter().filter(|drop| drop.reason == DropReason::TooMuch).collect();
         let Some(most) = policy.max_size else {
             prop_assert!(for_size.is_empty());
@@ -232,9 +233,9 @@ proptest! {
     #[test]
     fn an_executed_plan_leaves_nothing_to_do(store in store(), policy in policies()) {
         let before = store.inventory();
-        let first = plan(&before, &policy, now());
+        let first = plan(&before, &policy, None, now());
         let after = execute(&before, &first);
-        let second = plan(&after, &policy, now());
+        let second = plan(&after, &policy, None, now());
         prop_assert_eq!(second.drops, vec![]);
         prop_assert_eq!(second.deletions, Vec::<BlobId>::new());
         prop_assert_eq!(second.useless, vec![]);
@@ -249,7 +250,59 @@ proptest! {
         let names = |inventory: &Inventory, plan: &GcPlan| -> Vec<_> {
             plan.drops.iter().map(|drop| (inventory.images[drop.image].key, drop.reason)).collect()
         };
-        let (first, second) = (plan(&inventory, &policy, now()), plan(&other, &policy, now()));
+        let (first, second) = (plan(&inventory, &policy, None, now()), plan(&other, &policy, None, now()));
         prop_assert_eq!(names(&inventory, &first), names(&other, &second));
+    }
+}
+
+proptest! {
+    /// Dropping for the share of a file system is dropping for the size and number of blobs that
+    /// the share allows.
+    #[test]
+    fn a_share_of_the_file_system_is_kept(
+        store in store(),
+        percent in 0..=100_u8,
+        available in 0..10_000_u64,
+        files in prop::option::of(0..50_u64),
+    ) {
+        let inventory = store.inventory();
+        let policy = GcPolicy {
+            max_share_percent: Some(percent),
+            grace: Duration::from_secs(GRACE),
+            ..GcPolicy::default()
+        };
+        let capacity = |available| Capacity { total: 100_000, available };
+        let space = Space { bytes: capacity(available), files: files.map(capacity) };
+        let shared = plan(&inventory, &policy, Some(space), now());
+        let unlimited = plan(&inventory, &policy, None, now());
+        prop_assert!(unlimited.drops.iter().all(|drop| drop.reason != DropReason::TooMuch));
+
+        let stored: Vec<u64> = inventory.blobs().filter_map(|(_, blob)| blob.size).collect();
+        let within = |needed: u64, stored: u64, available: u64| {
+            needed * 100 <= (stored + available) * u64::from(percent)
+        };
+        // What the images that are kept in this order need, from all of them to none.
+        let fits = |refs: &[u32]| {
+            let needed = inventory.blobs().zip(refs).filter(|(_, refs)| **refs > 0);
+            let needed: Vec<u64> = needed.filter_map(|((_, blob), _)| blob.size).collect();
+            let bytes = within(needed.iter().sum(), stored.iter().sum(), available);
+            let files = files.is_none_or(|files| within(needed.len() as u64, stored.len() as u64, files));
+            bytes && files
+        };
+        let dropped = shared.drops.iter().filter(|drop| drop.reason == DropReason::TooMuch);
+        let dropped: Vec<_> = dropped.collect();
+        if !fits(&shared.refs_after) {
+            let candidates = inventory.images.iter();
+            let candidates = candidates.filter(|image| age(now(), image.used) > policy.grace).count();
+            prop_assert_eq!(shared.drops.len(), candidates, "nothing more can be dropped");
+        }
+        // The last one was necessary.
+        if let Some(last) = dropped.last() {
+            let mut refs = shared.refs_after.clone();
+            for id in &inventory.images[last.image].blobs {
+                refs[*id as usize] += 1;
+            }
+            prop_assert!(!fits(&refs));
+        }
     }
 }

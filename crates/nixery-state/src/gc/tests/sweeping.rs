@@ -1,10 +1,11 @@
 //! Whole collections of stores that nobody else uses.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nixery_manifest::Digest;
-use nixery_storage::{Key, Storage};
+use nixery_storage::{Capacity, Key, MemoryStorage, Space, Storage};
 use rstest::rstest;
 use tokio::time::{Instant, advance};
 
@@ -170,6 +171,55 @@ async fn a_use_mark_keeps_an_image() {
     };
     let dropped = sweep(&storage, &by_age).await.expect("works").dropped;
     assert_eq!(dropped[0].reason, DropReason::TooOld);
+}
+
+/// What is to be deleted after the grace period counts as free, so a second collection drops
+/// nothing more.
+#[tokio::test(start_paused = true)]
+async fn images_keep_to_their_share_of_the_file_system() {
+    let storage = memory();
+    let images = ["a", "b", "c", "d"].map(|name| Made::new(name, &[&name.repeat(10_000)]));
+    for image in &images {
+        image.store(&*storage).await;
+        advance(DAY).await;
+    }
+    let disk = FaultyStorage::new(Arc::<MemoryStorage>::clone(&storage));
+    let policy = GcPolicy {
+        max_share_percent: Some(80),
+        grace: GRACE,
+        ..GcPolicy::default()
+    };
+    let sweep = || {
+        let storage = Arc::<FaultyStorage>::clone(&disk);
+        collect(storage, &policy, &[], GcMode::Sweep, |_| ())
+    };
+    let report = sweep().await.expect("works");
+    assert_eq!(report.dropped_images(), 0, "a store without a file system");
+
+    // 40 kB are stored and 5 kB free: 36 kB, or three images, are 80 %.
+    let capacity = |available| Capacity {
+        total: 100_000,
+        available,
+    };
+    let space = |bytes, files| Space {
+        bytes: capacity(bytes),
+        files: Some(capacity(files)),
+    };
+    *disk.space.lock().expect("not poisoned") = Some(space(5_000, 100));
+    for drops in [1, 0] {
+        let report = sweep().await.expect("works");
+        assert_eq!(report.dropped_images(), drops);
+        let oldest = Key::new(MANIFESTS, images[0].key);
+        assert!(report.dropped.iter().all(|image| image.key == oldest));
+    }
+    advance(2 * GRACE).await;
+    sweep().await.expect("deletes the blobs");
+    // The three images have nine blobs, and no further file can be made: two images are left.
+    *disk.space.lock().expect("not poisoned") = Some(space(100_000, 0));
+    let report = sweep().await.expect("works");
+    let dropped: Vec<_> = report.dropped.iter().map(|image| image.key).collect();
+    assert_eq!(dropped, [Key::new(MANIFESTS, images[1].key)], "{report:?}");
+    assert_eq!(report.dropped[0].reason, DropReason::TooMuch);
 }
 
 /// Kubernetes pins digests, and pulls them from new nodes when the tag is long forgotten.
