@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::response::Response;
+use bytes::Bytes;
 use futures::TryStreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::request::Parts;
@@ -126,7 +127,13 @@ async fn proxy_blob(
 ) -> Result<Response, ApiError> {
     let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
     let address = peer.map(|ConnectInfo(peer)| peer.ip());
-    let download = Arc::new(state.downloads().begin(address).await?);
+    // Small blobs are read whole and count as answers that wait for their clients. So a pull gets
+    // its config while slow clients have all downloads.
+    let download = if blob.size() > MAX_PROXIED_BYTES {
+        Some(Arc::new(state.downloads().begin(address).await?))
+    } else {
+        None
+    };
     let Some(body) = blob.read(range).await? else {
         return Err(ApiError::blob_unknown(&blob.digest()));
     };
@@ -139,8 +146,15 @@ async fn proxy_blob(
         let part = format!("bytes {}-{}/{size}", sent.start, sent.end - 1);
         headers.extend(HeaderValue::try_from(part).map(|part| (CONTENT_RANGE, part)));
     }
-    let body = body.body.map_ok(move |bytes| download.hold(bytes));
-    Ok(respond(status, headers, Body::from_stream(body)))
+    let body = match download {
+        Some(download) => Body::from_stream(body.body.map_ok(move |bytes| download.hold(bytes))),
+        None => match body.body.try_collect::<Vec<_>>().await {
+            Ok(chunks) => Body::from(chunks.concat()),
+            // The transfer breaks off, as that of a large blob does.
+            Err(error) => Body::from_stream(futures::stream::iter([Err::<Bytes, _>(error)])),
+        },
+    };
+    Ok(respond(status, headers, body))
 }
 
 /// Returns the URL to redirect a client to, or `None` if the blob is proxied.

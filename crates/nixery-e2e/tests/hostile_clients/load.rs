@@ -211,7 +211,9 @@ async fn put_on(registry: &Registry, subject: Subject, large: &str) -> Load {
         let from = address(30, number / 10 + 1);
         hostile.spawn(read_slowly(from, port, get(large), Arc::clone(&seen)));
     }
-    let watching = tokio::spawn(watch(port, Arc::clone(&seen)));
+    let config = subject.small.last().expect("a config is small");
+    let config = get(&format!("/v2/{CACHED}/blobs/{config}"));
+    let watching = tokio::spawn(watch(port, config, Arc::clone(&seen)));
     let subject = Arc::new(subject);
     let mut requesters = JoinSet::new();
     for number in 0..REQUESTERS {
@@ -237,8 +239,9 @@ async fn put_on(registry: &Registry, subject: Subject, large: &str) -> Load {
     }
 }
 
-/// Asks for a cached manifest, and for the health now and then, on a new connection each time.
-async fn watch(port: u16, seen: Arc<Seen>) {
+/// Asks for a cached manifest, and for its config and the health now and then, on a new connection
+/// each time.
+async fn watch(port: u16, config: Vec<u8>, seen: Arc<Seen>) {
     let manifest = get(&format!("/v2/{CACHED}/manifests/latest"));
     let health = get("/healthz");
     let from = address(1, 1);
@@ -246,15 +249,18 @@ async fn watch(port: u16, seen: Arc<Seen>) {
         if seen.over.load(Ordering::Relaxed) {
             return;
         }
-        let health_now = number % 20 == 0;
-        let request = if health_now { &health } else { &manifest };
+        let request = match number % 20 {
+            0 => &health,
+            10 => &config,
+            _ => &manifest,
+        };
         let asked = Instant::now();
         let answer = match Connection::open(from, port).await {
             Ok(mut connection) => connection.ask(request, true).await,
             Err(error) => Err(error),
         };
         let took = asked.elapsed();
-        if !health_now {
+        if request == &manifest {
             lock(&seen.manifests).push(took);
         }
         match answer {
@@ -357,7 +363,7 @@ impl Load {
             answered >= sent / 5 * 4,
             format!("{answered} of {sent}"),
         );
-        let expected = [200, 304, 400, 404, 405, 416, 431];
+        let expected = [200, 206, 304, 400, 404, 405, 416, 431];
         claims.check(
             "the random requests are of many kinds",
             expected.iter().all(|status| statuses.contains_key(status)),
@@ -371,7 +377,7 @@ impl Load {
         );
         let refused = lock(&seen.refused);
         claims.check(
-            "a cached manifest and the health are always answered with 200",
+            "a cached manifest, its config and the health are always answered with 200",
             refused.is_empty(),
             format!(
                 "{} refused: {:?}",
