@@ -147,6 +147,8 @@ pub(crate) async fn connect(
     if let Some(bytes) = receive_buffer {
         socket.set_recv_buffer_size(bytes)?;
     }
+    // Otherwise no server could listen on the ports of these connections for a minute afterwards.
+    socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::from((from, 0)))?;
     let connected = socket.connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let connected = timeout(PATIENCE, connected).await;
