@@ -46,6 +46,9 @@ pub(crate) struct Blobs {
     confirmed_for: Duration,
     remembered: Mutex<Cache<Digest, BlobFacts>>,
     chunks: Mutex<Cache<Digest, ChunkDigests, ByChunks>>,
+    /// The blob of each layer, by the key of the layer, that this process has packed or looked
+    /// into.
+    layers: Mutex<Cache<Digest, Digest>>,
     uses: Uses,
     /// Held while a blob is read whole to verify it.
     pub(crate) verify_locks: KeyedLocks<Digest>,
@@ -104,6 +107,7 @@ impl Blobs {
                 MAX_CHUNKS,
                 ByChunks,
             )),
+            layers: Mutex::new(Cache::new(MAX_REMEMBERED)),
             verify_locks: KeyedLocks::default(),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_AT_ONCE)),
             hashing: Arc::default(),
@@ -256,6 +260,20 @@ impl Blobs {
     /// Returns the digests of the blob's chunks, if this process has read it whole.
     pub(crate) fn chunk_digests(&self, digest: &Digest) -> Option<ChunkDigests> {
         self.chunks().get(digest).cloned()
+    }
+
+    /// Notes that the blob is the layer with this key, as far as this process can see.
+    pub(crate) fn record_layer(&self, key: Digest, blob: Digest) {
+        self.layers().insert(key, blob);
+    }
+
+    /// Returns whether the blob was noted to be the layer with this key.
+    pub(crate) fn is_layer(&self, key: &Digest, blob: &Digest) -> bool {
+        self.layers().get(key) == Some(blob)
+    }
+
+    fn layers(&self) -> MutexGuard<'_, Cache<Digest, Digest>> {
+        self.layers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes the size that a manifest gives for a blob.

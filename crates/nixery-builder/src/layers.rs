@@ -12,7 +12,7 @@ use nixery_core::{
 use nixery_manifest::{Digest, ImageLayer};
 use nixery_nix::BuildLog;
 use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
-use nixery_storage::Key;
+use nixery_storage::{ByteRange, Key, StorageError};
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
@@ -21,6 +21,7 @@ use crate::engine::{Engine, permit};
 use crate::error::BuildError;
 use crate::fair_limit::FairPermit;
 use crate::handle::BuildHandle;
+use crate::hashing::CHUNK_BYTES;
 
 /// Layers of one build that are looked up, packed or stored at once. If the engine allows more
 /// spool files, that number holds.
@@ -190,35 +191,72 @@ async fn store(
     drop(announce);
     let layer = packed.layer.clone();
     put(engine, packed).await?;
+    engine.blobs.record_layer(key, layer.digest);
     let record = LayerRecord { layer, contents };
     let (key, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
     let saved = record::save(&*engine.storage, secret, &key, &record).await;
     saved.map_err(BuildError::stored)
 }
 
-/// Returns the layer that was built for a key, if its record says that it has these store paths and
-/// the store still has its blob, and keeps the blob for this build.
+/// Returns the layer that was built for a key, if its record says that it has these store paths,
+/// and the store still has its blob, which begins with one of them. Keeps the blob for this build.
 pub(crate) async fn find(
     engine: &Engine,
     key: Digest,
     contents: &[(StorePath, NarHash)],
 ) -> Result<Option<PackedLayer>, BuildError> {
-    let (key, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
-    let record = record::load::<LayerRecord>(&*engine.storage, secret, &key).await;
-    let Some(LayerRecord {
-        layer,
-        contents: recorded,
-    }) = record.map_err(BuildError::looked_up)?
-    else {
+    let (entry, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
+    let record = record::load::<LayerRecord>(&*engine.storage, secret, &entry).await;
+    let Some(record) = record.map_err(BuildError::looked_up)? else {
         return Ok(None);
     };
+    let PackedLayer { digest, size, .. } = record.layer;
     let compression = engine.config.compression.compression();
-    if recorded != contents || layer.compression != compression {
-        tracing::warn!(%key, "the record of a layer is for another layer: packing the layer again");
+    let fits = record.contents == contents && record.layer.compression == compression;
+    if fits && !engine.blobs.hold(digest, size).await? {
         return Ok(None);
     }
-    let there = engine.blobs.hold(layer.digest, layer.size).await?;
-    Ok(there.then_some(layer))
+    if !fits || !begins_right(engine, key, &record).await? {
+        tracing::warn!(key = %entry, "the record of a layer is for another layer: packing the layer again");
+        return Ok(None);
+    }
+    Ok(Some(record.layer))
+}
+
+/// Returns whether the blob of a record begins with one of the record's store paths. This process
+/// looks once.
+async fn begins_right(
+    engine: &Engine,
+    key: Digest,
+    record: &LayerRecord,
+) -> Result<bool, BuildError> {
+    let digest = record.layer.digest;
+    if engine.blobs.is_layer(&key, &digest) || record.contents.is_empty() {
+        return Ok(true);
+    }
+    let start = ByteRange::new(0, CHUNK_BYTES);
+    let start = async {
+        match engine.storage.get(&Key::blob(digest), Some(start)).await {
+            Ok(Some(start)) => start.bytes().await.map(Some),
+            // It is gone, or empty.
+            Ok(None) | Err(StorageError::RangeNotSatisfiable { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let Some(start) = start.await.map_err(BuildError::looked_up)? else {
+        return Ok(false);
+    };
+    let record = record.clone();
+    let looked = engine
+        .blobs
+        .hashing
+        .run(start.len(), move || record.begins_with(&start))
+        .await;
+    let right = looked.map_err(BuildError::looked_up)?;
+    if right {
+        engine.blobs.record_layer(key, digest);
+    }
+    Ok(right)
 }
 
 /// Deletes the records of layers, which are then packed again.

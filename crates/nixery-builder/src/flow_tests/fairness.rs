@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::build;
 use crate::client_id::ClientId;
@@ -138,7 +138,8 @@ async fn realisations_are_served_in_rotation() {
     let other = fixture.builder.start_for(request("git"), client(2));
     sleep(EVALUATION).await;
     fixture.nix.gate.add_permits(2);
-    other.wait().await.expect("is the second one");
+    let other = timeout(Duration::from_secs(3600), other.wait()).await;
+    other.expect("is the second one").expect("builds");
     let ended = many.iter().filter(|build| build.result().is_some()).count();
     assert!(ended <= 1, "{ended}");
     fixture.nix.gate.add_permits(20);

@@ -128,6 +128,19 @@ async fn the_record_of_another_layer_is_refused_or_found_by_verify() {
     let image = build(&fixture, "git/emacs").await;
     assert!(layer(&image, git.layer.digest) && !layer(&image, htop.layer.digest));
 
+    // The same with the right store paths: in this process, and in one that knows nothing yet.
+    let lie = LayerRecord {
+        layer: htop.layer.clone(),
+        ..git.clone()
+    };
+    let store = Arc::clone(&fixture.storage);
+    let other = Fixture::over(store, |_| {}).await;
+    for (fixture, name) in [(&fixture, "git/nano"), (&other, "git/ed")] {
+        save(storage, None, &git_key, &lie).await.expect("saves");
+        let image = build(fixture, name).await;
+        assert!(layer(&image, git.layer.digest) && !layer(&image, htop.layer.digest));
+    }
+
     // A record that lies about the contents of a blob of the right size.
     let lies = [
         LayerRecord {

@@ -270,12 +270,8 @@ async fn check_layer(
 /// Unpacks at most one byte more than `limit` of a layer.
 fn unpack(mut body: BodyReader, limit: u64) -> io::Result<LayerFacts> {
     body.fill()?;
-    let is_zstd = body.chunk.starts_with(&ZSTD_MAGIC);
-    let tar: Box<dyn Read> = if is_zstd {
-        Box::new(zstd::Decoder::new(body)?)
-    } else {
-        Box::new(flate2::read::MultiGzDecoder::new(body))
-    };
+    let start = body.chunk.clone();
+    let tar = decoder(&start, body)?;
     let mut hashed = HashedReader {
         inner: tar.take(limit.saturating_add(1)),
         digester: Digester::new(),
@@ -283,13 +279,7 @@ fn unpack(mut body: BodyReader, limit: u64) -> io::Result<LayerFacts> {
     let mut names = BTreeSet::new();
     let mut archive = tar::Archive::new(&mut hashed);
     for entry in archive.entries()? {
-        let entry = entry?;
-        let path = entry.path_bytes();
-        let name = path.strip_prefix(STORE).unwrap_or_default();
-        let name = name.split(|byte| *byte == b'/').next().unwrap_or_default();
-        if !name.is_empty() && !names.contains(name) {
-            names.insert(name.to_vec());
-        }
+        names.extend(store_path_name(&entry?.path_bytes()));
     }
     // The end of the tar, after the last entry.
     io::copy(&mut hashed, &mut io::sink())?;
@@ -297,6 +287,45 @@ fn unpack(mut body: BodyReader, limit: u64) -> io::Result<LayerFacts> {
         tar_size: hashed.digester.bytes(),
         diff_id: hashed.digester.finish(),
         names,
+    })
+}
+
+impl LayerRecord {
+    /// Whether the first store path in the layer is one of the record's. `start` are the first
+    /// bytes of the blob, at least 128 KiB unless it is smaller.
+    ///
+    /// This notices the blob of another layer, but not one that was made to look like this one.
+    #[must_use]
+    pub fn begins_with(&self, start: &[u8]) -> bool {
+        let Some(first) = first_name(start) else {
+            return false;
+        };
+        let paths = self.contents.iter().map(|(path, _)| path.as_str());
+        let mut names = paths.filter_map(|path| path.rsplit('/').next());
+        names.any(|name| name.as_bytes() == first)
+    }
+}
+
+/// Returns the name of the first store path in a layer that may be cut off.
+fn first_name(start: &[u8]) -> Option<Vec<u8>> {
+    let mut archive = tar::Archive::new(decoder(start, start).ok()?);
+    let mut names = archive.entries().ok()?.map_while(Result::ok);
+    names.find_map(|entry| store_path_name(&entry.path_bytes()))
+}
+
+/// Returns the name of the store path that an entry of a tar belongs to.
+fn store_path_name(entry: &[u8]) -> Option<Vec<u8>> {
+    let name = entry.strip_prefix(STORE)?;
+    let name = name.split(|byte| *byte == b'/').next();
+    name.filter(|name| !name.is_empty()).map(<[u8]>::to_vec)
+}
+
+/// Returns the tar of a compressed layer that begins with `start`.
+fn decoder<'a>(start: &[u8], layer: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    Ok(if start.starts_with(&ZSTD_MAGIC) {
+        Box::new(zstd::Decoder::new(layer)?)
+    } else {
+        Box::new(flate2::read::MultiGzDecoder::new(layer))
     })
 }
 
