@@ -18,9 +18,10 @@ const BASE32_LEN: usize = 52;
 ///
 /// ```
 /// use nixery_core::NarHash;
-/// let sri: NarHash = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=".parse().unwrap();
-/// let base32: NarHash = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s".parse().unwrap();
+/// let sri = NarHash::parse("sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=")?;
+/// let base32 = NarHash::parse("sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s")?;
 /// assert_eq!(sri, base32);
+/// # Ok::<(), nixery_core::NarHashError>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NarHash([u8; 32]);

@@ -1,11 +1,9 @@
 //! Delivers blobs to clients: through this server, or from the store by a redirect.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -16,6 +14,7 @@ use nixery_builder::StoredBlob;
 use nixery_manifest::Digest;
 use nixery_storage::{ByteRange, Key, Storage, error_chain};
 
+use crate::client::client_address;
 use crate::config::{BlobDelivery, HttpSettings};
 use crate::error::ApiError;
 use crate::response::{redirect_to_store, respond};
@@ -125,11 +124,10 @@ async fn proxy_blob(
     range: Option<ByteRange>,
     mut headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>();
-    let address = peer.map(|ConnectInfo(peer)| peer.ip());
     // Small blobs are read whole and count as answers that wait for their clients. So a pull gets
     // its config while slow clients have all downloads.
     let download = if blob.size() > MAX_PROXIED_BYTES {
+        let address = client_address(&state.settings().trusted_proxies, request);
         Some(Arc::new(state.downloads().begin(address).await?))
     } else {
         None

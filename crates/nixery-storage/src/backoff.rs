@@ -22,7 +22,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Waits of `first`, twice `first` and so on, and at most `longest`.
+    /// Waits of `first`, twice `first` and so on up to `longest`, each before its random part.
     #[must_use]
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest }

@@ -102,7 +102,7 @@ async fn another_builder_takes_over_within_the_lease_time() {
     assert!(begun.elapsed() < DEFAULT_LEASE_TTL + A_LITTLE);
     assert!(!image.stats.from_cache);
     assert_eq!(there.realisations(), 1);
-    assert!(second.log().text().contains("making it here"));
+    assert!(second.log().text().contains("building it here"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -132,7 +132,7 @@ mod tests {
                 .saturating_mul(1 << (attempt - 1).min(16))
                 .min(LONGEST_WAIT);
             let wait = BACKOFF.wait(attempt);
-            assert!(wait >= full / 2 && wait <= full, "{wait:?}");
+            assert!(wait >= full * 3 / 4 && wait <= full * 5 / 4, "{wait:?}");
         }
     }
 }
