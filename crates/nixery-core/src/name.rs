@@ -16,7 +16,7 @@ pub const MAX_NAME_LEN: usize = 255;
 ///
 /// Each component follows the grammar of the OCI distribution specification,
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`. Order and repetition of components do not matter, except
-/// that [meta-packages](crate::meta) stand first.
+/// that meta-packages stand first.
 ///
 /// Two names are equal if they ask for the same image, however they are spelled. The
 /// [canonical](Self::canonical) text is for people: `shell/git` and `git/shell` have the same one,

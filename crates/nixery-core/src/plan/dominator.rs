@@ -45,7 +45,7 @@ impl Weight {
 
 /// The original's strategy.
 ///
-/// The image refers to the roots, and to each path whose closure is over [`BIG_CLOSURE`] or whose
+/// The image refers to the roots, and to each path whose closure is over 100 MB or whose
 /// popularity reaches the threshold. In the dominator tree of that graph each child of the image
 /// heads a group: itself and all that is reached only through it. A group's rating is its head's
 /// popularity times the sum of its paths' sizes. If there are more groups than the budget, just as
