@@ -21,8 +21,9 @@ use crate::{
     BlobReader, ByteRange, Entry, Folder, Key, ObjectIdentity, Operation, Stat, StorageError,
 };
 
-/// Bytes read at once. Larger reads are not faster. A reader has at most two chunks in memory.
-const CHUNK_BYTES: u64 = 256 * 1024;
+/// Bytes read at once. Larger reads are hardly faster, and a slow client holds some chunks in
+/// memory.
+const CHUNK_BYTES: u64 = 64 * 1024;
 const CHANGED: &str = "the object was written to while it was read";
 const A_DIRECTORY: &str = "a directory is in the place of the object. Fix: remove it";
 /// Entries listed per call on a blocking thread.
