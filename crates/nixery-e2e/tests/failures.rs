@@ -139,7 +139,7 @@ fn a_killed_evaluation_can_be_asked_for_again() {
     let wrapper = folder.path().join("wrapper");
     let script = r#"#!/bin/sh
 case "$*" in
-*prepare-image*) mkdir "$0.killed" 2>/dev/null && kill -KILL $$ ;;
+*hello*) mkdir "$0.killed" 2>/dev/null && kill -KILL $$ ;;
 esac
 exec "$@"
 "#;
