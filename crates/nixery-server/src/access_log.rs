@@ -28,7 +28,7 @@ impl Entry {
             started: Instant::now(),
             method: request.method.clone(),
             uri: request.uri.clone(),
-            address: client_address(&state.settings().trusted_proxies, request),
+            address: client_address(request),
             client: request.headers.get(USER_AGENT).cloned(),
             route: "unknown",
             quiet: false,

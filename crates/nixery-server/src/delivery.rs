@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use nixery_builder::StoredBlob;
+use nixery_builder::{ClientId, StoredBlob};
 use nixery_manifest::Digest;
 use nixery_storage::{ByteRange, Key, Storage, error_chain};
 
@@ -127,8 +127,8 @@ async fn proxy_blob(
     // Small blobs are read whole and count as answers that wait for their clients. So a pull gets
     // its config while slow clients have all downloads.
     let download = if blob.size() > MAX_PROXIED_BYTES {
-        let address = client_address(&state.settings().trusted_proxies, request);
-        Some(Arc::new(state.downloads().begin(address).await?))
+        let client = client_address(request).map(ClientId::from_address);
+        Some(Arc::new(state.downloads().begin(client).await?))
     } else {
         None
     };

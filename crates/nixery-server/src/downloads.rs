@@ -4,16 +4,15 @@
 //! client has not taken yet.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use nixery_builder::ClientId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::connections::network;
 use crate::error::{ApiError, Code, RETRY_SECONDS};
 
 /// How long a request waits until other downloads end.
@@ -28,7 +27,7 @@ const REMEMBERED: usize = 1024;
 pub(crate) struct Downloads {
     slots: Arc<Semaphore>,
     per_client: usize,
-    clients: Mutex<HashMap<IpAddr, Arc<Client>>>,
+    clients: Mutex<HashMap<ClientId, Arc<Client>>>,
 }
 
 /// The downloads of one client.
@@ -57,14 +56,14 @@ impl Downloads {
         }
     }
 
-    /// Waits until one more blob may be sent to the client with this address, if it is known.
+    /// Waits until one more blob may be sent to this client, if it is known.
     ///
     /// # Errors
     /// 429 if the client has too many downloads, 503 if there are too many in total.
-    pub(crate) async fn begin(&self, address: Option<IpAddr>) -> Result<Download, ApiError> {
+    pub(crate) async fn begin(&self, client: Option<ClientId>) -> Result<Download, ApiError> {
         let deadline = Instant::now() + WAIT;
-        let own = match address {
-            Some(address) => Some(self.client(address).begin(deadline).await?),
+        let own = match client {
+            Some(client) => Some(self.client(client).begin(deadline).await?),
             None => None,
         };
         match timeout_at(deadline, Arc::clone(&self.slots).acquire_owned()).await {
@@ -82,14 +81,14 @@ impl Downloads {
         }
     }
 
-    fn client(&self, address: IpAddr) -> Arc<Client> {
+    fn client(&self, id: ClientId) -> Arc<Client> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= REMEMBERED {
             clients.retain(|_, client| {
                 Arc::strong_count(client) > 1 || client.slots.available_permits() < self.per_client
             });
         }
-        let client = clients.entry(network(address)).or_insert_with(|| {
+        let client = clients.entry(id).or_insert_with(|| {
             Arc::new(Client {
                 slots: Arc::new(Semaphore::new(self.per_client)),
                 waiting: Semaphore::new(self.per_client * WAITING_PER_DOWNLOAD),
@@ -144,53 +143,53 @@ mod tests {
 
     use super::*;
 
-    fn address(last: u8) -> Option<IpAddr> {
-        Some(IpAddr::from([192, 0, 2, last]))
+    fn client(last: u8) -> Option<ClientId> {
+        Some(ClientId::from_address([192, 0, 2, last].into()))
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_client_never_has_all_downloads() {
         let downloads = Downloads::new(4, 2);
-        let first = downloads.begin(address(1)).await.unwrap();
-        let _second = downloads.begin(address(1)).await.unwrap();
-        let _other = downloads.begin(address(2)).await.unwrap();
-        let error = downloads.begin(address(1)).await.unwrap_err();
+        let first = downloads.begin(client(1)).await.unwrap();
+        let _second = downloads.begin(client(1)).await.unwrap();
+        let _other = downloads.begin(client(2)).await.unwrap();
+        let error = downloads.begin(client(1)).await.unwrap_err();
         assert_eq!(error.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(error.retry_after, Some(RETRY_SECONDS));
         drop(first);
-        downloads.begin(address(1)).await.unwrap();
+        downloads.begin(client(1)).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn too_many_downloads_in_total_are_the_servers_limit() {
         let downloads = Downloads::new(2, 2);
-        let _one = downloads.begin(address(1)).await.unwrap();
+        let _one = downloads.begin(client(1)).await.unwrap();
         let _unknown = downloads.begin(None).await.unwrap();
-        let error = downloads.begin(address(2)).await.unwrap_err();
+        let error = downloads.begin(client(2)).await.unwrap_err();
         assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_a_download_that_ends_in_time() {
         let downloads = Downloads::new(1, 1);
-        let first = downloads.begin(address(1)).await.unwrap();
+        let first = downloads.begin(client(1)).await.unwrap();
         let end = async {
             tokio::time::sleep(WAIT / 2).await;
             drop(first);
         };
-        let (second, ()) = tokio::join!(downloads.begin(address(1)), end);
+        let (second, ()) = tokio::join!(downloads.begin(client(1)), end);
         second.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn few_requests_of_a_client_wait() {
         let downloads = Downloads::new(1, 1);
-        let _first = downloads.begin(address(1)).await.unwrap();
+        let _first = downloads.begin(client(1)).await.unwrap();
         let mut waiting: Vec<_> = (0..WAITING_PER_DOWNLOAD)
-            .map(|_| Box::pin(downloads.begin(address(1))))
+            .map(|_| Box::pin(downloads.begin(client(1))))
             .collect();
         assert!(waiting.iter_mut().all(|wait| wait.now_or_never().is_none()));
-        let refused = downloads.begin(address(1)).now_or_never();
+        let refused = downloads.begin(client(1)).now_or_never();
         assert!(refused.expect("it does not wait").is_err());
     }
 
@@ -209,13 +208,13 @@ mod tests {
     #[tokio::test]
     async fn clients_without_downloads_are_forgotten() {
         let downloads = Downloads::new(usize::MAX, 1);
-        let _kept = downloads.begin(address(1)).await.unwrap();
+        let _kept = downloads.begin(client(1)).await.unwrap();
         for number in 0..3 * REMEMBERED as u32 {
-            let address = IpAddr::from(number.to_be_bytes());
-            drop(downloads.begin(Some(address)).await.unwrap());
+            let client = ClientId::from_address(number.to_be_bytes().into());
+            drop(downloads.begin(Some(client)).await.unwrap());
         }
         let clients = downloads.clients.lock().unwrap();
         assert!(clients.len() <= REMEMBERED, "{}", clients.len());
-        assert!(clients.contains_key(&address(1).unwrap()));
+        assert!(clients.contains_key(&client(1).unwrap()));
     }
 }

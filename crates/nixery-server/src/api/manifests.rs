@@ -46,7 +46,7 @@ async fn by_tag(
     if let Ok(Some(image)) = timeout(limit, state.ready(&asked)).await {
         return by_image(state, request, &asked.name, &image);
     }
-    let client = client_id(&state.settings().trusted_proxies, request);
+    let client = client_id(request);
     let handle = state.build(asked, client);
     let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.
