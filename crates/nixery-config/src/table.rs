@@ -210,8 +210,8 @@ settings! {
             "Limit of connections from one IPv4 address or IPv6 network (`/64`); a client gets the same share of downloads. If one proxy connects for all clients, set it to the limit of connections",
             default "half of the limit of connections";
         MAX_DOWNLOADS: "NIXERY_MAX_DOWNLOADS" "max-downloads" "COUNT", Advanced,
-            "Limit of blobs that are sent through this server at once; others wait. Each may need two megabytes of memory",
-            default "an eighth of the limit of open files, at most 64";
+            "Limit of blobs that are sent through this server at once; others wait. Each may need 0.4 megabytes of memory",
+            default "an eighth of the limit of open files, at most 256";
         LOG: "NIXERY_LOG" "log" "FILTER", Shown,
             "Log filter, such as `info` or `nixery_builder=debug,warn`",
             default "info";

@@ -237,7 +237,7 @@ fn close_oldest(held: &mut Held, may_close: impl Fn(&Connection) -> bool) -> boo
     let closed = oldest
         .map(|(id, _)| *id)
         .and_then(|id| held.remove(&id))
-        .inspect(|connection| connection.close.notify_one());
+        .inspect(|connection| connection.close());
     closed.is_some()
 }
 
@@ -368,7 +368,12 @@ impl Connection {
         Ok(UnsentBytes { connection, bytes })
     }
 
-    /// Waits until the connection is to be closed, as there are too many.
+    /// Closes the connection at once.
+    pub(crate) fn close(&self) {
+        self.close.notify_one();
+    }
+
+    /// Waits until the connection is to be closed, to make room for others.
     pub(crate) async fn closed(&self) {
         self.close.notified().await;
     }

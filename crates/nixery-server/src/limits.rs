@@ -16,9 +16,9 @@ const OWN_DESCRIPTORS: usize = 256;
 const MAX_DEFAULT_CONNECTIONS: usize = 4096;
 /// Limit of bytes that wait for their clients, without those of blobs.
 const MAX_UNSENT_BYTES: usize = 64 * 1024 * 1024;
-/// Limit of downloads by default: each may need two megabytes of memory while its client reads
+/// Limit of downloads by default: each may need 0.4 megabytes of memory while its client reads
 /// slowly.
-const MAX_DEFAULT_DOWNLOADS: usize = 64;
+const MAX_DEFAULT_DOWNLOADS: usize = 256;
 
 /// What clients may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

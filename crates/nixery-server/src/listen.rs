@@ -22,7 +22,7 @@ use tower::{Service, ServiceExt};
 
 use crate::connections::{Admission, Connections, Refusal};
 use crate::limits::Limits;
-use crate::stalls::{ResponseBody, StallTimeout, Streams, count_unsent};
+use crate::stalls::{ResponseBody, ResponseHandle, StallTimeout, Streams, count_unsent};
 
 /// Limit of a request's head: an image name of 255 bytes, and room for the long tokens of proxies.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -136,6 +136,8 @@ fn serve_connection<S>(
                 None => {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(ConnectInfo(peer));
+                    let handle = ResponseHandle::new(&connection);
+                    request.extensions_mut().insert(handle);
                     registry.oneshot(request).await?
                 }
             };
@@ -188,7 +190,7 @@ async fn run_connection(
     tokio::select! {
         result = connection.as_mut() => return ended(result),
         () = state.closed() => {
-            return tracing::debug!("closed an idle connection, as there are too many");
+            return tracing::debug!("closed a connection to make room for others");
         }
         () = state.idle_for(limits.idle) => {}
         _ = stopping.changed() => {}
