@@ -234,7 +234,7 @@ impl Table {
             (
                 StatusCode::TOO_MANY_REQUESTS,
                 Code::TooManyRequests,
-                "this server is sending too many blobs to your address at once. Fix: pull again later; if many clients share the address, ask the operator to raise NIXERY_MAX_CONNECTIONS_PER_CLIENT, which is the limit of downloads too",
+                "this server is sending too many blobs to your address at once. Fix: pull again later; if many clients share the address, ask the operator to raise NIXERY_MAX_DOWNLOADS, or to name the proxy before them in NIXERY_TRUSTED_PROXIES",
             )
         } else {
             (
