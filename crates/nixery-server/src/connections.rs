@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep};
 use crate::error::{ApiError, Code, RETRY_SECONDS};
 use crate::limits::Limits;
 
+/// A client holds few bytes if it holds at most this part of the limit of bytes of all clients.
+const FEW_BYTES_PART: usize = 256;
 /// Idle connections that are compared to find the one that was idle for the longest time.
 const COMPARED: usize = 64;
 /// Time after which a connection of the reserve is closed if it has no request.
@@ -291,12 +293,25 @@ struct Budget {
 impl Budget {
     /// Adds bytes, unless there are too many then.
     fn take(&self, bytes: usize) -> bool {
+        self.take_up_to(self.limit, bytes)
+    }
+
+    /// Adds bytes, up to twice the limit.
+    fn take_twice(&self, bytes: usize) -> bool {
+        self.take_up_to(self.limit.saturating_mul(2), bytes)
+    }
+
+    fn take_up_to(&self, limit: usize, bytes: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = used.saturating_add(bytes) <= self.limit;
+        let fits = used.saturating_add(bytes) <= limit;
         if !fits {
             self.give_back(bytes);
         }
         fits
+    }
+
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 
     fn give_back(&self, bytes: usize) {
@@ -360,7 +375,10 @@ impl Connection {
         if !self.client_bytes.take(bytes) {
             return Err(Refusal::Client);
         }
-        if !self.total_bytes.take(bytes) {
+        let few = || self.client_bytes.used() <= self.total_bytes.limit / FEW_BYTES_PART;
+        // Those who hold most bytes must not keep out a client that holds few. For such clients
+        // there are as many bytes again.
+        if !self.total_bytes.take(bytes) && !(few() && self.total_bytes.take_twice(bytes)) {
             self.client_bytes.give_back(bytes);
             return Err(Refusal::Total);
         }
@@ -546,6 +564,25 @@ mod tests {
         assert_eq!(hold(1, 1).unwrap_err(), Refusal::Total);
         drop((_small, _other, _later));
         assert_eq!(table.unsent.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_holds_few_bytes_gets_more_when_others_hold_all() {
+        let total = 100 * FEW_BYTES_PART;
+        let table = Connections::new(Limits {
+            connections: 4,
+            connections_per_client: 2,
+            unsent_bytes: total,
+            ..Limits::for_descriptors(1024)
+        });
+        let admitted = [1, 2, 3].map(|last| table.admit(address(last)).unwrap());
+        let hold = |number: usize, bytes| admitted[number].connection().hold(bytes);
+        let _all = [hold(0, total / 2).unwrap(), hold(1, total / 2).unwrap()];
+        let few = [hold(2, 60).unwrap(), hold(2, 40).unwrap()];
+        assert_eq!(hold(2, 1).unwrap_err(), Refusal::Total);
+        drop(few);
+        let _few = hold(2, 100).unwrap();
+        assert_eq!(table.unsent.load(Ordering::Relaxed), total + 100);
     }
 
     #[tokio::test]
