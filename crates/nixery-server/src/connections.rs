@@ -243,6 +243,11 @@ fn close_oldest(held: &mut Held, may_close: impl Fn(&Connection) -> bool) -> boo
     closed.is_some()
 }
 
+/// Whether a path is for programs that monitor this server: it is answered beyond all limits.
+pub(crate) fn is_monitoring(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
+}
+
 /// A place in the table. It is free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -350,8 +355,7 @@ impl Connection {
 
     /// Returns why a request for this path is refused, if it is.
     pub(crate) fn refusal_of(&self, path: &str) -> Option<Refusal> {
-        let always = matches!(path, "/healthz" | "/readyz" | "/metrics");
-        self.refusal.filter(|_| !always)
+        self.refusal.filter(|_| !is_monitoring(path))
     }
 
     /// Records that a request is being answered, until the returned value is dropped.

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
-use crate::connections::{Admission, Connections, Refusal};
+use crate::connections::{Admission, Connections, Refusal, is_monitoring};
 use crate::limits::Limits;
 use crate::stalls::{ResponseBody, ResponseHandle, StallTimeout, Streams, count_unsent};
 
@@ -131,6 +131,7 @@ fn serve_connection<S>(
         let (connection, registry) = (Arc::clone(&connection), registry.clone());
         async move {
             let version = request.version();
+            let monitoring = is_monitoring(request.uri().path());
             let response = match connection.refusal_of(request.uri().path()) {
                 Some(refusal) => refuse(refusal, version),
                 None => {
@@ -141,7 +142,12 @@ fn serve_connection<S>(
                     registry.oneshot(request).await?
                 }
             };
-            let (response, unsent) = match count_unsent(response.body(), &connection) {
+            let unsent = if monitoring {
+                Ok(None)
+            } else {
+                count_unsent(response.body(), &connection)
+            };
+            let (response, unsent) = match unsent {
                 Ok(unsent) => (response, unsent),
                 Err(refusal) => (refuse(refusal, version), None),
             };
