@@ -10,6 +10,12 @@ use ipnet::IpNet;
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
+    /// Whether no proxy is trusted.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns the proxies of a list with commas or spaces, such as `127.0.0.1, 10.0.0.0/8`; `None`
     /// if a word is neither an address nor a network.
     #[must_use]

@@ -207,11 +207,11 @@ settings! {
             "Limit of connections; beyond it idle ones are closed, then only `/healthz`, `/readyz` and `/metrics` are answered",
             default "half of the limit of open files, at most 4096";
         MAX_CONNECTIONS_PER_CLIENT: "NIXERY_MAX_CONNECTIONS_PER_CLIENT" "max-connections-per-client" "COUNT", Advanced,
-            "Limit of connections from one IPv4 address or IPv6 network (`/64`); a client gets the same share of downloads. If one proxy connects for all clients, set it to the limit of connections",
+            "Limit of connections from one IPv4 address or IPv6 network (`/64`); a client gets the same share of downloads, or half of them with `NIXERY_TRUSTED_PROXIES`. If one proxy connects for all clients, set it to the limit of connections",
             default "half of the limit of connections";
         MAX_DOWNLOADS: "NIXERY_MAX_DOWNLOADS" "max-downloads" "COUNT", Advanced,
-            "Limit of blobs that are sent through this server at once; others wait. Each may need two megabytes of memory",
-            default "an eighth of the limit of open files, at most 64";
+            "Limit of blobs that are sent through this server at once; others wait. Each may need 0.4 megabytes of memory",
+            default "an eighth of the limit of open files, at most 256";
         LOG: "NIXERY_LOG" "log" "FILTER", Shown,
             "Log filter, such as `info` or `nixery_builder=debug,warn`",
             default "info";

@@ -1,5 +1,7 @@
 //! Writes one log line for each request, when its last byte has been handed over.
 
+use std::error::Error;
+use std::iter::successors;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use http_body::{Frame, SizeHint};
 use nixery_storage::error_chain;
 
 use crate::client::client_address;
+use crate::downloads::DownloadCancelled;
 use crate::metrics::Metrics;
 use crate::route::Route;
 use crate::state::AppState;
@@ -28,7 +31,7 @@ impl Entry {
             started: Instant::now(),
             method: request.method.clone(),
             uri: request.uri.clone(),
-            address: client_address(&state.settings().trusted_proxies, request),
+            address: client_address(request),
             client: request.headers.get(USER_AGENT).cloned(),
             route: "unknown",
             quiet: false,
@@ -144,8 +147,14 @@ impl http_body::Body for Counted {
                 self.entry.sent += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Some(Err(error)) => {
+                let mut chain = successors(Some(error as &dyn Error), |error| (*error).source());
+                let cancelled = chain.any(|error| error.is::<DownloadCancelled>());
                 let (path, error) = (self.entry.uri.path(), error_chain(error));
-                tracing::error!(path, error, "an answer was cut short");
+                if cancelled {
+                    tracing::debug!(path, error, "an answer was cut short");
+                } else {
+                    tracing::error!(path, error, "an answer was cut short");
+                }
             }
             None => {}
         }

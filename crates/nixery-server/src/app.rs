@@ -12,6 +12,7 @@ use tower::Service;
 
 use crate::access_log::Entry;
 use crate::api;
+use crate::client::find_client;
 use crate::error::ApiError;
 use crate::health;
 use crate::page;
@@ -38,7 +39,8 @@ pub(crate) fn service(
 }
 
 async fn answer(state: AppState, request: Request) -> Response {
-    let (request, _body) = request.into_parts();
+    let (mut request, _body) = request.into_parts();
+    find_client(&state.settings().trusted_proxies, &mut request);
     let mut entry = Entry::new(&state, &request);
     let registry = Route::is_registry(request.uri.path());
     let mut response = match Route::parse(&request.method, request.uri.path()) {

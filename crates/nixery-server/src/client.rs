@@ -13,19 +13,31 @@ use crate::config::TrustedProxies;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Returns the client that sent a request: the default one if the connection is unknown, as in a
-/// router within a larger server.
-#[must_use]
-pub(crate) fn client_id(trusted: &TrustedProxies, request: &Parts) -> ClientId {
-    let address = client_address(trusted, request);
-    address.map_or_else(ClientId::default, ClientId::from_address)
+/// The address of the client that sent a request, in the extensions of the request.
+#[derive(Debug, Clone, Copy)]
+struct ClientAddress(IpAddr);
+
+/// Finds the address of the client that sent a request, for the functions below. It is unknown if
+/// the connection is, as in a router within a larger server.
+pub(crate) fn find_client(trusted: &TrustedProxies, request: &mut Parts) {
+    if let Some(peer) = request.extensions.get::<ConnectInfo<SocketAddr>>() {
+        let address = client_of(trusted, peer.0.ip(), &request.headers);
+        request.extensions.insert(ClientAddress(address));
+    }
 }
 
-/// Returns the address of the client that sent a request, if its connection is known.
+/// Returns the address of the client that sent a request, if it is known.
 #[must_use]
-pub(crate) fn client_address(trusted: &TrustedProxies, request: &Parts) -> Option<IpAddr> {
-    let peer = request.extensions.get::<ConnectInfo<SocketAddr>>()?;
-    Some(client_of(trusted, peer.0.ip(), &request.headers))
+pub(crate) fn client_address(request: &Parts) -> Option<IpAddr> {
+    let address = request.extensions.get::<ClientAddress>();
+    address.map(|address| address.0)
+}
+
+/// Returns the client that sent a request, or the default one if it is unknown.
+#[must_use]
+pub(crate) fn client_id(request: &Parts) -> ClientId {
+    let address = client_address(request);
+    address.map_or_else(ClientId::default, ClientId::from_address)
 }
 
 /// Returns the address of a client: the other end of the connection, or, if that is a trusted

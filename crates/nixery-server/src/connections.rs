@@ -5,26 +5,27 @@
 //! checks and requests for metrics succeed, and all other requests are answered with the reason.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use nixery_builder::ClientId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use crate::error::{ApiError, Code, RETRY_SECONDS};
 use crate::limits::Limits;
 
+/// A client holds few bytes if it holds at most this part of the limit of bytes of all clients.
+const FEW_BYTES_PART: usize = 256;
 /// Idle connections that are compared to find the one that was idle for the longest time.
 const COMPARED: usize = 64;
 /// Time after which a connection of the reserve is closed if it has no request.
 const RESERVE_IDLE: Duration = Duration::from_secs(5);
 /// Time between two warnings of refused connections.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
-/// The bits of an IPv6 address that name a client's network, in which it has every address.
-const IPV6_NETWORK: u128 = !0 << 64;
 
 /// All open connections of a server.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(crate) struct Connections {
 struct Table {
     /// Identifies the next connection.
     next: u64,
-    clients: HashMap<IpAddr, Client>,
+    clients: HashMap<ClientId, Client>,
     /// Connections of all clients.
     total: usize,
     reserve: Held,
@@ -99,7 +100,7 @@ impl Connections {
 
     /// Adds a connection, or returns `None` if it must be closed at once.
     pub(crate) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Admission> {
-        let client = network(address);
+        let client = ClientId::from_address(address);
         let mut table = self.table();
         let refusal = table.make_room(client, &self.limits).err();
         if let Some(refusal) = refusal {
@@ -129,7 +130,7 @@ impl Connections {
 
 impl Table {
     /// Closes idle connections until the client may have one more.
-    fn make_room(&mut self, client: IpAddr, limits: &Limits) -> Result<(), Refusal> {
+    fn make_room(&mut self, client: ClientId, limits: &Limits) -> Result<(), Refusal> {
         if let Some(client) = self.clients.get_mut(&client)
             && client.connections.len() >= limits.connections_per_client
         {
@@ -156,7 +157,7 @@ impl Table {
     }
 
     /// Whether the reserve has a place. One client gets at most half of it.
-    fn make_room_in_reserve(&mut self, client: IpAddr, limit: usize) -> bool {
+    fn make_room_in_reserve(&mut self, client: ClientId, limit: usize) -> bool {
         let own = |connection: &Connection| connection.client == client;
         let held = self.reserve.values().filter(|connection| own(connection));
         if held.count() >= limit.div_ceil(2) {
@@ -167,7 +168,7 @@ impl Table {
     }
 
     /// Returns the count of bytes that wait for a client.
-    fn unsent(&mut self, client: IpAddr, refusal: Option<Refusal>) -> Arc<AtomicUsize> {
+    fn unsent(&mut self, client: ClientId, refusal: Option<Refusal>) -> Arc<AtomicUsize> {
         match refusal {
             None => Arc::clone(&self.clients.entry(client).or_default().unsent),
             Some(_) => self
@@ -204,7 +205,7 @@ impl Table {
         }
     }
 
-    fn warn(&mut self, client: IpAddr, refusal: Refusal) {
+    fn warn(&mut self, client: ClientId, refusal: Refusal) {
         if self
             .warned
             .is_some_and(|warned| warned.elapsed() < WARNING_INTERVAL)
@@ -238,16 +239,13 @@ fn close_oldest(held: &mut Held, may_close: impl Fn(&Connection) -> bool) -> boo
     let closed = oldest
         .map(|(id, _)| *id)
         .and_then(|id| held.remove(&id))
-        .inspect(|connection| connection.close.notify_one());
+        .inspect(|connection| connection.close());
     closed.is_some()
 }
 
-/// Returns what counts as one client: an address of IPv4, or a network of IPv6.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
-        address => address,
-    }
+/// Whether a path is for programs that monitor this server: it is answered beyond all limits.
+pub(crate) fn is_monitoring(path: &str) -> bool {
+    matches!(path, "/healthz" | "/readyz" | "/metrics")
 }
 
 /// A place in the table. It is free again when this is dropped.
@@ -274,7 +272,7 @@ impl Drop for Admission {
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    client: IpAddr,
+    client: ClientId,
     refusal: Option<Refusal>,
     began: Instant,
     /// Requests that are being answered.
@@ -300,12 +298,25 @@ struct Budget {
 impl Budget {
     /// Adds bytes, unless there are too many then.
     fn take(&self, bytes: usize) -> bool {
+        self.take_up_to(self.limit, bytes)
+    }
+
+    /// Adds bytes, up to twice the limit.
+    fn take_twice(&self, bytes: usize) -> bool {
+        self.take_up_to(self.limit.saturating_mul(2), bytes)
+    }
+
+    fn take_up_to(&self, limit: usize, bytes: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = used.saturating_add(bytes) <= self.limit;
+        let fits = used.saturating_add(bytes) <= limit;
         if !fits {
             self.give_back(bytes);
         }
         fits
+    }
+
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
     }
 
     fn give_back(&self, bytes: usize) {
@@ -315,7 +326,7 @@ impl Budget {
 
 impl Connection {
     fn new(
-        client: IpAddr,
+        client: ClientId,
         refusal: Option<Refusal>,
         unsent: Arc<AtomicUsize>,
         connections: &Connections,
@@ -344,8 +355,7 @@ impl Connection {
 
     /// Returns why a request for this path is refused, if it is.
     pub(crate) fn refusal_of(&self, path: &str) -> Option<Refusal> {
-        let always = matches!(path, "/healthz" | "/readyz" | "/metrics");
-        self.refusal.filter(|_| !always)
+        self.refusal.filter(|_| !is_monitoring(path))
     }
 
     /// Records that a request is being answered, until the returned value is dropped.
@@ -369,7 +379,10 @@ impl Connection {
         if !self.client_bytes.take(bytes) {
             return Err(Refusal::Client);
         }
-        if !self.total_bytes.take(bytes) {
+        let few = || self.client_bytes.used() <= self.total_bytes.limit / FEW_BYTES_PART;
+        // Those who hold most bytes must not keep out a client that holds few. For such clients
+        // there are as many bytes again.
+        if !self.total_bytes.take(bytes) && !(few() && self.total_bytes.take_twice(bytes)) {
             self.client_bytes.give_back(bytes);
             return Err(Refusal::Total);
         }
@@ -377,7 +390,12 @@ impl Connection {
         Ok(UnsentBytes { connection, bytes })
     }
 
-    /// Waits until the connection is to be closed, as there are too many.
+    /// Closes the connection at once.
+    pub(crate) fn close(&self) {
+        self.close.notify_one();
+    }
+
+    /// Waits until the connection is to be closed, to make room for others.
     pub(crate) async fn closed(&self) {
         self.close.notified().await;
     }
@@ -435,8 +453,6 @@ impl Drop for UnsentBytes {
 
 #[cfg(test)]
 mod tests {
-    use rstest::rstest;
-
     use super::*;
 
     fn connections(connections: usize, per_client: usize, reserve: usize) -> Arc<Connections> {
@@ -555,6 +571,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_client_that_holds_few_bytes_gets_more_when_others_hold_all() {
+        let total = 100 * FEW_BYTES_PART;
+        let table = Connections::new(Limits {
+            connections: 4,
+            connections_per_client: 2,
+            unsent_bytes: total,
+            ..Limits::for_descriptors(1024)
+        });
+        let admitted = [1, 2, 3].map(|last| table.admit(address(last)).unwrap());
+        let hold = |number: usize, bytes| admitted[number].connection().hold(bytes);
+        let _all = [hold(0, total / 2).unwrap(), hold(1, total / 2).unwrap()];
+        let few = [hold(2, 60).unwrap(), hold(2, 40).unwrap()];
+        assert_eq!(hold(2, 1).unwrap_err(), Refusal::Total);
+        drop(few);
+        let _few = hold(2, 100).unwrap();
+        assert_eq!(table.unsent.load(Ordering::Relaxed), total + 100);
+    }
+
+    #[tokio::test]
     async fn the_table_is_empty_when_all_connections_have_ended() {
         let table = connections(3, 2, 4);
         let admitted: Vec<_> = (0..20)
@@ -583,13 +618,13 @@ mod tests {
         assert!(ended.elapsed() >= MINUTE && ended.elapsed() < MINUTE * 2);
     }
 
-    #[rstest]
-    #[case("192.0.2.1", "192.0.2.2", false)]
-    #[case("192.0.2.1", "::ffff:192.0.2.1", true)]
-    #[case("2001:db8::1", "2001:db8::ffff:2", true)]
-    #[case("2001:db8::1", "2001:db8:0:1::1", false)]
-    fn a_network_of_ipv6_is_one_client(#[case] one: &str, #[case] other: &str, #[case] same: bool) {
-        let client = |address: &str| network(address.parse().unwrap());
-        assert_eq!(client(one) == client(other), same);
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let table = connections(10, 1, 2);
+        let admit = |address: &str| table.admit(address.parse().unwrap()).unwrap();
+        let first = admit("2001:db8::1");
+        let _running = first.connection().begin();
+        assert!(admit("2001:db8::ffff:2").connection().refusal.is_some());
+        assert_eq!(admit("2001:db8:0:1::1").connection().refusal, None);
     }
 }

@@ -1,6 +1,5 @@
 //! Delivers blobs to clients: through this server, or from the store by a redirect.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -10,7 +9,7 @@ use futures::TryStreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, StatusCode};
-use nixery_builder::StoredBlob;
+use nixery_builder::{ClientId, StoredBlob};
 use nixery_manifest::Digest;
 use nixery_storage::{ByteRange, Key, Storage, error_chain};
 
@@ -127,8 +126,9 @@ async fn proxy_blob(
     // Small blobs are read whole and count as answers that wait for their clients. So a pull gets
     // its config while slow clients have all downloads.
     let download = if blob.size() > MAX_PROXIED_BYTES {
-        let address = client_address(&state.settings().trusted_proxies, request);
-        Some(Arc::new(state.downloads().begin(address).await?))
+        let client = client_address(request).map(ClientId::from_address);
+        let response = request.extensions.get().cloned();
+        Some(state.downloads().begin(client, response).await?)
     } else {
         None
     };
@@ -145,7 +145,7 @@ async fn proxy_blob(
         headers.extend(HeaderValue::try_from(part).map(|part| (CONTENT_RANGE, part)));
     }
     let body = match download {
-        Some(download) => Body::from_stream(body.body.map_ok(move |bytes| download.hold(bytes))),
+        Some(download) => download.body(body.body),
         None => match body.body.try_collect::<Vec<_>>().await {
             Ok(chunks) => Body::from(chunks.concat()),
             // The transfer breaks off, as that of a large blob does.

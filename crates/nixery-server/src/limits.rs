@@ -16,9 +16,9 @@ const OWN_DESCRIPTORS: usize = 256;
 const MAX_DEFAULT_CONNECTIONS: usize = 4096;
 /// Limit of bytes that wait for their clients, without those of blobs.
 const MAX_UNSENT_BYTES: usize = 64 * 1024 * 1024;
-/// Limit of downloads by default: each may need two megabytes of memory while its client reads
+/// Limit of downloads by default: each may need 0.4 megabytes of memory while its client reads
 /// slowly.
-const MAX_DEFAULT_DOWNLOADS: usize = 64;
+const MAX_DEFAULT_DOWNLOADS: usize = 256;
 
 /// What clients may hold at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,8 @@ impl Limits {
     }
 
     /// Returns the limits with those that the settings choose. A client gets the same share of
-    /// downloads as of connections.
+    /// downloads as of connections, or half of them behind trusted proxies: these have the
+    /// connections of many clients, but report each client that downloads.
     fn with(mut self, settings: &ServerSettings) -> Self {
         if let Some(connections) = settings.max_connections {
             self.connections = connections;
@@ -91,7 +92,11 @@ impl Limits {
         self.connections_per_client = per_client
             .unwrap_or(self.connections_per_client)
             .min(self.connections);
-        self.downloads_per_client = self.share(self.downloads);
+        self.downloads_per_client = if settings.http.trusted_proxies.is_empty() {
+            self.share(self.downloads)
+        } else {
+            self.downloads.div_ceil(2)
+        };
         self
     }
 
@@ -144,7 +149,7 @@ mod tests {
 
     use super::*;
     use crate::config::Arguments;
-    use crate::config::table::MAX_CONNECTIONS_PER_CLIENT;
+    use crate::config::table::{MAX_CONNECTIONS_PER_CLIENT, TRUSTED_PROXIES};
 
     #[rstest]
     #[case(1024)]
@@ -194,6 +199,20 @@ mod tests {
         let limits = Limits::for_descriptors(1 << 20).with(&settings);
         assert_eq!(limits.connections_per_client, limits.connections);
         assert_eq!(limits.downloads_per_client, limits.downloads);
+    }
+
+    #[test]
+    fn no_client_behind_a_trusted_proxy_may_have_all_downloads() {
+        let settings = Arguments::<ServerSettings>::default()
+            .with(MAX_CONNECTIONS, "1000")
+            .with(MAX_CONNECTIONS_PER_CLIENT, "1000")
+            .with(MAX_DOWNLOADS, "100")
+            .with(TRUSTED_PROXIES, "10.0.0.0/8")
+            .settings()
+            .unwrap();
+        let limits = Limits::for_descriptors(1 << 20).with(&settings);
+        assert_eq!(limits.connections_per_client, 1000, "of the proxy");
+        assert_eq!(limits.downloads_per_client, 50);
     }
 
     #[test]

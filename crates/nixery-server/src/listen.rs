@@ -20,9 +20,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tower::{Service, ServiceExt};
 
-use crate::connections::{Admission, Connections, Refusal};
+use crate::connections::{Admission, Connections, Refusal, is_monitoring};
 use crate::limits::Limits;
-use crate::stalls::{ResponseBody, StallTimeout, Streams, count_unsent};
+use crate::stalls::{ResponseBody, ResponseHandle, StallTimeout, Streams, count_unsent};
 
 /// Limit of a request's head: an image name of 255 bytes, and room for the long tokens of proxies.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
@@ -131,15 +131,23 @@ fn serve_connection<S>(
         let (connection, registry) = (Arc::clone(&connection), registry.clone());
         async move {
             let version = request.version();
+            let monitoring = is_monitoring(request.uri().path());
             let response = match connection.refusal_of(request.uri().path()) {
                 Some(refusal) => refuse(refusal, version),
                 None => {
                     let mut request = request.map(Body::new);
                     request.extensions_mut().insert(ConnectInfo(peer));
+                    let handle = ResponseHandle::new(&connection);
+                    request.extensions_mut().insert(handle);
                     registry.oneshot(request).await?
                 }
             };
-            let (response, unsent) = match count_unsent(response.body(), &connection) {
+            let unsent = if monitoring {
+                Ok(None)
+            } else {
+                count_unsent(response.body(), &connection)
+            };
+            let (response, unsent) = match unsent {
                 Ok(unsent) => (response, unsent),
                 Err(refusal) => (refuse(refusal, version), None),
             };
@@ -188,7 +196,7 @@ async fn run_connection(
     tokio::select! {
         result = connection.as_mut() => return ended(result),
         () = state.closed() => {
-            return tracing::debug!("closed an idle connection, as there are too many");
+            return tracing::debug!("closed a connection to make room for others");
         }
         () = state.idle_for(limits.idle) => {}
         _ = stopping.changed() => {}

@@ -18,7 +18,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::connections::{Connection, Refusal, Running, UnsentBytes};
@@ -143,6 +143,8 @@ struct Turn {
     began: Instant,
     /// Milliseconds from `began`; [`Self::SERVER`] if the response waits for the server.
     client_since: AtomicU64,
+    /// Ends the response.
+    end: Notify,
 }
 
 impl Turn {
@@ -152,6 +154,7 @@ impl Turn {
         Self {
             began: Instant::now(),
             client_since: AtomicU64::new(Self::SERVER),
+            end: Notify::new(),
         }
     }
 
@@ -206,8 +209,35 @@ where
                 () = turn.stalled(limit) => {
                     tracing::debug!("reset a response that its client does not take");
                 }
+                () = turn.end.notified() => {}
             }
         });
+    }
+}
+
+/// Ends the response of a request at once, whatever its client takes of it.
+#[derive(Debug, Clone)]
+pub(crate) struct ResponseHandle {
+    connection: Arc<Connection>,
+    /// For HTTP/2.
+    turn: Option<Arc<Turn>>,
+}
+
+impl ResponseHandle {
+    /// Returns the handle of a response. This must be called while its request is answered.
+    pub(crate) fn new(connection: &Arc<Connection>) -> Self {
+        Self {
+            connection: Arc::clone(connection),
+            turn: TURN.try_with(Arc::clone).ok(),
+        }
+    }
+
+    /// Resets the response (HTTP/2), or closes its connection.
+    pub(crate) fn end(&self) {
+        match &self.turn {
+            Some(turn) => turn.end.notify_one(),
+            None => self.connection.close(),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use crate::config::HttpSettings;
 use crate::downloads::Downloads;
+use crate::long_build::HeldRequests;
 use crate::metrics::Metrics;
 use crate::readiness::Readiness;
 #[cfg(feature = "lab")]
@@ -27,6 +28,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     readiness: Readiness,
     downloads: Downloads,
+    held: HeldRequests,
     /// The last builds that were counted: several requests join one build.
     counted: Mutex<VecDeque<BuildId>>,
     #[cfg(feature = "lab")]
@@ -48,6 +50,7 @@ impl Inner {
             builder,
             settings,
             downloads,
+            held: HeldRequests::default(),
             readiness: Readiness::default(),
             counted: Mutex::default(),
             #[cfg(feature = "lab")]
@@ -141,6 +144,11 @@ impl AppState {
     /// Returns the blobs that are being sent.
     pub(crate) fn downloads(&self) -> &Downloads {
         &self.0.downloads
+    }
+
+    /// Returns the requests that wait for images.
+    pub(crate) fn held(&self) -> &HeldRequests {
+        &self.0.held
     }
 
     /// Returns the recorder of pulls, if they are recorded.

@@ -13,7 +13,7 @@ use super::failure;
 use crate::client::client_id;
 use crate::error::{ApiError, BuildAnswer, Code};
 use crate::host::absolute;
-use crate::long_build::{redirect_to_self, wait_for_build};
+use crate::long_build::{count_if_it_waits, redirect_to_self, wait_for_build};
 use crate::negotiate::{Preference, preference};
 use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
 use crate::route::Reference;
@@ -43,10 +43,14 @@ async fn by_tag(
     }
     let asked = ImageRequest { name, tag };
     let (begun, limit) = (Instant::now(), state.settings().hold);
-    if let Ok(Some(image)) = timeout(limit, state.ready(&asked)).await {
+    let hold = || state.held().add(client_id(request));
+    let ready = timeout(limit, state.ready(&asked));
+    let (ready, held) = count_if_it_waits(ready, hold).await?;
+    if let Ok(Some(image)) = ready {
         return by_image(state, request, &asked.name, &image);
     }
-    let client = client_id(&state.settings().trusted_proxies, request);
+    let _held = held.map_or_else(hold, Ok)?;
+    let client = client_id(request);
     let handle = state.build(asked, client);
     let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.

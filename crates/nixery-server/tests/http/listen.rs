@@ -22,6 +22,10 @@ struct Server {
 }
 
 async fn start(registry: &Registry, grace: Duration) -> Server {
+    start_with(registry, Limits::for_descriptors(1024), grace).await
+}
+
+async fn start_with(registry: &Registry, limits: Limits, grace: Duration) -> Server {
     let listener = bind(LOCAL, 0).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -30,7 +34,7 @@ async fn start(registry: &Registry, grace: Duration) -> Server {
         let stop = async {
             let _ = stopped.await;
         };
-        serve(listener, router, Limits::for_descriptors(1024), stop, grace).await
+        serve(listener, router, limits, stop, grace).await
     });
     Server {
         address,
@@ -147,6 +151,33 @@ async fn stopping_does_not_wait_for_ever() {
     server.stop.send(()).unwrap();
     assert!(!server.ended.await.unwrap(), "one request did not end");
     assert_eq!(receive(waiting).await, "", "its connection is closed");
+}
+
+#[tokio::test]
+async fn monitoring_is_answered_when_too_many_bytes_wait() {
+    let registry = Registry::new().await;
+    let limits = Limits {
+        unsent_bytes: 0,
+        ..Limits::for_descriptors(1024)
+    };
+    let server = start_with(&registry, limits, MINUTE).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let paths = [
+        ("/v2/", 429),
+        ("/healthz", 200),
+        ("/readyz", 200),
+        ("/metrics", 200),
+    ];
+    for (path, status) in paths {
+        let request = http::Request::get(format!("http://x{path}"));
+        let mut client = client.clone().ready().await.unwrap();
+        let (response, _) = client
+            .send_request(request.body(()).unwrap(), true)
+            .unwrap();
+        assert_eq!(response.await.unwrap().status(), status, "{path}");
+    }
 }
 
 #[tokio::test]

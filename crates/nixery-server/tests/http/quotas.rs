@@ -95,3 +95,28 @@ async fn a_network_is_a_client() {
     let other = pull(&registry, "[2001:db8:0:1::1]:1", "", "htop").await;
     assert_eq!(other.status, 200);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_requests_wait_gets_429_for_more_and_others_their_images() {
+    let registry = registry("").await;
+    registry.manifest("git").await;
+    let (hostile, other) = ("192.0.2.1:1000", "192.0.2.2:1000");
+    let mut held: Vec<_> = (0..1024)
+        .map(|_| Box::pin(pull(&registry, hostile, "", "slow-1")))
+        .collect();
+    for request in &mut held {
+        assert!(futures::poll!(request).is_pending());
+    }
+    let answer = pull(&registry, hostile, "", "slow-1").await;
+    assert_eq!(answer.header("retry-after"), "10");
+    let (status, _, message) = answer.error();
+    assert_eq!(status, 429);
+    assert!(
+        message.contains("requests of your address wait"),
+        "{message}"
+    );
+    assert_eq!(pull(&registry, hostile, "", "git").await.status, 200);
+    assert_eq!(pull(&registry, other, "", "htop").await.status, 200);
+    drop(held);
+    assert_eq!(pull(&registry, hostile, "", "slow-1").await.status, 307);
+}
