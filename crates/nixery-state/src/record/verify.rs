@@ -1,5 +1,6 @@
 //! Checks all records of a store, and what they say of the blobs that they name.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
@@ -20,8 +21,18 @@ use super::{
 const READS: usize = 4;
 /// The first bytes of a zstd frame. Other layers are gzip.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The largest window of a zstd frame that is read, as a power of two: 8 MiB, which is four times
+/// that of the packer. The decoder reserves as much memory as the frame says.
+const MAX_ZSTD_WINDOW: u32 = 23;
 /// The folder of the store paths in a layer.
 const STORE: &[u8] = b"nix/store/";
+/// Most bytes of a tar that are read at the start of a layer to find its first store path.
+const MAX_START: u64 = 1024 * 1024;
+/// Most bytes of the headers of one entry of a tar. A name that does not fit into a header is in
+/// memory, and the names that the packer writes have a few kilobytes at most.
+const MAX_HEADERS: u64 = 1024 * 1024;
+/// Most bytes of a file name that are kept. The name of a store path is shorter.
+const MAX_NAME: usize = 256;
 
 /// A stored record, with its size.
 #[derive(Debug, Clone, Copy)]
@@ -228,6 +239,8 @@ async fn check_layer(
     // No more is unpacked than an honest record says.
     let limit = claims.iter().map(|claim| claim.facts.tar_size).max();
     let limit = limit.unwrap_or_default();
+    let most_names = claims.iter().map(|claim| claim.facts.names.len()).max();
+    let most_names = most_names.unwrap_or_default();
     let (handle, body) = (Handle::current(), reader.body);
     let unpacking = tokio::task::spawn_blocking(move || {
         let body = BodyReader {
@@ -235,7 +248,7 @@ async fn check_layer(
             body,
             chunk: Bytes::new(),
         };
-        unpack(body, limit)
+        unpack(body, limit, most_names)
     });
     let unpacked = unpacking.await.map_err(|error| StorageError::Failed {
         backend: storage.backend(),
@@ -267,21 +280,37 @@ async fn check_layer(
     Ok(refused.collect())
 }
 
-/// Unpacks at most one byte more than `limit` of a layer.
-fn unpack(mut body: BodyReader, limit: u64) -> io::Result<LayerFacts> {
+/// Unpacks at most one byte more than `limit` of a layer, and keeps at most one name more than
+/// `most_names`.
+///
+/// The layer is not trusted: the memory that this needs does not depend on it.
+fn unpack(mut body: BodyReader, limit: u64, most_names: usize) -> io::Result<LayerFacts> {
     body.fill()?;
     let start = body.chunk.clone();
     let tar = decoder(&start, body)?;
+    let allowance = Cell::new(MAX_HEADERS);
     let mut hashed = HashedReader {
         inner: tar.take(limit.saturating_add(1)),
         digester: Digester::new(),
+        allowance: &allowance,
     };
     let mut names = BTreeSet::new();
     let mut archive = tar::Archive::new(&mut hashed);
     for entry in archive.entries()? {
-        names.extend(store_path_name(&entry?.path_bytes()));
+        let mut entry = entry?;
+        if entry.header().entry_type().is_gnu_sparse() {
+            // Its contents may be much longer than the tar.
+            return Err(io::Error::other("it has a sparse file"));
+        }
+        if names.len() <= most_names {
+            names.extend(store_path_name(&entry.path_bytes()));
+        }
+        allowance.set(u64::MAX);
+        io::copy(&mut entry, &mut io::sink())?;
+        allowance.set(MAX_HEADERS);
     }
     // The end of the tar, after the last entry.
+    allowance.set(u64::MAX);
     io::copy(&mut hashed, &mut io::sink())?;
     Ok(LayerFacts {
         tar_size: hashed.digester.bytes(),
@@ -308,22 +337,27 @@ impl LayerRecord {
 
 /// Returns the name of the first store path in a layer that may be cut off.
 fn first_name(start: &[u8]) -> Option<Vec<u8>> {
-    let mut archive = tar::Archive::new(decoder(start, start).ok()?);
+    let tar = decoder(start, start).ok()?.take(MAX_START);
+    let mut archive = tar::Archive::new(tar);
     let mut names = archive.entries().ok()?.map_while(Result::ok);
     names.find_map(|entry| store_path_name(&entry.path_bytes()))
 }
 
-/// Returns the name of the store path that an entry of a tar belongs to.
+/// Returns the name of the store path that an entry of a tar belongs to, or the start of a name that
+/// is too long for one.
 fn store_path_name(entry: &[u8]) -> Option<Vec<u8>> {
     let name = entry.strip_prefix(STORE)?;
     let name = name.split(|byte| *byte == b'/').next();
-    name.filter(|name| !name.is_empty()).map(<[u8]>::to_vec)
+    let name = name.filter(|name| !name.is_empty())?;
+    Some(name[..name.len().min(MAX_NAME)].to_vec())
 }
 
 /// Returns the tar of a compressed layer that begins with `start`.
 fn decoder<'a>(start: &[u8], layer: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     Ok(if start.starts_with(&ZSTD_MAGIC) {
-        Box::new(zstd::Decoder::new(layer)?)
+        let mut decoder = zstd::Decoder::new(layer)?;
+        decoder.window_log_max(MAX_ZSTD_WINDOW)?;
+        Box::new(decoder)
     } else {
         Box::new(flate2::read::MultiGzDecoder::new(layer))
     })
@@ -360,15 +394,136 @@ impl Read for BodyReader {
 }
 
 /// Hashes what passes through.
-struct HashedReader<R> {
+struct HashedReader<'a, R> {
     inner: R,
     digester: Digester,
+    /// How many bytes may be read until somebody renews it.
+    allowance: &'a Cell<u64>,
 }
 
-impl<R: Read> Read for HashedReader<R> {
+impl<R: Read> Read for HashedReader<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let size = self.inner.read(buffer)?;
+        let allowance = self.allowance.get();
+        if allowance == 0 {
+            return Err(io::Error::other("an entry of its tar has too long headers"));
+        }
+        let most = usize::try_from(allowance).unwrap_or(usize::MAX);
+        let most = buffer.len().min(most);
+        let size = self.inner.read(&mut buffer[..most])?;
+        self.allowance.set(allowance - size as u64);
         self.digester.update(&buffer[..size]);
         Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use nixery_core::NarHash;
+    use nixery_storage::{MemoryStorage, PutMode};
+    use rstest::rstest;
+    use tar::{EntryType, Header};
+
+    use super::*;
+    use crate::record::save;
+    use crate::testing::world::store_path;
+
+    fn entry(kind: EntryType, name: &str, size: u64) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_path(name).expect("short");
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(0o444);
+        header.set_cksum();
+        header
+    }
+
+    /// A tar with a file below `nix/store/<name>/` whose own name has `letters` letters.
+    fn tar_of_long_name(name: &str, letters: usize) -> Vec<u8> {
+        let path = format!("nix/store/{name}/{}", "a".repeat(letters));
+        let long = entry(EntryType::GNULongName, "././@LongLink", path.len() as u64);
+        let mut tar = tar::Builder::new(Vec::new());
+        tar.append(&long, path.as_bytes()).expect("in memory");
+        let file = entry(EntryType::Regular, "file", 5);
+        tar.append(&file, &b"hello"[..]).expect("in memory");
+        tar.into_inner().expect("in memory")
+    }
+
+    /// Returns the tar as zstd, and the record that describes it.
+    fn layer_of(tar: &[u8], window: u32, path: &StorePath) -> (Vec<u8>, LayerRecord) {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 3).expect("in memory");
+        encoder.window_log(window).expect("valid");
+        encoder.write_all(tar).expect("in memory");
+        let blob = encoder.finish().expect("in memory");
+        let nar_hash = format!("sha256:{}", Digest::of(b"nar").hex());
+        let record = LayerRecord {
+            layer: PackedLayer {
+                digest: Digest::of(&blob),
+                diff_id: Digest::of(tar),
+                size: blob.len() as u64,
+                tar_size: tar.len() as u64,
+                compression: Compression::Zstd,
+            },
+            contents: vec![(path.clone(), NarHash::parse(&nar_hash).expect("valid"))],
+        };
+        (blob, record)
+    }
+
+    /// Returns what the verification of the record reports.
+    async fn verify(blob: Vec<u8>, record: &LayerRecord) -> Vec<Defect> {
+        let storage = MemoryStorage::new();
+        let key = Key::blob(record.layer.digest);
+        let put = storage.put(&key, blob.into(), PutMode::Replace).await;
+        let _ = put.expect("put");
+        let key = Key::new(BUILDS, Digest::of(b"key"));
+        let saved = save(&storage, None, &key, record).await;
+        saved.expect("saved");
+        let defects = verify_records(&storage, None, &BTreeSet::new(), |_, _| ()).await;
+        defects.expect("works")
+    }
+
+    /// A few kilobytes of zstd may unpack to gigabytes. A name is in memory, so that a long one is
+    /// not read to its end.
+    #[rstest]
+    #[case::usual(300, 21, true)]
+    #[case::long_name(8 * 1024 * 1024, 21, false)]
+    #[case::large_window(300, 27, false)]
+    #[tokio::test]
+    async fn a_layer_that_needs_much_memory_is_not_unpacked(
+        #[case] letters: usize,
+        #[case] window: u32,
+        #[case] is_sound: bool,
+    ) {
+        let path = store_path("git");
+        let name = path.as_str().rsplit('/').next().expect("a name");
+        let tar = tar_of_long_name(name, letters);
+        let (blob, record) = layer_of(&tar, window, &path);
+        assert!(blob.len() < 16 * 1024, "{}", blob.len());
+        assert_eq!(record.begins_with(&blob), is_sound);
+        let defects = verify(blob, &record).await;
+        assert_eq!(defects.is_empty(), is_sound, "{defects:?}");
+        let refused = format!("{defects:?}").contains("cannot be unpacked");
+        assert_eq!(refused, !is_sound, "{defects:?}");
+    }
+
+    /// A layer with other store paths than its record says is refused without all of its names.
+    #[tokio::test]
+    async fn no_more_names_are_kept_than_a_record_has() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for n in 0..1000 {
+            let file = entry(EntryType::Regular, &format!("nix/store/{n}"), 0);
+            tar.append(&file, io::empty()).expect("in memory");
+        }
+        let tar = tar.into_inner().expect("in memory");
+        let body = BodyReader {
+            handle: Handle::current(),
+            body: stream::empty().boxed(),
+            chunk: Bytes::from(zstd::encode_all(&tar[..], 3).expect("in memory")),
+        };
+        let limit = tar.len() as u64;
+        let unpacking = tokio::task::spawn_blocking(move || unpack(body, limit, 7));
+        let facts = unpacking.await.expect("no panic").expect("unpacked");
+        assert_eq!((facts.names.len(), facts.tar_size), (8, limit));
     }
 }
