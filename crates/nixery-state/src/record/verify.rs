@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
-use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
-use nixery_core::{PackedLayer, StorePath};
-use nixery_manifest::{Compression, Descriptor, Digest, Digester};
+use futures::stream::{self, BoxStream, Stream, StreamExt, TryStreamExt};
+use nixery_core::StorePath;
+use nixery_manifest::{Descriptor, Digest, Digester};
 use nixery_storage::verify::{Defect, Problem};
 use nixery_storage::{Folder, Key, Operation, Storage, StorageError};
 use tokio::runtime::Handle;
@@ -41,18 +41,18 @@ struct StoredRecord {
     bytes: u64,
 }
 
-/// What a record says of a layer.
-#[derive(Debug)]
+/// What records say of a layer.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LayerClaim {
-    record: StoredRecord,
     size: u64,
-    facts: LayerFacts,
-    /// Whether the record says which store paths are in the layer.
-    has_names: bool,
+    tar_size: u64,
+    diff_id: Digest,
+    /// The names of its store paths, unless the records do not say which ones they are.
+    names: Option<BTreeSet<Vec<u8>>>,
 }
 
 /// What an unpacked layer shows.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct LayerFacts {
     tar_size: u64,
     diff_id: Digest,
@@ -60,7 +60,31 @@ struct LayerFacts {
     names: BTreeSet<Vec<u8>>,
 }
 
-type Claims = BTreeMap<Digest, Vec<LayerClaim>>;
+/// What the records of a store say of its layers. Thousands of images have the same layers, so each
+/// claim is kept once.
+#[derive(Debug, Default)]
+struct Claims {
+    records: Vec<StoredRecord>,
+    /// The claims about each layer, with the places of the records that make them.
+    layers: BTreeMap<Digest, BTreeMap<LayerClaim, Vec<usize>>>,
+}
+
+impl Claims {
+    /// Adds the claims of a record.
+    fn add(
+        &mut self,
+        record: StoredRecord,
+        claims: impl IntoIterator<Item = (Digest, LayerClaim)>,
+    ) {
+        let place = self.records.len();
+        self.records.push(record);
+        for (layer, claim) in claims {
+            let records = self.layers.entry(layer).or_default();
+            records.entry(claim).or_default().push(place);
+        }
+    }
+}
+
 type Defects = BTreeMap<Key, Defect>;
 
 /// Checks that each record is for its key, is authentic if there is a secret, and describes the
@@ -78,38 +102,56 @@ pub async fn verify_records(
     corrupt: &BTreeSet<Key>,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<Defect>, StorageError> {
-    let (mut claims, mut defects) = (Claims::new(), Defects::new());
-    for (record, layer) in read_all::<LayerRecord>(storage, secret, BUILDS, &mut defects).await? {
-        let names = layer.contents.iter().map(|(path, _)| path);
-        claim(&mut claims, record, &layer.layer, Some(names));
+    let (mut claims, mut defects) = (Claims::default(), Defects::new());
+    let mut layers = read_all::<LayerRecord>(storage, secret, BUILDS).await?;
+    while let Some((record, parsed)) = layers.try_next().await? {
+        let Some(LayerRecord { layer, contents }) = usable(&mut defects, record, parsed) else {
+            continue;
+        };
+        let claim = LayerClaim {
+            size: layer.size,
+            tar_size: layer.tar_size,
+            diff_id: layer.diff_id,
+            names: Some(names_of(contents.iter().map(|(path, _)| path))),
+        };
+        claims.add(record, [(layer.digest, claim)]);
     }
-    for (record, image) in read_all::<ImageRecord>(storage, secret, MANIFESTS, &mut defects).await?
-    {
-        for layer in &image.layers {
-            let facts = PackedLayer {
-                digest: layer.digest,
-                diff_id: layer.diff_id,
+    drop(layers);
+    let mut images = read_all::<ImageRecord>(storage, secret, MANIFESTS).await?;
+    while let Some((record, parsed)) = images.try_next().await? {
+        let Some(image) = usable(&mut defects, record, parsed) else {
+            continue;
+        };
+        let layers = image.layers.iter().map(|layer| {
+            let claim = LayerClaim {
                 size: layer.size,
                 tar_size: layer.tar_size,
-                // It is found out from the bytes.
-                compression: Compression::Gzip,
+                diff_id: layer.diff_id,
+                names: (!layer.paths.is_empty()).then(|| names_of(&layer.paths)),
             };
-            let names = (!layer.paths.is_empty()).then(|| layer.paths.iter());
-            claim(&mut claims, record, &facts, names);
-        }
+            (layer.digest, claim)
+        });
+        claims.add(record, layers);
         if let Some(problem) = check_documents(storage, &image, corrupt).await? {
             refuse(&mut defects, record, problem);
         }
     }
-    claims.retain(|layer, _| !corrupt.contains(&Key::blob(*layer)));
-    let total = claims.len() as u64;
-    let mut checks = stream::iter(claims)
+    drop(images);
+    let Claims {
+        records,
+        mut layers,
+    } = claims;
+    layers.retain(|layer, _| !corrupt.contains(&Key::blob(*layer)));
+    let total = layers.len() as u64;
+    let mut checks = stream::iter(layers)
         .map(|(layer, claims)| check_layer(storage, layer, claims))
         .buffer_unordered(READS);
     let mut done = 0;
     while let Some(refused) = checks.try_next().await? {
-        for (record, problem) in refused {
-            refuse(&mut defects, record, problem);
+        for (places, problem) in refused {
+            for place in places {
+                refuse(&mut defects, records[place], problem.clone());
+            }
         }
         done += 1;
         progress(done, total);
@@ -118,64 +160,60 @@ pub async fn verify_records(
     Ok(defects.into_values().collect())
 }
 
-/// Reads the usable records of a folder, and notes those that are not for their key.
-async fn read_all<T: Record>(
-    storage: &dyn Storage,
-    secret: Option<&RecordSecret>,
+/// Reads and parses the records of a folder, a few at once.
+async fn read_all<'a, T: Record>(
+    storage: &'a dyn Storage,
+    secret: Option<&'a RecordSecret>,
     folder: Folder,
-    defects: &mut Defects,
-) -> Result<Vec<(StoredRecord, T)>, StorageError> {
+) -> Result<
+    impl Stream<Item = Result<(StoredRecord, Result<T, RecordError>), StorageError>> + Unpin + 'a,
+    StorageError,
+> {
     let keys = storage.list(folder).await?;
     let keys = keys.try_filter_map(|entry| std::future::ready(Ok(entry.key)));
     let keys: Vec<Key> = keys.try_collect().await?;
-    let mut reads = stream::iter(keys)
-        .map(|key| async move { (key, storage.get_bytes(&key, T::MAX_BYTES).await) })
+    let reads = stream::iter(keys)
+        .map(move |key| async move { (key, storage.get_bytes(&key, T::MAX_BYTES).await) })
         .buffer_unordered(READS);
-    let mut records = Vec::new();
-    while let Some((key, bytes)) = reads.next().await {
-        let bytes = match bytes {
-            Ok(Some(bytes)) => bytes,
-            // Deleted meanwhile, or reported by the check of all objects.
-            Ok(None) | Err(StorageError::TooLarge { .. } | StorageError::Truncated { .. }) => {
-                continue;
+    let records = reads.filter_map(move |(key, bytes)| {
+        let read = match bytes {
+            Ok(Some(bytes)) => {
+                let record = StoredRecord {
+                    key,
+                    bytes: bytes.len() as u64,
+                };
+                Some(Ok((record, parse(secret, &key, &bytes))))
             }
-            Err(error) => return Err(error),
+            // Deleted meanwhile, or reported by the check of all objects.
+            Ok(None) | Err(StorageError::TooLarge { .. } | StorageError::Truncated { .. }) => None,
+            Err(error) => Some(Err(error)),
         };
-        let record = StoredRecord {
-            key,
-            bytes: bytes.len() as u64,
-        };
-        match parse(secret, &key, &bytes) {
-            Ok(parsed) => records.push((record, parsed)),
-            // It counts as missing.
-            Err(RecordError::Versioned(_)) => {}
-            Err(error) => refuse(defects, record, error.to_string()),
-        }
-    }
+        std::future::ready(read)
+    });
     Ok(records)
 }
 
-fn claim<'a>(
-    claims: &mut Claims,
+/// Returns the record if it can be used, and notes one that is not for its key.
+fn usable<T>(
+    defects: &mut Defects,
     record: StoredRecord,
-    layer: &PackedLayer,
-    paths: Option<impl Iterator<Item = &'a StorePath>>,
-) {
-    let has_names = paths.is_some();
-    let names = paths.into_iter().flatten().map(|path| {
+    parsed: Result<T, RecordError>,
+) -> Option<T> {
+    match parsed {
+        Ok(parsed) => return Some(parsed),
+        // It counts as missing.
+        Err(RecordError::Versioned(_)) => {}
+        Err(error) => refuse(defects, record, error.to_string()),
+    }
+    None
+}
+
+fn names_of<'a>(paths: impl IntoIterator<Item = &'a StorePath>) -> BTreeSet<Vec<u8>> {
+    let names = paths.into_iter().map(|path| {
         let name = path.as_str().rsplit('/').next();
         name.unwrap_or_default().as_bytes().to_vec()
     });
-    claims.entry(layer.digest).or_default().push(LayerClaim {
-        record,
-        size: layer.size,
-        facts: LayerFacts {
-            tar_size: layer.tar_size,
-            diff_id: layer.diff_id,
-            names: names.collect(),
-        },
-        has_names,
-    });
+    names.collect()
 }
 
 /// Notes the first problem of a record.
@@ -225,21 +263,23 @@ async fn check_documents(
     Ok(checked.err().map(|mismatch| mismatch.to_string()))
 }
 
-/// Compares what records say of a layer with the layer, unless it is missing.
+/// Compares what records say of a layer with the layer, unless it is missing. Returns the places of
+/// the records that are wrong, and what is wrong.
 async fn check_layer(
     storage: &dyn Storage,
     layer: Digest,
-    claims: Vec<LayerClaim>,
-) -> Result<Vec<(StoredRecord, String)>, StorageError> {
+    claims: BTreeMap<LayerClaim, Vec<usize>>,
+) -> Result<Vec<(Vec<usize>, String)>, StorageError> {
     let key = Key::blob(layer);
     let Some(reader) = storage.get(&key, None).await? else {
         return Ok(Vec::new());
     };
     let size = reader.stat.size;
     // No more is unpacked than an honest record says.
-    let limit = claims.iter().map(|claim| claim.facts.tar_size).max();
+    let limit = claims.keys().map(|claim| claim.tar_size).max();
     let limit = limit.unwrap_or_default();
-    let most_names = claims.iter().map(|claim| claim.facts.names.len()).max();
+    let names = claims.keys().filter_map(|claim| claim.names.as_ref());
+    let most_names = names.map(BTreeSet::len).max();
     let most_names = most_names.unwrap_or_default();
     let (handle, body) = (Handle::current(), reader.body);
     let unpacking = tokio::task::spawn_blocking(move || {
@@ -257,25 +297,19 @@ async fn check_layer(
         retryable: false,
         source: error.into(),
     })?;
-    let refused = claims.into_iter().filter_map(|claim| {
+    let refused = claims.into_iter().filter_map(|(claim, records)| {
         let what = match &unpacked {
             _ if claim.size != size => "has another size than it says",
             Err(_) => "cannot be unpacked",
-            Ok(facts) if claim.has_names && facts.names != claim.facts.names => {
+            Ok(facts) if claim.names.is_some_and(|names| names != facts.names) => {
                 "has other store paths than it says"
             }
-            Ok(facts)
-                if (facts.diff_id, facts.tar_size)
-                    != (claim.facts.diff_id, claim.facts.tar_size) =>
-            {
+            Ok(facts) if (facts.diff_id, facts.tar_size) != (claim.diff_id, claim.tar_size) => {
                 "unpacks to another tar than it says"
             }
             Ok(_) => return None,
         };
-        Some((
-            claim.record,
-            format!("the layer {layer} that it names {what}"),
-        ))
+        Some((records, format!("the layer {layer} that it names {what}")))
     });
     Ok(refused.collect())
 }
@@ -420,7 +454,8 @@ impl<R: Read> Read for HashedReader<'_, R> {
 mod tests {
     use std::io::Write;
 
-    use nixery_core::NarHash;
+    use nixery_core::{NarHash, PackedLayer};
+    use nixery_manifest::Compression;
     use nixery_storage::{MemoryStorage, PutMode};
     use rstest::rstest;
     use tar::{EntryType, Header};
@@ -505,6 +540,34 @@ mod tests {
         assert_eq!(defects.is_empty(), is_sound, "{defects:?}");
         let refused = format!("{defects:?}").contains("cannot be unpacked");
         assert_eq!(refused, !is_sound, "{defects:?}");
+    }
+
+    /// A store may have a hundred thousand images with the same layers of thousands of store paths.
+    #[test]
+    fn what_many_records_say_of_a_layer_is_kept_once() {
+        let claim = |path: &str| LayerClaim {
+            size: 1,
+            tar_size: 2,
+            diff_id: Digest::of(b"tar"),
+            names: Some(names_of([&store_path(path)])),
+        };
+        let mut claims = Claims::default();
+        for n in 0..100_u8 {
+            let record = StoredRecord {
+                key: Key::new(MANIFESTS, Digest::of(&[n])),
+                bytes: 3,
+            };
+            let path = if n == 42 { "other" } else { "git" };
+            claims.add(record, [(Digest::of(b"layer"), claim(path))]);
+        }
+        let kept = &claims.layers[&Digest::of(b"layer")];
+        assert_eq!(kept.len(), 2);
+        assert_eq!(kept[&claim("git")].len(), 99);
+        let [wrong] = kept[&claim("other")][..] else {
+            panic!("{kept:?}");
+        };
+        let key = claims.records[wrong].key;
+        assert_eq!(key, Key::new(MANIFESTS, Digest::of(&[42])));
     }
 
     /// A layer with other store paths than its record says is refused without all of its names.
