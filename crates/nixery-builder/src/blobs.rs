@@ -226,22 +226,25 @@ impl Blobs {
         remembered.insert(digest, facts);
     }
 
-    /// Notes that the whole blob was read just now and matches its digest. `chunks` are the digests
-    /// of its chunks, if it has no identity.
+    /// Notes that the whole blob was read, from `begun` until now, and matches its digest. `chunks`
+    /// are the digests of its chunks, if it has no identity.
     pub(crate) fn record_verified(
         &self,
         digest: Digest,
         stat: &Stat,
+        begun: Instant,
         chunks: Option<ChunkDigests>,
     ) {
         let now = Instant::now();
-        let facts = BlobFacts {
-            size: stat.size,
-            confirmed: Some(now),
-            missing: None,
-            verified: stat.identity.map(|identity| (identity, now)),
-        };
-        self.remembered().insert(digest, facts);
+        {
+            let mut remembered = self.remembered();
+            let previous = remembered.get(&digest).copied();
+            let mut facts = BlobFacts::confirmed(previous, stat.size, begun, now);
+            // A report during the reading may be about another reading, whose bytes were wrong.
+            let counts = facts.confirmed.is_some();
+            facts.verified = stat.identity.filter(|_| counts).map(|id| (id, now));
+            remembered.insert(digest, facts);
+        }
         if let Some(chunks) = chunks {
             self.chunks().insert(digest, chunks);
         }
@@ -382,6 +385,29 @@ mod tests {
         assert!(!blobs.is_there(digest, 4).await.expect("works"));
     }
 
+    /// A client may take minutes to read a blob that a collection deletes meanwhile.
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_began_before_a_report_does_not_confirm_the_blob() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let storage = Arc::new(MemoryStorage::new());
+        let blobs = Blobs::new(storage.clone(), Duration::from_secs(3600), GRACE);
+        let digest = Digest::of(b"blob");
+        let key = Key::blob(digest);
+        blobs.put(digest, "blob".into()).await.expect("put");
+        let stat = storage.stat(&key).await.expect("works").expect("is there");
+        let begun = Instant::now();
+        storage.delete(&key).await.expect("delete");
+        tokio::time::advance(SECOND).await;
+        assert!(blobs.report_missing(&digest));
+        tokio::time::advance(SECOND).await;
+        blobs.record_verified(digest, &stat, begun, None);
+        assert!(!blobs.is_there(digest, 4).await.expect("works"));
+        // A reading that begins after the report counts.
+        tokio::time::advance(SECOND).await;
+        blobs.record_verified(digest, &stat, Instant::now(), None);
+        assert!(blobs.is_there(digest, 4).await.expect("works"));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_verified_file_stays_verified_until_it_changes_or_an_hour_has_passed() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -399,7 +425,7 @@ mod tests {
         blobs.record_stored(digest, 4, Instant::now());
         let copy_may_be_older = blobs.is_verified(&digest, &first);
         assert!(!copy_may_be_older);
-        blobs.record_verified(digest, &first, None);
+        blobs.record_verified(digest, &first, Instant::now(), None);
         assert!(blobs.is_there(digest, 4).await.expect("works"));
         blobs.record_stored(digest, 4, Instant::now());
         assert!(blobs.is_verified(&digest, &first));
@@ -407,10 +433,10 @@ mod tests {
         let _ = store().await.expect("put");
         let second = stat().await;
         assert!(!blobs.is_verified(&digest, &second), "it was replaced");
-        blobs.record_verified(digest, &second, None);
+        blobs.record_verified(digest, &second, Instant::now(), None);
         tokio::time::advance(VERIFIED_FOR).await;
         assert!(!blobs.is_verified(&digest, &second), "it is long ago");
-        blobs.record_verified(digest, &second, None);
+        blobs.record_verified(digest, &second, Instant::now(), None);
         assert!(blobs.is_verified(&digest, &second));
         blobs.report_missing(&digest);
         assert!(!blobs.is_verified(&digest, &second));

@@ -32,7 +32,8 @@ pub(crate) struct Engine {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) blobs: Blobs,
     pub(crate) instance: InstanceDir,
-    /// Held while a layer is packed, so that builds that share the layer pack it once.
+    /// Held while a layer is packed, so that builds that share the layer pack it once. Acquired
+    /// after the permit of `spooling`.
     pub(crate) layer_locks: KeyedLocks<Digest>,
     /// Leases of images, so that other servers on the store wait for this one.
     pub(crate) leases: Leases,

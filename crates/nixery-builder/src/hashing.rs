@@ -12,6 +12,7 @@ use futures::stream::TryStreamExt;
 use nixery_manifest::{Digest, Digester};
 use nixery_storage::{Key, Operation, Stat, Storage, StorageError};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 /// Bytes of a chunk that has its own digest. Small enough to be held in memory for each reader.
 pub(crate) const CHUNK_BYTES: u64 = 256 * 1024;
@@ -156,6 +157,8 @@ impl BlobHasher {
 pub(crate) struct HashedBlob {
     pub(crate) digest: Digest,
     pub(crate) stat: Stat,
+    /// When the reading began.
+    pub(crate) begun: Instant,
     /// `None` for a blob with an identity, which is not verified again at each reading.
     pub(crate) chunks: Option<ChunkDigests>,
 }
@@ -169,6 +172,7 @@ pub(crate) async fn hash_blob(
     hashing: &Hashing,
     digest: &Digest,
 ) -> Result<Option<HashedBlob>, StorageError> {
+    let begun = Instant::now();
     let Some(mut reader) = storage.get(&Key::blob(*digest), None).await? else {
         return Ok(None);
     };
@@ -181,6 +185,7 @@ pub(crate) async fn hash_blob(
     Ok(Some(HashedBlob {
         digest,
         stat,
+        begun,
         chunks,
     }))
 }

@@ -40,7 +40,7 @@ pub(crate) async fn find_or_lease(
         if let Some(image) = image_store::find(engine, key, handle.request()).await? {
             return Ok(ImageOrLease::Image(Box::new(image)));
         }
-        if engine.storage.is_read_only() {
+        if engine.blobs.uses().write_access().is_read_only().await {
             return Err(BuildError::read_only(engine.storage.backend()));
         }
         let permit = queue(limit, handle).await?;

@@ -14,7 +14,7 @@ use nixery_nix::BuildLog;
 use nixery_state::record::{self, BUILDS, LayerRecord, LayerSummary};
 use nixery_storage::{ByteRange, Key, StorageError};
 use tempfile::NamedTempFile;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use crate::config::budget_of_paths;
 use crate::engine::{Engine, permit};
@@ -168,22 +168,27 @@ async fn store(
         .ok_or_else(|| BuildError::internal("Nix reported no NAR hash of a store path"))?;
     let compression = engine.config.compression;
     let key = layer_key(&members, compression, PACKER_VERSION);
-
-    // Another build that needs this layer waits here, and then finds it.
-    let _lock = engine.layer_locks.lock(key).await;
     let reason = layer.reason.clone();
     let mut contents: Vec<(StorePath, NarHash)> = members
         .iter()
         .map(|(path, nar_hash)| ((*path).clone(), **nar_hash))
         .collect();
     contents.sort_unstable();
-    if let Some(layer) = find(engine, key, &contents).await? {
-        // A build that has failed meanwhile no longer receives.
-        let _ = announce.send(KnownLayer::new(&layer, Some(key), sharing, paths, reason));
-        return Ok(());
-    }
+    let mut right = None;
+    // Looks again after waiting, as another build may have stored the layer meanwhile.
+    let (may_spool, _lock) = loop {
+        if let Some(layer) = find(engine, key, &contents).await? {
+            // A build that has failed meanwhile no longer receives.
+            let _ = announce.send(KnownLayer::new(&layer, Some(key), sharing, paths, reason));
+            return Ok(());
+        }
+        if let Some(right) = right.take() {
+            break right;
+        }
+        right = acquire_right(engine, key, handle).await?;
+    };
     let (store, to_pack) = (engine.nix.store_root().clone(), paths.clone());
-    let packed = pack(engine, handle, move |packer, out| {
+    let packed = pack(engine, may_spool, move |packer, out| {
         packer.pack_layer(&to_pack, &store, compression, out)
     });
     let packed = packed.await?;
@@ -196,6 +201,26 @@ async fn store(
     let (key, secret) = (Key::new(BUILDS, key), engine.config.record_secret.as_ref());
     let saved = record::save(&*engine.storage, secret, &key, &record).await;
     saved.map_err(BuildError::stored)
+}
+
+/// Waits until this build may pack the layer. Returns `None` after another build has done it, or
+/// failed to.
+///
+/// A build acquires the permit at its own place in the queue, and only then the lock. So a build
+/// that waits for the lock waits for a layer that is being packed, and not for the place of another
+/// client. It returns its permit meanwhile.
+async fn acquire_right(
+    engine: &Engine,
+    key: Digest,
+    handle: &BuildHandle,
+) -> Result<Option<(FairPermit, OwnedMutexGuard<()>)>, BuildError> {
+    let may_spool = engine.spooling.acquire(handle).await?;
+    if let Some(lock) = engine.layer_locks.try_lock(key) {
+        return Ok(Some((may_spool, lock)));
+    }
+    drop(may_spool);
+    drop(engine.layer_locks.lock(key).await);
+    Ok(None)
 }
 
 /// Returns the layer that was built for a key, if its record says that it has these store paths,
@@ -279,7 +304,8 @@ pub(crate) async fn store_root_layer(
 ) -> Result<(), BuildError> {
     let (store, compression) = (engine.nix.store_root().clone(), engine.config.compression);
     let log_handle = handle.clone();
-    let packed = pack(engine, handle, move |packer, out| {
+    let may_spool = engine.spooling.acquire(handle).await?;
+    let packed = pack(engine, may_spool, move |packer, out| {
         let root = RootLayer::plan(&packages, &store)?;
         log_omissions(&root, log_handle.log());
         packer.pack_root_layer(&root, compression, out)
@@ -313,7 +339,7 @@ fn log_omissions(root: &RootLayer, log: &BuildLog) {
 /// Packs a layer into a spool file.
 async fn pack(
     engine: &Engine,
-    handle: &BuildHandle,
+    may_spool: FairPermit,
     pack: impl FnOnce(
         &Packer,
         BufWriter<NamedTempFile>,
@@ -325,7 +351,6 @@ async fn pack(
         action: "write a temporary file",
         source,
     };
-    let may_spool = engine.spooling.acquire(handle).await?;
     let may_pack = permit(&engine.packing).await?;
     let spool = engine.instance.spool_file().map_err(spool_error)?;
     let packer = Arc::clone(&engine.packer);

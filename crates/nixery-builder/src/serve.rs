@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use nixery_manifest::Digest;
 use nixery_storage::{BlobReader, ByteRange, Key, Stat, Storage, StorageError, error_chain};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::blob_body::{BlobBodyError, ChunkSource, verify_chunks, verify_whole};
 use crate::builder::Builder;
@@ -159,7 +159,9 @@ impl Builder {
             let blobs = &builder.engine().blobs;
             let _lock = blobs.verify_locks.lock(digest).await;
             match delete_if_damaged(&**builder.storage(), &blobs.hashing, &digest).await {
-                Ok(Some(sound)) => blobs.record_verified(digest, &sound.stat, sound.chunks),
+                Ok(Some(sound)) => {
+                    blobs.record_verified(digest, &sound.stat, sound.begun, sound.chunks)
+                }
                 // A build may have confirmed the blob before it was deleted.
                 Ok(None) => builder.report_missing(&digest),
                 Err(error) => {
@@ -222,6 +224,7 @@ impl StoredBlob {
     ) -> Result<Option<BlobBody>, OpenBlobError> {
         let (digest, blobs) = (self.digest, &self.builder.engine().blobs);
         for _ in 0..READINGS {
+            let begun = Instant::now();
             let Some(reader) = self.get(None).await? else {
                 return Ok(None);
             };
@@ -229,7 +232,7 @@ impl StoredBlob {
             let bytes = reader.bytes().await;
             let bytes = bytes.map_err(|error| self.unreadable(error))?;
             if blobs.hashing.matches(&bytes, digest).await? {
-                blobs.record_verified(digest, &stat, None);
+                blobs.record_verified(digest, &stat, begun, None);
                 let part = ByteRange::resolve(range, stat.size, &Key::blob(digest))?;
                 let bytes = bytes.slice(part.start as usize..part.end as usize);
                 return Ok(Some(self.body(part, stream::iter([Ok(bytes)]).boxed())));
@@ -240,12 +243,13 @@ impl StoredBlob {
 
     /// Reads a whole local file, and verifies it unless it is known to be sound.
     async fn read_file(&self, whole: ByteRange) -> Result<Option<BlobBody>, OpenBlobError> {
+        let begun = Instant::now();
         let Some(reader) = self.get(None).await? else {
             return Ok(None);
         };
         let blobs = &self.builder.engine().blobs;
         if !blobs.is_verified(&self.digest, &reader.stat) {
-            return Ok(Some(self.body(whole, self.verifying(reader))));
+            return Ok(Some(self.body(whole, self.verifying(reader, begun))));
         }
         let body = reader.body.map_err(BlobBodyError::from).boxed();
         Ok(Some(self.body(whole, body)))
@@ -273,8 +277,9 @@ impl StoredBlob {
 
     /// Reads a whole remote blob for the first time.
     async fn read_first(&self, whole: ByteRange) -> Result<Option<BlobBody>, OpenBlobError> {
+        let begun = Instant::now();
         let reader = self.get(None).await?;
-        Ok(reader.map(|reader| self.body(whole, self.verifying(reader))))
+        Ok(reader.map(|reader| self.body(whole, self.verifying(reader, begun))))
     }
 
     /// Reads a blob, or a part of it, whose chunks have known digests. The first chunk is verified
@@ -320,8 +325,13 @@ impl StoredBlob {
         Ok(Some(reader))
     }
 
-    /// Returns the body of a first reading, which notes the result for later ones.
-    fn verifying(&self, reader: BlobReader) -> BoxStream<'static, Result<Bytes, BlobBodyError>> {
+    /// Returns the body of a first reading that began at `begun`, which notes the result for later
+    /// ones.
+    fn verifying(
+        &self,
+        reader: BlobReader,
+        begun: Instant,
+    ) -> BoxStream<'static, Result<Bytes, BlobBodyError>> {
         let (builder, digest, stat) = (self.builder.clone(), self.digest, reader.stat);
         let hashing = Arc::clone(&builder.engine().blobs.hashing);
         let hasher = BlobHasher::new(stat.identity.is_none());
@@ -329,7 +339,7 @@ impl StoredBlob {
             Ok(chunks) => builder
                 .engine()
                 .blobs
-                .record_verified(digest, &stat, chunks),
+                .record_verified(digest, &stat, begun, chunks),
             Err(()) => builder.report_damaged(digest),
         };
         verify_whole(reader.body, hashing, digest, hasher, at_end).boxed()
@@ -438,7 +448,7 @@ async fn verify(builder: &Builder, digest: Digest) -> Result<bool, OpenBlobError
                 return Ok(false);
             }
             Some(hashed) if hashed.digest == digest => {
-                blobs.record_verified(digest, &hashed.stat, hashed.chunks);
+                blobs.record_verified(digest, &hashed.stat, hashed.begun, hashed.chunks);
                 return Ok(true);
             }
             Some(_) => tracing::warn!(%digest, "a blob was damaged: reading it again"),

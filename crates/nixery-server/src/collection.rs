@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 #[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
+use nixery_state::WriteAccess;
 use nixery_state::gc::{self, GcError, GcMode, GcPolicy, GcReport};
 use nixery_storage::{Storage, error_chain};
 
@@ -35,14 +36,23 @@ pub async fn collect_until(
     };
     // The first pause is random, as replicas start together.
     let mut pause = interval.mul_f64(fastrand::f64());
+    let write_access = WriteAccess::new(Arc::clone(&storage));
+    let mut was_read_only = false;
     loop {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = &mut stop => return,
         }
-        if !collect_once(&storage, &settings.policy, &metrics, &mut stop).await {
+        let is_read_only = write_access.is_read_only().await;
+        if is_read_only {
+            metrics.skipped.inc();
+            if !was_read_only {
+                tracing::info!("garbage is not collected while the blob store is read-only");
+            }
+        } else if !collect_once(&storage, &settings.policy, &metrics, &mut stop).await {
             return;
         }
+        was_read_only = is_read_only;
         pause = interval + (interval / JITTER).mul_f64(fastrand::f64());
     }
 }

@@ -62,7 +62,8 @@ pub struct Metrics {
 pub struct GcMetrics {
     /// Collections that ended well.
     pub(crate) done: Counter,
-    /// Collections that were skipped because another replica was collecting.
+    /// Collections that were skipped because another replica was collecting, or because the store
+    /// was read-only.
     pub(crate) skipped: Counter,
     /// Collections that failed.
     pub(crate) failed: Counter,

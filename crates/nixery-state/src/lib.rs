@@ -6,6 +6,7 @@
 //! - [`gc`]: the garbage collection. Each feature declares how long its data is kept
 //!   ([`gc::Retention`]).
 //! - [`graphs`]: the reference graphs of built images.
+//! - [`WriteAccess`]: whether the store refuses to be written to.
 //!
 //! Any number of processes may use the same store at the same time.
 
@@ -19,6 +20,9 @@ pub mod testing;
 mod unchanged;
 pub mod uses;
 pub mod versioned;
+mod write_access;
+
+pub use write_access::WriteAccess;
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 pub use crate::marks::USES;
 use crate::marks::{put_mark, wait_for};
+use crate::write_access::WriteAccess;
 
 /// Marks that are written at once for images being served; others wait for the next use.
 const WRITES: usize = 64;
@@ -28,6 +29,7 @@ const MOST_MARKED: usize = 200_000;
 #[derive(Debug, Clone)]
 pub struct Uses {
     storage: Arc<dyn Storage>,
+    write_access: WriteAccess,
     interval: Duration,
     marked: Arc<Mutex<Cache<Digest, Mark>>>,
     writes: Arc<Semaphore>,
@@ -45,11 +47,17 @@ impl Uses {
     /// Marks each blob at most four times in the grace period of the garbage collection.
     pub fn new(storage: Arc<dyn Storage>, grace: Duration) -> Self {
         Self {
+            write_access: WriteAccess::new(Arc::clone(&storage)),
             storage,
             interval: (grace / 4).min(MAX_INTERVAL),
             marked: Arc::new(Mutex::new(Cache::new(MOST_MARKED))),
             writes: Arc::new(Semaphore::new(WRITES)),
         }
+    }
+
+    /// Returns whether the store of the marks can be written to.
+    pub fn write_access(&self) -> &WriteAccess {
+        &self.write_access
     }
 
     /// Records that the blob was stored by a write that began at `at`: no collector deletes it.
@@ -59,7 +67,7 @@ impl Uses {
 
     /// Marks the blob in the background, if a mark is due. Never waits; a failure is logged.
     pub fn mark_soon(&self, digest: Digest, runtime: &Handle) {
-        if self.fresh(&digest).is_some() || self.storage.is_read_only() {
+        if self.fresh(&digest).is_some() || self.write_access.was_read_only(runtime) {
             return;
         }
         let Ok(permit) = Arc::clone(&self.writes).try_acquire_owned() else {
@@ -86,7 +94,7 @@ impl Uses {
     /// # Errors
     /// The store failed.
     pub async fn hold(&self, digest: Digest) -> Result<bool, StorageError> {
-        if self.is_held(&digest) || self.storage.is_read_only() {
+        if self.is_held(&digest) || self.write_access.was_read_only(&Handle::current()) {
             return Ok(false);
         }
         let at = Instant::now();
@@ -142,10 +150,13 @@ impl Uses {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use nixery_storage::MemoryStorage;
     use tokio::time::advance;
 
     use super::*;
+    use crate::testing::faulty::FaultyStorage;
     use crate::testing::stepped::Stepped;
     use crate::testing::world::memory;
 
@@ -212,6 +223,28 @@ mod tests {
         uses.mark_soon(digest, &runtime);
         settle().await;
         assert!(!is_marked(&storage, digest).await);
+        uses.mark_soon(digest, &runtime);
+        settle().await;
+        assert!(is_marked(&storage, digest).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_is_writable_again_gets_marks_after_ten_seconds() {
+        let storage = memory();
+        let store = FaultyStorage::new(storage.clone());
+        store.read_only.store(true, Ordering::SeqCst);
+        store.check().await.expect("it can be read");
+        let uses = Uses::new(store.clone(), GRACE);
+        let (digest, runtime) = (Digest::of(b"blob"), Handle::current());
+        uses.mark_soon(digest, &runtime);
+        settle().await;
+        store.read_only.store(false, Ordering::SeqCst);
+        for seconds in [0, 10] {
+            advance(Duration::from_secs(seconds)).await;
+            uses.mark_soon(digest, &runtime);
+            settle().await;
+            assert!(!is_marked(&storage, digest).await, "it was read-only");
+        }
         uses.mark_soon(digest, &runtime);
         settle().await;
         assert!(is_marked(&storage, digest).await);

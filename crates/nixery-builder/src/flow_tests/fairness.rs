@@ -148,6 +148,41 @@ async fn realisations_are_served_in_rotation() {
     }
 }
 
+/// Both images need the layer of `libc`. The build of the busy client comes first, but its place in
+/// the queue is far behind.
+#[tokio::test(start_paused = true)]
+async fn a_shared_layer_is_packed_at_the_place_of_the_client_that_is_served_first() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let fixture = fixture(|config| (config.max_evaluations, config.pack_threads) = (10, 1)).await;
+    // Its many layers are being stored, or wait.
+    let busy = fixture.builder.start_for(request("missing"), client(1));
+    sleep(SECOND).await;
+    let spooling = fixture.builder.engine().spooling.clone();
+    let layers = (0..900).map(|_| {
+        let (spooling, busy) = (spooling.clone(), busy.clone());
+        tokio::spawn(async move {
+            let permit = spooling.acquire(&busy).await.expect("open");
+            sleep(SECOND).await;
+            drop(permit);
+        })
+    });
+    let layers: Vec<_> = layers.collect();
+    *fixture.nix.evaluation_time.lock().expect("not poisoned") = Duration::ZERO;
+    let first = fixture.builder.start_for(request("htop"), client(1));
+    sleep(SECOND / 2).await;
+    let other = fixture.builder.start_for(request("git"), client(2));
+    let (elapsed, result) = timed(other).await;
+    result.expect("builds");
+    assert!(elapsed <= 3 * SECOND, "{elapsed:?}");
+    assert!(first.result().is_none(), "it waits for the layers before");
+    for layer in layers {
+        layer.await.expect("stored");
+    }
+    first.wait().await.expect("builds");
+    // Each image has a layer of its own and a root layer, and they share three layers.
+    assert_eq!(fixture.packed(), 7);
+}
+
 /// The images of a moving source are evaluated in the background, in time.
 #[tokio::test(start_paused = true)]
 async fn cached_images_of_a_moving_source_stay_served_while_a_client_queues_hundreds() {

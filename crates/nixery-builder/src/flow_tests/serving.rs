@@ -10,8 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use nixery_manifest::Digest;
+use nixery_state::lease::LEASES;
 use nixery_state::testing::faulty::FaultyStorage;
 use nixery_storage::{ByteRange, FilesystemStorage, Key, MemoryStorage, PutMode, Storage};
+use tokio::time::sleep;
 
 use super::build;
 use crate::serve::OpenBlobError;
@@ -239,6 +241,7 @@ async fn a_read_only_store_is_served_from() {
     };
     let store = FaultyStorage::new(memory);
     store.read_only.store(true, Ordering::SeqCst);
+    store.check().await.expect("it can be read");
     let storage = Arc::new(CountingStorage::over(store));
     let fixture = Fixture::over(storage, |config| {
         config.eval_interval = Duration::from_secs(60)
@@ -261,4 +264,30 @@ async fn a_read_only_store_is_served_from() {
     assert_eq!(error.kind(), "storage-failed");
     // Nothing was built for it.
     assert_eq!(fixture.realisations(), 0);
+}
+
+/// Nobody asks for the readiness of a server without a load balancer.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_writable_again_is_built_for_after_ten_seconds() {
+    let store = FaultyStorage::new(Arc::new(MemoryStorage::new()));
+    store.read_only.store(true, Ordering::SeqCst);
+    store.check().await.expect("it can be read");
+    let fixture = Fixture::over(Arc::new(CountingStorage::over(store.clone())), |_| {}).await;
+    let refused = async || {
+        let handle = fixture.builder.start(request("git"));
+        let error = handle.wait().await.expect_err("cannot be stored");
+        assert_eq!(error.kind(), "storage-failed");
+    };
+    refused().await;
+    store.read_only.store(false, Ordering::SeqCst);
+    refused().await;
+    assert_eq!(fixture.realisations(), 0);
+    sleep(Duration::from_secs(10)).await;
+    build(&fixture, "git").await;
+    let has_lease = store
+        .stored
+        .borrow()
+        .iter()
+        .any(|key| key.folder() == LEASES);
+    assert!(has_lease, "as in a store that was writable at first");
 }

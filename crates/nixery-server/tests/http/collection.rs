@@ -1,6 +1,6 @@
 //! The collection of garbage: use marks, the timer, its metrics.
 
-use nixery_state::uses::USES;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -8,8 +8,10 @@ use nixery_manifest::Digest;
 use nixery_server::collection::collect_until;
 use nixery_server::config::GcSettings;
 use nixery_state::gc::GcPolicy;
-use nixery_storage::Key;
+use nixery_state::uses::USES;
+use nixery_storage::{Key, Storage};
 
+use crate::fake_store::FakeStore;
 use crate::registry::Registry;
 
 const TAG: &str = "/v2/shell/git/manifests/latest";
@@ -99,4 +101,39 @@ async fn the_timer_collects_and_counts() {
         !text.contains("nixery_gc_last_success_timestamp_seconds 0\n"),
         "{text}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_only_store_is_not_collected_until_it_is_writable() {
+    let registry = Registry::new().await;
+    let store = Arc::new(FakeStore::default());
+    let orphan = Digest::of(b"orphan");
+    store.blob(orphan, "orphan").await;
+    store.set_read_only(true);
+    store.check().await.unwrap();
+    let mut policy = GcPolicy::default();
+    policy.grace = Duration::ZERO;
+    let settings = GcSettings {
+        interval: Some(60 * MINUTE),
+        policy,
+        ignored: Vec::new(),
+    };
+    let timer = tokio::spawn(collect_until(
+        store.clone(),
+        settings,
+        registry.state.metrics().gc().clone(),
+        std::future::pending(),
+    ));
+    tokio::time::sleep(24 * 60 * MINUTE).await;
+    assert!(store.has(orphan).await);
+    let text = registry.get("/metrics").await.text().to_owned();
+    for result in ["done", "failed"] {
+        let line = format!("nixery_gc_runs_total{{result=\"{result}\"}} 0\n");
+        assert!(text.contains(&line), "{text}");
+    }
+    store.set_read_only(false);
+    while store.has(orphan).await {
+        tokio::time::sleep(MINUTE).await;
+    }
+    timer.abort();
 }

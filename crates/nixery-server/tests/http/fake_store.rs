@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,6 +40,9 @@ pub(crate) struct FakeStore {
     objects: MemoryStorage,
     signs: bool,
     public: bool,
+    /// What the next check reports.
+    read_only: AtomicBool,
+    noticed_read_only: AtomicBool,
     mood: Mutex<Mood>,
     signed: AtomicUsize,
     opened: AtomicUsize,
@@ -62,6 +65,11 @@ impl FakeStore {
 
     pub(crate) fn set(&self, mood: Mood) {
         *self.mood.lock().unwrap() = mood;
+    }
+
+    /// Makes the store read-only or writable, which the next check notices.
+    pub(crate) fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::SeqCst);
     }
 
     /// URLs that were signed.
@@ -176,6 +184,12 @@ impl Storage for FakeStore {
 
     async fn check(&self) -> Result<(), StorageError> {
         self.may(Operation::Check).await?;
+        let read_only = self.read_only.load(Ordering::SeqCst);
+        self.noticed_read_only.store(read_only, Ordering::SeqCst);
         self.objects.check().await
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.noticed_read_only.load(Ordering::SeqCst)
     }
 }

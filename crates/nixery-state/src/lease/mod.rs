@@ -73,6 +73,7 @@ impl Leases {
     /// Leases if they work in this store. If not, logs a warning, and every server gets every
     /// lease.
     pub async fn where_exclusive(storage: Arc<dyn Storage>, ttl: Duration) -> Self {
+        // A read-only store cannot be tested. Leases assume that they work when it is no longer so.
         if ttl.is_zero() || storage.is_read_only() {
             return Self::new(storage, ttl, true);
         }

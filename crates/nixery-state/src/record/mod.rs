@@ -13,7 +13,9 @@ mod verify;
 use bytes::Bytes;
 use nixery_core::{Architecture, NarHash, PackedLayer, StorePath};
 use nixery_manifest::{Descriptor, Digest};
-use nixery_storage::{Contents, Folder, Key, PutMode, Storage, StorageError, error_chain};
+use nixery_storage::{
+    Contents, Folder, Key, Operation, PutMode, Storage, StorageError, error_chain,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,9 @@ pub const BUILDS: Folder = Folder::new("builds", Contents::Json).with_sha1_names
 
 /// Most bytes of a manifest: what the distribution specification recommends registries to accept.
 pub const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
+
+/// Bytes of an entry that is parsed at once: fewer take less time than to hand them to a thread.
+const MAX_INLINE: usize = 64 * 1024;
 
 /// A built image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +98,7 @@ pub struct LayerRecord {
 }
 
 /// A record that is stored as a cache entry.
-pub trait Record: Serialize + DeserializeOwned {
+pub trait Record: Serialize + DeserializeOwned + Send + 'static {
     /// Version of the format. Raise it when old entries must no longer be used.
     const VERSION: u32;
     /// Most bytes of an entry.
@@ -166,7 +171,7 @@ pub async fn load<T: Record>(
         }
         Err(error) => return Err(error),
     };
-    let mut parsed = parse(secret, key, &bytes);
+    let mut parsed = parse_aside(storage, secret, key, bytes).await?;
     let is_old = |error: &RecordError| {
         matches!(
             error,
@@ -177,7 +182,7 @@ pub async fn load<T: Record>(
         && let Ok(Some(again)) = storage.get_bytes(key, T::MAX_BYTES).await
     {
         // The connection may be at fault.
-        parsed = parse(secret, key, &again);
+        parsed = parse_aside(storage, secret, key, again).await?;
     }
     match parsed {
         Ok(record) => Ok(Some(record)),
@@ -188,6 +193,28 @@ pub async fn load<T: Record>(
             Ok(None)
         }
     }
+}
+
+/// Parses an entry, a large one on a thread that may block.
+async fn parse_aside<T: Record>(
+    storage: &dyn Storage,
+    secret: Option<&RecordSecret>,
+    key: &Key,
+    bytes: Bytes,
+) -> Result<Result<T, RecordError>, StorageError> {
+    if bytes.len() <= MAX_INLINE {
+        return Ok(parse(secret, key, &bytes));
+    }
+    let (secret, of) = (secret.cloned(), *key);
+    let parsing = tokio::task::spawn_blocking(move || parse(secret.as_ref(), &of, &bytes));
+    // The process is stopping.
+    parsing.await.map_err(|error| StorageError::Failed {
+        backend: storage.backend(),
+        operation: Operation::Read,
+        target: key.to_string(),
+        retryable: true,
+        source: error.into(),
+    })
 }
 
 /// Parses an entry, and checks that it is for this key.
@@ -297,6 +324,27 @@ mod tests {
             let loaded = load(&storage, secret, &key).await;
             assert_eq!(loaded.expect("works"), Some(record()));
         }
+    }
+
+    /// A large entry is parsed on another thread.
+    #[tokio::test]
+    async fn large_entries_round_trip() {
+        let storage = MemoryStorage::new();
+        let mut large = record();
+        large.contents = vec![large.contents[0].clone(); 1000];
+        save(&storage, None, &key(), &large).await.expect("saves");
+        let stat = storage.stat(&key()).await.expect("works");
+        assert!(stat.expect("is there").size > MAX_INLINE as u64);
+        let loaded = load(&storage, None, &key()).await;
+        assert_eq!(loaded.expect("works"), Some(large.clone()));
+        let other = Key::new(BUILDS, Digest::of(b"other"));
+        save(&storage, None, &other, &large).await.expect("saves");
+        let copy = storage.get_bytes(&other, u64::MAX).await.expect("works");
+        let copy = copy.expect("is there");
+        let put = storage.put(&key(), copy, PutMode::Replace).await;
+        let _ = put.expect("put");
+        let loaded = load::<LayerRecord>(&storage, None, &key()).await;
+        assert_eq!(loaded.expect("works"), None, "a copy");
     }
 
     /// The format that other versions of this program, and other replicas, have to read.

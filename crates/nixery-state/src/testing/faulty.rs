@@ -29,8 +29,9 @@ pub struct FaultyStorage {
     pub dead: AtomicBool,
     /// Nothing can be written any more.
     pub full: AtomicBool,
-    /// Writes are refused.
+    /// Writes are refused. A check notices it.
     pub read_only: AtomicBool,
+    noticed_read_only: AtomicBool,
     /// How many of a hundred readings of a blob have a wrong bit.
     pub flips_percent: AtomicU64,
     /// Number of readings with a wrong bit so far.
@@ -72,6 +73,7 @@ impl FaultyStorage {
             dead: AtomicBool::new(false),
             full: AtomicBool::new(false),
             read_only: AtomicBool::new(false),
+            noticed_read_only: AtomicBool::new(false),
             flips_percent: AtomicU64::new(0),
             flipped: AtomicU64::new(0),
             leases_fail: AtomicBool::new(false),
@@ -248,9 +250,11 @@ impl Storage for FaultyStorage {
     }
     async fn check(&self) -> Result<(), StorageError> {
         self.pass(None).await?;
+        let read_only = self.read_only.load(Ordering::SeqCst);
+        self.noticed_read_only.store(read_only, Ordering::SeqCst);
         self.inner.check().await
     }
     fn is_read_only(&self) -> bool {
-        self.read_only.load(Ordering::SeqCst)
+        self.noticed_read_only.load(Ordering::SeqCst)
     }
 }
