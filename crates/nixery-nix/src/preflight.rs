@@ -107,13 +107,8 @@ async fn evaluated(nix: &NixCli, set: &str) -> Result<String, Finding> {
     let source = PackageSet::of(&source.resolve(&Tag::latest()));
     let packages = [TINY.to_owned()];
     let names = ("packages", serde_json::json!(packages));
-    let args = nix.evaluation(
-        ENTRY,
-        &source,
-        Architecture::default(),
-        names,
-        nix.restricts_all(),
-    );
+    let access = nix.strictest_access();
+    let args = nix.evaluation(ENTRY, &source, Architecture::default(), names, access);
     let args = args.map_err(|error| failed(doing, &error.to_string()))?;
     let answer = printed_by(nix, "nix-instantiate", args, doing).await?;
     let mut evaluation = parse_image(answer.as_bytes(), &packages)
