@@ -57,6 +57,8 @@ pub struct NixCliConfig {
     pub refs: RefPatterns,
     /// Whether images can be built from every commit that the host of a git repository serves.
     pub any_commit: bool,
+    /// Whether package sets are in git repositories, so that the check at start needs git.
+    pub needs_git: bool,
     /// Whether Nix evaluates in its restricted mode, in which package sets read only themselves and
     /// what `nix.conf` allows. `None`: for git repositories, and otherwise as `nix.conf` says.
     /// `Some(false)`: as `nix.conf` says.
@@ -95,6 +97,7 @@ impl NixCliConfig {
             mirror_dir: None,
             refs: RefPatterns::default(),
             any_commit: false,
+            needs_git: false,
             restrict_eval: None,
             evaluate_timeout: DEFAULT_EVALUATE_TIMEOUT,
             realise_timeout: DEFAULT_REALISE_TIMEOUT,
@@ -164,11 +167,19 @@ impl NixCli {
             .canonicalize()
             .map_err(|source| NixCliError::NixCode { path, source })?;
         let environment = environment(&config);
+        let mirror_dir = match &config.mirror_dir {
+            Some(folder) => folder.clone(),
+            None => config.spool_dir.join(MIRRORS),
+        };
+        if !config.wrapper.is_empty() {
+            // A wrapper can only protect from builders what is there.
+            std::fs::create_dir_all(&mirror_dir).map_err(|source| SpoolError {
+                path: mirror_dir.clone(),
+                source,
+            })?;
+        }
         let mirrors = Mirrors::new(MirrorOptions {
-            mirrors: match &config.mirror_dir {
-                Some(folder) => folder.clone(),
-                None => config.spool_dir.join(MIRRORS),
-            },
+            mirrors: mirror_dir,
             patterns: config.refs.clone(),
             any_commit: config.any_commit,
             timeout: config.evaluate_timeout,

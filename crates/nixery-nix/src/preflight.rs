@@ -62,6 +62,9 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
             ));
         }
     }
+    if nix.config.needs_git {
+        check_git(nix).await?;
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.unwrap_or_default().as_nanos();
     let nonce = format!("{}-{nanos}", std::process::id());
@@ -81,6 +84,21 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
         ),
         "set NIXERY_NIX_STORE (--nix-store) to the store, for example local?root=/mnt/nix; it must \
          be on this machine",
+    ))
+}
+
+/// Checks the git that makes mirrors, which runs without a wrapper.
+async fn check_git(nix: &NixCli) -> Result<(), Finding> {
+    let problem = match nix.mirrors.check_git().await {
+        Ok(()) => return Ok(()),
+        Err(NixError::Process { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            "git is not installed: there is no `git` in PATH".to_owned()
+        }
+        Err(error) => format!("`git` cannot be run: {error}"),
+    };
+    Err(Finding::fatal(
+        problem,
+        "install it, for example with `apt-get install git`: the package source is a git repository",
     ))
 }
 

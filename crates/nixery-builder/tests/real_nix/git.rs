@@ -42,7 +42,7 @@ fn git(dir: &Path, args: &[&str]) -> String {
 }
 
 /// Makes a repository of the package set.
-fn repository(set: &Path) -> PackageSource {
+pub(crate) fn repository(set: &Path) -> PackageSource {
     git(set, &["init", "-q", "--initial-branch=trunk"]);
     git(set, &["add", "."]);
     git(set, &["commit", "-q", "-m", "First"]);

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::build_log::BuildLog;
 use crate::{NixError, PackageError};
+use command::Git;
 use mirror::{Mirror, Revision};
 use remote::Remote;
 
@@ -126,6 +127,21 @@ impl Mirrors {
         };
         let repository = mirror.provide(&commit, log).await?;
         Ok(Some(mirrored(&arguments, &commit, &repository)))
+    }
+
+    /// Checks that git can be run.
+    ///
+    /// # Errors
+    /// It cannot, or does not succeed.
+    pub(crate) async fn check_git(&self) -> Result<(), NixError> {
+        let output = Git::new(self.options.env.clone()).version().await?;
+        if output.success() {
+            return Ok(());
+        }
+        Err(NixError::Output {
+            command: "git",
+            problem: output.messages.join(" "),
+        })
     }
 
     fn mirror(&self, address: &str) -> Arc<Mirror> {

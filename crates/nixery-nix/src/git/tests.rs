@@ -487,6 +487,27 @@ async fn a_damaged_mirror_is_made_again(#[case] damage: &str) {
     }
 }
 
+/// Builders without a sandbox can write to the mirror.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn the_configuration_of_a_mirror_adds_no_protocols() {
+    let fixture = Fixture::new();
+    let (mirrors, made) = (fixture.mirrors(), fixture.dir.path().join("made"));
+    commit(&mirrors, &fixture.source("trunk"))
+        .await
+        .expect("exists");
+    let replacement = format!("url.ext::touch {}.insteadOf", made.display());
+    for (name, value) in [
+        ("protocol.ext.allow", "always"),
+        (&replacement, &fixture.address()),
+    ] {
+        git(&fixture.mirror(), &["config", name, value]);
+    }
+    let message = not_fetched(commit(&mirrors, &fixture.source("trunk")).await);
+    assert!(message.contains("'ext' not allowed"), "{message}");
+    assert!(!made.exists());
+}
+
 /// A server of the files of a repository, as git's "dumb" protocol wants them, for one user.
 fn serve(files: PathBuf, authorization: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
