@@ -266,6 +266,44 @@ async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
     }
 }
 
+/// Neither the search path of the server's user nor the spool folder is part of a set.
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_reads_no_search_path_and_no_spool() {
+    let packages = r#"
+  searches = sh "x-${builtins.substring 0 0 (builtins.readFile <secrets/secret>)}" "mkdir $out";
+  readsspool = sh "x-${builtins.substring 0 0 (builtins.readFile <nixery-code/../lock>)}" "mkdir $out";
+}
+"#;
+    let setup = |restrict_eval: Option<bool>| async move {
+        let change = |nix: &mut NixCliConfig| {
+            let dir = nix.spool_dir.parent().expect("a folder");
+            let path = format!("secrets={}", dir.join("secrets").display());
+            nix.env.push(("NIX_PATH".to_owned(), path));
+            nix.restrict_eval = restrict_eval;
+        };
+        Setup::of(change, |set| {
+            let file = set.join("default.nix");
+            let text = std::fs::read_to_string(&file).expect("reads");
+            let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+            std::fs::write(&file, text + packages).expect("writes");
+            pry(set);
+            repository(set)
+        })
+        .await
+    };
+    let free = setup(Some(false)).await;
+    let restricted = setup(None).await;
+    for (name, refusal) in [
+        ("searches", "was not found in the Nix search path"),
+        ("readsspool", "is forbidden in restricted mode"),
+    ] {
+        built(&free, name, "latest").await;
+        let error = restricted.fail(name).await.to_string();
+        assert!(error.contains(refusal), "{name}: {error}");
+    }
+}
+
 /// The commit does not change, so that its files are fetched again only if they are gone.
 #[tokio::test]
 #[ignore = "needs Nix and git: run make test"]
