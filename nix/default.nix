@@ -33,6 +33,7 @@ let
         ../crates
         # Built into the programs.
         ./prepare-image.nix
+        ./fetch-source.nix
         ./load-pkgs.nix
         ./list-packages.nix
       ];

@@ -1,9 +1,7 @@
 # Loads the package set of a package source.
 #
 #   srcType   srcArgs
-#   nixpkgs   a channel ("nixos-26.05") or a commit of nixpkgs (40 hex digits)
-#   git       JSON: {"url": …} with "rev" (40 hex digits), "ref" (a branch), or neither for the default branch;
-#             "description" is for messages, if the URL is not that of the repository
+#   fetched   JSON: {"path": …} with the absolute path of what fetch-source.nix has fetched; "description" is for messages
 #   path      an absolute path of a directory with a default.nix, or of a .nix file
 #
 # Returns an attribute set of packages for `system`. Every argument is data: nothing is inserted into Nix code.
@@ -62,30 +60,10 @@ let
     in
     check (if builtins.isFunction imported then call imported else imported);
 
-  git = builtins.fromJSON srcArgs;
+  fetched = builtins.fromJSON srcArgs;
 
-  # Nix before 2.20 fetches one branch, "master" unless one is named, and looks for the commit there: it needs every
-  # ref to find a commit of another branch. Later ones ask the server for its default branch and for the commit
-  # itself, and need not fetch the history.
-  # A mirror (with a description) is read where it is, and has no more history than its repository.
-  fetchesCommits = builtins.compareVersions builtins.nixVersion "2.20" >= 0;
-
-  fetched = {
-    nixpkgs = builtins.fetchTarball "https://github.com/NixOS/nixpkgs/archive/${srcArgs}.tar.gz";
-
-    git = builtins.fetchGit (
-      {
-        inherit (git) url;
-        name = "package-set";
-      }
-      // (if git ? rev then { inherit (git) rev; } else { })
-      // (if git ? ref then { inherit (git) ref; } else { })
-      // (
-        if fetchesCommits || git ? description then { shallow = true; }
-        else if git ? rev then { allRefs = true; }
-        else { ref = git.ref or "HEAD"; }
-      )
-    );
+  sources = {
+    fetched = /. + fetched.path;
 
     path =
       if builtins.substring 0 1 srcArgs != "/" then
@@ -94,18 +72,9 @@ let
         /. + srcArgs;
   };
 
-  description =
-    if srcType == "git" && git ? description then
-      git.description
-    else if srcType == "git" then
-      "git repository ${git.url}"
-      + (if git ? rev then ", commit ${git.rev}" else if git ? ref then ", branch ${git.ref}" else "")
-    else if srcType == "path" then
-      "path ${srcArgs}"
-    else
-      "${srcType} ${srcArgs}";
+  description = if srcType == "fetched" then fetched.description else "${srcType} ${srcArgs}";
 in
-if !(fetched ? ${srcType}) then
-  throw "unknown kind of package source '${srcType}'. Fix: use one of ${quoted (builtins.attrNames fetched)}"
+if !(sources ? ${srcType}) then
+  throw "unknown kind of package source '${srcType}'. Fix: use one of ${quoted (builtins.attrNames sources)}"
 else
-  builtins.addErrorContext "while loading the package set (${description})" (load fetched.${srcType})
+  builtins.addErrorContext "while loading the package set (${description})" (load sources.${srcType})

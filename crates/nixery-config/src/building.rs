@@ -53,6 +53,8 @@ pub struct NixSettings {
     pub refs: RefPatterns,
     /// Whether images can be built from commits that are in none of them.
     pub any_commit: bool,
+    /// Whether the package source is a git repository; `false` where it is not known.
+    pub needs_git: bool,
     /// Whether package sets are evaluated in restricted mode; `None` for git repositories only.
     pub restrict_eval: Option<bool>,
     /// `--max-jobs`; `None` for Nix's own configuration.
@@ -120,6 +122,7 @@ impl Section for NixSettings {
                 .unwrap_or_default(),
             refs: refs.unwrap_or_default(),
             any_commit: checker.choice(PKGS_ANY_COMMIT, BOOLEANS)?,
+            needs_git: false,
             restrict_eval: checker.choice(RESTRICT_EVAL, RESTRICTIONS)?,
             max_jobs: checker.optional_number(NIX_MAX_JOBS, 1..=MAX_COUNT),
             max_builds: checker

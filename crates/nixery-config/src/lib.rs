@@ -70,9 +70,10 @@ impl Section for Settings {
         let gc = GcSettings::read(checker);
         let traffic = TrafficSettings::read(checker);
         let (source, mut nix) = (source?, nix?);
-        // The source is known here, so that the check at start restricts what it evaluates as well.
+        // The source is known here, so that the check at start evaluates as for images.
         let is_git = matches!(source, PackageSource::Git { .. });
         nix.restrict_eval.get_or_insert(is_git);
+        nix.needs_git = is_git;
         Some(Self {
             source,
             storage: storage?,

@@ -158,6 +158,7 @@ pub fn nix(
     config.nix_dir.clone_from(&settings.nix_dir);
     config.refs = settings.refs.clone();
     config.any_commit = settings.any_commit;
+    config.needs_git = settings.needs_git;
     config.restrict_eval = settings.restrict_eval;
     config.evaluate_timeout = settings.evaluate_timeout;
     config.evaluate_memory = settings.evaluate_memory;

@@ -8,18 +8,19 @@ use nixery_core::{Architecture, ResolvedSource, StoreRoot};
 use serde_json::Value;
 
 use crate::build_log::BuildLog;
-use crate::code::{ENTRY, write_embedded};
+use crate::code::{ENTRY, FOLDER, write_embedded};
 use crate::command::{self, CommandSpec, Finished};
 use crate::environment::ChildEnvironment;
-use crate::evaluation::{self, PackageSet};
+use crate::evaluation::{self, Access, PackageSet};
 use crate::failure::{evaluation_error, killed};
+use crate::fetching::FetchedCommits;
 use crate::git::{MirrorOptions, Mirrors, RefPatterns};
 use crate::log_format::{NixLog, short_name};
 use crate::spool::{InstanceDir, SpoolError};
 use crate::{Evaluation, NixError, NixStore};
 
 /// The program that evaluates.
-const EVALUATOR: &str = "nix-instantiate";
+pub(crate) const EVALUATOR: &str = "nix-instantiate";
 /// Most bytes a command may print. The path information of 50,000 paths is about 50 MB.
 const MAX_STDOUT: usize = 512 * 1024 * 1024;
 /// Time for a query of the store's database, which at most waits for a lock.
@@ -56,6 +57,8 @@ pub struct NixCliConfig {
     pub refs: RefPatterns,
     /// Whether images can be built from every commit that the host of a git repository serves.
     pub any_commit: bool,
+    /// Whether package sets are in git repositories, so that the check at start needs git.
+    pub needs_git: bool,
     /// Whether Nix evaluates in its restricted mode, in which package sets read only themselves and
     /// what `nix.conf` allows. `None`: for git repositories, and otherwise as `nix.conf` says.
     /// `Some(false)`: as `nix.conf` says.
@@ -94,6 +97,7 @@ impl NixCliConfig {
             mirror_dir: None,
             refs: RefPatterns::default(),
             any_commit: false,
+            needs_git: false,
             restrict_eval: None,
             evaluate_timeout: DEFAULT_EVALUATE_TIMEOUT,
             realise_timeout: DEFAULT_REALISE_TIMEOUT,
@@ -130,13 +134,14 @@ pub enum NixCliError {
 /// Runs the Nix command-line tools (2.8 or later) that are in `PATH`.
 #[derive(Debug)]
 pub struct NixCli {
-    config: NixCliConfig,
+    pub(crate) config: NixCliConfig,
     /// The file that is evaluated for an image.
     entry: PathBuf,
     pub(crate) store_root: StoreRoot,
     /// The environment of Nix.
     pub(crate) environment: ChildEnvironment,
     pub(crate) mirrors: Mirrors,
+    pub(crate) fetched: FetchedCommits,
     /// Has the embedded files, unless others are configured.
     pub(crate) instance: InstanceDir,
 }
@@ -154,17 +159,27 @@ impl NixCli {
             let written = instance.make(write_embedded);
             written.map_err(|source| SpoolError { path, source })?;
         }
-        let dir = config.nix_dir.as_deref().unwrap_or(instance.path());
-        let path = dir.join(ENTRY);
+        let dir = config.nix_dir.clone();
+        let path = dir
+            .unwrap_or_else(|| instance.path().join(FOLDER))
+            .join(ENTRY);
         let entry = path
             .canonicalize()
             .map_err(|source| NixCliError::NixCode { path, source })?;
         let environment = environment(&config);
+        let mirror_dir = match &config.mirror_dir {
+            Some(folder) => folder.clone(),
+            None => config.spool_dir.join(MIRRORS),
+        };
+        if !config.wrapper.is_empty() {
+            // A wrapper can only protect from builders what is there.
+            std::fs::create_dir_all(&mirror_dir).map_err(|source| SpoolError {
+                path: mirror_dir.clone(),
+                source,
+            })?;
+        }
         let mirrors = Mirrors::new(MirrorOptions {
-            mirrors: match &config.mirror_dir {
-                Some(folder) => folder.clone(),
-                None => config.spool_dir.join(MIRRORS),
-            },
+            mirrors: mirror_dir,
             patterns: config.refs.clone(),
             any_commit: config.any_commit,
             timeout: config.evaluate_timeout,
@@ -176,6 +191,7 @@ impl NixCli {
             config,
             entry,
             mirrors,
+            fetched: FetchedCommits::default(),
             instance,
         })
     }
@@ -264,22 +280,27 @@ impl NixCli {
         packages: &[String],
         log: &BuildLog,
     ) -> Result<Vec<u8>, NixError> {
-        let set = match self.mirrors.provide(source, log).await? {
-            Some(mirror) => PackageSet::mirrored(source, mirror),
-            None => PackageSet::of(source),
+        let access = match source.src_type {
+            "git" => self.strictest_access(),
+            _ if self.config.restrict_eval == Some(true) => Access::Restricted,
+            _ => Access::AsConfigured,
         };
-        let restricted = self
-            .config
-            .restrict_eval
-            .unwrap_or(source.src_type == "git");
-        let args = self.evaluation(file, &set, architecture, (field, names), restricted)?;
-        let timeout = self.config.evaluate_timeout;
-        let mut log = NixLog::new(log);
-        let finished = self.run(EVALUATOR, args, timeout, &mut log).await?;
-        if !finished.status.success() {
-            return Err(evaluation_error(&log, packages));
+        let mut is_retry = false;
+        loop {
+            let set = self.package_set(source, log).await?;
+            let args = self.evaluation(file, &set, architecture, (field, names.clone()), access)?;
+            let timeout = self.config.evaluate_timeout;
+            let mut log = NixLog::new(log);
+            let finished = self.run(EVALUATOR, args, timeout, &mut log).await?;
+            if finished.status.success() {
+                return Ok(finished.stdout);
+            }
+            // Garbage collection may have removed the set since it was fetched.
+            if is_retry || !set.is_gone() {
+                return Err(evaluation_error(&log, packages));
+            }
+            is_retry = true;
         }
-        Ok(finished.stdout)
     }
 
     /// Returns the arguments of `nix-instantiate` to evaluate a file of the Nix code.
@@ -292,22 +313,33 @@ impl NixCli {
         set: &PackageSet,
         architecture: Architecture,
         (field, names): (&str, Value),
-        restricted: bool,
+        access: Access,
     ) -> Result<Vec<OsString>, NixError> {
-        self.restore_embedded()?;
         let request = serde_json::json!({
             "srcType": set.src_type,
             "srcArgs": set.src_args,
             "system": architecture.nix_system(),
             field: names,
         });
-        let file = self.entry.with_file_name(file);
-        Ok(evaluation::arguments(&file, &request, set, restricted))
+        let file = self.code_file(file)?;
+        Ok(evaluation::arguments(&file, &request, Some(set), access))
     }
 
-    /// Whether all evaluations are restricted.
-    pub(crate) fn restricts_all(&self) -> bool {
-        self.config.restrict_eval == Some(true)
+    /// What the code of a git repository may read, which is never more than other code may.
+    pub(crate) fn strictest_access(&self) -> Access {
+        match self.config.restrict_eval {
+            Some(false) => Access::AsConfigured,
+            None | Some(true) => Access::Restricted,
+        }
+    }
+
+    /// Returns a file of the Nix code.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn code_file(&self, name: &str) -> Result<PathBuf, NixError> {
+        self.restore_embedded()?;
+        Ok(self.entry.with_file_name(name))
     }
 
     /// Builds packages with `nix-store` and roots them. Returns whether all were built.

@@ -33,6 +33,28 @@ const PROXIES: &[&str] = &[
 ];
 /// What the names of other inherited variables begin with.
 const PREFIXES: &[&str] = &["GIT_", "LC_", "NIX_", "SSL_CERT_", "XDG_"];
+/// Variables that make git work on another repository than the one that it is told, or on a part of
+/// it. A hook of git, for example, has them. They are those of `git rev-parse --local-env-vars`,
+/// except configuration, and two more.
+const REPOSITORY: &[&str] = &[
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_CONFIG",
+    "GIT_DIR",
+    "GIT_GRAFT_FILE",
+    "GIT_IMPLICIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_INTERNAL_SUPER_PREFIX",
+    "GIT_NAMESPACE",
+    "GIT_NO_REPLACE_OBJECTS",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_PREFIX",
+    "GIT_QUARANTINE_PATH",
+    "GIT_REFERENCE_BACKEND",
+    "GIT_REPLACE_REF_BASE",
+    "GIT_SHALLOW_FILE",
+    "GIT_WORK_TREE",
+];
 /// Settings of the registry whose names begin like variables of Nix. A URL may hold a password.
 const SETTINGS: &[&str] = &["NIX_POPULARITY_URL", "NIX_TIMEOUT"];
 
@@ -129,7 +151,7 @@ fn is_inherited(name: &OsStr, more: &[String]) -> bool {
     let needed = NAMES.contains(&name)
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
-    more.iter().any(named) || needed && !SETTINGS.contains(&name)
+    more.iter().any(named) || needed && !SETTINGS.contains(&name) && !REPOSITORY.contains(&name)
 }
 
 /// Hides the memory and the environment of this process from other processes of its user, which
@@ -155,6 +177,13 @@ mod tests {
     #[case("NIX_CONFIG", true)]
     #[case("NIX_SSL_CERT_FILE", true)]
     #[case("GIT_SSH_COMMAND", true)]
+    #[case("GIT_CONFIG_COUNT", true)]
+    #[case("GIT_CONFIG_PARAMETERS", true)]
+    #[case("GIT_CONFIG_KEY_0", true)]
+    #[case("GIT_DIR", false)]
+    #[case("GIT_INDEX_FILE", false)]
+    #[case("GIT_NAMESPACE", false)]
+    #[case("GIT_QUARANTINE_PATH", false)]
     #[case("https_proxy", true)]
     #[case("HTTPS_PROXY", true)]
     #[case("XDG_CACHE_HOME", true)]
@@ -180,6 +209,25 @@ mod tests {
     fn more_variables_can_be_named(#[case] name: &str, #[case] inherited: bool) {
         let more = ["NIXPKGS_ALLOW_UNFREE".to_owned(), "AWS_*".to_owned()];
         assert_eq!(is_inherited(OsStr::new(name), &more), inherited);
+    }
+
+    #[test]
+    #[ignore = "needs git: run make test"]
+    fn no_variable_of_a_repository_is_inherited() {
+        let git = std::process::Command::new("git")
+            .args(["rev-parse", "--local-env-vars"])
+            .output()
+            .expect("git runs");
+        let names = String::from_utf8(git.stdout).expect("UTF-8");
+        assert!(names.contains("GIT_DIR"), "{names}");
+        for name in names.lines() {
+            let is_configuration = ["GIT_CONFIG_COUNT", "GIT_CONFIG_PARAMETERS"].contains(&name);
+            assert_eq!(
+                is_inherited(OsStr::new(name), &[]),
+                is_configuration,
+                "{name}"
+            );
+        }
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! In Nix's restricted mode (`restrict-eval`) code reads only what the command line names: the Nix
 //! code of this crate and the package set. It sees no environment and no other file of the server.
 //! The names are given in either mode, as `nix.conf` may turn it on.
+//!
+//! No URL is ever named: Nix compares them as text, and what fetches them resolves `..` later. So
+//! package sets are fetched by an evaluation of their own, which imports nothing of them.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,62 +13,68 @@ use std::path::{Path, PathBuf};
 use nixery_core::ResolvedSource;
 use serde_json::Value;
 
-use crate::git::MirroredSource;
-
-/// What nixpkgs is fetched from, see `nix/load-pkgs.nix`.
-const NIXPKGS: &str = "https://github.com/NixOS/nixpkgs/archive/";
-
-/// A package set as the Nix code gets it, and what it reads to load it.
+/// A package set as the Nix code gets it, and the paths that it is loaded from.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct PackageSet {
     pub(crate) src_type: &'static str,
     pub(crate) src_args: String,
     paths: Vec<PathBuf>,
-    urls: Vec<String>,
 }
 
 impl PackageSet {
-    /// The package set of a source that is not a git repository.
+    /// The package set of a source that needs no fetching.
     pub(crate) fn of(source: &ResolvedSource) -> Self {
-        let (mut paths, mut urls) = (Vec::new(), Vec::new());
-        match source.src_type {
-            "path" => {
-                let path = PathBuf::from(&source.src_args);
-                // Nix checks a path as it is written and, if it leads through links, as it is.
-                let real = path.canonicalize().ok().filter(|real| *real != path);
-                paths.push(path);
-                paths.extend(real);
-            }
-            "nixpkgs" => urls.push(NIXPKGS.to_owned()),
-            _ => {}
-        }
+        let paths = match source.src_type {
+            "path" => with_target(PathBuf::from(&source.src_args)),
+            _ => Vec::new(),
+        };
         Self {
             src_type: source.src_type,
             src_args: source.src_args.clone(),
             paths,
-            urls,
         }
     }
 
-    /// The package set in the mirror of a repository.
-    pub(crate) fn mirrored(source: &ResolvedSource, mirror: MirroredSource) -> Self {
-        // Nix checks the URL as it is given, newer versions with the scheme of its own.
-        let urls = ["", "git+"].map(|scheme| format!("{scheme}{}", mirror.url_prefix));
+    /// The package set in a fetched folder, which messages describe in other words.
+    pub(crate) fn fetched(path: &Path, description: &str) -> Self {
+        let src_args = serde_json::json!({ "path": path, "description": description });
         Self {
-            src_type: source.src_type,
-            src_args: mirror.src_args,
-            paths: Vec::new(),
-            urls: urls.into(),
+            src_type: "fetched",
+            src_args: src_args.to_string(),
+            paths: with_target(path.to_owned()),
         }
     }
+
+    /// Whether it was removed, for example by garbage collection.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut paths = self.paths.iter();
+        paths.any(|path| path.symlink_metadata().is_err())
+    }
+}
+
+/// Nix checks a path as it is written and, if it leads through links, as it is.
+fn with_target(path: PathBuf) -> Vec<PathBuf> {
+    let real = path.canonicalize().ok().filter(|real| *real != path);
+    std::iter::once(path).chain(real).collect()
+}
+
+/// What evaluated code may read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Everything: the code is this crate's.
+    Free,
+    /// What `nix.conf` says.
+    AsConfigured,
+    /// The files that the command line names, and URLs that `nix.conf` allows.
+    Restricted,
 }
 
 /// Returns the arguments of `nix-instantiate` for a file of the Nix code.
 pub(crate) fn arguments(
     file: &Path,
     request: &Value,
-    set: &PackageSet,
-    restricted: bool,
+    set: Option<&PackageSet>,
+    access: Access,
 ) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
     let mut add = |words: &[&str]| args.extend(words.iter().map(OsString::from));
@@ -81,16 +90,19 @@ pub(crate) fn arguments(
         "--log-format",
         "internal-json",
     ]);
-    if restricted {
-        add(&["--option", "restrict-eval", "true"]);
-    }
-    if !set.urls.is_empty() {
-        // Besides those that nix.conf allows.
-        add(&["--option", "extra-allowed-uris", &set.urls.join(" ")]);
+    match access {
+        Access::Free => add(&["--option", "restrict-eval", "false"]),
+        Access::AsConfigured => {}
+        // The search path of the server's user is no part of a package set.
+        Access::Restricted => {
+            add(&["--option", "restrict-eval", "true"]);
+            add(&["--option", "nix-path", ""]);
+        }
     }
     add(&["--argstr", "request", &request.to_string()]);
     let code = file.parent().unwrap_or(file);
-    let packages = set.paths.iter().map(|path| ("packages", path.as_path()));
+    let packages = set.map_or(&[][..], |set| &set.paths);
+    let packages = packages.iter().map(|path| ("packages", path.as_path()));
     for (name, path) in std::iter::once(("code", code)).chain(packages) {
         let mut entry = OsString::from(format!("nixery-{name}="));
         entry.push(path);
@@ -106,37 +118,46 @@ mod tests {
 
     use super::*;
 
-    fn words(set: &PackageSet, restricted: bool) -> String {
+    fn words(set: &PackageSet, access: Access) -> String {
         let request = serde_json::json!({ "x": 1 });
         let file = Path::new("/code/prepare-image.nix");
-        let args = arguments(file, &request, set, restricted);
+        let args = arguments(file, &request, Some(set), access);
         args.join(" ".as_ref()).to_string_lossy().into_owned()
     }
 
     #[test]
-    fn a_set_is_named_by_where_it_comes_from() {
+    fn a_set_is_named_by_where_its_files_are() {
         let at = |source: PackageSource| PackageSet::of(&source.resolve(&Tag::latest()));
         let dir = tempfile::tempdir().expect("temp dir");
         let real = dir.path().canonicalize().expect("is there");
         let link = real.join("link");
         std::os::unix::fs::symlink(&real, &link).expect("links");
 
-        let path = at(PackageSource::path(&link).expect("valid"));
         let expected = format!(
             "-I nixery-code=/code -I nixery-packages={} -I nixery-packages={} /code/prepare-image.nix",
             link.display(),
             real.display()
         );
-        let found = words(&path, false);
-        assert!(found.contains(&expected), "{found}");
-        assert!(!found.contains("restrict-eval"), "{found}");
+        let path = at(PackageSource::path(&link).expect("valid"));
+        for set in [&path, &PackageSet::fetched(&link, "x")] {
+            let found = words(set, Access::AsConfigured);
+            assert!(found.contains(&expected), "{found}");
+            assert!(!found.contains("restrict-eval"), "{found}");
+        }
+        assert!(!path.is_gone());
+        std::fs::remove_file(&link).expect("removes");
+        assert!(path.is_gone());
+    }
 
-        let channel = at(PackageSource::channel("nixos-26.05").expect("valid"));
-        let found = words(&channel, true);
+    /// Nix compares a URL as text, and curl and git resolve `..` in it.
+    #[test]
+    fn no_url_is_allowed() {
+        let set = PackageSet::fetched(Path::new("/nix/store/x"), "x");
+        for access in [Access::Free, Access::AsConfigured, Access::Restricted] {
+            let found = words(&set, access);
+            assert!(!found.contains("allowed-uris"), "{found}");
+        }
+        let found = words(&set, Access::Restricted);
         assert!(found.contains("--option restrict-eval true"), "{found}");
-        assert!(
-            found.contains(&format!("extra-allowed-uris {NIXPKGS} ")),
-            "{found}"
-        );
     }
 }

@@ -84,7 +84,8 @@ pub(crate) fn killed(finished: &Finished, log: &NixLog<'_>) -> Option<String> {
         return Some(format!("was killed by {}", describe_signal(signal)));
     }
     let last = log.errors.last().or(log.unproven.back());
-    let out_of_memory = last.is_some_and(|error| error.text == OUT_OF_MEMORY);
+    let is_own = |error: &NixMessage| error.is_bare && error.text == OUT_OF_MEMORY;
+    let out_of_memory = last.is_some_and(is_own);
     out_of_memory.then(|| "ran out of memory".to_owned())
 }
 

@@ -101,12 +101,19 @@ fn exited(status: i32) -> Finished {
 const INTERRUPTED: &str = r#"@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"\u001b[31;1merror:\u001b[0m interrupted by the user","raw_msg":"interrupted by the user"}"#;
 const NO_MEMORY: &str =
     r#"@nix {"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m out of memory"}"#;
+/// What evaluated code can have Nix print.
+const THROWN: &str = r#"@nix {"action":"msg","level":0,"msg":"error: interrupted by the user","raw_msg":"interrupted by the user","trace":[{"column":1,"file":"/x.nix","line":1,"raw_msg":"while loading the package set"}]}"#;
+const PRINTED: &str = r#"@nix {"action":"msg","level":0,"msg":"trace: interrupted by the user"}"#;
+const THROWN_NO_MEMORY: &str = r#"@nix {"action":"msg","level":0,"msg":"error: out of memory","raw_msg":"out of memory","trace":[]}"#;
 const OTHER_ERROR: &str = r#"@nix {"action":"msg","level":0,"msg":"error: it ran out of memory","raw_msg":"it ran out of memory"}"#;
 
 #[rstest]
 #[case::success(NO_MEMORY, 0, None)]
 #[case::failure(OTHER_ERROR, 1 << 8, None)]
 #[case::stopped(INTERRUPTED, 1 << 8, Some("was killed by SIGTERM, probably because something stopped it"))]
+#[case::thrown_as_stopped(THROWN, 1 << 8, None)]
+#[case::printed_as_stopped(PRINTED, 1 << 8, None)]
+#[case::thrown_as_no_memory(THROWN_NO_MEMORY, 1 << 8, None)]
 #[case::no_memory(NO_MEMORY, 1 << 8, Some("ran out of memory"))]
 #[case::killed(
     "",

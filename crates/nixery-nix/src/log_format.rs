@@ -36,6 +36,8 @@ const ENDED_BUILDERS: usize = 64;
 const MAX_ERRORS: usize = 256;
 /// Derivations of one command that are remembered.
 const MAX_DERIVATIONS: usize = 100_000;
+/// Nix's own message when it was asked to stop.
+const INTERRUPTED: &str = "interrupted by the user";
 /// How the log names the author of a line that several builders may have written.
 const SOME_BUILDER: &str = "a builder";
 
@@ -74,6 +76,8 @@ pub(crate) struct NixMessage {
     pub(crate) text: String,
     /// Its trace, innermost first. Empty without `--show-trace`.
     pub(crate) trace: Vec<String>,
+    /// Whether it is not an error that Nix can describe, such as those of evaluated code.
+    pub(crate) is_bare: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -95,6 +99,27 @@ struct Event {
 #[serde(default)]
 struct Trace {
     raw_msg: String,
+}
+
+impl Event {
+    fn error(&self) -> NixMessage {
+        let text = clean_lines(self.raw_msg.as_ref().unwrap_or(&self.msg));
+        let trace = self.trace.iter();
+        NixMessage {
+            text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
+            trace: trace.map(|trace| clean_lines(&trace.raw_msg)).collect(),
+            is_bare: self.raw_msg.is_none(),
+        }
+    }
+
+    /// Whether Nix says that it was asked to stop. Evaluated code can print the same words after
+    /// others, and throw them with a trace.
+    fn is_interruption(&self) -> bool {
+        self.level == 0 && {
+            let error = self.error();
+            error.text == INTERRUPTED && error.trace.is_empty()
+        }
+    }
 }
 
 impl<'a> NixLog<'a> {
@@ -196,7 +221,7 @@ impl<'a> NixLog<'a> {
         if event.level > LEVEL_INFO {
             return;
         }
-        if is_own && event.msg.ends_with("interrupted by the user") {
+        if is_own && event.is_interruption() {
             self.interrupted = true;
             return;
         }
@@ -218,13 +243,7 @@ impl<'a> NixLog<'a> {
     }
 
     fn error(&mut self, event: &Event, is_own: bool) {
-        let text = event.raw_msg.as_ref().unwrap_or(&event.msg);
-        let text = clean_lines(text);
-        let trace = event.trace.iter();
-        let message = NixMessage {
-            text: text.strip_prefix("error: ").unwrap_or(&text).to_owned(),
-            trace: trace.map(|trace| clean_lines(&trace.raw_msg)).collect(),
-        };
+        let message = event.error();
         if !is_own {
             push_bounded(&mut self.unproven, message, MAX_ERRORS);
             return;

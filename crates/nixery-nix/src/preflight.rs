@@ -62,6 +62,9 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
             ));
         }
     }
+    if nix.config.needs_git {
+        check_git(nix).await?;
+    }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.unwrap_or_default().as_nanos();
     let nonce = format!("{}-{nanos}", std::process::id());
@@ -81,6 +84,21 @@ async fn check(nix: &NixCli, warnings: &mut Vec<Finding>) -> Result<(), Finding>
         ),
         "set NIXERY_NIX_STORE (--nix-store) to the store, for example local?root=/mnt/nix; it must \
          be on this machine",
+    ))
+}
+
+/// Checks the git that makes mirrors, which runs without a wrapper.
+async fn check_git(nix: &NixCli) -> Result<(), Finding> {
+    let problem = match nix.mirrors.check_git().await {
+        Ok(()) => return Ok(()),
+        Err(NixError::Process { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            "git is not installed: there is no `git` in PATH".to_owned()
+        }
+        Err(error) => format!("`git` cannot be run: {error}"),
+    };
+    Err(Finding::fatal(
+        problem,
+        "install it, for example with `apt-get install git`: the package source is a git repository",
     ))
 }
 
@@ -107,13 +125,8 @@ async fn evaluated(nix: &NixCli, set: &str) -> Result<String, Finding> {
     let source = PackageSet::of(&source.resolve(&Tag::latest()));
     let packages = [TINY.to_owned()];
     let names = ("packages", serde_json::json!(packages));
-    let args = nix.evaluation(
-        ENTRY,
-        &source,
-        Architecture::default(),
-        names,
-        nix.restricts_all(),
-    );
+    let access = nix.strictest_access();
+    let args = nix.evaluation(ENTRY, &source, Architecture::default(), names, access);
     let args = args.map_err(|error| failed(doing, &error.to_string()))?;
     let answer = printed_by(nix, "nix-instantiate", args, doing).await?;
     let mut evaluation = parse_image(answer.as_bytes(), &packages)

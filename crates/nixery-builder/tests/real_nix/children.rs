@@ -130,6 +130,21 @@ async fn every_command_of_nix_runs_in_the_wrapper() {
     assert_eq!(programs, ["nix", "nix-instantiate", "nix-store"].into());
 }
 
+/// The server's git runs programs that the configuration of a mirror names.
+#[tokio::test]
+#[ignore = "needs Nix, git and bubblewrap: run make test"]
+async fn in_bubblewrap_builders_cannot_change_mirrors() {
+    let change = |config: &mut NixCliConfig| {
+        let dir = config.spool_dir.parent().expect("a temporary folder");
+        config.wrapper = documented_bubblewrap(dir);
+    };
+    let enclosed = Setup::of(change, crate::git::repository).await;
+    enclosed.build("foo").await;
+    enclosed.build("defaces").await;
+    let free = Setup::of(|_| {}, crate::git::repository).await;
+    free.fail("defaces").await;
+}
+
 /// The command for bubblewrap in `docs/nix.md`, for these folders.
 fn documented_bubblewrap(dir: &Path) -> Vec<String> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/nix.md");

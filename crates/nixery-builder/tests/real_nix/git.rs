@@ -42,7 +42,7 @@ fn git(dir: &Path, args: &[&str]) -> String {
 }
 
 /// Makes a repository of the package set.
-fn repository(set: &Path) -> PackageSource {
+pub(crate) fn repository(set: &Path) -> PackageSource {
     git(set, &["init", "-q", "--initial-branch=trunk"]);
     git(set, &["add", "."]);
     git(set, &["commit", "-q", "-m", "First"]);
@@ -219,6 +219,130 @@ async fn in_restricted_mode_a_set_reads_only_itself(
             error => panic!("{name}: {error:?}"),
         }
     }
+}
+
+/// Nix compares URLs as text, and curl and git resolve `..` in them.
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
+    let setup = prying(Source::Git, None, "").await;
+    built(&setup, "foo", "latest").await;
+    let (dir, set) = (setup.dir.path(), setup.dir.path().join("set"));
+    let mut mirrors = std::fs::read_dir(dir.join("spool/git")).expect("a folder");
+    let mirror = mirrors.next().expect("a mirror").expect("an entry").path();
+    let (mirror, dir) = (mirror.display(), dir.display());
+    let up = "../".repeat(32);
+    let packages = format!(
+        r#"
+  urlabovemirror = sh "x" "echo ${{builtins.fetchurl "file://{mirror}/{up}{dir}/secrets/secret"}} > $out";
+  urlinmirror = sh "x" "echo ${{builtins.fetchurl "file://{mirror}/repository/.git/HEAD"}} > $out";
+  urlaboveset = sh "x" "echo ${{builtins.fetchurl "file://${{toString ./.}}/{up}{dir}/secrets/secret"}} > $out";
+  tarballabove = sh "x" "echo ${{builtins.fetchTarball "file://{mirror}/{up}{dir}/secrets/secret"}} > $out";
+  gitabove = sh "x" "echo ${{builtins.fetchGit {{ url = "file://{mirror}/{up}{dir}/private"; ref = "main"; }}}} > $out";
+  gitaboveset = sh "x" "echo ${{builtins.fetchGit {{ url = "file://${{toString ./.}}/{up}{dir}/private"; ref = "main"; }}}} > $out";
+  channelabove = sh "x" "echo ${{builtins.fetchTarball "https://github.com/NixOS/nixpkgs/archive/../../x.tar.gz"}} > $out";
+}}
+"#
+    );
+    let file = set.join("default.nix");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+    std::fs::write(&file, text + &packages).expect("writes");
+    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
+    for name in [
+        "urlabovemirror",
+        "urlinmirror",
+        "urlaboveset",
+        "tarballabove",
+        "gitabove",
+        "gitaboveset",
+        "channelabove",
+    ] {
+        let error = setup.fail(name).await.to_string();
+        assert!(
+            error.contains("is forbidden in restricted mode"),
+            "{name}: {error}"
+        );
+    }
+}
+
+/// Neither the search path of the server's user nor the spool folder is part of a set.
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_reads_no_search_path_and_no_spool() {
+    let packages = r#"
+  searches = sh "x-${builtins.substring 0 0 (builtins.readFile <secrets/secret>)}" "mkdir $out";
+  readsspool = sh "x-${builtins.substring 0 0 (builtins.readFile <nixery-code/../lock>)}" "mkdir $out";
+}
+"#;
+    let setup = |restrict_eval: Option<bool>| async move {
+        let change = |nix: &mut NixCliConfig| {
+            let dir = nix.spool_dir.parent().expect("a folder");
+            let path = format!("secrets={}", dir.join("secrets").display());
+            nix.env.push(("NIX_PATH".to_owned(), path));
+            nix.restrict_eval = restrict_eval;
+        };
+        Setup::of(change, |set| {
+            let file = set.join("default.nix");
+            let text = std::fs::read_to_string(&file).expect("reads");
+            let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+            std::fs::write(&file, text + packages).expect("writes");
+            pry(set);
+            repository(set)
+        })
+        .await
+    };
+    let free = setup(Some(false)).await;
+    let restricted = setup(None).await;
+    for (name, refusal) in [
+        ("searches", "was not found in the Nix search path"),
+        ("readsspool", "is forbidden in restricted mode"),
+    ] {
+        built(&free, name, "latest").await;
+        let error = restricted.fail(name).await.to_string();
+        assert!(error.contains(refusal), "{name}: {error}");
+    }
+}
+
+/// The commit does not change, so that its files are fetched again only if they are gone.
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn a_set_that_was_collected_is_fetched_again() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let set = dir.path().join("set");
+    std::fs::create_dir(&set).expect("mkdir");
+    let nonce = dir.path().display();
+    let package = r#"derivation { name = "x"; builder = "/bin/sh"; system = "x86_64-linux"; }"#;
+    let text = format!("# {nonce}\n{{ x = {package} // {{ name = toString ./.; }}; }}");
+    std::fs::write(set.join("default.nix"), text).expect("writes");
+    let source = repository(&set);
+    let nix = NixCli::new(nix_config(&dir.path().join("spool"))).expect("spool is usable");
+    let log = nixery_nix::BuildLog::default();
+    let source = nix.resolve(&source.resolve(&Tag::latest()), &log).await;
+    let request = nixery_nix::EvaluationRequest::new(
+        source.expect("exists"),
+        vec!["x".to_owned()],
+        nixery_core::Architecture::default(),
+    );
+    let first = nix.evaluate(&request, &log).await.expect("evaluates");
+    assert_eq!(nix.evaluate(&request, &log).await.expect("again"), first);
+
+    let text = std::fs::read_to_string(set.join("default.nix")).expect("reads");
+    let ours = |path: &std::path::PathBuf| {
+        let file = std::fs::read_to_string(path.join("default.nix"));
+        path.to_string_lossy().ends_with("-package-set") && file.is_ok_and(|found| found == text)
+    };
+    let entries = std::fs::read_dir("/nix/store").expect("a store").flatten();
+    let fetched = entries.map(|entry| entry.path()).find(ours);
+    let fetched = fetched.expect("it is in the store");
+    let deleted = std::process::Command::new("nix-store")
+        .arg("--delete")
+        .arg(&fetched)
+        .output()
+        .expect("runs");
+    assert!(deleted.status.success() && !fetched.exists(), "{deleted:?}");
+    assert_eq!(nix.evaluate(&request, &log).await.expect("again"), first);
+    assert!(fetched.exists(), "at the same path");
 }
 
 #[rstest]

@@ -11,6 +11,44 @@ async fn preflight_finds_nothing_where_nix_works() {
     assert_eq!(nix.preflight().await, []);
 }
 
+/// Package sets in git repositories need git, and others do not.
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn preflight_checks_git_for_a_git_source() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let bin = dir.path().join("bin");
+    std::fs::create_dir(&bin).expect("mkdir");
+    let path = std::env::var_os("PATH").expect("is set");
+    for program in ["nix", "nix-store", "nix-instantiate"] {
+        let mut files = std::env::split_paths(&path).map(|folder| folder.join(program));
+        let file = files.find(|file| file.exists()).expect("Nix is installed");
+        std::os::unix::fs::symlink(file, bin.join(program)).expect("links");
+    }
+    for needs_git in [false, true] {
+        let mut config = crate::setup::nix_config(&dir.path().join("spool"));
+        config
+            .env
+            .push(("PATH".to_owned(), bin.display().to_string()));
+        config.needs_git = needs_git;
+        let nix = NixCli::new(config).expect("spool is usable");
+        let findings = nix.preflight().await;
+        match &findings[..] {
+            [] if !needs_git => {}
+            [finding] if needs_git && finding.fatal => {
+                assert!(
+                    finding.problem.contains("git is not installed"),
+                    "{finding:?}"
+                );
+                assert!(
+                    finding.remedy.contains("apt-get install git"),
+                    "{finding:?}"
+                );
+            }
+            _ => panic!("{needs_git}: {findings:?}"),
+        }
+    }
+}
+
 #[rstest]
 #[case::no_nix(("PATH", "/nonexistent"), "Nix is not installed", "apt-get install nix-bin")]
 #[case::no_daemon(("NIX_REMOTE", "daemon"), "cannot connect to socket", "nix-daemon")]

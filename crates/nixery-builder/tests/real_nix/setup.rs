@@ -51,6 +51,7 @@ in rec {
   needsLiar = sh "needs-liar-1.0" "echo ${victim} ${liar} > $out";
   curious = throw "the environment has <${builtins.getEnv "CARGO_MANIFEST_DIR"}>";
   reader = sh "reader-1.0" "echo '${builtins.readFile "@dir@/private"}' > $out";
+  defaces = sh "defaces-1.0" "for file in @dir@/spool/git/*/repository/.git/config; do test -s $file || exit 1; if echo x 2>/dev/null >> $file; then exit 1; fi; done; if echo x 2>/dev/null > @dir@/spool/git/new; then exit 1; fi; echo ok > $out";
   greedy = sh "greedy-1.0" (toString (builtins.length (builtins.genList (x: x) 200000000)));
   ifd = sh "ifd-${builtins.readFile (sh "for-evaluation" "echo x > $out")}" "mkdir $out";
 }

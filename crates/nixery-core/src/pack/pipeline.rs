@@ -96,7 +96,6 @@ impl<W: Write> Pipeline<W> {
         self.collect()
     }
 
-    /// Handles the replies that have arrived.
     /// Passes a block to the pool, and writes what is ready.
     fn submit(&mut self, block: Block) -> Result<(), PackError> {
         let block = Arc::new(block);
@@ -120,6 +119,7 @@ impl<W: Write> Pipeline<W> {
         self.collect()
     }
 
+    /// Handles the replies that have arrived.
     fn collect(&mut self) -> Result<(), PackError> {
         while let Ok(reply) = self.replies.try_recv() {
             self.reply(reply)?;

@@ -31,6 +31,9 @@ const CONFIGURATION: [&str; 5] = [
     "fetch.recurseSubmodules=false",
 ];
 
+/// Protocols that git may use. Others are programs, which a configuration could name.
+const PROTOCOLS: &str = "file:git:http:https:ssh";
+
 /// What a command of git printed.
 #[derive(Debug)]
 pub(super) struct GitOutput {
@@ -62,7 +65,10 @@ impl Git {
     pub(super) fn new(env: ChildEnvironment) -> Self {
         Self {
             // Messages are parsed. Commits are what their names say.
-            env: env.with("LC_ALL", "C").with("GIT_NO_REPLACE_OBJECTS", "1"),
+            env: env
+                .with("LC_ALL", "C")
+                .with("GIT_NO_REPLACE_OBJECTS", "1")
+                .with_default("GIT_ALLOW_PROTOCOL", PROTOCOLS),
             local: Semaphore::new(MOST_LOCAL),
         }
     }
@@ -72,6 +78,15 @@ impl Git {
         let count = self.env.get("GIT_CONFIG_COUNT");
         let count = count.and_then(|count| count.to_str()?.parse().ok());
         count.unwrap_or(0)
+    }
+
+    /// Runs `git --version`.
+    ///
+    /// # Errors
+    /// git cannot be run.
+    pub(super) async fn version(&self) -> Result<GitOutput, NixError> {
+        self.run(vec!["--version".into()], Vec::new(), LOCAL_TIMEOUT)
+            .await
     }
 
     /// Makes an empty repository, with a working tree that stays empty.

@@ -31,7 +31,7 @@ impl Folder {
     /// This user cannot write there.
     pub(super) fn open(mirrors: &Path, name: &str) -> io::Result<Self> {
         fs::create_dir_all(mirrors)?;
-        // It becomes a part of URLs, which are compared as text.
+        // It becomes a part of URLs.
         let mirrors = mirrors.canonicalize()?;
         let path = mirrors.join(name);
         let in_use = loop {

@@ -13,8 +13,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nixery_core::hide_credentials;
-use tokio::sync::Mutex;
-use tokio::task::spawn_blocking;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::command::{Git, GitOutput};
@@ -31,6 +31,10 @@ const HEAD: &str = "refs/mirror-head";
 /// How long after a fetch a revision that it did not bring is known to be missing. So names that do
 /// not exist cause few fetches.
 const MISSING_FOR: Duration = Duration::from_secs(10);
+/// How long after a fetch a commit of the mirror is known to be in an allowed ref.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
+/// Fetches of single commits that run or wait. Each delays the others and those of branches.
+const MOST_COMMIT_FETCHES: usize = 4;
 /// Time between two fetches, so that the repository's host is not kept busy.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often another process is asked whether it still fetches.
@@ -76,12 +80,14 @@ pub(super) struct Mirror {
     /// The name of its folder.
     name: String,
     copy: Mutex<Option<Arc<LocalCopy>>>,
+    /// Limits fetches of single commits, which clients may invent.
+    commit_fetches: Semaphore,
 }
 
 /// The files of a mirror, as long as nothing is wrong with them.
 #[derive(Debug)]
 struct LocalCopy {
-    folder: Folder,
+    folder: Arc<Folder>,
     repository: PathBuf,
     damaged: AtomicBool,
     /// Held during a fetch.
@@ -131,6 +137,7 @@ impl Mirror {
             options,
             name,
             copy: Mutex::default(),
+            commit_fetches: Semaphore::new(MOST_COMMIT_FETCHES),
         }
     }
 
@@ -160,10 +167,15 @@ impl Mirror {
         let requested = Instant::now();
         let known = self.find(copy, revision).await?;
         match (revision, known) {
-            // A commit stays what it is.
+            // A commit stays what it is, but the refs that contain it may have changed.
             (Revision::Commit(_), Some(commit)) => {
-                copy.accept(&commit);
-                return Ok(commit);
+                if !self.options.any_commit {
+                    let recently = requested.checked_sub(KNOWN_FOR).unwrap_or(requested);
+                    if self.fetch_since(copy, recently, log).await.is_err() {
+                        copy.accept(&commit);
+                        return Ok(commit);
+                    }
+                }
             }
             (_, Some(_)) => self.fetch_since(copy, requested, log).await?,
             (_, None) => {
@@ -207,21 +219,22 @@ impl Mirror {
             .take()
             .is_some_and(|copy| copy.damaged.load(Ordering::Relaxed));
         let (mirrors, name) = (self.options.mirrors.clone(), self.name.clone());
-        let opened = spawn_blocking(move || {
-            let folder = Folder::open(&mirrors, &name)?;
-            if damaged {
-                folder.remove_repository()?;
-            }
-            Ok(folder)
-        });
-        let opened = opened
-            .await
-            .unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+        let opened = spawn_blocking(move || Folder::open(&mirrors, &name));
         let failed = |source| NixError::Process {
             action: "make the folder of a git mirror".to_owned(),
             source,
         };
-        let folder = opened.map_err(failed)?;
+        let folder = blocking(opened).await.map_err(failed)?;
+        let folder = Arc::new(folder);
+        if damaged {
+            // Another process may be fetching into it.
+            let deadline = Instant::now() + self.options.timeout;
+            let right = self.right_to_fetch(&folder, deadline).await?;
+            let _right = right.map_err(|message| source_error(&message))?;
+            let removed = Arc::clone(&folder);
+            let removal = spawn_blocking(move || removed.remove_repository());
+            blocking(removal).await.map_err(failed)?;
+        }
         let repository = folder.repository();
         if !folder.has_repository() {
             let made = self.git.init(&repository).await?;
@@ -247,8 +260,13 @@ impl Mirror {
         if output.success() {
             return Ok(output.stdout);
         }
-        copy.damaged.store(true, Ordering::Relaxed);
-        let problem = "its copy of the package source is damaged. Fix: try again";
+        let problem = match is_damaged(&output) {
+            true => {
+                copy.damaged.store(true, Ordering::Relaxed);
+                "its copy of the package source is damaged. Fix: try again"
+            }
+            false => "its copy of the package source cannot be read. Fix: try again",
+        };
         Err(unavailable(problem, args, &output))
     }
 
@@ -400,7 +418,7 @@ impl Mirror {
     ) -> Result<Result<(), String>, NixError> {
         log.push(&format!("fetching {}", client_message(&self.remote.url)));
         let deadline = Instant::now() + self.options.timeout;
-        let _right = match self.right_to_fetch(copy, deadline).await? {
+        let _right = match self.right_to_fetch(&copy.folder, deadline).await? {
             Ok(right) => right,
             Err(message) => return Ok(Err(message)),
         };
@@ -444,6 +462,13 @@ impl Mirror {
         let Revision::Commit(commit) = revision else {
             return Ok(None);
         };
+        let permit = self.commit_fetches.try_acquire();
+        let _permit = permit.map_err(|_| NixError::Unavailable {
+            problem: "too many unknown commits of the package source are requested at once. \
+                      Fix: try again"
+                .to_owned(),
+            detail: format!("{MOST_COMMIT_FETCHES} commits are being fetched"),
+        })?;
         // One at a time, like every fetch.
         let mut last = copy.last_fetch.lock().await;
         if let Some(found) = self.find(copy, revision).await? {
@@ -454,7 +479,7 @@ impl Mirror {
         }
         log.push(&format!("fetching the commit {commit}"));
         let deadline = Instant::now() + self.options.timeout;
-        let right = self.right_to_fetch(copy, deadline).await?;
+        let right = self.right_to_fetch(&copy.folder, deadline).await?;
         let _right = right.map_err(|message| source_error(&message))?;
         let wanted = vec![commit.to_owned()];
         let output = self.run_fetch(copy, "--no-prune", wanted, deadline).await?;
@@ -496,7 +521,9 @@ impl Mirror {
         loop {
             let was_unclean = copy.unclean.swap(true, Ordering::Relaxed);
             if was_unclean {
-                copy.folder.remove_leftovers();
+                let folder = Arc::clone(&copy.folder);
+                // What is not removed is reported by git.
+                let _ = spawn_blocking(move || folder.remove_leftovers()).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let fetch = self.git.remote(&copy.repository, &args, env.clone(), left);
@@ -512,11 +539,11 @@ impl Mirror {
     /// Waits until no other process fetches into the mirror. The right ends with the file.
     async fn right_to_fetch(
         &self,
-        copy: &LocalCopy,
+        folder: &Folder,
         deadline: Instant,
     ) -> Result<Result<File, String>, NixError> {
         loop {
-            match copy.folder.try_fetch() {
+            match folder.try_fetch() {
                 Ok(Some(right)) => return Ok(Ok(right)),
                 Ok(None) if Instant::now() < deadline => sleep(POLL).await,
                 Ok(None) => return Ok(Err(self.too_late())),
@@ -536,10 +563,7 @@ impl Mirror {
         if output.timed_out {
             return self.too_late();
         }
-        let is_damage = |line: &String| {
-            !line.starts_with("remote:") && DAMAGE.iter().any(|words| line.contains(words))
-        };
-        if output.messages.iter().any(is_damage) {
+        if is_damaged(output) {
             copy.damaged.store(true, Ordering::Relaxed);
         }
         let mut lines = output.messages.iter();
@@ -576,13 +600,28 @@ impl Mirror {
 }
 
 /// Parts of git's messages about a repository of its own that is damaged.
-const DAMAGE: [&str; 5] = [
+const DAMAGE: [&str; 8] = [
+    "bad config",
     "bad object",
+    "does not point to a valid object",
     "is corrupt",
+    "missing object",
     "not a git repository: '",
     "reference broken",
     "unable to read",
 ];
+
+/// Whether git's messages mean that the mirror is damaged.
+fn is_damaged(output: &GitOutput) -> bool {
+    let mut lines = output.messages.iter();
+    lines
+        .any(|line| !line.starts_with("remote:") && DAMAGE.iter().any(|words| line.contains(words)))
+}
+
+async fn blocking<T>(task: JoinHandle<io::Result<T>>) -> io::Result<T> {
+    task.await
+        .unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
+}
 
 fn unavailable(problem: &str, args: &[&str], output: &GitOutput) -> NixError {
     let messages = output.messages.join(" ");

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::build_log::BuildLog;
 use crate::{NixError, PackageError};
+use command::Git;
 use mirror::{Mirror, Revision};
 use remote::Remote;
 
@@ -50,8 +51,8 @@ struct GitArguments {
 pub(crate) struct MirroredSource {
     /// The arguments of the Nix code.
     pub(crate) src_args: String,
-    /// What the URL of the mirror begins with, and that of nothing else.
-    pub(crate) url_prefix: String,
+    /// What it is called in messages.
+    pub(crate) description: String,
 }
 
 /// The mirrors of repositories.
@@ -128,6 +129,21 @@ impl Mirrors {
         Ok(Some(mirrored(&arguments, &commit, &repository)))
     }
 
+    /// Checks that git can be run.
+    ///
+    /// # Errors
+    /// It cannot, or does not succeed.
+    pub(crate) async fn check_git(&self) -> Result<(), NixError> {
+        let output = Git::new(self.options.env.clone()).version().await?;
+        if output.success() {
+            return Ok(());
+        }
+        Err(NixError::Output {
+            command: "git",
+            problem: output.messages.join(" "),
+        })
+    }
+
     fn mirror(&self, address: &str) -> Arc<Mirror> {
         let open = self.open.lock();
         let mut open = open.unwrap_or_else(PoisonError::into_inner);
@@ -190,18 +206,15 @@ fn folder_name(url: &str, options: &MirrorOptions) -> String {
 }
 
 fn mirrored(arguments: &GitArguments, commit: &str, repository: &Path) -> MirroredSource {
-    let folder = repository.parent().unwrap_or(repository);
-    let url = |path: &Path| {
-        let path = path.as_os_str().as_encoded_bytes();
-        format!("file://{}", percent_encode(path, ENCODED))
-    };
+    let path = repository.as_os_str().as_encoded_bytes();
+    let url = format!("file://{}", percent_encode(path, ENCODED));
     let mut description = format!("git repository {}", hide_credentials(&arguments.url));
     if let Some(name) = &arguments.reference {
         let _ = write!(description, ", branch {name}");
     }
     let _ = write!(description, ", commit {commit}");
     let src_args = serde_json::json!({
-        "url": url(repository),
+        "url": url,
         "rev": commit,
         // Nix before 2.20 looks for one, which an empty working tree does not have.
         "ref": "HEAD",
@@ -209,7 +222,7 @@ fn mirrored(arguments: &GitArguments, commit: &str, repository: &Path) -> Mirror
     });
     MirroredSource {
         src_args: src_args.to_string(),
-        url_prefix: format!("{}/", url(folder)),
+        description,
     }
 }
 

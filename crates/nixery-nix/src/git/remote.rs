@@ -26,7 +26,8 @@ struct Credentials {
     /// Scheme, host and port.
     origin: String,
     user: String,
-    password: String,
+    /// `None`: the helpers of the operator know it.
+    password: Option<String>,
 }
 
 /// Without user name and password.
@@ -53,7 +54,10 @@ impl Remote {
         let Some((user_info, host)) = authority.rsplit_once('@') else {
             return plain();
         };
-        let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+        let (user, password) = match user_info.split_once(':') {
+            Some((user, password)) => (user, Some(password)),
+            None => (user_info, None),
+        };
         let origin = format!("{scheme}://{host}");
         if !["http", "https"].contains(&scheme.to_ascii_lowercase().as_str()) {
             return Self {
@@ -62,7 +66,7 @@ impl Remote {
             };
         }
         // What git's protocol for helpers cannot pass on would end it early.
-        let decoded = |text| {
+        let decoded = |text: &str| {
             let text = percent_decode_str(text).decode_utf8_lossy();
             text.replace(['\0', '\r', '\n'], "")
         };
@@ -71,7 +75,7 @@ impl Remote {
             credentials: Some(Credentials {
                 origin,
                 user: decoded(user),
-                password: decoded(password),
+                password: password.map(decoded),
             }),
         }
     }
@@ -79,19 +83,30 @@ impl Remote {
     /// Returns the variables with which git finds the credentials, besides `configured` entries of
     /// git's configuration that the environment has already (`GIT_CONFIG_COUNT`).
     ///
-    /// The helper is asked for this host only, and other helpers are not: they could store the
-    /// credentials.
+    /// The helper is asked for this host only. If there is a password, other helpers are not asked:
+    /// they could store it. A user name alone may be a token, so the helper answers as the last
+    /// one if no other knows a password.
     pub(super) fn environment(&self, configured: usize) -> Vec<(String, String)> {
         let Some(credentials) = &self.credentials else {
             return Vec::new();
         };
+        let scope = format!("credential.{}", credentials.origin);
+        let helper = format!("{scope}.helper");
+        let first = match credentials.password {
+            // Forgets the helpers before.
+            Some(_) => (helper.clone(), ""),
+            // Tells them who asks.
+            None => (format!("{scope}.username"), credentials.user.as_str()),
+        };
+        let entries = [first, (helper, HELPER)];
+        let password = credentials.password.clone().unwrap_or_default();
+        let count = configured + entries.len();
         let mut variables = vec![
             (USER.to_owned(), credentials.user.clone()),
-            (PASSWORD.to_owned(), credentials.password.clone()),
-            ("GIT_CONFIG_COUNT".to_owned(), (configured + 2).to_string()),
+            (PASSWORD.to_owned(), password),
+            ("GIT_CONFIG_COUNT".to_owned(), count.to_string()),
         ];
-        for (index, value) in (configured..).zip(["", HELPER]) {
-            let key = format!("credential.{}.helper", credentials.origin);
+        for (index, (key, value)) in (configured..).zip(entries) {
             variables.push((format!("GIT_CONFIG_KEY_{index}"), key));
             variables.push((format!("GIT_CONFIG_VALUE_{index}"), value.to_owned()));
         }
@@ -106,11 +121,12 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case::password("https://me:s3cret@example.org/x.git", "https://example.org/x.git", Some(("me", "s3cret")))]
-    #[case::token("https://t0ken@example.org:8443/x.git", "https://example.org:8443/x.git", Some(("t0ken", "")))]
-    #[case::encoded("http://a%40b:c%3Ad%2Fe@host", "http://host", Some(("a@b", "c:d/e")))]
-    #[case::unencoded("https://me:a?b#c@d@host/x@y", "https://host/x@y", Some(("me", "a?b#c@d")))]
-    #[case::line_break("https://me:a%0Ahost=evil@host/x", "https://host/x", Some(("me", "ahost=evil")))]
+    #[case::password("https://me:s3cret@example.org/x.git", "https://example.org/x.git", Some(("me", Some("s3cret"))))]
+    #[case::token("https://t0ken@example.org:8443/x.git", "https://example.org:8443/x.git", Some(("t0ken", None)))]
+    #[case::empty("https://me:@example.org/x.git", "https://example.org/x.git", Some(("me", Some(""))))]
+    #[case::encoded("http://a%40b:c%3Ad%2Fe@host", "http://host", Some(("a@b", Some("c:d/e"))))]
+    #[case::unencoded("https://me:a?b#c@d@host/x@y", "https://host/x@y", Some(("me", Some("a?b#c@d"))))]
+    #[case::line_break("https://me:a%0Ahost=evil@host/x", "https://host/x", Some(("me", Some("ahost=evil"))))]
     #[case::none("https://example.org/x@y.git", "https://example.org/x@y.git", None)]
     #[case::ssh("ssh://git:s3cret@example.org/x", "ssh://git@example.org/x", None)]
     #[case::scp("git@example.org:x.git", "git@example.org:x.git", None)]
@@ -118,12 +134,12 @@ mod tests {
     fn credentials_are_taken_out_of_the_address(
         #[case] address: &str,
         #[case] url: &str,
-        #[case] credentials: Option<(&str, &str)>,
+        #[case] credentials: Option<(&str, Option<&str>)>,
     ) {
         let remote = Remote::new(address);
         assert_eq!(remote.url, url);
         let found = remote.credentials.as_ref();
-        let found = found.map(|found| (found.user.as_str(), found.password.as_str()));
+        let found = found.map(|found| (found.user.as_str(), found.password.as_deref()));
         assert_eq!(found, credentials);
     }
 

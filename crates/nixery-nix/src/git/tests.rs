@@ -192,7 +192,7 @@ async fn tags_are_pinned_to_commits(#[case] tag: &str, #[case] name: &str) {
     let sent: serde_json::Value = serde_json::from_str(&provided.src_args).expect("JSON");
     assert_eq!(sent["url"], format!("file://{}", mirror.display()));
     assert_eq!(sent["rev"], expected);
-    assert!(format!("file://{}", mirror.display()).starts_with(&provided.url_prefix));
+    assert_eq!(sent["description"], provided.description);
 }
 
 /// Tags can spell more than branches, tags and commits of a repository.
@@ -485,6 +485,137 @@ async fn a_damaged_mirror_is_made_again(#[case] damage: &str) {
         mirrors.provide(&resolved, &log).await.expect("is there");
         git(&fixture.mirror(), &["cat-file", "-e", &found]);
     }
+}
+
+/// The password of a user is what the operator's helper says, and a user name alone may be a token.
+#[rstest]
+#[case::helper("me", "!echo password=p@ss/word; :", true)]
+#[case::helper_without_an_answer("me", "!:", false)]
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn a_user_name_alone_leaves_the_password_to_helpers(
+    #[case] user: &str,
+    #[case] helper: &str,
+    #[case] is_known: bool,
+) {
+    let fixture = Fixture::new();
+    fixture.git(&["update-server-info"]);
+    let server = serve(fixture.repository.join(".git"), "bWU6cEBzcy93b3Jk");
+    let mirrors = Mirrors::new(MirrorOptions {
+        env: ChildEnvironment::inherited(&[])
+            .with("GIT_CONFIG_COUNT", "1")
+            .with("GIT_CONFIG_KEY_0", "credential.helper")
+            .with("GIT_CONFIG_VALUE_0", helper)
+            .with("GIT_TERMINAL_PROMPT", "0"),
+        ..fixture.options()
+    });
+    let address = format!("http://{user}@{server}/");
+    let found = commit(&mirrors, &source(&address, "trunk")).await;
+    match is_known {
+        true => assert_eq!(found.expect("may be read"), fixture.commit_of("trunk")),
+        false => drop(not_fetched(found)),
+    }
+}
+
+/// A token is a user name without a password.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn a_token_needs_no_password() {
+    let fixture = Fixture::new();
+    fixture.git(&["update-server-info"]);
+    // t0ken:
+    let server = serve(fixture.repository.join(".git"), "dDBrZW46");
+    let address = format!("http://t0ken@{server}/");
+    let found = commit(&fixture.mirrors(), &source(&address, "trunk")).await;
+    assert_eq!(found.expect("may be read"), fixture.commit_of("trunk"));
+}
+
+/// Builders without a sandbox can write to the mirror.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn the_configuration_of_a_mirror_adds_no_protocols() {
+    let fixture = Fixture::new();
+    let (mirrors, made) = (fixture.mirrors(), fixture.dir.path().join("made"));
+    commit(&mirrors, &fixture.source("trunk"))
+        .await
+        .expect("exists");
+    let replacement = format!("url.ext::touch {}.insteadOf", made.display());
+    for (name, value) in [
+        ("protocol.ext.allow", "always"),
+        (&replacement, &fixture.address()),
+    ] {
+        git(&fixture.mirror(), &["config", name, value]);
+    }
+    let message = not_fetched(commit(&mirrors, &fixture.source("trunk")).await);
+    assert!(message.contains("'ext' not allowed"), "{message}");
+    assert!(!made.exists());
+}
+
+/// A mirror takes long to download, so only damage is a reason to remove it.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn a_mirror_that_cannot_be_read_now_is_kept() {
+    let fixture = Fixture::new();
+    let (mirrors, _) = fixture.logged_mirrors();
+    commit(&mirrors, &fixture.source("trunk"))
+        .await
+        .expect("exists");
+    let program = fixture.dir.path().join("bin/git");
+    let script = fs::read_to_string(&program).expect("reads");
+    let failure = "case \"$*\" in *for-each-ref*) echo 'fatal: unable to create thread' >&2; exit 128;; esac\n";
+    fs::write(&program, script.replacen("\n", &format!("\n{failure}"), 1)).expect("writes");
+    let kept = fixture.mirror().join("kept");
+    fs::write(&kept, "").expect("writes");
+    for _ in 0..2 {
+        match commit(&mirrors, &fixture.source("trunk")).await {
+            Err(NixError::Unavailable { problem, detail }) => {
+                assert!(problem.contains("cannot be read"), "{problem}");
+                assert!(detail.contains("unable to create thread"), "{detail}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    fs::write(&program, script).expect("writes");
+    commit(&mirrors, &fixture.source("trunk"))
+        .await
+        .expect("exists");
+    assert!(kept.exists());
+}
+
+/// Whoever pushes a secret by mistake takes the commit back.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn a_commit_that_no_branch_contains_any_more_is_refused_after_a_restart() {
+    let fixture = Fixture::new();
+    let removed = fixture.commit_of("trunk");
+    commit(&fixture.mirrors(), &fixture.source(&removed))
+        .await
+        .expect("exists");
+    fixture.git(&["tag", "-d", "v2"]);
+    fixture.git(&["reset", "-q", "--hard", "HEAD^"]);
+    let restarted = fixture.mirrors();
+    unknown(commit(&restarted, &fixture.source(&removed)).await);
+}
+
+/// Clients may invent commits.
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn few_unknown_commits_are_fetched_at_once() {
+    let fixture = Fixture::new();
+    let any = Mirrors::new(MirrorOptions {
+        any_commit: true,
+        ..fixture.options()
+    });
+    commit(&any, &fixture.source("trunk"))
+        .await
+        .expect("exists");
+    let (any, fixture) = (&any, &fixture);
+    let requests =
+        (0..12).map(|n| async move { commit(any, &fixture.source(&format!("{n:040x}"))).await });
+    let results = tokio_join(requests).await;
+    let is_busy = |result: &&Result<String, NixError>| matches!(result, Err(NixError::Unavailable { problem, .. }) if problem.contains("too many"));
+    let busy = results.iter().filter(is_busy).count();
+    assert!((1..=8).contains(&busy), "{results:?}");
 }
 
 /// A server of the files of a repository, as git's "dumb" protocol wants them, for one user.

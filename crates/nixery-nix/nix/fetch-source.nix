@@ -1,0 +1,1 @@
+../../../nix/fetch-source.nix
