@@ -55,7 +55,7 @@ impl Uses {
         }
     }
 
-    /// Returns whether the store of the marks can be written to.
+    /// Returns the check of whether the store of the marks can be written to.
     pub fn write_access(&self) -> &WriteAccess {
         &self.write_access
     }

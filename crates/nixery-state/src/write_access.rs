@@ -1,4 +1,4 @@
-//! Whether a store refuses to be written to, as far as somebody has looked recently.
+//! Whether a store refuses to be written to, as far as it was checked recently.
 
 use std::sync::Arc;
 use std::time::Duration;

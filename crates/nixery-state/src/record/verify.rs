@@ -431,7 +431,7 @@ impl Read for BodyReader {
 struct HashedReader<'a, R> {
     inner: R,
     digester: Digester,
-    /// How many bytes may be read until somebody renews it.
+    /// How many bytes may be read until it is renewed.
     allowance: &'a Cell<u64>,
 }
 
