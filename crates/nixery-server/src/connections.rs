@@ -379,10 +379,11 @@ impl Connection {
         if !self.client_bytes.take(bytes) {
             return Err(Refusal::Client);
         }
+        // Clients that hold most bytes must not keep out one that holds few. For such clients there
+        // are as many bytes again.
         let few = || self.client_bytes.used() <= self.total_bytes.limit / FEW_BYTES_PART;
-        // Those who hold most bytes must not keep out a client that holds few. For such clients
-        // there are as many bytes again.
-        if !self.total_bytes.take(bytes) && !(few() && self.total_bytes.take_twice(bytes)) {
+        let fits = self.total_bytes.take(bytes) || few() && self.total_bytes.take_twice(bytes);
+        if !fits {
             self.client_bytes.give_back(bytes);
             return Err(Refusal::Total);
         }

@@ -487,6 +487,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_response_of_http_2_is_reset_by_its_handle() {
+        use hyper::rt::Executor;
+        let (send_handle, handle) = oneshot::channel();
+        let (running, ended) = oneshot::channel::<()>();
+        Streams { limit: LIMIT }.execute(async move {
+            let _ = send_handle.send(ResponseHandle::new(&connection()));
+            std::future::pending::<()>().await;
+            drop(running);
+        });
+        handle.await.unwrap().end();
+        ended.await.unwrap_err();
+    }
+
+    #[tokio::test]
     async fn a_large_body_of_http_1_counts_until_it_has_been_sent() {
         let connections = Connections::new(Limits {
             unsent_bytes: 3 * LEAST_BYTES,

@@ -208,7 +208,8 @@ async fn put_on(registry: &Registry, subject: Subject, large: &str) -> Load {
         hostile.spawn(stay_idle(from, port, number % 3, Arc::clone(&seen)));
     }
     for number in 0..SLOW_READERS {
-        let from = address(30, number / 10 + 1);
+        // One download each: a client with several would lose some to those that have none.
+        let from = address(30 + (number / 250) as u8, number % 250 + 1);
         hostile.spawn(read_slowly(from, port, get(large), Arc::clone(&seen)));
     }
     let config = subject.small.last().expect("a config is small");
