@@ -2,18 +2,24 @@
 //! evaluation may read URLs.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use nixery_core::{ResolvedSource, StorePath};
+use percent_encoding::percent_decode;
+use tokio::task::spawn_blocking;
 
-use crate::NixError;
 use crate::build_log::BuildLog;
 use crate::cli::{EVALUATOR, NixCli};
 use crate::code::FETCH_SOURCE;
 use crate::evaluation::{self, Access, PackageSet};
 use crate::failure::evaluation_error;
 use crate::log_format::NixLog;
+use crate::{NixError, PackageError};
 
 /// Commits whose store paths are remembered, each with some 500 bytes.
 const MOST_FETCHED: usize = 1_000;
@@ -54,6 +60,9 @@ impl NixCli {
                 Some(path) => path,
                 None => {
                     let path = self.fetch("git", &mirrored.src_args, log).await?;
+                    if self.strictest_access() == Access::Restricted {
+                        check_names(path.clone()).await?;
+                    }
                     self.fetched.insert(&mirrored.src_args, path.clone());
                     path
                 }
@@ -92,5 +101,92 @@ impl NixCli {
             problem: "the answer is not a store path".to_owned(),
         })?;
         Ok(self.store_root.locate(&path))
+    }
+}
+
+/// Checks that no name in a package set is another one when it is decoded as a part of a URL.
+///
+/// In restricted mode Nix compares `file://` URLs with the files of the set as they are written,
+/// and curl and git decode them. So a folder called `%2e%2e` would lead out of the set, and a file
+/// `link?` to what the link `link` leads to.
+async fn check_names(folder: PathBuf) -> Result<(), NixError> {
+    let found = spawn_blocking(move || ambiguous_name(folder)).await;
+    let found = found.unwrap_or_else(|panicked| Err(io::Error::other(panicked)));
+    let found = found.map_err(|source| NixError::Process {
+        action: "read the names of a package set".to_owned(),
+        source,
+    })?;
+    let Some(name) = found else { return Ok(()) };
+    let name = name.to_string_lossy().into_owned();
+    let message = format!(
+        "the name of the file {name:?} means another file in a URL, so restricted code could read \
+         that one. Fix: rename it"
+    );
+    Err(PackageError::Source { message }.into())
+}
+
+fn ambiguous_name(folder: PathBuf) -> io::Result<Option<OsString>> {
+    let mut open = vec![folder];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if is_ambiguous(&folder, name.as_bytes()) {
+                return Ok(Some(name));
+            }
+            if entry.file_type()?.is_dir() {
+                open.push(entry.path());
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn is_ambiguous(folder: &Path, name: &[u8]) -> bool {
+    let mut name = name.to_owned();
+    loop {
+        let mut parts = name.split(|byte| b"?#".contains(byte));
+        let decoded: Vec<u8> = percent_decode(parts.next().unwrap_or_default()).collect();
+        if decoded.is_empty() || decoded == name {
+            return false;
+        }
+        let other = folder.join(OsStr::from_bytes(&decoded));
+        let leads_elsewhere = decoded.contains(&b'/') || decoded == b"." || decoded == b"..";
+        if leads_elsewhere || other.symlink_metadata().is_ok() {
+            return true;
+        }
+        // What is decoded may be decoded again.
+        name = decoded;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("plain.nix", false)]
+    #[case("100%.patch", false)]
+    #[case("fix#1.patch", false)]
+    #[case("a%20b", false)]
+    #[case::folder_above("%2e%2e", true)]
+    #[case::folder_above_in_part(".%2E", true)]
+    #[case::decoded_twice("%252e%252e", true)]
+    #[case::path("..%2f..%2fetc", true)]
+    #[case::query("link?x", true)]
+    #[case::fragment("link#x", true)]
+    #[case::encoded("l%69nk", true)]
+    #[case::encoded_with_query("..?x", true)]
+    #[case::query_alone("?x", false)]
+    fn names_that_are_others_in_urls_are_found(#[case] name: &str, #[case] found: bool) {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let below = dir.path().join("below");
+        fs::create_dir(&below).expect("mkdir");
+        std::os::unix::fs::symlink("/etc/shadow", below.join("link")).expect("links");
+        fs::write(below.join(name), "").expect("writes");
+        let ambiguous = ambiguous_name(dir.path().to_owned()).expect("reads");
+        assert_eq!(ambiguous, found.then(|| name.into()));
     }
 }

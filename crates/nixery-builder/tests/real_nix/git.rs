@@ -266,6 +266,48 @@ async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
     }
 }
 
+/// Nix compares `file://` URLs before they are decoded.
+#[rstest]
+#[case::folder("%2e%2e/%2e%2e/%2e%2e@secret@", "%2e%2e/%2e%2e/%2e%2e@secret@")]
+#[case::query("link?", "link?")]
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_has_no_names_that_are_others_in_urls(
+    #[case] name: &str,
+    #[case] url: &str,
+) {
+    let setup = |restrict_eval: Option<bool>, nix_conf: &'static str| async move {
+        let change = |nix: &mut NixCliConfig| {
+            nix.restrict_eval = restrict_eval;
+            nix.env[0].1.push_str(nix_conf);
+        };
+        Setup::of(change, |set| {
+            let secret = set.parent().expect("a folder").join("secrets/secret");
+            let secret = secret.to_string_lossy();
+            let file = set.join("default.nix");
+            let text = std::fs::read_to_string(&file).expect("reads");
+            let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+            let url = url.replace("@secret@", &secret);
+            let package = format!(
+                r#"  decodes = sh (builtins.readFile (builtins.fetchurl "file://${{toString ./.}}/{url}")) "mkdir $out"; }}"#
+            );
+            std::fs::write(&file, text + &package).expect("writes");
+            pry(set);
+            let decoy = set.join(name.replace("@secret@", &secret));
+            std::fs::create_dir_all(decoy.parent().expect("a folder")).expect("mkdir");
+            std::fs::write(decoy, "decoy").expect("writes");
+            repository(set)
+        })
+        .await
+    };
+    let error = setup(None, "").await.fail("decodes").await.to_string();
+    assert!(error.contains("means another file in a URL"), "{error}");
+    // This Nix does read the other file.
+    let unchecked = setup(Some(false), "\nrestrict-eval = true").await;
+    let image = built(&unchecked, "decodes", "latest").await;
+    assert!(paths(&image).contains(&"secret"), "{:?}", paths(&image));
+}
+
 /// Neither the search path of the server's user nor the spool folder is part of a set.
 #[tokio::test]
 #[ignore = "needs Nix and git: run make test"]
