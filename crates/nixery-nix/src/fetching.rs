@@ -11,11 +11,13 @@ use std::sync::{Mutex, PoisonError};
 
 use nixery_core::{ResolvedSource, StorePath};
 use percent_encoding::percent_decode;
+use serde_json::Value;
 use tokio::task::spawn_blocking;
 
 use crate::build_log::BuildLog;
-use crate::cli::{EVALUATOR, NixCli};
+use crate::cli::{EVALUATOR, NixCli, QUERY_TIMEOUT, strings};
 use crate::code::FETCH_SOURCE;
+use crate::environment::ChildEnvironment;
 use crate::evaluation::{self, Access, PackageSet};
 use crate::failure::evaluation_error;
 use crate::log_format::NixLog;
@@ -23,6 +25,8 @@ use crate::{NixError, PackageError};
 
 /// Commits whose store paths are remembered, each with some 500 bytes.
 const MOST_FETCHED: usize = 1_000;
+/// A folder that nobody can make.
+const NO_FOLDER: &str = "/dev/null/restricted";
 
 /// The files of commits that were fetched, by their arguments. A commit does not change.
 #[derive(Debug, Default)]
@@ -76,6 +80,47 @@ impl NixCli {
             return Ok(PackageSet::fetched(&path, &description));
         }
         Ok(PackageSet::of(source))
+    }
+
+    /// Returns the environment of an evaluation. Restricted code gets no cache of Nix, without which
+    /// Nix fetches nothing, unless `nix.conf` allows URLs. Otherwise it could have Nix unpack an
+    /// archive of the set, with names that lead out of it.
+    pub(crate) async fn evaluation_environment(&self, access: Access) -> ChildEnvironment {
+        let environment = self.environment.clone();
+        if access != Access::Restricted {
+            return environment;
+        }
+        let allowed = self.allows_urls.get_or_try_init(|| self.read_allows_urls());
+        match allowed.await {
+            Ok(true) => environment,
+            _ => environment
+                .with("XDG_CACHE_HOME", NO_FOLDER)
+                .with("NIX_CACHE_HOME", NO_FOLDER),
+        }
+    }
+
+    async fn read_allows_urls(&self) -> Result<bool, NixError> {
+        let out = BuildLog::default();
+        let mut problem = String::new();
+        // The second is the name since Nix 2.19.
+        for command in [&["show-config"][..], &["config", "show"]] {
+            let mut args = strings(["--extra-experimental-features", "nix-command"]).to_vec();
+            args.extend(command.iter().map(OsString::from));
+            args.push("--json".into());
+            let mut log = NixLog::new(&out);
+            let finished = self.run("nix", args, QUERY_TIMEOUT, &mut log).await?;
+            let settings: Option<Value> = serde_json::from_slice(&finished.stdout).ok();
+            let allowed = settings.as_ref().map(|all| &all["allowed-uris"]["value"]);
+            if let Some(allowed) = allowed.and_then(Value::as_array) {
+                return Ok(!allowed.is_empty());
+            }
+            problem = log.detail();
+        }
+        tracing::warn!(%problem, "the setting allowed-uris of Nix cannot be read: restricted code may fetch nothing");
+        Err(NixError::Output {
+            command: "nix",
+            problem,
+        })
     }
 
     /// Lets Nix fetch a source, and returns where its files are.
