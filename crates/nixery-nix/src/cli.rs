@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nixery_core::{Architecture, ResolvedSource, StoreRoot};
 use serde_json::Value;
+use tokio::sync::OnceCell;
 
 use crate::build_log::BuildLog;
 use crate::code::{ENTRY, FOLDER, write_embedded};
@@ -142,6 +143,8 @@ pub struct NixCli {
     pub(crate) environment: ChildEnvironment,
     pub(crate) mirrors: Mirrors,
     pub(crate) fetched: FetchedCommits,
+    /// Whether `nix.conf` allows URLs in restricted mode.
+    pub(crate) allows_urls: OnceCell<bool>,
     /// Has the embedded files, unless others are configured.
     pub(crate) instance: InstanceDir,
 }
@@ -192,6 +195,7 @@ impl NixCli {
             entry,
             mirrors,
             fetched: FetchedCommits::default(),
+            allows_urls: OnceCell::new(),
             instance,
         })
     }
@@ -203,6 +207,19 @@ impl NixCli {
 
     pub(crate) async fn run(
         &self,
+        program: &'static str,
+        args: Vec<OsString>,
+        timeout: Duration,
+        log: &mut NixLog<'_>,
+    ) -> Result<Finished, NixError> {
+        let env = self.environment.clone();
+        self.run_in(env, program, args, timeout, log).await
+    }
+
+    /// Runs a program in an environment.
+    pub(crate) async fn run_in(
+        &self,
+        env: ChildEnvironment,
         program: &'static str,
         mut args: Vec<OsString>,
         timeout: Duration,
@@ -216,7 +233,7 @@ impl NixCli {
         let spec = CommandSpec {
             program: words.next().unwrap_or_else(|| program.into()),
             args: words.collect(),
-            env: self.environment.clone(),
+            env,
             timeout,
             memory: match program {
                 EVALUATOR => self.config.evaluate_memory,
@@ -285,13 +302,15 @@ impl NixCli {
             _ if self.config.restrict_eval == Some(true) => Access::Restricted,
             _ => Access::AsConfigured,
         };
+        let env = self.evaluation_environment(access).await;
         let mut is_retry = false;
         loop {
             let set = self.package_set(source, log).await?;
             let args = self.evaluation(file, &set, architecture, (field, names.clone()), access)?;
             let timeout = self.config.evaluate_timeout;
             let mut log = NixLog::new(log);
-            let finished = self.run(EVALUATOR, args, timeout, &mut log).await?;
+            let finished = self.run_in(env.clone(), EVALUATOR, args, timeout, &mut log);
+            let finished = finished.await?;
             if finished.status.success() {
                 return Ok(finished.stdout);
             }

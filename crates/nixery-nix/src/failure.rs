@@ -144,6 +144,11 @@ pub(crate) fn evaluation_error(log: &NixLog<'_>, packages: &[String]) -> NixErro
 
 /// The message of a failed evaluation for clients.
 fn evaluation_message(text: &str) -> String {
+    // Restricted code gets a folder there as its cache, which cannot be made.
+    let text = match text.contains("/dev/null") && text.contains("director") {
+        true => "fetching is forbidden in restricted mode",
+        false => text,
+    };
     let message = client_message(text);
     if !text.contains("restricted mode") {
         return message;

@@ -10,6 +10,7 @@ use crate::answer::parse_image;
 use crate::build_log::BuildLog;
 use crate::cli::{NixCli, strings};
 use crate::code::ENTRY;
+use crate::environment::ChildEnvironment;
 use crate::evaluation::PackageSet;
 use crate::log_format::NixLog;
 use crate::messages::obstacle;
@@ -128,7 +129,8 @@ async fn evaluated(nix: &NixCli, set: &str) -> Result<String, Finding> {
     let access = nix.strictest_access();
     let args = nix.evaluation(ENTRY, &source, Architecture::default(), names, access);
     let args = args.map_err(|error| failed(doing, &error.to_string()))?;
-    let answer = printed_by(nix, "nix-instantiate", args, doing).await?;
+    let env = nix.evaluation_environment(access).await;
+    let answer = printed_in(nix, env, "nix-instantiate", args, doing).await?;
     let mut evaluation = parse_image(answer.as_bytes(), &packages)
         .map_err(|error| failed(doing, &error.to_string()))?;
     let package = evaluation.packages.pop();
@@ -144,9 +146,20 @@ async fn printed_by(
     args: Vec<OsString>,
     doing: &str,
 ) -> Result<String, Finding> {
+    let env = nix.environment.clone();
+    printed_in(nix, env, program, args, doing).await
+}
+
+async fn printed_in(
+    nix: &NixCli,
+    env: ChildEnvironment,
+    program: &'static str,
+    args: Vec<OsString>,
+    doing: &str,
+) -> Result<String, Finding> {
     let out = BuildLog::default();
     let mut log = NixLog::new(&out);
-    let finished = nix.run(program, args, TIMEOUT, &mut log).await;
+    let finished = nix.run_in(env, program, args, TIMEOUT, &mut log).await;
     let finished = finished.map_err(|error| match nix.wrapper() {
         Some(wrapper) => wrapper_not_started(wrapper, program, &error),
         None => not_started(program, &error),

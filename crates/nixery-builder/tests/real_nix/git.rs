@@ -240,6 +240,9 @@ async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
   tarballabove = sh "x" "echo ${{builtins.fetchTarball "file://{mirror}/{up}{dir}/secrets/secret"}} > $out";
   gitabove = sh "x" "echo ${{builtins.fetchGit {{ url = "file://{mirror}/{up}{dir}/private"; ref = "main"; }}}} > $out";
   gitaboveset = sh "x" "echo ${{builtins.fetchGit {{ url = "file://${{toString ./.}}/{up}{dir}/private"; ref = "main"; }}}} > $out";
+  owntarball = sh "x" "echo ${{builtins.fetchTarball "file://${{toString ./.}}/own.tar.gz"}} > $out";
+  ownurl = sh "x" "echo ${{builtins.fetchurl "file://${{toString ./other.nix}}"}} > $out";
+  ownrepository = sh "x" "echo ${{builtins.fetchGit {{ url = "file://${{toString ./.}}/own"; ref = "trunk"; }}}} > $out";
   channelabove = sh "x" "echo ${{builtins.fetchTarball "https://github.com/NixOS/nixpkgs/archive/../../x.tar.gz"}} > $out";
 }}
 "#
@@ -248,7 +251,10 @@ async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
     let text = std::fs::read_to_string(&file).expect("reads");
     let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
     std::fs::write(&file, text + &packages).expect("writes");
-    git(&set, &["commit", "-q", "-a", "-m", "Second"]);
+    std::fs::write(set.join("own.tar.gz"), "an archive").expect("writes");
+    git(&set, &["clone", "-q", "--bare", ".", "own"]);
+    git(&set, &["add", "."]);
+    git(&set, &["commit", "-q", "-m", "Second"]);
     for name in [
         "urlabovemirror",
         "urlinmirror",
@@ -264,6 +270,65 @@ async fn in_restricted_mode_a_set_reads_nothing_above_its_mirror_or_itself() {
             "{name}: {error}"
         );
     }
+    // An archive may have names that lead out of it.
+    for name in ["ownurl", "owntarball", "ownrepository"] {
+        let error = setup.fail(name).await.to_string();
+        assert!(
+            error.contains("fetching is forbidden in restricted mode"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_fetches_what_nix_conf_allows() {
+    let setup = prying(Source::Git, None, "\nallowed-uris = file:///").await;
+    built(&setup, "readsurls", "latest").await;
+    let error = setup.fail("readsfiles").await.to_string();
+    assert!(error.contains("is forbidden in restricted mode"), "{error}");
+}
+
+/// Nix compares `file://` URLs before they are decoded.
+#[rstest]
+#[case::folder("%2e%2e/%2e%2e/%2e%2e@secret@", "%2e%2e/%2e%2e/%2e%2e@secret@")]
+#[case::query("link?", "link?")]
+#[tokio::test]
+#[ignore = "needs Nix and git: run make test"]
+async fn in_restricted_mode_a_set_has_no_names_that_are_others_in_urls(
+    #[case] name: &str,
+    #[case] url: &str,
+) {
+    let setup = |restrict_eval: Option<bool>, nix_conf: &'static str| async move {
+        let change = |nix: &mut NixCliConfig| {
+            nix.restrict_eval = restrict_eval;
+            nix.env[0].1.push_str(nix_conf);
+        };
+        Setup::of(change, |set| {
+            let secret = set.parent().expect("a folder").join("secrets/secret");
+            let secret = secret.to_string_lossy();
+            let file = set.join("default.nix");
+            let text = std::fs::read_to_string(&file).expect("reads");
+            let text = text.trim_end().strip_suffix('}').expect("a set").to_owned();
+            let url = url.replace("@secret@", &secret);
+            let package = format!(
+                r#"  decodes = sh (builtins.readFile (builtins.fetchurl "file://${{toString ./.}}/{url}")) "mkdir $out"; }}"#
+            );
+            std::fs::write(&file, text + &package).expect("writes");
+            pry(set);
+            let decoy = set.join(name.replace("@secret@", &secret));
+            std::fs::create_dir_all(decoy.parent().expect("a folder")).expect("mkdir");
+            std::fs::write(decoy, "decoy").expect("writes");
+            repository(set)
+        })
+        .await
+    };
+    let error = setup(None, "").await.fail("decodes").await.to_string();
+    assert!(error.contains("means another file in a URL"), "{error}");
+    // This Nix does read the other file.
+    let unchecked = setup(Some(false), "\nrestrict-eval = true").await;
+    let image = built(&unchecked, "decodes", "latest").await;
+    assert!(paths(&image).contains(&"secret"), "{:?}", paths(&image));
 }
 
 /// Neither the search path of the server's user nor the spool folder is part of a set.

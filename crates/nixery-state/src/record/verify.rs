@@ -377,8 +377,8 @@ fn first_name(start: &[u8]) -> Option<Vec<u8>> {
     names.find_map(|entry| store_path_name(&entry.path_bytes()))
 }
 
-/// Returns the name of the store path that an entry of a tar belongs to, or the start of a name that
-/// is too long for one.
+/// Returns the name of the store path that an entry of a tar belongs to, or the start of a name
+/// that is too long for one.
 fn store_path_name(entry: &[u8]) -> Option<Vec<u8>> {
     let name = entry.strip_prefix(STORE)?;
     let name = name.split(|byte| *byte == b'/').next();
