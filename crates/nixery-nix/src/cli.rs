@@ -14,7 +14,7 @@ use crate::command::{self, CommandSpec, Finished};
 use crate::environment::ChildEnvironment;
 use crate::evaluation::{self, Access, PackageSet};
 use crate::failure::{evaluation_error, killed};
-use crate::fetching::FetchedCommits;
+use crate::fetched::FetchedCommits;
 use crate::git::{MirrorOptions, Mirrors, RefPatterns};
 use crate::log_format::{NixLog, short_name};
 use crate::spool::{InstanceDir, SpoolError};

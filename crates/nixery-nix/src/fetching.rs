@@ -1,13 +1,11 @@
 //! Fetches package sets into the store. No code of a set is imported for it, so only this
 //! evaluation may read URLs.
 
-use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use nixery_core::{ResolvedSource, StorePath};
 use percent_encoding::percent_decode;
@@ -23,31 +21,8 @@ use crate::failure::evaluation_error;
 use crate::log_format::NixLog;
 use crate::{NixError, PackageError};
 
-/// Commits whose store paths are remembered, each with some 500 bytes.
-const MOST_FETCHED: usize = 1_000;
 /// A folder that nobody can make.
 const NO_FOLDER: &str = "/dev/null/restricted";
-
-/// The files of commits that were fetched, by their arguments. A commit does not change.
-#[derive(Debug, Default)]
-pub(crate) struct FetchedCommits(Mutex<HashMap<String, PathBuf>>);
-
-impl FetchedCommits {
-    /// Returns the files of a commit, unless garbage collection has removed them since.
-    fn get(&self, src_args: &str) -> Option<PathBuf> {
-        let fetched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = fetched.get(src_args)?;
-        path.symlink_metadata().is_ok().then(|| path.clone())
-    }
-
-    fn insert(&self, src_args: &str, path: PathBuf) {
-        let mut fetched = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if fetched.len() >= MOST_FETCHED {
-            fetched.clear();
-        }
-        fetched.insert(src_args.to_owned(), path);
-    }
-}
 
 impl NixCli {
     /// Returns the package set of a source, with its files on this machine.

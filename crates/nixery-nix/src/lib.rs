@@ -17,6 +17,7 @@ mod environment;
 mod error;
 mod evaluation;
 mod failure;
+mod fetched;
 mod fetching;
 mod git;
 mod log_format;
