@@ -17,6 +17,8 @@ use crate::{ACCEPT, Result, bare};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A folder of the fake store below, which the server finds its Nix sound by.
 const BUILT: &str = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-nixery-preflight";
+/// The package that the check at start evaluates.
+const CHECKED: &str = "nixery-preflight";
 
 /// The release build of the server.
 pub(crate) fn program() -> Result<PathBuf> {
@@ -54,9 +56,12 @@ impl Registry {
         fs::create_dir_all(nix.join(BUILT.trim_start_matches('/')))?;
         let programs = folder.join("bin");
         fs::create_dir_all(&programs)?;
+        let evaluated = format!(
+            r#"{{"found":[{{"name":"{CHECKED}","attribute":"{CHECKED}","drvPath":"{BUILT}.drv","outputName":"out","storePath":"{BUILT}"}}],"notFound":[],"notDerivation":[]}}"#
+        );
         for name in ["nix", "nix-store", "nix-instantiate"] {
             let script = format!(
-                "#!/bin/sh\ncase \"$0 $*\" in\n*--version*) echo 'nix (Nix) 2.18.0';;\n*nix-preflight*|*nonce*|*--realise*) echo {BUILT};;\n*) exit 1;;\nesac\n"
+                "#!/bin/sh\ncase \"$0 $*\" in\n*--version*) echo 'nix (Nix) 2.18.0';;\n*prepare-image*) echo '{evaluated}';;\n*--realise*) echo {BUILT};;\n*) exit 1;;\nesac\n"
             );
             fs::write(programs.join(name), script)?;
             fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
