@@ -4,7 +4,7 @@
 //! `cargo bench -p nixery-benches --bench pack` takes some minutes and 3 GB below `target/bench`.
 //! `NIXERY_BENCH_ROUNDS` (5) says how often each is done, in turn; medians count. A ratio between
 //! two wall-clock times of one run hardly depends on the machine, but it does on what else runs
-//! there: the ratio of the CPU times, printed beside it, tells.
+//! there: compare the ratio of the CPU times, which is printed beside it.
 
 use std::env;
 use std::error::Error;

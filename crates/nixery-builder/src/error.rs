@@ -222,7 +222,7 @@ impl From<ClosureError> for BuildError {
     }
 }
 
-/// What clients are told about an error of Nix itself.
+/// Returns the text for clients about an error of Nix itself.
 fn nix_problem(error: &NixError) -> String {
     match error {
         NixError::Unavailable { .. } | NixError::Killed { .. } => error.to_string(),

@@ -228,7 +228,7 @@ impl Registry {
                 command
             }
         };
-        // One that is closed meanwhile makes `find` fail, and is none.
+        // One that is closed meanwhile makes `find` fail, and does not count.
         let found = command::run(&mut command).stdout;
         let found: Vec<_> = found.lines().map(str::to_owned).collect();
         assert!(!found.is_empty(), "nothing is listed in {folder}");

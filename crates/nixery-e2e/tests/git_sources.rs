@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 const SECRET: &str = "a-secret-of-the-server";
 
-/// A package set that needs no shell, and tells what it can read.
+/// A package set that needs no shell, and shows what it can read.
 const PACKAGES: &str = r#"{ ... }:
 let
   empty = name: derivation {

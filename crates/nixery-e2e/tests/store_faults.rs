@@ -255,7 +255,7 @@ fn a_bit_that_flips_in_a_file_is_never_served_to_the_end() {
         bytes[at] ^= 1;
         std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
         let file = std::fs::File::options().write(true).open(&path).unwrap();
-        // In place, so that only the time of the writing tells.
+        // In place, so that only the modification time shows it.
         file.write_at(&bytes[at..=at], at as u64).unwrap();
         for _ in 0..2 {
             if let Some(answer) = http::try_get(&url(digest)) {

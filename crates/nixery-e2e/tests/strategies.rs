@@ -1,5 +1,5 @@
-//! Every layer strategy on real images: what is in which layer, and what an image looks like to
-//! whom it is built for anew.
+//! Every layer strategy on real images: each path is in exactly one layer, plans are repeatable,
+//! and the images run.
 
 use nixery_e2e::build::{blob_in, build, closure, paths_in_tar};
 use nixery_e2e::clients::{Podman, skopeo_pull};

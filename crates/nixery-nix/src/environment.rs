@@ -33,8 +33,8 @@ const PROXIES: &[&str] = &[
 ];
 /// What the names of other inherited variables begin with.
 const PREFIXES: &[&str] = &["GIT_", "LC_", "NIX_", "SSL_CERT_", "XDG_"];
-/// Variables that make git work on another repository than the one that it is told, or on a part of
-/// it. A hook of git, for example, has them. They are those of `git rev-parse --local-env-vars`,
+/// Variables that make git work on another repository than the one in its arguments, or on a part
+/// of it. A hook of git, for example, has them. They are those of `git rev-parse --local-env-vars`,
 /// except configuration, and two more.
 const REPOSITORY: &[&str] = &[
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",

@@ -7,7 +7,7 @@
 //!
 //! **Builders write to this log too.** Nix parses lines of a builder that begin with `@nix`
 //! (`handleJSONLogMessage`) and logs a `msg` in them, and what it says about downloads, as its own.
-//! Two facts tell them apart. Nix's own errors have a `raw_msg`, which a builder cannot set, and a
+//! Two facts distinguish them. Nix's own errors have a `raw_msg`, which a builder cannot set, and a
 //! builder can start no activity but downloads, so every build activity is Nix's. With a daemon the
 //! errors of builds have no `raw_msg` either. They are used if there is no other error, and only
 //! about derivations that Nix has announced or started.

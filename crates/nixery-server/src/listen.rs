@@ -179,7 +179,8 @@ fn serve_connection<S>(
 
 /// Runs a connection until it ends, is closed to make room, or the time for an orderly end is over.
 ///
-/// Without a request for some time, and when the server stops, the client is told to end it.
+/// Without a request for some time, and when the server stops, the server asks the client to end
+/// it.
 async fn run_connection(
     connection: impl GracefulConnection<Error = Box<dyn std::error::Error + Send + Sync>>,
     limits: Limits,

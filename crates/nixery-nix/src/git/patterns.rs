@@ -74,10 +74,12 @@ impl fmt::Display for RefPatterns {
 #[non_exhaustive]
 pub enum RefPatternError {
     /// There is no pattern.
-    #[error("there is none")]
+    #[error("the list has no pattern")]
     Empty,
     /// A pattern is not one of full names of refs.
-    #[error("`{pattern}` is not one: it begins with `refs/` and has one `*` at most")]
+    #[error(
+        "`{pattern}` is not a pattern of refs: it must begin with `refs/` and have at most one `*`"
+    )]
     Invalid {
         /// The pattern, with control characters escaped.
         pattern: String,

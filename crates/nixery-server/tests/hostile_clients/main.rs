@@ -1,7 +1,7 @@
 //! Clients that take everything: open windows for nothing, read nothing, hold connections.
 //!
 //! The server is a process of its own with 1,024 descriptors, so that its memory and descriptors
-//! can be counted. While a hostile client does its worst, health checks and a cached manifest are
+//! can be counted. While a hostile client is at work, health checks and a cached manifest are
 //! answered.
 
 // The leave that clippy.toml gives to tests ends at their helper functions.

@@ -42,7 +42,7 @@ impl ImageRecord {
 
     fn check_manifest(&self, manifest: &[u8]) -> Result<(), RecordMismatch> {
         let manifest = Manifest::from_slice(manifest)
-            .map_err(|_| RecordMismatch("what it names as a manifest is none"))?;
+            .map_err(|_| RecordMismatch("its manifest is not a manifest"))?;
         let layers = manifest
             .layers
             .iter()
@@ -60,7 +60,7 @@ impl ImageRecord {
 
     fn check_config(&self, config: &[u8]) -> Result<(), RecordMismatch> {
         let config = ImageConfig::from_slice(config)
-            .map_err(|_| RecordMismatch("what it names as a config is none"))?;
+            .map_err(|_| RecordMismatch("its config is not an image config"))?;
         let diff_ids = self.layers.iter().map(|layer| &layer.diff_id);
         if !config.rootfs.diff_ids.iter().eq(diff_ids) {
             return Err(RecordMismatch("its config has other layers"));

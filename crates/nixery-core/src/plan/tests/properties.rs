@@ -104,8 +104,8 @@ fn contents(plan: &LayerPlan) -> Vec<Vec<usize>> {
     layers
 }
 
-/// Pinned: if this fails, plans of existing images change and clients fetch layers anew. Where that
-/// is meant, raise the version in `Dominator::id` and put the new digest here.
+/// Pinned: if this fails, plans of existing images change and clients fetch layers again. If that
+/// is intended, raise the version in `Dominator::id` and put the new digest here.
 #[rstest]
 #[case(
     Weight::ClosureSize,

@@ -253,8 +253,8 @@ fn any_budget_up_to_dockers_limit() {
     }
 }
 
-/// Pinned: if this fails, plans of existing images change and clients fetch layers anew. Where that
-/// is meant, raise the version in the strategy's id and put the new digest here.
+/// Pinned: if this fails, plans of existing images change and clients fetch layers again. If that
+/// is intended, raise the version in the strategy's id and put the new digest here.
 #[test]
 fn plans_of_2000_paths() {
     let (graph, _) = synthetic(2000);
