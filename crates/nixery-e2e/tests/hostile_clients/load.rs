@@ -56,6 +56,8 @@ fn hostile_clients_leave_the_server_to_the_others() {
     raise_descriptors();
     let options = RegistryOptions::demo()
         .descriptors(DESCRIPTORS)
+        // Without it, Nix evaluates a local path for each request, and no manifest is cached.
+        .env("NIXERY_EVAL_INTERVAL", "10m")
         .env("NIXERY_HOLD_SECONDS", "1");
     let registry = Registry::start(options);
     let manifest = pull_checked(&registry, CACHED);
