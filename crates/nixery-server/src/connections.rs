@@ -15,6 +15,7 @@ use nixery_builder::ClientId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use crate::budget::Budget;
 use crate::error::{ApiError, Code, RETRY_SECONDS};
 use crate::limits::Limits;
 
@@ -288,42 +289,6 @@ pub(crate) struct Connection {
     total_bytes: Budget,
 }
 
-/// A number of bytes, and its limit.
-#[derive(Debug)]
-struct Budget {
-    used: Arc<AtomicUsize>,
-    limit: usize,
-}
-
-impl Budget {
-    /// Adds bytes, unless there are too many then.
-    fn take(&self, bytes: usize) -> bool {
-        self.take_up_to(self.limit, bytes)
-    }
-
-    /// Adds bytes, up to twice the limit.
-    fn take_twice(&self, bytes: usize) -> bool {
-        self.take_up_to(self.limit.saturating_mul(2), bytes)
-    }
-
-    fn take_up_to(&self, limit: usize, bytes: usize) -> bool {
-        let used = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = used.saturating_add(bytes) <= limit;
-        if !fits {
-            self.give_back(bytes);
-        }
-        fits
-    }
-
-    fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
 impl Connection {
     fn new(
         client: ClientId,
@@ -340,14 +305,8 @@ impl Connection {
             waiting: AtomicBool::new(false),
             since: AtomicU64::new(0),
             close: Notify::new(),
-            client_bytes: Budget {
-                used: unsent,
-                limit: limits.unsent_bytes_per_client(),
-            },
-            total_bytes: Budget {
-                used: Arc::clone(&connections.unsent),
-                limit: limits.unsent_bytes,
-            },
+            client_bytes: Budget::new(unsent, limits.unsent_bytes_per_client()),
+            total_bytes: Budget::new(Arc::clone(&connections.unsent), limits.unsent_bytes),
         };
         connection.touch();
         connection
@@ -381,7 +340,7 @@ impl Connection {
         }
         // Clients that hold most bytes must not keep out one that holds few. For such clients there
         // are as many bytes again.
-        let few = || self.client_bytes.used() <= self.total_bytes.limit / FEW_BYTES_PART;
+        let few = || self.client_bytes.used() <= self.total_bytes.limit() / FEW_BYTES_PART;
         let fits = self.total_bytes.take(bytes) || few() && self.total_bytes.take_twice(bytes);
         if !fits {
             self.client_bytes.give_back(bytes);

@@ -2,6 +2,7 @@
 //! be built from it.
 
 mod command;
+mod fetch;
 mod folder;
 mod mirror;
 mod patterns;
