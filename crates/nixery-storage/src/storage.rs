@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::fs::Metadata;
+use std::future::ready;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
 use futures::stream::{BoxStream, StreamExt};
 
 use crate::{Folder, Key, Space, StorageError};
@@ -92,6 +94,23 @@ pub trait Storage: Send + Sync + fmt::Debug {
         &self,
         folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError>;
+
+    /// Lists the entries of a folder whose names begin with `prefix`, as [`list`](Self::list) does.
+    /// By default the whole folder is listed and the other entries are left out.
+    ///
+    /// # Errors
+    /// The backend's failure, at once or within the stream.
+    async fn list_prefix(
+        &self,
+        folder: Folder,
+        prefix: &str,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        let prefix = format!("{folder}/{prefix}");
+        let matches = move |entry: &Entry| entry.path.starts_with(&prefix);
+        let entries = self.list(folder).await?;
+        let entries = entries.try_filter(move |entry| ready(matches(entry)));
+        Ok(entries.boxed())
+    }
 
     /// Deletes an object; `false` when it did not exist.
     ///

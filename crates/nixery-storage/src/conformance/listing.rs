@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use futures::TryStreamExt;
 use futures::future::join_all;
+use nixery_manifest::Digest;
 
 use super::{ENTRIES, OTHER_ENTRIES, blob, cache_key, delete, digest, list, put, read};
 use crate::{Key, Storage};
@@ -50,6 +52,32 @@ pub async fn list_is_complete(storage: &dyn Storage) {
             .iter()
             .any(|e| e.key.is_some_and(|key| keys.contains(&key)))
     );
+}
+
+/// `list_prefix` reports every object of a folder whose name begins with the prefix, and no other.
+pub async fn list_prefix_selects(storage: &dyn Storage) {
+    let name = |name: &str| Digest::from_hex(name).expect("a digest");
+    let [one, same, other] =
+        ["aab0", "aab1", "aa00"].map(|begin| Key::new(ENTRIES, name(&format!("{begin:0<64}"))));
+    let elsewhere = Key::new(OTHER_ENTRIES, name(&format!("{:0<64}", "aab2")));
+    for key in [&one, &same, &other, &elsewhere] {
+        put(storage, key, "1".into()).await;
+    }
+    for (prefix, expected) in [
+        ("aab", vec![one, same]),
+        ("aab1", vec![same]),
+        ("aabc", Vec::new()),
+        (&same.name(), vec![same]),
+    ] {
+        let listing = storage.list_prefix(ENTRIES, prefix).await.expect("list");
+        let listing: Vec<_> = listing.try_collect().await.expect("entries");
+        let mut keys: Vec<_> = listing.iter().filter_map(|entry| entry.key).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, expected, "{prefix}");
+    }
+    for key in [&one, &same, &other, &elsewhere] {
+        delete(storage, key).await;
+    }
 }
 
 /// One digest names different objects in different folders.

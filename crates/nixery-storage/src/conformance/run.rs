@@ -46,6 +46,7 @@ contracts! {
     get_bytes_keeps_its_limit(one),
     stat_reports_size_and_age(one),
     list_is_complete(one),
+    list_prefix_selects(one),
     folders_are_apart(one),
     delete_deletes(one),
     concurrent_writers_agree(one, other),
@@ -65,7 +66,7 @@ contracts! {
 ///     .except("check_passes", "an example needs one")
 ///     .run()
 ///     .await;
-/// assert_eq!(report.to_string(), "23 contracts kept\nNOT RUN check_passes: an example needs one\n");
+/// assert_eq!(report.to_string(), "24 contracts kept\nNOT RUN check_passes: an example needs one\n");
 /// # }
 /// ```
 #[must_use = "a run starts with `run`"]

@@ -243,10 +243,18 @@ impl Storage for FilesystemStorage {
         &self,
         folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.list_prefix(folder, "").await
+    }
+
+    async fn list_prefix(
+        &self,
+        folder: Folder,
+        prefix: &str,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let listing = self
             .blocking(Operation::List, folder, move |root| root.list(folder))
             .await?;
-        Ok(read::entries(listing, folder))
+        Ok(read::entries(listing, folder, prefix.into()))
     }
 
     async fn delete(&self, key: &Key) -> Result<bool, StorageError> {

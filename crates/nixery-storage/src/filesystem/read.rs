@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -257,36 +258,44 @@ fn read_by_thread(mut source: Source) -> Next {
     }))
 }
 
-/// Turns an open folder into a stream. A blocking thread reads a batch of entries at a time.
+/// Turns an open folder into a stream of the entries whose names begin with `prefix`. A blocking
+/// thread reads a batch of entries at a time.
 pub(super) fn entries(
     listing: Option<fs::ReadDir>,
     folder: Folder,
+    prefix: Arc<str>,
 ) -> BoxStream<'static, Result<Entry, StorageError>> {
-    stream::unfold(listing, move |listing| async move {
-        let mut listing = listing?;
+    stream::unfold((listing, prefix), move |(listing, prefix)| async move {
+        let (mut listing, batch_prefix) = (listing?, Arc::clone(&prefix));
         let read = tokio::task::spawn_blocking(move || {
             let batch: Vec<_> = listing.by_ref().take(LIST_BATCH).collect();
             let rest = (batch.len() == LIST_BATCH).then_some(listing);
             let entries: Vec<_> = batch
                 .into_iter()
-                .filter_map(|item| entry(item, folder).transpose())
+                .filter_map(|item| entry(item, folder, &batch_prefix).transpose())
                 .collect();
             (entries, rest)
         });
-        Some(read.await.unwrap_or_else(|error| {
+        let (entries, rest) = read.await.unwrap_or_else(|error| {
             let error = failed(Operation::List, folder)(join(error));
             (vec![Err(error)], None)
-        }))
+        });
+        Some((entries, (rest, prefix)))
     })
     .flat_map(stream::iter)
     .boxed()
 }
 
-/// `None` for entries that were deleted meanwhile and for probes.
-fn entry(item: io::Result<fs::DirEntry>, folder: Folder) -> Result<Option<Entry>, StorageError> {
+/// `None` for entries with another prefix, entries that were deleted meanwhile, and probes.
+fn entry(
+    item: io::Result<fs::DirEntry>,
+    folder: Folder,
+    prefix: &str,
+) -> Result<Option<Entry>, StorageError> {
     let item = item.map_err(failed(Operation::List, folder))?;
     let name = item.file_name();
-    if name.as_encoded_bytes().starts_with(b".") {
+    let bytes = name.as_encoded_bytes();
+    if bytes.starts_with(b".") || !bytes.starts_with(prefix.as_bytes()) {
         return Ok(None);
     }
     let metadata = match item.metadata() {

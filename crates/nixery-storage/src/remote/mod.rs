@@ -204,13 +204,21 @@ impl Storage for RemoteStorage {
         self.look_up(key, Operation::Stat).await
     }
 
-    /// Lists a folder page by page. A page that does not arrive whole is requested again.
     async fn list(
         &self,
         folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
+        self.list_prefix(folder, "").await
+    }
+
+    /// Lists a folder page by page. A page that does not arrive whole is requested again.
+    async fn list_prefix(
+        &self,
+        folder: Folder,
+        prefix: &str,
+    ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let call = self.call(Operation::List, folder);
-        let path = format!("{folder}/");
+        let path = format!("{folder}/{prefix}");
         let lister = call.operator.lister(&path).await;
         let lister = lister.map_err(|error| call.error(&error))?;
         let entries = lister.filter_map(move |entry| {
