@@ -5,18 +5,17 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use nixery_config::table::{GC_MAX_AGE, GC_MAX_SHARE, GC_MAX_SIZE, GC_MAX_UNUSED};
 use nixery_config::{Arguments, ConfigErrors, StorageBackend, StorageSettings, setup};
+// Without the laboratory, recorded pulls and learned plans are left alone.
 #[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
+#[cfg(not(feature = "lab"))]
+use nixery_state::RETENTIONS;
 use nixery_state::gc::{GcMode, GcPhase, GcPolicy, GcReport, collect};
 use nixery_storage::can_create_exclusively;
 
 use crate::errors::usage;
 use crate::output;
 use crate::progress::{Reporter, Unit, bytes};
-
-/// Without the laboratory, recorded pulls and learned plans are left alone.
-#[cfg(not(feature = "lab"))]
-const RETENTIONS: [nixery_state::gc::Retention; 1] = [nixery_state::graphs::KEPT];
 
 /// The most images that the table lists; the JSON report has all.
 const MAX_ROWS: usize = 50;

@@ -14,12 +14,13 @@ pub mod replay;
 pub mod traffic;
 
 use nixery_state::gc::Retention;
-use nixery_state::graphs;
+use nixery_state::{graphs, names};
 
 pub use gather::{GatherProgress, gather};
 
-/// Retention of graphs, recorded pulls and learned plans, for the garbage collection of a store.
-pub const RETENTIONS: [Retention; 3] = [graphs::KEPT, traffic::KEPT, learned::KEPT];
+/// Retention of graphs, names, recorded pulls and learned plans, for the garbage collection of a
+/// store.
+pub const RETENTIONS: [Retention; 4] = [graphs::KEPT, names::KEPT, traffic::KEPT, learned::KEPT];
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

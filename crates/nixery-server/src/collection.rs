@@ -4,8 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+// Without the feature `lab`, recorded pulls and learned plans stay.
 #[cfg(feature = "lab")]
 use nixery_lab::RETENTIONS;
+#[cfg(not(feature = "lab"))]
+use nixery_state::RETENTIONS;
 use nixery_state::WriteAccess;
 use nixery_state::gc::{self, GcError, GcMode, GcPolicy, GcReport};
 use nixery_storage::{Storage, error_chain};
@@ -13,10 +16,6 @@ use nixery_storage::{Storage, error_chain};
 use crate::config::GcSettings;
 use crate::metrics::GcMetrics;
 
-/// What a collection forgets by age. Recorded pulls and learned plans stay without the feature
-/// `lab`.
-#[cfg(not(feature = "lab"))]
-const RETENTIONS: [gc::Retention; 1] = [nixery_state::graphs::KEPT];
 /// The pause before a collection varies by up to a tenth, so that replicas do not stay
 /// synchronised.
 const JITTER: u32 = 10;
