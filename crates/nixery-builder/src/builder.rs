@@ -24,7 +24,7 @@ use crate::image::Image;
 use crate::image_store;
 use crate::keyed_lock::KeyedLocks;
 use crate::progress::{BuildId, Phase};
-use crate::warm::WarmImages;
+use crate::warm::{Candidate, WarmImages};
 
 /// Builds images. Cheap to clone; clones share everything.
 ///
@@ -91,6 +91,27 @@ impl Builder {
     /// evaluated in the background. The time in which that evaluation waits for other builds does
     /// not count. `None`: only a build can answer, see [`start`](Self::start).
     pub async fn warm_image(&self, request: &ImageRequest) -> Option<WarmImage> {
+        let (target, entry) = self.warm_candidate(request).await?;
+        let due = entry.stale && self.warm_images().begin_refresh(&target);
+        let refresh = due.then(|| self.start_or_join(request.clone(), Party::Background));
+        if let Some(refresh) = &refresh {
+            self.warm_images().refreshes(&target, refresh);
+        }
+        Some(WarmImage {
+            image: entry.image,
+            refresh,
+        })
+    }
+
+    /// Returns the image that answers a request from memory as [`warm_image`](Self::warm_image)
+    /// does, but never starts an evaluation: for a client that may cause no work.
+    pub async fn kept_image(&self, request: &ImageRequest) -> Option<Arc<Image>> {
+        let (_, entry) = self.warm_candidate(request).await?;
+        Some(entry.image)
+    }
+
+    /// Returns the image in memory that answers a request, once the store is known to have it.
+    async fn warm_candidate(&self, request: &ImageRequest) -> Option<(BuildTarget, Candidate)> {
         let target = self.target(request);
         let mut entry = self.warm_images().get(&target)?;
         if !entry.confirmed {
@@ -109,15 +130,13 @@ impl Builder {
                 self.warm_images().confirm(&target, &entry.image, begun);
             }
         }
-        let due = entry.stale && self.warm_images().begin_refresh(&target);
-        let refresh = due.then(|| self.start_or_join(request.clone(), Party::Background));
-        if let Some(refresh) = &refresh {
-            self.warm_images().refreshes(&target, refresh);
-        }
-        Some(WarmImage {
-            image: entry.image,
-            refresh,
-        })
+        Some((target, entry))
+    }
+
+    /// Returns the build that a request would join, if one runs or failed a moment ago. Joining it
+    /// causes no new work.
+    pub fn current_build(&self, request: &ImageRequest) -> Option<BuildHandle> {
+        self.history().current(&self.target(request))
     }
 
     /// Starts building an image as [`start_for`](Self::start_for) does, for a caller without

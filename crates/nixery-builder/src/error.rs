@@ -40,7 +40,7 @@ pub enum BuildError {
     },
     /// The client has started too many builds that run or wait.
     #[error(
-        "the server already has {waiting} other images to build for your address. Fix: pull this image again when some of them are built"
+        "the server already has {waiting} other images to build for you. Fix: pull this image again when some of them are built"
     )]
     QuotaExceeded {
         /// Builds of the client that run or wait.

@@ -43,7 +43,7 @@ fn assert_refused(answer: &Answer) {
     assert_eq!(answer.header("retry-after"), "10");
     let (status, code, message) = answer.error();
     assert_eq!((status, code.as_str()), (429, "TOOMANYREQUESTS"));
-    let reason = "already has 2 other images to build for your address";
+    let reason = "already has 2 other images to build for you";
     assert!(message.contains(reason), "{message}");
 }
 
