@@ -1,0 +1,27 @@
+//! Who sends a request to a registry, and which images they may pull.
+//!
+//! The crate is synchronous and has neither network nor HTTP: a server hands it the contents of
+//! files and headers, and asks it for decisions.
+
+mod file_errors;
+mod htpasswd;
+mod identity;
+mod issuer;
+mod jwt;
+mod key_set;
+mod lines;
+mod scope;
+mod tokens;
+
+pub use file_errors::{FileError, FileErrors};
+pub use htpasswd::PasswordFile;
+pub use identity::{Identity, TokenScope};
+pub use issuer::{Issuer, IssuerError};
+pub use jwt::{TokenError, TokenRules, VerifiedToken};
+pub use key_set::{KeySet, KeySetError};
+pub use scope::{ResourceScope, ScopeError};
+pub use tokens::TokenFile;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
