@@ -5,9 +5,11 @@
 
 mod file_errors;
 mod identity;
+mod policy;
 
 pub use file_errors::{FileError, FileErrors};
 pub use identity::{Identity, TokenScope};
+pub use policy::{Allowance, Denial, Policy, PolicyRequest};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
