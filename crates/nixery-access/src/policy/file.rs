@@ -497,3 +497,7 @@ fn quoted(text: &str) -> String {
     let rest = if chars.next().is_some() { "…" } else { "" };
     format!("{}{rest}", start.escape_debug())
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -3,6 +3,8 @@
 mod file;
 mod pattern;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
