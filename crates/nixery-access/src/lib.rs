@@ -10,6 +10,7 @@ mod issuer;
 mod jwt;
 mod key_set;
 mod lines;
+mod policy;
 mod scope;
 mod tokens;
 
@@ -19,6 +20,7 @@ pub use identity::{Identity, TokenScope};
 pub use issuer::{Issuer, IssuerError};
 pub use jwt::{TokenError, TokenRules, VerifiedToken};
 pub use key_set::{KeySet, KeySetError};
+pub use policy::{Allowance, Denial, Policy, PolicyRequest};
 pub use scope::{ResourceScope, ScopeError};
 pub use tokens::TokenFile;
 
