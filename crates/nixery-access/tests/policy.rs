@@ -141,6 +141,57 @@ fn includes(one: Allowance, other: Allowance) -> bool {
     !other.may_build || (one.may_build && limit(one) >= limit(other))
 }
 
+/// Returns the examples of `docs/access.md`.
+fn examples() -> Vec<Policy> {
+    let page = include_str!("../../../docs/access.md");
+    let blocks = page.split("```toml\n").skip(1);
+    blocks
+        .filter_map(|block| block.split_once("```"))
+        .map(|(text, _)| Policy::parse(text).expect("an example is valid"))
+        .collect()
+}
+
+#[test]
+fn examples_of_the_documentation() {
+    let [first, team, ci, denied] = &examples()[..] else {
+        unreachable!("the page has four examples");
+    };
+    let [alice, anyone] = [Identity::user("alice"), Identity::anonymous()];
+    let decide = |policy, identity: &Identity, image: &str, tag| {
+        let decision = Request(image.to_owned(), tag, "nixpkgs x").decide(policy, identity);
+        let allowance = decision.ok()?;
+        let limit = allowance.builds_per_hour.map_or(u32::MAX, u32::from);
+        Some(if allowance.may_build { limit } else { 0 })
+    };
+    let unlimited = Some(u32::MAX);
+
+    assert_eq!(decide(first, &alice, "git", "latest"), unlimited);
+    assert_eq!(decide(first, &alice, "pkgs.inetutils", "latest"), None);
+    assert_eq!(
+        decide(first, &Identity::user("carol"), "git", "latest"),
+        None
+    );
+
+    assert_eq!(decide(team, &alice, "htop", COMMIT), Some(20));
+    assert_eq!(decide(team, &anyone, "shell/git", "latest"), Some(0));
+    assert_eq!(
+        decide(team, &Identity::user("carol"), "curl", "latest"),
+        Some(0)
+    );
+    assert_eq!(decide(team, &anyone, "htop", "latest"), None);
+
+    let builder = Identity::user("ci");
+    assert_eq!(decide(ci, &builder, "git", "release-1"), unlimited);
+    assert_eq!(decide(ci, &builder, "git", COMMIT), unlimited);
+    assert_eq!(decide(ci, &builder, "git", "dev"), Some(0));
+    assert_eq!(decide(ci, &alice, "git", "main"), Some(0));
+    assert_eq!(decide(ci, &anyone, "git", "main"), None);
+
+    assert_eq!(decide(denied, &alice, "git", "latest"), unlimited);
+    assert_eq!(decide(denied, &alice, "git/inetutils.out", "latest"), None);
+    assert_eq!(decide(denied, &alice, "busybox-telnetd", "latest"), None);
+}
+
 proptest! {
     #[test]
     fn any_text_is_a_policy_or_problems_with_lines(

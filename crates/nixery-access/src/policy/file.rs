@@ -44,7 +44,7 @@ type Value<'t> = Spanned<DeValue<'t>>;
 pub(super) fn parse(text: &str) -> Result<Policy, FileErrors> {
     if text.len() > MAX_BYTES {
         let message = format!(
-            "the policy has {} bytes, more than {MAX_BYTES}. Fix: name users in groups and packages in patterns",
+            "the policy has {} bytes, more than {MAX_BYTES}. Fix: use patterns of packages, and groups that tokens bring",
             text.len()
         );
         return Err(FileErrors(vec![FileError { line: 1, message }]));
@@ -100,7 +100,7 @@ impl Reader {
             self.report(
                 at,
                 format!(
-                    "the policy has more than {MAX_ITEMS} rules, names and patterns. Fix: name users in groups of tokens and packages in patterns"
+                    "the policy has more than {MAX_ITEMS} rules, names and patterns. Fix: use patterns of packages, and groups that tokens bring"
                 ),
             );
         }

@@ -109,8 +109,8 @@ impl Policy {
         file::parse(text)
     }
 
-    /// Decides whether an image may be pulled, and built. An identity with a
-    /// [scope](Identity::scope) may also pull nothing outside of it.
+    /// Decides whether an image may be pulled, and whether it may be built. An identity with a
+    /// [scope](Identity::scope) may pull only what its scope allows as well.
     ///
     /// # Errors
     /// [`Denial`] names the part of the request that is not allowed.
@@ -133,7 +133,7 @@ impl Policy {
             return Err(Denial::Registry);
         }
         let mut builds = Builds::Unlimited;
-        for package in allowed_by_name(image.name) {
+        for package in listed(image.name) {
             let allowed = builds_of(package, image, &rules)
                 .map_err(|condition| condition.denial(package, image))?;
             builds = builds.min(allowed);
@@ -147,8 +147,8 @@ impl Policy {
         })
     }
 
-    /// Whether one allow rule matches every image for the identity, and no deny rule is for it, so
-    /// that no image needs a decision. Of builds it says nothing.
+    /// Whether one allow rule matches every image for the identity, and no deny rule is for it.
+    /// Then no image needs a decision, unless it has to be built.
     #[must_use]
     pub fn allows_everything(&self, identity: &Identity) -> bool {
         let requester = self.requester(identity);
@@ -178,16 +178,17 @@ impl Policy {
         allow.filter(move |rule| rule.who.includes(requester))
     }
 
-    /// Returns a denial if a deny rule matches. Of several it is the least, so that the order of
-    /// rules has no effect.
+    /// Checks that no deny rule matches. Of several denials the least is returned, so that the
+    /// order of rules has no effect.
     fn check_denied(
         &self,
         requester: Requester<'_>,
         image: &PolicyRequest<'_>,
     ) -> Result<(), Denial> {
         // Meta-packages are no packages of the image, but may be denied by their names.
+        let metas = metas(image.name).map(|meta| meta.name);
         let packages = image.name.packages().iter().map(String::as_str);
-        let packages: Vec<_> = packages.chain(image.name.as_str().split('/')).collect();
+        let packages: Vec<_> = packages.chain(metas).collect();
         self.deny
             .iter()
             .filter(|rule| rule.who.includes(requester))
@@ -197,19 +198,23 @@ impl Policy {
     }
 }
 
-/// Returns the components of a name that an allow rule has to match: packages, and meta-packages
-/// that add packages.
-fn allowed_by_name(name: &ImageName) -> impl Iterator<Item = &str> {
-    let mut leading = true;
-    name.as_str().split('/').filter(move |component| {
-        let meta = MetaPackage::find(component).filter(|_| leading);
-        leading = meta.is_some();
-        meta.is_none_or(|meta| !meta.packages.is_empty())
-    })
+/// Returns the meta-packages at the start of a name.
+fn metas(name: &ImageName) -> impl Iterator<Item = &'static MetaPackage> {
+    name.as_str().split('/').map_while(MetaPackage::find)
 }
 
-/// Returns which builds of a package the rules allow; an error if none matches. It is the condition
-/// that fails last, as the rules before it come closest to the request.
+/// Returns the components of a name that an allow rule has to match: meta-packages that add
+/// packages, and packages.
+fn listed(name: &ImageName) -> impl Iterator<Item = &str> {
+    let adding = metas(name).filter(|meta| !meta.packages.is_empty());
+    let packages = name.as_str().split('/').skip(metas(name).count());
+    adding.map(|meta| meta.name).chain(packages)
+}
+
+/// Returns which builds of a package the rules allow.
+///
+/// # Errors
+/// No rule matches. The condition is the one that failed in the rule that came closest.
 fn builds_of(
     package: &str,
     image: &PolicyRequest<'_>,

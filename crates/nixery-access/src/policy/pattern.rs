@@ -20,6 +20,7 @@ impl Glob {
         }
     }
 
+    /// For [`matches_without_case`](Self::matches_without_case).
     fn without_case(pattern: &str) -> Self {
         if is_wild(pattern) {
             Self::Wild(WildMatch::new_case_insensitive(pattern))
@@ -31,6 +32,13 @@ impl Glob {
     pub(super) fn matches(&self, text: &str) -> bool {
         match self {
             Self::Text(expected) => **expected == *text,
+            Self::Wild(pattern) => pattern.matches(text),
+        }
+    }
+
+    fn matches_without_case(&self, text: &str) -> bool {
+        match self {
+            Self::Text(expected) => expected.eq_ignore_ascii_case(text),
             Self::Wild(pattern) => pattern.matches(text),
         }
     }
@@ -79,42 +87,34 @@ impl PackagePattern {
         match self {
             Self::Everything => true,
             Self::Parts(parts) => {
-                let mut names = package.split('.');
-                parts
-                    .iter()
-                    .all(|part| names.next().is_some_and(|name| part_matches(part, name)))
-                    && names.next().is_none()
+                start_matches(parts, package) && package.split('.').count() == parts.len()
             }
         }
     }
 
     /// Whether it matches consecutive parts of the name: `telnet` is within `pkgs.telnet.out`.
     pub(super) fn is_within(&self, package: &str) -> bool {
-        match self {
-            Self::Everything => true,
-            Self::Parts(parts) => {
-                let mut rest = Some(package);
-                while let Some(names) = rest {
-                    let mut all = names.split('.');
-                    if parts
-                        .iter()
-                        .all(|part| all.next().is_some_and(|name| part_matches(part, name)))
-                    {
-                        return true;
-                    }
-                    rest = names.split_once('.').map(|(_, rest)| rest);
-                }
-                false
+        let Self::Parts(parts) = self else {
+            return true;
+        };
+        let mut rest = Some(package);
+        while let Some(names) = rest {
+            if start_matches(parts, names) {
+                return true;
             }
+            rest = names.split_once('.').map(|(_, rest)| rest);
         }
+        false
     }
 }
 
-fn part_matches(part: &Glob, name: &str) -> bool {
-    match part {
-        Glob::Text(expected) => expected.eq_ignore_ascii_case(name),
-        Glob::Wild(pattern) => pattern.matches(name),
-    }
+/// Whether patterns match the first parts of a name, each one part.
+fn start_matches(parts: &[Glob], package: &str) -> bool {
+    let mut names = package.split('.');
+    parts.iter().all(|part| {
+        let name = names.next();
+        name.is_some_and(|name| part.matches_without_case(name))
+    })
 }
 
 /// Returns a part of an attribute's name as image names have it: without the `_` that attributes

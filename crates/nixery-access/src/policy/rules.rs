@@ -145,7 +145,7 @@ impl AllowRule {
 }
 
 impl DenyRule {
-    /// Returns a denial if every condition matches an image of packages.
+    /// Returns a denial if every condition matches an image with these packages.
     pub(super) fn check(&self, packages: &[&str], image: &PolicyRequest<'_>) -> Option<Denial> {
         let conditions = &self.conditions;
         let tag = image.tag.as_str();
@@ -157,18 +157,17 @@ impl DenyRule {
         let matches = conditions.match_source(image)
             && conditions.match_platform(image)
             && any(&conditions.tags, matches_tag);
-        matches.then(|| match conditions {
-            Conditions {
-                packages: Some(_), ..
-            } => Condition::Package.denial(package, image),
-            Conditions { tags: Some(_), .. } => Condition::Tag.denial(package, image),
-            Conditions {
-                platforms: Some(_), ..
-            } => Condition::Platform.denial(package, image),
-            Conditions {
-                sources: Some(_), ..
-            } => Condition::Source.denial(package, image),
-            _ => Denial::Registry,
+        let given = [
+            (conditions.packages.is_some(), Condition::Package),
+            (conditions.tags.is_some(), Condition::Tag),
+            (conditions.platforms.is_some(), Condition::Platform),
+            (conditions.sources.is_some(), Condition::Source),
+        ];
+        matches.then(|| {
+            let reported = given.into_iter().find(|(given, _)| *given);
+            reported.map_or(Denial::Registry, |(_, condition)| {
+                condition.denial(package, image)
+            })
         })
     }
 }
