@@ -529,4 +529,20 @@ proptest! {
         let token = format!("{}.{signature}", unsigned(&header, &claims(&json!({}))));
         prop_assert!(verify(&token).is_err());
     }
+
+    #[test]
+    fn any_rsa_key_refuses_any_other_signature(
+        modulus in proptest::collection::vec(any::<u8>(), 255..260),
+        exponent in proptest::collection::vec(any::<u8>(), 1..6),
+        algorithm in "(RS|PS)(256|384|512)",
+        signature in proptest::collection::vec(any::<u8>(), 250..260),
+    ) {
+        let encode = |bytes| URL_SAFE_NO_PAD.encode(bytes);
+        let key = json!({ "kty": "RSA", "n": encode(modulus), "e": encode(exponent) });
+        if let Ok(keys) = KeySet::parse(json!({ "keys": [key] }).to_string().as_bytes()) {
+            let message = unsigned(&json!({ "alg": algorithm }), &claims(&json!({})));
+            let token = format!("{message}.{}", encode(signature));
+            prop_assert!(rules().verify(&keys, &token, now()).is_err());
+        }
+    }
 }
