@@ -24,11 +24,11 @@ pub struct Issuer {
     key_set: KeySet,
 }
 
-/// There is no key to sign tokens with.
+/// Why there is no key to sign tokens with.
 #[derive(Debug, thiserror::Error)]
 pub enum IssuerError {
-    /// The system has no random numbers.
-    #[error("cannot generate a key, because the system has no random numbers: {0}")]
+    /// The system returned no random bytes.
+    #[error("cannot generate a key, because the system returned no random bytes: {0}")]
     Random(#[from] getrandom::Error),
     /// The text is not a private key.
     #[error(
@@ -36,9 +36,6 @@ pub enum IssuerError {
          Fix: create one with `openssl genpkey -algorithm ed25519`"
     )]
     Key(#[from] ed25519_dalek::pkcs8::Error),
-    /// The public key of the private key is not usable.
-    #[error(transparent)]
-    KeySet(#[from] crate::KeySetError),
 }
 
 impl Issuer {
@@ -46,7 +43,7 @@ impl Issuer {
     /// another instance.
     ///
     /// # Errors
-    /// If the system has no random numbers.
+    /// If the system returns no random bytes.
     pub fn generate(issuer: String) -> Result<Self, IssuerError> {
         let mut secret = ed25519_dalek::SecretKey::default();
         getrandom::fill(&mut secret)?;
@@ -75,7 +72,7 @@ impl Issuer {
             name,
             key: EncodingKey::from_ed_der(key.to_pkcs8_der()?.as_bytes()),
             key_id,
-            key_set: KeySet::parse(jwks.as_bytes())?,
+            key_set: KeySet::parse(jwks.as_bytes()).expect("an Ed25519 key verifies tokens"),
             jwks,
         })
     }
@@ -146,5 +143,153 @@ impl fmt::Debug for Issuer {
             .field("name", &self.name)
             .field("key_id", &self.key_id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::jwk::{Jwk, ThumbprintHash};
+    use rstest::rstest;
+
+    use super::*;
+    use crate::testing::{ED25519_PEM, NOW, now, public_key};
+    use crate::{TokenError, TokenScope};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const SERVICE: &str = "registry.example";
+
+    fn issuer() -> Issuer {
+        Issuer::from_pem("nixery".to_owned(), ED25519_PEM).expect("the key is valid")
+    }
+
+    fn scope(names: &[&str]) -> TokenScope {
+        TokenScope::new(names.iter().map(|name| (*name).to_owned()))
+    }
+
+    #[test]
+    fn a_token_is_verified_by_the_key_set_of_its_issuer() {
+        let issuer = Issuer::generate("nixery".to_owned()).expect("the system has random numbers");
+        let groups = ["admins".to_owned(), "users".to_owned()];
+        let alice = Identity::user("alice").with_groups(groups);
+        let token = issuer.issue(&alice, SERVICE, &["shell/git", "curl"], HOUR, now());
+        let verified = issuer
+            .rules(SERVICE)
+            .verify(issuer.key_set(), &token, now());
+        let verified = verified.expect("the token is valid");
+        assert_eq!(
+            verified.identity,
+            alice.with_scope(scope(&["curl", "shell/git"]))
+        );
+        let expires = UNIX_EPOCH + Duration::from_secs(NOW + 3600 + 60);
+        assert_eq!(verified.expires, expires);
+    }
+
+    #[test]
+    fn a_token_without_a_user_or_repositories_allows_nothing() {
+        let issuer = issuer();
+        let token = issuer.issue::<&str>(&Identity::anonymous(), SERVICE, &[], HOUR, now());
+        let verified = issuer
+            .rules(SERVICE)
+            .verify(issuer.key_set(), &token, now());
+        let identity = verified.expect("the token is valid").identity;
+        assert_eq!(
+            identity,
+            Identity::anonymous().with_scope(TokenScope::default())
+        );
+    }
+
+    #[test]
+    fn a_token_allows_nothing_beyond_the_one_that_it_was_issued_for() {
+        let issuer = issuer();
+        let limited = Identity::user("ci").with_scope(scope(&["git", "jq"]));
+        let token = issuer.issue(&limited, SERVICE, &["git", "curl"], HOUR, now());
+        let verified = issuer
+            .rules(SERVICE)
+            .verify(issuer.key_set(), &token, now());
+        let identity = verified.expect("the token is valid").identity;
+        assert_eq!(identity.scope(), Some(&scope(&["git"])));
+    }
+
+    #[test]
+    fn issuers_with_one_key_verify_each_others_tokens() {
+        let (one, other) = (issuer(), issuer());
+        assert_eq!(one.jwks(), other.jwks());
+        let token = one.issue(&Identity::user("alice"), SERVICE, &["git"], HOUR, now());
+        let rules = other.rules(SERVICE);
+        assert!(rules.verify(other.key_set(), &token, now()).is_ok());
+        // But not with another key, another name, for another service, or later.
+        let stranger = Issuer::generate("nixery".to_owned()).expect("the system is random");
+        let unknown = rules.verify(stranger.key_set(), &token, now());
+        assert!(
+            matches!(unknown, Err(TokenError::UnknownKey { .. })),
+            "{unknown:?}"
+        );
+        let renamed = Issuer::from_pem("other".to_owned(), ED25519_PEM).expect("the key is valid");
+        let verify = |rules: TokenRules, now| rules.verify(one.key_set(), &token, now).map(drop);
+        assert_eq!(
+            verify(renamed.rules(SERVICE), now()),
+            Err(TokenError::OtherIssuer)
+        );
+        assert_eq!(
+            verify(one.rules("other"), now()),
+            Err(TokenError::OtherService)
+        );
+        assert_eq!(
+            verify(one.rules(SERVICE), now() + 2 * HOUR),
+            Err(TokenError::Expired)
+        );
+        assert_eq!(
+            verify(one.rules(SERVICE), now() - HOUR),
+            Err(TokenError::NotYetValid)
+        );
+    }
+
+    #[test]
+    fn the_published_keys_verify_tokens() {
+        let issuer = issuer();
+        let published = KeySet::parse(issuer.jwks().as_bytes()).expect("it is a key set");
+        assert_eq!(format!("{published:?}"), format!("{:?}", issuer.key_set()));
+        let token = issuer.issue(&Identity::user("alice"), SERVICE, &["git"], HOUR, now());
+        assert!(
+            issuer
+                .rules(SERVICE)
+                .verify(&published, &token, now())
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_id_of_a_key_is_that_of_rfc_7638() {
+        let jwk: Jwk = serde_json::from_value(public_key(Algorithm::EdDSA)).expect("it is a key");
+        let thumbprint = jwk.thumbprint(ThumbprintHash::SHA256);
+        let thumbprint = thumbprint.expect("the key is valid");
+        assert!(issuer().key_set().has(&thumbprint), "{thumbprint}");
+    }
+
+    #[rstest]
+    #[case::empty("")]
+    #[case::text("secret")]
+    #[case::ec_key(include_str!("../tests/keys/p256.pem"))]
+    #[case::rsa_key(include_str!("../tests/keys/rsa.pem"))]
+    #[case::public_key(
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n"
+    )]
+    fn another_key_is_refused(#[case] pem: &str) {
+        let error = Issuer::from_pem("nixery".to_owned(), pem).expect_err("it is not usable");
+        let message = error.to_string();
+        assert!(
+            message.contains("Fix: create one with `openssl genpkey"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn debugging_shows_no_key() {
+        let shown = format!("{:?}", issuer());
+        assert!(
+            shown.starts_with("Issuer { name: \"nixery\", key_id: \""),
+            "{shown}"
+        );
+        assert!(shown.ends_with("\", .. }"), "{shown}");
     }
 }

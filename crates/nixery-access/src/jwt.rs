@@ -20,13 +20,13 @@ const LONGEST_TOKEN_BYTES: usize = 16 << 10;
 /// How many keys are tried for a token that does not say which one signed it.
 const MOST_TRIED_KEYS: usize = 8;
 
-/// Of a key ID that nobody knows, a message has at most this much.
+/// How many characters of an unknown key ID a message has at most.
 const LONGEST_SHOWN_ID: usize = 64;
 
-/// Later times are taken for this one: the start of the year 10000.
+/// The start of the year 10000. Later times in claims become this one.
 const LATEST_SECONDS: f64 = 253_402_300_800.0;
 
-/// Which tokens are for a registry.
+/// What a token must have to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRules {
     /// The name of the registry, which the claim `aud` must have.
@@ -111,7 +111,7 @@ impl TokenRules {
 
     /// Verifies a token: its signature, for whom it is, and when.
     ///
-    /// The algorithm must be RSA (RS256 to PS512), ES256, ES384 or EdDSA, and the key one of
+    /// The algorithm must be RSA (RS256 to PS512), ES256, ES384 or `EdDSA`, and the key one of
     /// `keys`. Keys and addresses of keys in the token itself (`jwk`, `jku`, `x5c`, `x5u`) are not
     /// used.
     ///
@@ -293,3 +293,7 @@ fn header(token: &str) -> Result<TokenHeader, TokenError> {
 fn time(seconds: f64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs_f64(seconds.clamp(0.0, LATEST_SECONDS))
 }
+
+#[cfg(test)]
+#[path = "jwt_tests.rs"]
+mod tests;

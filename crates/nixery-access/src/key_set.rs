@@ -21,7 +21,7 @@ pub struct KeySet {
     keys: Vec<PublicKey>,
 }
 
-/// A document is not a set of keys.
+/// Why a document is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum KeySetError {
     /// The document is too long.
@@ -244,4 +244,149 @@ fn bits(integer: &[u8]) -> usize {
 /// Whether an RSA exponent is odd and between 3 and 33 bits long, as the verification requires.
 fn is_public_exponent(exponent: &[u8]) -> bool {
     (2..=33).contains(&bits(exponent)) && exponent.last().is_some_and(|byte| byte % 2 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{all_keys, public_key};
+
+    fn parse(keys: &Value) -> Result<KeySet, KeySetError> {
+        KeySet::parse(json!({ "keys": keys }).to_string().as_bytes())
+    }
+
+    #[test]
+    fn keys_of_all_kinds_are_parsed() {
+        let keys = KeySet::parse(all_keys().to_string().as_bytes()).expect("it is a key set");
+        assert_eq!(keys.len(), 4);
+        assert!(!keys.is_empty());
+        for id in ["RS256", "ES256", "ES384", "EdDSA"] {
+            assert!(keys.has(id), "{id}");
+        }
+        assert!(!keys.has("PS256"));
+        let ids = r#"KeySet([Some("RS256"), Some("ES256"), Some("ES384"), Some("EdDSA")])"#;
+        assert_eq!(format!("{keys:?}"), ids);
+    }
+
+    /// Returns a public key with changed fields. `null` removes a field.
+    fn changed(algorithm: Algorithm, changes: &Value) -> Value {
+        let mut key = public_key(algorithm);
+        for (name, value) in changes.as_object().expect("it is an object") {
+            key[name] = value.clone();
+        }
+        let fields = key.as_object().expect("it is an object").clone();
+        fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .collect()
+    }
+
+    #[rstest]
+    #[case::for_signatures(Algorithm::EdDSA, json!({ "use": "sig" }))]
+    #[case::to_verify(Algorithm::EdDSA, json!({ "key_ops": ["sign", "verify"] }))]
+    #[case::with_its_algorithm(Algorithm::ES384, json!({ "alg": "ES384" }))]
+    #[case::with_other_fields(Algorithm::RS256, json!({ "x5c": ["MIIB"], "issuer": 5 }))]
+    fn a_key_that_verifies_tokens_is_kept(#[case] algorithm: Algorithm, #[case] changes: Value) {
+        let keys = parse(&json!([changed(algorithm, &changes)])).expect("the key is usable");
+        assert_eq!(keys.len(), 1);
+    }
+
+    #[rstest]
+    #[case::for_encryption(Algorithm::EdDSA, json!({ "use": "enc" }))]
+    #[case::to_encrypt(Algorithm::RS256, json!({ "key_ops": ["encrypt"] }))]
+    #[case::unknown_kind(Algorithm::EdDSA, json!({ "kty": "AKP" }))]
+    #[case::no_kind(Algorithm::EdDSA, json!({ "kty": null }))]
+    #[case::symmetric(Algorithm::EdDSA, json!({ "kty": "oct", "k": "AAAA" }))]
+    #[case::symmetric_algorithm(Algorithm::RS256, json!({ "alg": "HS256" }))]
+    #[case::no_algorithm(Algorithm::RS256, json!({ "alg": "none" }))]
+    #[case::algorithm_of_another_kind(Algorithm::RS256, json!({ "alg": "ES256" }))]
+    #[case::encryption_algorithm(Algorithm::RS256, json!({ "alg": "RSA-OAEP" }))]
+    #[case::small(Algorithm::RS256, json!({ "n": URL_SAFE_NO_PAD.encode([0xff; 255]) }))]
+    #[case::small_with_zeros(
+        Algorithm::RS256,
+        json!({ "n": URL_SAFE_NO_PAD.encode([[0; 8], [0xff; 8]].concat().repeat(16)) })
+    )]
+    #[case::great(Algorithm::RS256, json!({ "n": URL_SAFE_NO_PAD.encode([0xff; 1025]) }))]
+    #[case::no_exponent(Algorithm::RS256, json!({ "e": null }))]
+    #[case::exponent_0(Algorithm::RS256, json!({ "e": "" }))]
+    #[case::exponent_1(Algorithm::RS256, json!({ "e": "AQ" }))]
+    #[case::even_exponent(Algorithm::RS256, json!({ "e": "AQAA" }))]
+    #[case::great_exponent(Algorithm::RS256, json!({ "e": URL_SAFE_NO_PAD.encode([0xff; 6]) }))]
+    #[case::not_base64(Algorithm::RS256, json!({ "n": "?" }))]
+    #[case::other_curve(Algorithm::ES256, json!({ "crv": "P-521" }))]
+    #[case::curve_of_another_size(Algorithm::ES256, json!({ "crv": "P-384" }))]
+    #[case::not_on_the_curve(Algorithm::ES256, json!({ "x": URL_SAFE_NO_PAD.encode([1; 32]) }))]
+    #[case::half_a_point(Algorithm::ES256, json!({ "y": null }))]
+    #[case::shifted_point(
+        Algorithm::ES256,
+        json!({ "x": URL_SAFE_NO_PAD.encode([1; 31]), "y": URL_SAFE_NO_PAD.encode([1; 33]) })
+    )]
+    #[case::x25519(Algorithm::EdDSA, json!({ "crv": "X25519" }))]
+    #[case::ed448(Algorithm::EdDSA, json!({ "crv": "Ed448" }))]
+    #[case::short_point(Algorithm::EdDSA, json!({ "x": URL_SAFE_NO_PAD.encode([1; 31]) }))]
+    #[case::long_point(Algorithm::EdDSA, json!({ "x": URL_SAFE_NO_PAD.encode([1; 33]) }))]
+    #[case::empty_point(Algorithm::EdDSA, json!({ "x": "" }))]
+    #[case::number_as_id(Algorithm::EdDSA, json!({ "kid": 5 }))]
+    fn another_key_is_skipped(#[case] algorithm: Algorithm, #[case] changes: Value) {
+        let key = changed(algorithm, &changes);
+        let error = parse(&json!([key])).expect_err("no key is usable");
+        assert!(matches!(error, KeySetError::NoUsableKey), "{error}");
+        let keys = parse(&json!([key, 5, public_key(Algorithm::ES256)]));
+        assert_eq!(keys.expect("one key is usable").len(), 1);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("[]")]
+    #[case("{}")]
+    #[case(r#"{"keys":5}"#)]
+    #[case("<html>")]
+    fn another_document_is_refused(#[case] json: &str) {
+        let error = KeySet::parse(json.as_bytes()).expect_err("it is not a key set");
+        assert!(matches!(error, KeySetError::Malformed(_)), "{error}");
+    }
+
+    #[test]
+    fn a_set_without_keys_is_refused() {
+        let error = parse(&json!([])).expect_err("it has no keys");
+        assert!(
+            error
+                .to_string()
+                .contains("no key that verifies tokens. Fix: add")
+        );
+    }
+
+    #[test]
+    fn sizes_are_limited() {
+        let keys = |count| vec![public_key(Algorithm::EdDSA); count];
+        assert_eq!(
+            parse(&json!(keys(64))).map(|keys| keys.len()).ok(),
+            Some(64)
+        );
+        let error = parse(&json!(keys(65))).expect_err("it has too many keys");
+        assert!(matches!(error, KeySetError::TooManyKeys), "{error}");
+        let error = KeySet::parse(&vec![b' '; (256 << 10) + 1]).expect_err("it is too long");
+        assert_eq!(error.to_string(), "the key set has over 256 KiB");
+    }
+
+    proptest! {
+        #[test]
+        fn any_document_is_parsed_or_refused(json in "(?s).{0,200}") {
+            let _ = KeySet::parse(json.as_bytes());
+        }
+
+        #[test]
+        fn any_key_is_kept_or_skipped(
+            kty in "RSA|EC|OKP|oct|",
+            crv in "P-256|P-384|Ed25519|",
+            numbers in proptest::array::uniform4("[A-Za-z0-9_-]{0,100}"),
+        ) {
+            let [n, e, x, y] = numbers;
+            let _ = parse(&json!([{ "kty": kty, "crv": crv, "n": n, "e": e, "x": x, "y": y }]));
+        }
+    }
 }

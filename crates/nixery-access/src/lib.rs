@@ -2,6 +2,11 @@
 //!
 //! The crate is synchronous and has neither network nor HTTP: a server hands it the contents of
 //! files and headers, and asks it for decisions.
+//!
+//! - [`PasswordFile`] and [`TokenFile`] are lists of users that operators write.
+//! - [`TokenRules`] verifies tokens that another service has signed, by the keys of a [`KeySet`].
+//!   [`Issuer`] signs tokens itself. [`ResourceScope`] is what a client asks a token for.
+//! - All of them lead to an [`Identity`].
 
 mod file_errors;
 mod htpasswd;
@@ -12,6 +17,8 @@ mod key_set;
 mod lines;
 mod policy;
 mod scope;
+#[cfg(test)]
+mod testing;
 mod tokens;
 
 pub use file_errors::{FileError, FileErrors};

@@ -2,10 +2,10 @@
 
 use crate::{FileError, FileErrors};
 
-/// More than a hundred thousand users.
+/// Room for over 100,000 users.
 const LONGEST_FILE_BYTES: usize = 16 << 20;
 
-/// Nobody reads more problems at a time.
+/// Further ones are found after these are fixed.
 const MOST_PROBLEMS: usize = 100;
 
 /// A user's name is part of log lines.
@@ -66,6 +66,11 @@ pub(crate) fn split_name(line: &str) -> Result<(&str, &str), String> {
     if !is_user_name(name) {
         let longest = LONGEST_NAME_BYTES;
         return Err(format!("the name of the user has over {longest} bytes"));
+    }
+    if name.ends_with(char::is_whitespace) {
+        return Err(format!(
+            "the user `{name}` has a space before the `:`. Fix: remove it"
+        ));
     }
     if name == "*" || name == "anonymous" {
         return Err(format!(

@@ -18,7 +18,7 @@ pub struct ResourceScope {
     actions: Vec<String>,
 }
 
-/// A text is not a scope.
+/// Why a text is not a scope.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
     /// The text has another form.
@@ -126,5 +126,100 @@ fn is_kind(kind: &str) -> bool {
 impl fmt::Display for ResourceScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.kind, self.name, self.actions.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("repository:shell/git:pull", "repository", "shell/git", &["pull"], Some("shell/git"))]
+    #[case("repository:git:pull,push", "repository", "git", &["pull", "push"], Some("git"))]
+    #[case("repository:git:push", "repository", "git", &["push"], None)]
+    #[case("repository:git:*", "repository", "git", &["*"], Some("git"))]
+    #[case("repository:git:", "repository", "git", &[""], None)]
+    #[case("repository(plugin):git:pull", "repository(plugin)", "git", &["pull"], None)]
+    #[case("registry:catalog:*", "registry", "catalog", &["*"], None)]
+    #[case("repository:host.example:5000/git:pull", "repository", "host.example:5000/git", &["pull"], Some("host.example:5000/git"))]
+    fn a_scope_is_parsed(
+        #[case] text: &str,
+        #[case] kind: &str,
+        #[case] name: &str,
+        #[case] actions: &[&str],
+        #[case] to_pull: Option<&str>,
+    ) {
+        let scope: ResourceScope = text.parse().expect("it is a scope");
+        assert_eq!(scope.kind(), kind);
+        assert_eq!(scope.name(), name);
+        assert_eq!(scope.actions().collect::<Vec<_>>(), actions);
+        assert_eq!(scope.repository_to_pull(), to_pull);
+        assert_eq!(scope.to_string(), text);
+    }
+
+    #[rstest]
+    #[case("")]
+    #[case("repository")]
+    #[case("repository:git")]
+    #[case("repository::pull")]
+    #[case(":git:pull")]
+    #[case("Repository:git:pull")]
+    #[case("repository():git:pull")]
+    #[case("repository(plugin:git:pull")]
+    #[case("repositoryplugin):git:pull")]
+    #[case("repository:git:PULL")]
+    #[case("repository:git:pull push")]
+    #[case("repository:g\"it:pull")]
+    #[case("repository:gît:pull")]
+    fn another_text_is_not_a_scope(#[case] text: &str) {
+        assert_eq!(text.parse::<ResourceScope>(), Err(ScopeError::Malformed));
+    }
+
+    #[test]
+    fn several_scopes_have_spaces_between_them() {
+        let scopes = ResourceScope::parse_list("repository:a:pull  repository:b:pull,push ");
+        let scopes = scopes.expect("they are scopes");
+        let names: Vec<_> = scopes.iter().map(ResourceScope::name).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(ResourceScope::parse_list(""), Ok(vec![]));
+        assert_eq!(
+            ResourceScope::parse_list("repository:a:pull b"),
+            Err(ScopeError::Malformed)
+        );
+    }
+
+    #[test]
+    fn sizes_are_limited() {
+        let scopes = |count| vec!["repository:a:pull"; count].join(" ");
+        assert_eq!(
+            ResourceScope::parse_list(&scopes(64)).map(|s| s.len()),
+            Ok(64)
+        );
+        assert_eq!(
+            ResourceScope::parse_list(&scopes(65)),
+            Err(ScopeError::TooMany)
+        );
+        let named = |length| format!("repository:{}:pull", "a".repeat(length));
+        assert!(named(255).parse::<ResourceScope>().is_ok());
+        assert!(named(256).parse::<ResourceScope>().is_err());
+    }
+
+    #[test]
+    fn the_scope_of_pulling_is_parsed_again() {
+        let scope = ResourceScope::pull("shell/git");
+        assert_eq!(scope.to_string(), "repository:shell/git:pull");
+        assert_eq!(scope.to_string().parse(), Ok(scope));
+    }
+
+    proptest! {
+        #[test]
+        fn a_scope_is_displayed_as_it_was_parsed(text in "(?s).{0,40}|[a-z()]{0,6}:[a-z:/]{0,6}:[a-z,*]{0,6}") {
+            if let Ok(scope) = text.parse::<ResourceScope>() {
+                prop_assert_eq!(scope.to_string(), text);
+            }
+        }
     }
 }
