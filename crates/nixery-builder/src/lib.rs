@@ -79,7 +79,7 @@ pub use config::{
 pub use error::BuildError;
 pub use handle::{BuildHandle, BuildResult, BuildState, BuildSummary};
 pub use image::{BuildStats, Image, ManifestBlob};
-pub use load::{LoadError, load_cluster_plan, load_popularity};
+pub use load::{LoadError, load_cluster_plan, load_document, load_popularity};
 pub use progress::{BuildId, BuildIdError, Phase, Progress};
 pub use serve::{BlobBody, OpenBlobError, StoredBlob};
 

@@ -52,6 +52,25 @@ pub async fn load_cluster_plan(url_or_path: &str) -> Result<ClusterPlan, LoadErr
     load(PLAN, url_or_path, ClusterPlan::from_bytes).await
 }
 
+/// Loads a document from an `http(s)://` or `file://` URL or from a path. `name` is its name in
+/// messages: "a JSON Web Key Set".
+///
+/// # Errors
+/// The document cannot be read or fetched, or has more than `max_bytes`.
+pub async fn load_document(
+    name: &'static str,
+    url_or_path: &str,
+    max_bytes: usize,
+) -> Result<Vec<u8>, LoadError> {
+    let format = DataFormat {
+        name,
+        required: name,
+        max_bytes,
+    };
+    let copy = |bytes: &[u8]| Ok::<_, std::convert::Infallible>(bytes.to_vec());
+    load(format, url_or_path, copy).await
+}
+
 async fn load<T, E: Error + Send + Sync + 'static>(
     format: DataFormat,
     location: &str,

@@ -4,6 +4,7 @@
 //! generated from it. A command takes the groups it needs as [`Arguments`]:
 //! `#[command(flatten)] nix: Arguments<NixSettings>`. [`setup`] opens what the settings describe.
 
+mod access;
 mod arguments;
 mod building;
 mod check;
@@ -20,6 +21,7 @@ mod storage;
 pub mod table;
 mod traffic;
 
+pub use access::{AccessSettings, KeyLocation, TokenRealm, TokenSettings};
 pub use arguments::{Arguments, Section};
 pub use building::NixSettings;
 pub use check::{Checker, ConfigErrors, is_authority};
@@ -47,6 +49,8 @@ pub struct Settings {
     pub storage: StorageSettings,
     /// The HTTP server.
     pub server: ServerSettings,
+    /// Who may pull what.
+    pub access: AccessSettings,
     /// Nix.
     pub nix: NixSettings,
     /// Layers.
@@ -65,6 +69,7 @@ impl Section for Settings {
         let source = PackageSource::read(checker);
         let storage = StorageSettings::read(checker);
         let server = ServerSettings::read(checker);
+        let access = AccessSettings::read(checker);
         let nix = NixSettings::read(checker);
         let layering = LayeringSettings::read(checker);
         let gc = GcSettings::read(checker);
@@ -78,6 +83,7 @@ impl Section for Settings {
             source,
             storage: storage?,
             server: server?,
+            access: access?,
             nix,
             layering: layering?,
             gc: gc?,
@@ -92,6 +98,7 @@ impl Settings {
     pub fn warnings(&self) -> Vec<String> {
         let ignored = [
             &self.server.ignored,
+            &self.access.ignored,
             &self.storage.ignored,
             &self.layering.ignored,
             &self.gc.ignored,

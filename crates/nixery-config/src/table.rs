@@ -221,6 +221,35 @@ settings! {
         WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
             "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in";
     }
+    Access "Access: without these settings, everybody may pull everything" {
+        HTPASSWD: "NIXERY_HTPASSWD" "htpasswd" "FILE", Shown,
+            "File with users and their bcrypt hashes, as `htpasswd -B` writes it";
+        TOKENS: "NIXERY_TOKENS" "tokens" "FILE", Advanced,
+            "File with the tokens of programs, a line `NAME:TOKEN` or `NAME:sha256:HEX` for each; sent as bearer token, or as the password of NAME";
+        POLICY: "NIXERY_POLICY" "policy" "FILE", Shown,
+            "File that says who may pull which packages, tags and platforms, and who may start builds (docs/access.md)",
+            default "everybody who has logged in may pull everything";
+        TOKEN_REALM: "NIXERY_TOKEN_REALM" "token-realm" "URL", Advanced,
+            "Where clients get the tokens of the distribution specification: the URL of a token service, or `self`: this server issues them at `/token`",
+            default "clients send names and passwords";
+        TOKEN_SERVICE: "NIXERY_TOKEN_SERVICE" "token-service" "NAME", Advanced,
+            "The name of this registry in tokens (claim `aud`)",
+            default "nixery";
+        TOKEN_ISSUER: "NIXERY_TOKEN_ISSUER" "token-issuer" "NAME", Advanced,
+            "Who must have issued a token (claim `iss`), and the name of this server in its own tokens",
+            default "any issuer whose keys are trusted; `nixery` in its own tokens";
+        TOKEN_KEYS: "NIXERY_TOKEN_KEYS" "token-keys" "URL", Advanced,
+            "Keys that verify the tokens of a token service, as a JSON Web Key Set: an http or https URL, or a file";
+        TOKEN_KEY: "NIXERY_TOKEN_KEY" "token-key" "FILE", Advanced,
+            "Private Ed25519 key (PEM) that signs the tokens of this server; the same for all servers behind one address",
+            default "random at each start";
+        TOKEN_LIFETIME: "NIXERY_TOKEN_LIFETIME" "token-lifetime" "TIME", Advanced,
+            "How long a token of this server is valid",
+            default "5m";
+        TOKEN_GROUPS: "NIXERY_TOKEN_GROUPS" "token-groups" "CLAIM", Advanced,
+            "The claim of a token that has the groups of the user",
+            default "groups";
+    }
     Nix "Nix" {
         NIX_TIMEOUT: "NIX_TIMEOUT" "nix-timeout" "TIME", Shown,
             "How long building one image's packages may take",

@@ -32,6 +32,7 @@ impl Entry {
             method: request.method.clone(),
             uri: request.uri.clone(),
             address: client_address(request),
+            user: None,
             client: request.headers.get(USER_AGENT).cloned(),
             route: "unknown",
             quiet: false,
@@ -50,12 +51,18 @@ impl Entry {
             Route::Live => ("live", true),
             Route::Ready => ("ready", true),
             Route::Metrics => ("metrics", true),
+            Route::Token => ("token", true),
             Route::ApiVersion => ("version", true),
             Route::Manifest { .. } => ("manifest", false),
             Route::Blob { .. } => ("blob", false),
             Route::Tags { .. } => ("tags", false),
             Route::Referrers { .. } => ("referrers", false),
         };
+    }
+
+    /// Sets the user who sent the request.
+    pub(crate) fn set_user(&mut self, user: Option<&str>) {
+        self.user = user.map(str::to_owned);
     }
 
     /// Returns the response with a body that counts its bytes, and writes the line at its end.
@@ -81,6 +88,8 @@ pub(crate) struct Entry {
     uri: Uri,
     /// The address of the client, where it is known.
     address: Option<IpAddr>,
+    /// The user, if there was a login.
+    user: Option<String>,
     client: Option<HeaderValue>,
     /// The label in the metrics.
     route: &'static str,
@@ -114,6 +123,7 @@ impl Drop for Entry {
                     ms = (milliseconds * 10.0).round() / 10.0,
                     bytes = self.sent,
                     address = address.as_ref().map(tracing::field::display),
+                    user = self.user,
                     client = client.unwrap_or_default(),
                     aborted,
                     "request"

@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::io;
 
 use axum::response::{IntoResponse, Response};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use nixery_builder::{BuildError, OpenBlobError};
 use nixery_core::{PackError, PackErrorKind};
@@ -41,6 +41,10 @@ pub enum Code {
     ManifestUnknown,
     /// There is no such blob.
     BlobUnknown,
+    /// The client has to log in.
+    Unauthorized,
+    /// The user may not do this.
+    Denied,
     /// The operation does not exist here.
     Unsupported,
     /// The client should ask again later.
@@ -66,6 +70,8 @@ pub struct ApiError {
     pub(crate) detail: Value,
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u64>,
+    /// How to log in, for `WWW-Authenticate`.
+    pub(crate) challenge: Option<String>,
 }
 
 impl ApiError {
@@ -77,6 +83,7 @@ impl ApiError {
             message: redact(message.as_ref()),
             detail: Value::Null,
             retry_after: None,
+            challenge: None,
         }
     }
 
@@ -95,6 +102,12 @@ impl ApiError {
     #[must_use]
     pub(crate) fn with_detail(self, detail: Value) -> Self {
         Self { detail, ..self }
+    }
+
+    /// Adds how to log in.
+    #[must_use]
+    pub(crate) fn with_challenge(self, challenge: Option<String>) -> Self {
+        Self { challenge, ..self }
     }
 
     /// Adds the time to wait before asking again, in seconds.
@@ -139,6 +152,10 @@ impl IntoResponse for ApiError {
         headers.insert(CACHE_CONTROL, NO_STORE);
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        let challenge = self.challenge.map(HeaderValue::try_from);
+        if let Some(Ok(challenge)) = challenge {
+            headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));

@@ -7,8 +7,13 @@ use percent_encoding::percent_decode_str;
 /// A percent sign that starts no escape stays as it is, and bytes that are not UTF-8 become `�`.
 #[must_use]
 pub(crate) fn value(query: Option<&str>, name: &str) -> Option<String> {
+    values(query, name).next()
+}
+
+/// Returns the values of all parameters with this name, decoded as [`value`] does.
+pub(crate) fn values<'a>(query: Option<&'a str>, name: &'a str) -> impl Iterator<Item = String> {
     pairs(query)
-        .find(|(key, _)| *key == name)
+        .filter(move |(key, _)| *key == name)
         .map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
 }
 

@@ -20,6 +20,9 @@ pub(crate) const API_VERSION: HeaderName =
 /// Cache control of contents that never change, as their digest names them.
 pub(crate) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
+/// The same where not everybody may have the contents: no shared cache may keep them.
+pub(crate) const PRIVATE_IMMUTABLE: HeaderValue =
+    HeaderValue::from_static("private, max-age=31536000, immutable");
 /// Cache control of contents that must be revalidated with the entity tag.
 pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 /// Cache control of answers that no cache may keep.

@@ -24,6 +24,8 @@ pub enum Route {
     Ready,
     /// Counters for Prometheus.
     Metrics,
+    /// A token for a client that has logged in.
+    Token,
     /// Whether this is a registry.
     ApiVersion,
     /// A manifest, by tag or digest.
@@ -146,6 +148,7 @@ impl Route {
             ["healthz"] => Ok(Self::Live),
             ["readyz"] => Ok(Self::Ready),
             ["metrics"] => Ok(Self::Metrics),
+            ["token"] => Ok(Self::Token),
             ["v2"] | ["v2", ""] => Ok(Self::ApiVersion),
             ["v2", rest @ ..] => registry(rest),
             _ => Err(RouteError::NotFound),
@@ -155,7 +158,7 @@ impl Route {
     /// Whether errors of this path are for registry clients, who expect JSON.
     #[must_use]
     pub fn is_registry(path: &str) -> bool {
-        path == "/v2" || path.starts_with("/v2/")
+        path == "/v2" || path.starts_with("/v2/") || path == "/token"
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nixery_nix::hide_process_memory;
 use tokio::sync::oneshot;
 
+use crate::access::watch_files;
 use crate::app::service;
 use crate::collection::collect_until;
 use crate::config::{Arguments, ConfigErrors, Settings, unknown_variables};
@@ -113,6 +114,9 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     #[cfg(feature = "lab")]
     let learning = start_lab(settings, &state);
 
+    let watching = settings.access.is_configured();
+    let watching = watching.then(|| tokio::spawn(watch_files(state.clone())));
+
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();
     let registry = state.clone();
@@ -126,6 +130,9 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     if let Some(learning) = learning {
         // This is harmless at any moment: a plan is stored before it is used.
         learning.abort();
+    }
+    if let Some(watching) = watching {
+        watching.abort();
     }
     // This is harmless at any moment, and other servers need not wait for the collection.
     drop(stop_collection);

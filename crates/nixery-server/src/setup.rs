@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::access::{Access, AccessError};
 #[cfg(feature = "lab")]
 use crate::config::Salt;
 use crate::config::setup::{
@@ -23,6 +24,9 @@ pub enum StateError {
     /// The blob store cannot deliver blobs as configured.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
+    /// Users, tokens or the policy cannot be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// There is no random salt for recording pulls.
     #[cfg(feature = "lab")]
     #[error(
@@ -44,6 +48,7 @@ fn is_loopback(url: &str) -> bool {
 /// # Errors
 /// The first of them that does not work.
 pub(crate) async fn state(settings: &Settings, limits: &Limits) -> Result<AppState, StateError> {
+    let access = Access::load(settings.access.clone()).await?;
     let storage = working_storage(&settings.storage).await?;
     let backend = &settings.storage.backend;
     let blobs = delivery::prepare(&settings.server.http, &*storage).await?;
@@ -81,7 +86,7 @@ pub(crate) async fn state(settings: &Settings, limits: &Limits) -> Result<AppSta
         let salt = settings.traffic.salt.clone();
         let salt = salt.map_or_else(Salt::random, Ok);
         let salt = salt.map_err(StateError::Salt)?;
-        return Ok(AppState::recording(builder, http, salt));
+        return Ok(AppState::recording(builder, http, salt).with_access(access));
     }
-    Ok(AppState::new(builder, http))
+    Ok(AppState::new(builder, http).with_access(access))
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, ClientId, Image, ImageRequest};
 use prometheus_client::registry::Registry;
 
+use crate::access::Access;
 use crate::config::HttpSettings;
 use crate::downloads::Downloads;
 use crate::long_build::HeldRequests;
@@ -29,6 +30,7 @@ struct Inner {
     readiness: Readiness,
     downloads: Downloads,
     held: HeldRequests,
+    access: Access,
     /// The last builds that were counted: several requests join one build.
     counted: Mutex<VecDeque<BuildId>>,
     #[cfg(feature = "lab")]
@@ -51,6 +53,7 @@ impl Inner {
             settings,
             downloads,
             held: HeldRequests::default(),
+            access: Access::open(),
             readiness: Readiness::default(),
             counted: Mutex::default(),
             #[cfg(feature = "lab")]
@@ -78,6 +81,17 @@ impl AppState {
         let recorder = Recorder::new(salt, &mut registry);
         let mut inner = Inner::new(builder, settings, registry);
         inner.recorder = Some(Arc::new(recorder));
+        Self(Arc::new(inner))
+    }
+
+    /// Limits who may pull what.
+    ///
+    /// # Panics
+    /// The registry was cloned before.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> Self {
+        let mut inner = Arc::into_inner(self.0).expect("the registry is not in use yet");
+        inner.access = access;
         Self(Arc::new(inner))
     }
 
@@ -144,6 +158,11 @@ impl AppState {
     /// Returns the blobs that are being sent.
     pub(crate) fn downloads(&self) -> &Downloads {
         &self.0.downloads
+    }
+
+    /// Returns who may pull what.
+    pub(crate) fn access(&self) -> &Access {
+        &self.0.access
     }
 
     /// Returns the requests that wait for images.

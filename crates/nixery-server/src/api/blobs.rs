@@ -5,9 +5,11 @@ use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
+use nixery_core::ImageName;
 use nixery_manifest::Digest;
 use nixery_storage::ByteRange;
 
+use crate::access::Caller;
 use crate::delivery;
 use crate::error::{ApiError, Code};
 use crate::range::{Selection, select};
@@ -19,12 +21,15 @@ const OCTETS: &str = "application/octet-stream";
 /// Answers a request for a blob.
 ///
 /// # Errors
-/// There is no such blob, or it cannot be served.
+/// There is no such blob, the caller may not have it, or it cannot be served.
 pub(crate) async fn blob(
     state: &AppState,
     request: &Parts,
+    caller: &Caller<'_>,
+    name: &ImageName,
     digest: Digest,
 ) -> Result<Response, ApiError> {
+    caller.may_read(name, &digest).await?;
     let Some(blob) = state.builder().open_blob(digest).await? else {
         return Err(ApiError::blob_unknown(&digest));
     };

@@ -7,10 +7,11 @@ use http::header::LINK;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use nixery_builder::BuildState;
-use nixery_core::ImageName;
+use nixery_core::{ImageName, Tag};
 use nixery_manifest::{Index, MediaType};
 use serde_json::json;
 
+use crate::access::Caller;
 use crate::error::{ApiError, Code};
 use crate::query;
 use crate::response::{REVALIDATE, page};
@@ -27,8 +28,10 @@ const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-app
 pub(crate) fn tags(
     state: &AppState,
     request: &Parts,
+    caller: &Caller<'_>,
     name: &ImageName,
 ) -> Result<Response, ApiError> {
+    caller.may_name(name)?;
     let mut tags = BTreeSet::from(["latest".to_owned()]);
     for build in state.builder().recent() {
         let handle = state.builder().find(&build.id);
@@ -37,6 +40,7 @@ pub(crate) fn tags(
             tags.insert(build.tag);
         }
     }
+    tags.retain(|tag| Tag::parse(tag).is_ok_and(|tag| caller.may_see(name, &tag)));
     let query = request.uri.query();
     let limit = query::value(query, "n")
         .map(|n| page_size(&n))
@@ -73,12 +77,20 @@ fn page_size(text: &str) -> Result<usize, ApiError> {
 
 /// Answers `referrers` with an empty index, as the specification wants: nothing is attached to
 /// images here.
-pub(crate) fn referrers(request: &Parts) -> Response {
+///
+/// # Errors
+/// The caller may not pull the image.
+pub(crate) fn referrers(
+    request: &Parts,
+    caller: &Caller<'_>,
+    name: &ImageName,
+) -> Result<Response, ApiError> {
+    caller.may_name(name)?;
     let (media_type, index) = (MediaType::OciIndex.as_str(), Index::empty().to_bytes());
     let mut answer = page(StatusCode::OK, media_type, REVALIDATE, index);
     if query::value(request.uri.query(), "artifactType").is_some() {
         let filter = HeaderValue::from_static("artifactType");
         answer.headers_mut().insert(OCI_FILTERS_APPLIED, filter);
     }
-    answer
+    Ok(answer)
 }

@@ -10,7 +10,7 @@ use nixery_manifest::{Digest, Family};
 use tokio::time::{Instant, timeout};
 
 use super::failure;
-use crate::client::client_id;
+use crate::access::Caller;
 use crate::error::{ApiError, BuildAnswer, Code};
 use crate::host::absolute;
 use crate::long_build::{count_if_it_waits, redirect_to_self, wait_for_build};
@@ -22,36 +22,48 @@ use crate::state::AppState;
 pub(crate) async fn manifest(
     state: &AppState,
     request: &Parts,
+    caller: &Caller<'_>,
     name: ImageName,
     reference: Reference,
 ) -> Result<Response, ApiError> {
     match reference {
-        Reference::Tag(tag) => by_tag(state, request, name, tag).await,
-        Reference::Digest(digest) => by_digest(state, request, &name, &digest).await,
+        Reference::Tag(tag) => by_tag(state, request, caller, name, tag).await,
+        Reference::Digest(digest) => {
+            caller.may_read(&name, &digest).await?;
+            by_digest(state, request, &name, &digest).await
+        }
     }
 }
 
 async fn by_tag(
     state: &AppState,
     request: &Parts,
+    caller: &Caller<'_>,
     name: ImageName,
     tag: Tag,
 ) -> Result<Response, ApiError> {
+    let allowance = caller.may_pull(&name, &tag)?;
     // A URL with the reason of a failed build never starts one.
     if let Some(error) = failure::error_of_reason(state, request, &name) {
         return Err(error);
     }
     let asked = ImageRequest { name, tag };
+    if !allowance.may_build {
+        return built_before(state, request, caller, &asked).await;
+    }
     let (begun, limit) = (Instant::now(), state.settings().hold);
-    let hold = || state.held().add(client_id(request));
+    let hold = || state.held().add(caller.client());
     let ready = timeout(limit, state.ready(&asked));
     let (ready, held) = count_if_it_waits(ready, hold).await?;
     if let Ok(Some(image)) = ready {
-        return by_image(state, request, &asked.name, &image);
+        return by_image(state, request, caller, &asked, &image).await;
     }
     let _held = held.map_or_else(hold, Ok)?;
-    let client = client_id(request);
-    let handle = state.build(asked, client);
+    // A build that runs already costs nothing more.
+    if state.builder().current_build(&asked).is_none() {
+        caller.count_build(&allowance)?;
+    }
+    let handle = state.build(asked, caller.client());
     let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
@@ -60,7 +72,7 @@ async fn by_tag(
         return redirect_to_self(&request.uri, &handle, &log);
     };
     match result {
-        Ok(image) => by_image(state, request, &handle.request().name, &image),
+        Ok(image) => by_image(state, request, caller, handle.request(), &image).await,
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
             BuildAnswer::Failure(_) => Ok(failure::redirect_to_reason(request, &error, &log)),
@@ -68,18 +80,59 @@ async fn by_tag(
     }
 }
 
-fn by_image(
+/// Answers a caller who may not start builds, with an image that is built.
+async fn built_before(
     state: &AppState,
     request: &Parts,
-    name: &ImageName,
+    caller: &Caller<'_>,
+    asked: &ImageRequest,
+) -> Result<Response, ApiError> {
+    let (name, tag) = (&asked.name, &asked.tag);
+    if let Some(image) = state.builder().kept_image(asked).await {
+        return by_image(state, request, caller, asked, &image).await;
+    }
+    let preferred = preference(&request.headers).first;
+    let mut other = None;
+    for digest in caller.built_before(name, tag).await? {
+        let found = state.builder().manifest_by_digest(&digest).await;
+        match found.map_err(|error| BuildAnswer::of(&error).into_error())? {
+            Some(manifest) if manifest.media_type == preferred.manifest() => {
+                return Ok(by_manifest(state, request, name, &manifest, None));
+            }
+            manifest => other = other.or(manifest),
+        }
+    }
+    match other {
+        Some(manifest) => Ok(by_manifest(state, request, name, &manifest, None)),
+        None => Err(caller.not_built(name, tag)),
+    }
+}
+
+async fn by_image(
+    state: &AppState,
+    request: &Parts,
+    caller: &Caller<'_>,
+    asked: &ImageRequest,
     image: &Image,
 ) -> Result<Response, ApiError> {
     let manifest = pick(image, preference(&request.headers))?;
+    caller.remember(&asked.name, &asked.tag, image).await;
     state.builder().record_use(&manifest.digest);
+    let key = Some(image.key);
+    Ok(by_manifest(state, request, &asked.name, manifest, key))
+}
+
+/// Answers with a manifest that was selected by a tag and by what the client accepts.
+fn by_manifest(
+    state: &AppState,
+    request: &Parts,
+    name: &ImageName,
+    manifest: &ManifestBlob,
+    image: Option<Digest>,
+) -> Response {
     let mut headers = content_headers(&manifest.digest, REVALIDATE);
     headers.insert(VARY, HeaderValue::from(ACCEPT));
-    let image = Some(image.key);
-    Ok(answer(state, request, headers, name, manifest, image))
+    answer(state, request, headers, name, manifest, image)
 }
 
 async fn by_digest(

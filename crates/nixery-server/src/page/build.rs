@@ -1,6 +1,6 @@
 //! The page of one build: its state and its log.
 
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::header::{ACCEPT, VARY};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
@@ -8,8 +8,9 @@ use maud::html;
 use nixery_builder::{BuildId, BuildState, BuildSummary};
 
 use super::start::{requested, state as state_markup};
-use super::{REFRESH_RUNNING, error, page, wants_plain};
-use crate::error::{ApiError, Code};
+use super::{REFRESH_RUNNING, page, wants_plain};
+use crate::access::Caller;
+use crate::error::ApiError;
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::response::{self, REVALIDATE};
@@ -17,29 +18,35 @@ use crate::state::AppState;
 use crate::text::{duration, timestamp};
 
 /// `/builds/ID`: a page for browsers, the plain log for everything else.
-pub(crate) fn build(state: &AppState, request: &Parts, id: &str) -> Response {
+///
+/// # Errors
+/// There is no such build that the caller may know of.
+pub(crate) fn build(
+    state: &AppState,
+    request: &Parts,
+    caller: &Caller<'_>,
+    id: &str,
+) -> Result<Response, ApiError> {
     let plain = wants_plain(&request.headers);
     let found = id.parse().ok().and_then(|id: BuildId| {
         let build = state.builder().find(&id)?;
+        let of = build.request();
+        if !caller.may_see(&of.name, &of.tag) {
+            return None;
+        }
         // Traces of evaluations name the files of the package set.
         let log = redact(&build.log().text());
         Some((build.summary(), log))
     });
     let Some((build, log)) = found else {
-        let message = "this server has no log of this build: it keeps the logs of the last builds since its start";
-        let unknown = ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
-        return if plain {
-            unknown.into_response()
-        } else {
-            error(unknown)
-        };
+        return Err(caller.no_build());
     };
-    if plain {
+    Ok(if plain {
         plain_log(log)
     } else {
         let host = pull_host(state.settings(), request);
         log_page(&build, &requested(state, &build), &log, &host)
-    }
+    })
 }
 
 fn plain_log(mut text: String) -> Response {

@@ -7,7 +7,7 @@ pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
 use axum::response::Response;
-use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
+use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
@@ -58,6 +58,8 @@ fn sentence(message: &str) -> String {
 pub(crate) fn error(error: ApiError) -> Response {
     let title = match error.status {
         StatusCode::NOT_FOUND => "Not found",
+        StatusCode::UNAUTHORIZED => "Log in",
+        StatusCode::FORBIDDEN => "Not allowed",
         _ => "Error",
     };
     let body = html! {
@@ -65,7 +67,12 @@ pub(crate) fn error(error: ApiError) -> Response {
         p { (sentence(&error.message)) }
         p { a href="/" { "Go to the start page" } }
     };
-    page(error.status, title, None, &body)
+    let mut response = page(error.status, title, None, &body);
+    let challenge = error.challenge.map(HeaderValue::try_from);
+    if let Some(Ok(challenge)) = challenge {
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    response
 }
 
 /// Returns a complete page. After `refresh` seconds the element with the ID `live` is loaded again.

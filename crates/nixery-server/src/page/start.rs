@@ -8,6 +8,8 @@ use nixery_builder::{BuildState, BuildSummary};
 use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
+use crate::access::Caller;
+use crate::error::ApiError;
 use crate::host::pull_host;
 use crate::redact::redact;
 use crate::state::AppState;
@@ -18,9 +20,27 @@ const MAX_ROWS: usize = 30;
 /// The image of the examples.
 pub(crate) const EXAMPLE: &str = "shell/git/htop";
 
-pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
+/// Returns the start page, with the builds that the caller may know of.
+///
+/// # Errors
+/// The caller has no rights, or has to log in.
+pub(crate) fn start(
+    state: &AppState,
+    request: &Parts,
+    caller: &Caller<'_>,
+) -> Result<Response, ApiError> {
+    if let Some(refused) = caller.refused_entirely() {
+        return Err(refused);
+    }
     let host = pull_host(state.settings(), request);
-    let builds = state.builder().recent();
+    let mut builds = state.builder().recent();
+    if !caller.is_unlimited() {
+        builds.retain(|build| {
+            let handle = state.builder().find(&build.id);
+            handle
+                .is_some_and(|handle| caller.may_see(&handle.request().name, &handle.request().tag))
+        });
+    }
     let running = builds
         .iter()
         .any(|build| matches!(build.state, BuildState::Running(_)));
@@ -45,12 +65,12 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
             }
         }
     };
-    page(
+    Ok(page(
         StatusCode::OK,
         "Container images from packages",
         Some(refresh),
         &body,
-    )
+    ))
 }
 
 fn introduction(host: &str) -> Markup {

@@ -1,0 +1,346 @@
+//! Who sends one request, and what they may do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use http::request::Parts;
+use nixery_access::{Allowance, Denial, Identity, Issuer, PolicyRequest};
+use nixery_builder::{Builder, ClientId, Image};
+use nixery_core::{ImageName, Tag};
+use nixery_manifest::Digest;
+use serde_json::json;
+
+use super::challenge::{TokenProblem, challenge};
+use super::files::Files;
+use super::{Access, LoginError};
+use crate::client::client_id;
+use crate::config::{HttpSettings, TokenRealm};
+use crate::error::{ApiError, Code, RETRY_SECONDS};
+
+/// Everything is allowed.
+const EVERYTHING: Allowance = Allowance {
+    may_build: true,
+    builds_per_hour: None,
+};
+
+/// Who sends a request, with what decides about it.
+#[derive(Debug)]
+pub(crate) struct Caller<'a> {
+    access: &'a Access,
+    builder: &'a Builder,
+    http: &'a HttpSettings,
+    request: &'a Parts,
+    identity: Identity,
+    files: Arc<Files>,
+    /// Whether every image is allowed, so that nothing has to be decided.
+    is_unlimited: bool,
+}
+
+impl<'a> Caller<'a> {
+    pub(super) fn new(
+        access: &'a Access,
+        builder: &'a Builder,
+        http: &'a HttpSettings,
+        request: &'a Parts,
+        identity: Identity,
+    ) -> Self {
+        let files = access.files();
+        let by_policy = match &files.policy {
+            Some(policy) => policy.allows_everything(&identity),
+            None => !identity.is_anonymous() && identity.scope().is_none(),
+        };
+        Self {
+            is_unlimited: by_policy || !access.is_limited(),
+            access,
+            builder,
+            http,
+            request,
+            identity,
+            files,
+        }
+    }
+
+    /// Returns the name of the user, if there was a login.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.identity.name()
+    }
+
+    /// Returns the client for which builds are queued: the user, or else the address.
+    pub(crate) fn client(&self) -> ClientId {
+        let user = self.identity.name().map(ClientId::from_user);
+        user.unwrap_or_else(|| client_id(self.request))
+    }
+
+    /// Decides whether an image may be pulled, and built.
+    ///
+    /// # Errors
+    /// 403 with what is denied, or 401 if a login may help.
+    pub(crate) fn may_pull(&self, name: &ImageName, tag: &Tag) -> Result<Allowance, ApiError> {
+        self.decide(name, tag, None)
+            .map_err(|denial| self.denied(name, &denial))
+    }
+
+    /// Decides whether a name may be pulled at some tag.
+    ///
+    /// # Errors
+    /// 403 with what is denied, or 401 if a login may help.
+    pub(crate) fn may_name(&self, name: &ImageName) -> Result<(), ApiError> {
+        match self.decide(name, &Tag::latest(), None) {
+            Ok(_) | Err(Denial::Tag(_)) => Ok(()),
+            Err(denial) => Err(self.denied(name, &denial)),
+        }
+    }
+
+    /// Whether the caller may know of an image.
+    pub(crate) fn may_see(&self, name: &ImageName, tag: &Tag) -> bool {
+        self.decide(name, tag, None).is_ok()
+    }
+
+    /// Whether every image is allowed.
+    pub(crate) fn is_unlimited(&self) -> bool {
+        self.is_unlimited
+    }
+
+    /// Decides whether a blob or a manifest may be read by its digest: whether an image of this
+    /// name that the caller may pull has it.
+    ///
+    /// # Errors
+    /// 403 or 401. Nothing shows whether the registry has the digest. 503 if the store fails.
+    pub(crate) async fn may_read(&self, name: &ImageName, digest: &Digest) -> Result<(), ApiError> {
+        if self.is_unlimited {
+            return Ok(());
+        }
+        self.may_name(name)?;
+        let is_allowed = |tag: &Tag, source: &str| self.decide(name, tag, Some(source)).is_ok();
+        let found = self
+            .access
+            .names
+            .find(self.builder, name, Some(digest), |image| {
+                is_allowed(&image.tag, &image.source)
+            });
+        match found.await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(self.forbidden(
+                &format!(
+                    "no image `{name}` that you may pull has {digest}. Fix: pull the image by its tag"
+                ),
+                Some(name),
+            )),
+            Err(error) => Err(ApiError::from(&error)),
+        }
+    }
+
+    /// Returns the manifests of the last image that was served under a name and a tag, for a caller
+    /// who may not start builds.
+    ///
+    /// # Errors
+    /// 403 if there is none, 503 if the store fails.
+    pub(crate) async fn built_before(
+        &self,
+        name: &ImageName,
+        tag: &Tag,
+    ) -> Result<Vec<Digest>, ApiError> {
+        let source = self.builder.config().source.to_string();
+        let is_it = |found: &Tag, of: &str| found == tag && of == source;
+        let names = &self.access.names;
+        let found = names.find(self.builder, name, None, |image| {
+            is_it(&image.tag, &image.source)
+        });
+        match found.await {
+            Ok(Some(image)) => Ok(image.manifests.clone()),
+            Ok(None) => Err(self.not_built(name, tag)),
+            Err(error) => Err(ApiError::from(&error)),
+        }
+    }
+
+    /// Returns the answer to a caller who may not start the build of an image.
+    pub(crate) fn not_built(&self, name: &ImageName, tag: &Tag) -> ApiError {
+        let message = format!(
+            "the image `{name}:{tag}` is not built, and you may only pull images that are built. Fix: ask somebody who may build it to pull it"
+        );
+        self.forbidden(&message, Some(name))
+    }
+
+    /// Writes down that the caller gets an image, so that its blobs can be read by their digests.
+    pub(crate) async fn remember(&self, name: &ImageName, tag: &Tag, image: &Image) {
+        let settings = &self.access.settings;
+        // Only then some callers are limited.
+        if settings.policy.is_some() || settings.token_service.is_some() {
+            let names = &self.access.names;
+            names.remember(self.builder, name, tag, image).await;
+        }
+    }
+
+    /// Counts a build that the caller starts.
+    ///
+    /// # Errors
+    /// 429 if the policy allows no more builds now.
+    pub(crate) fn count_build(&self, allowance: &Allowance) -> Result<(), ApiError> {
+        let Some(limit) = allowance.builds_per_hour else {
+            return Ok(());
+        };
+        let counted = self.access.quotas.count(self.client(), limit);
+        counted.map_err(|retry| {
+            let message = format!(
+                "you have started {limit} builds in the last hour, as many as you may. Fix: pull the image again {}",
+                in_time(retry)
+            );
+            too_many(&message, retry)
+        })
+    }
+
+    /// Returns the answer to a caller without any rights; `None` if there are some.
+    pub(crate) fn refused_entirely(&self) -> Option<ApiError> {
+        let has_some = match &self.files.policy {
+            _ if self.is_unlimited => true,
+            Some(policy) => policy.allows_anything(&self.identity),
+            None => !self.identity.is_anonymous(),
+        };
+        (!has_some).then(|| self.forbidden("you may pull no images", None))
+    }
+
+    /// Returns the answer to a request for a build that does not exist, or that the caller may not
+    /// know of: nothing shows which.
+    pub(crate) fn no_build(&self) -> ApiError {
+        if self.is_unlimited {
+            let message = "this server has no log of this build: it keeps the logs of the last builds since its start";
+            return ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
+        }
+        let message = "this server has no build with this log of an image that you may pull";
+        self.forbidden(message, None)
+    }
+
+    /// Returns the answer that makes a client get a token first, where tokens are used.
+    pub(crate) fn needs_token(&self) -> Option<ApiError> {
+        let has_service = self.access.settings.token_service.is_some();
+        let is_unknown = self.identity.is_anonymous() && self.identity.scope().is_none();
+        (has_service && is_unknown).then(|| self.unauthorized("log in", None, None))
+    }
+
+    /// Returns who issues tokens here, for which service, and how long they are valid.
+    pub(crate) fn issuer(&self) -> Option<(&Issuer, &str, Duration)> {
+        let issuer = self.access.issuer.as_ref()?;
+        let tokens = self.access.settings.token_service.as_ref()?;
+        match tokens.realm {
+            TokenRealm::Own { lifetime, .. } => Some((issuer, &tokens.service, lifetime)),
+            TokenRealm::Other { .. } => None,
+        }
+    }
+
+    /// Returns the identity.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn decide(
+        &self,
+        name: &ImageName,
+        tag: &Tag,
+        source: Option<&str>,
+    ) -> Result<Allowance, Denial> {
+        if self.is_unlimited {
+            return Ok(EVERYTHING);
+        }
+        let Some(policy) = &self.files.policy else {
+            return self.decide_by_token(name);
+        };
+        let own;
+        let source = match source {
+            Some(source) => source,
+            None => {
+                own = self.builder.config().source.to_string();
+                &own
+            }
+        };
+        policy.decide(&self.identity, &PolicyRequest { name, tag, source })
+    }
+
+    /// Decides without a policy: users may pull everything that their token allows.
+    fn decide_by_token(&self, name: &ImageName) -> Result<Allowance, Denial> {
+        match self.identity.scope() {
+            Some(scope) if scope.allows_pull(name.as_str()) => Ok(EVERYTHING),
+            Some(_) => Err(Denial::Scope(name.as_str().to_owned())),
+            None => Err(Denial::Registry),
+        }
+    }
+
+    fn denied(&self, name: &ImageName, denial: &Denial) -> ApiError {
+        if matches!(denial, Denial::Scope(_)) {
+            let problem = TokenProblem::InsufficientScope;
+            return self.unauthorized(&denial.to_string(), Some(name), Some(problem));
+        }
+        let detail = match denial {
+            Denial::Package(package) => json!({ "package": package }),
+            Denial::Tag(tag) => json!({ "tag": tag }),
+            Denial::Platform(platform) => json!({ "platform": platform }),
+            _ => serde_json::Value::Null,
+        };
+        self.forbidden(&denial.to_string(), Some(name))
+            .with_detail(detail)
+    }
+
+    /// Returns 403, or 401 if the caller has not logged in and can.
+    fn forbidden(&self, message: &str, name: Option<&ImageName>) -> ApiError {
+        if self.identity.is_anonymous() && self.access.settings.has_logins() {
+            let message = format!("{message}. You have not logged in");
+            return self.unauthorized(&message, name, None);
+        }
+        ApiError::new(StatusCode::FORBIDDEN, Code::Denied, message)
+    }
+
+    fn unauthorized(
+        &self,
+        message: &str,
+        name: Option<&ImageName>,
+        problem: Option<TokenProblem>,
+    ) -> ApiError {
+        let (settings, scope) = (&self.access.settings, name.map(ImageName::as_str));
+        let challenge = challenge(settings, self.http, self.request, scope, problem);
+        ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message)
+            .with_challenge(challenge)
+    }
+
+    /// Returns the answer to refused credentials.
+    pub(super) fn refused(&self, error: &LoginError) -> ApiError {
+        const LOG_IN: &str = "Fix: log in again, for example with `docker login`";
+        match error {
+            LoginError::Credentials(error) => self.unauthorized(&error.to_string(), None, None),
+            LoginError::Wrong => {
+                let message =
+                    format!("the user and the password, or the token, are wrong. {LOG_IN}");
+                self.unauthorized(&message, None, None)
+            }
+            LoginError::Token(error) => {
+                let problem = Some(TokenProblem::Invalid);
+                self.unauthorized(&error.to_string(), None, problem)
+            }
+            LoginError::NoKeys => ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                "this registry cannot verify tokens now, because it does not reach the token service. Fix: try again later",
+            )
+            .retry_after(RETRY_SECONDS),
+            LoginError::TooMany { retry } => {
+                let message = format!(
+                    "there were too many attempts to log in from your address. Fix: try again {}",
+                    in_time(*retry)
+                );
+                too_many(&message, *retry)
+            }
+        }
+    }
+}
+
+fn too_many(message: &str, retry: Duration) -> ApiError {
+    let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests);
+    ApiError::new(status, code, message).retry_after(retry.as_secs() + 1)
+}
+
+/// Formats a time for people: "in 5 s", "in 12 min".
+fn in_time(time: Duration) -> String {
+    match time.as_secs() + 1 {
+        seconds @ ..120 => format!("in {seconds} s"),
+        seconds => format!("in {} min", seconds.div_ceil(60)),
+    }
+}

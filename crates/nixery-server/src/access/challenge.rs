@@ -1,0 +1,51 @@
+//! The challenge of an answer 401: how a client can log in (RFC 9110, section 11.6.1).
+
+use http::request::Parts;
+use nixery_access::ResourceScope;
+
+use crate::config::{AccessSettings, HttpSettings, TokenRealm};
+use crate::host::absolute;
+
+/// The path of the token service of this server.
+pub(crate) const TOKEN_PATH: &str = "/token";
+
+/// Asks for a user and a password.
+const BASIC: &str = "Basic realm=\"Nixery\", charset=\"UTF-8\"";
+
+/// Why a token is not enough, as RFC 6750, section 3.1, names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenProblem {
+    /// It is wrong, or has expired.
+    Invalid,
+    /// It is for another repository.
+    InsufficientScope,
+}
+
+/// Returns the challenge for a request, or `None` where nobody can log in.
+pub(super) fn challenge(
+    settings: &AccessSettings,
+    http: &HttpSettings,
+    request: &Parts,
+    scope: Option<&str>,
+    problem: Option<TokenProblem>,
+) -> Option<String> {
+    let is_registry = crate::route::Route::is_registry(request.uri.path());
+    let Some(tokens) = settings.token_service.as_ref().filter(|_| is_registry) else {
+        return settings.has_passwords().then(|| BASIC.to_owned());
+    };
+    let realm = match &tokens.realm {
+        TokenRealm::Own { .. } => absolute(http, request, TOKEN_PATH),
+        TokenRealm::Other { url, .. } => url.clone(),
+    };
+    // The parameters as the distribution specification writes them, without spaces.
+    let mut challenge = format!("Bearer realm=\"{realm}\",service=\"{}\"", tokens.service);
+    if let Some(repository) = scope {
+        challenge += &format!(",scope=\"{}\"", ResourceScope::pull(repository));
+    }
+    challenge += match problem {
+        Some(TokenProblem::Invalid) => ",error=\"invalid_token\"",
+        Some(TokenProblem::InsufficientScope) => ",error=\"insufficient_scope\"",
+        None => "",
+    };
+    Some(challenge)
+}

@@ -1,0 +1,267 @@
+//! Who sends a request, and what they may pull.
+//!
+//! [`Access`] finds out who sends a request, from its credentials. The [`Caller`] then decides
+//! about each name, tag and digest by the policy. Without settings everybody may pull everything,
+//! and nothing of this costs time.
+
+mod attempts;
+mod caller;
+mod challenge;
+mod credentials;
+mod files;
+mod keys;
+mod names;
+mod quotas;
+mod watch;
+
+pub(crate) use caller::Caller;
+pub use files::AccessError;
+pub(crate) use watch::watch_files;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use http::request::Parts;
+use nixery_access::{Identity, Issuer, TokenError};
+use nixery_builder::Builder;
+use tokio::sync::Semaphore;
+
+use crate::client::client_id;
+use crate::config::{AccessSettings, HttpSettings, TokenRealm};
+use crate::error::ApiError;
+use attempts::Attempts;
+use credentials::{Credentials, CredentialsError};
+use files::Files;
+use keys::TokenKeys;
+use names::Names;
+use quotas::BuildQuotas;
+
+/// How long verified credentials are not verified again.
+const VERIFIED_FOR: Duration = Duration::from_secs(5 * 60);
+/// Verified credentials in memory.
+const MAX_VERIFIED: usize = 10_000;
+
+/// Finds out who sends requests, and what they may pull.
+#[derive(Debug)]
+pub struct Access {
+    settings: AccessSettings,
+    files: RwLock<Arc<Files>>,
+    issuer: Option<Issuer>,
+    keys: Option<TokenKeys>,
+    verified: quick_cache::sync::Cache<credentials::Fingerprint, Verified>,
+    fingerprints: credentials::Fingerprints,
+    attempts: Attempts,
+    /// Passwords that are verified at once: each takes a processor for a while.
+    passwords_at_once: Semaphore,
+    names: Names,
+    quotas: BuildQuotas,
+}
+
+/// An identity whose credentials were verified.
+#[derive(Debug, Clone)]
+struct Verified {
+    identity: Identity,
+    until: Instant,
+}
+
+/// Why credentials are refused.
+#[derive(Debug)]
+enum LoginError {
+    /// They have no form that is known.
+    Credentials(CredentialsError),
+    /// The name or the password or the token is wrong.
+    Wrong,
+    /// A signed token is refused.
+    Token(TokenError),
+    /// The keys that verify tokens are not there.
+    NoKeys,
+    /// There were too many attempts.
+    TooMany {
+        /// When the next one is allowed.
+        retry: Duration,
+    },
+}
+
+impl Access {
+    /// Returns access without limits.
+    #[must_use]
+    pub fn open() -> Self {
+        Self::with(AccessSettings::default(), Files::default(), None, None)
+    }
+
+    /// Reads the files of the settings.
+    ///
+    /// # Errors
+    /// A file cannot be read, or something in it is wrong.
+    pub async fn load(settings: AccessSettings) -> Result<Self, AccessError> {
+        let files = files::read(settings.clone(), None).await?;
+        let files = files.unwrap_or_default();
+        let (mut issuer, mut keys) = (None, None);
+        match settings.token_service.as_ref().map(|tokens| &tokens.realm) {
+            Some(TokenRealm::Own {
+                issuer: name, key, ..
+            }) => issuer = Some(files::issuer(name.clone(), key.clone()).await?),
+            Some(TokenRealm::Other { keys: location, .. }) => {
+                keys = Some(TokenKeys::load(location.clone()).await?);
+            }
+            None => {}
+        }
+        Ok(Self::with(settings, files, issuer, keys))
+    }
+
+    fn with(
+        settings: AccessSettings,
+        files: Files,
+        issuer: Option<Issuer>,
+        keys: Option<TokenKeys>,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            settings,
+            files: RwLock::new(Arc::new(files)),
+            issuer,
+            keys,
+            verified: quick_cache::sync::Cache::new(MAX_VERIFIED),
+            fingerprints: credentials::Fingerprints::default(),
+            attempts: Attempts::default(),
+            passwords_at_once: Semaphore::new((cores / 2).max(1)),
+            names: Names::default(),
+            quotas: BuildQuotas::default(),
+        }
+    }
+
+    /// Whether anything limits who may pull what.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.settings.is_configured()
+    }
+
+    fn files(&self) -> Arc<Files> {
+        let files = self.files.read();
+        Arc::clone(&files.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Uses other files from now on. Credentials are verified again.
+    fn replace_files(&self, files: Files) {
+        let current = self.files.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
+        // After the files are replaced: what an earlier verification adds meanwhile has the
+        // fingerprint of the old files.
+        self.fingerprints.renew();
+        self.verified.clear();
+    }
+
+    /// Finds out who sends a request.
+    ///
+    /// # Errors
+    /// The credentials are wrong (401), or too many were (429).
+    pub(crate) async fn caller<'a>(
+        &'a self,
+        builder: &'a Builder,
+        http: &'a HttpSettings,
+        request: &'a Parts,
+    ) -> Result<Caller<'a>, ApiError> {
+        let caller = |identity| Caller::new(self, builder, http, request, identity);
+        if !self.settings.has_logins() {
+            return Ok(caller(Identity::anonymous()));
+        }
+        let found = credentials::find(&request.headers);
+        let verified = match found {
+            Ok(None) => return Ok(caller(Identity::anonymous())),
+            Ok(Some(found)) => self.verify(request, found).await,
+            Err(error) => Err(LoginError::Credentials(error)),
+        };
+        match verified {
+            Ok(identity) => Ok(caller(identity)),
+            Err(error) => Err(caller(Identity::anonymous()).refused(&error)),
+        }
+    }
+
+    /// Verifies credentials, unless the same were verified a moment ago.
+    async fn verify(
+        &self,
+        request: &Parts,
+        credentials: Credentials,
+    ) -> Result<Identity, LoginError> {
+        let fingerprint = self.fingerprints.of(&credentials);
+        if let Some(verified) = self.verified.get(&fingerprint) {
+            if verified.until > Instant::now() {
+                return Ok(verified.identity);
+            }
+            self.verified.remove(&fingerprint);
+        }
+        let verifying = self.verify_now(request, credentials);
+        // Requests with equal credentials wait for one verification.
+        let verified = self.verified.get_or_insert_async(&fingerprint, verifying);
+        Ok(verified.await?.identity)
+    }
+
+    async fn verify_now(
+        &self,
+        request: &Parts,
+        credentials: Credentials,
+    ) -> Result<Verified, LoginError> {
+        let client = client_id(request);
+        let until = Instant::now() + VERIFIED_FOR;
+        match credentials {
+            Credentials::Basic { user, password } => {
+                let identity = self.verify_password(client, user, password).await?;
+                Ok(Verified { identity, until })
+            }
+            Credentials::Bearer(token) => {
+                if let Some(user) = self.files().user_of_token(&token) {
+                    let identity = Identity::user(user);
+                    return Ok(Verified { identity, until });
+                }
+                let verified = self.verify_token(&token).await;
+                if matches!(verified, Err(LoginError::Wrong | LoginError::Token(_))) {
+                    self.attempts.count(client, "")?;
+                }
+                let verified = verified?;
+                let left = verified.expires.duration_since(SystemTime::now());
+                Ok(Verified {
+                    identity: verified.identity,
+                    until: until.min(Instant::now() + left.unwrap_or_default()),
+                })
+            }
+        }
+    }
+
+    async fn verify_password(
+        &self,
+        client: nixery_builder::ClientId,
+        user: String,
+        password: Vec<u8>,
+    ) -> Result<Identity, LoginError> {
+        let files = self.files();
+        // Programs may send a token as the password of its name.
+        let token = std::str::from_utf8(&password).ok();
+        let of_token = token.and_then(|token| files.user_of_token(token));
+        if of_token.as_deref() == Some(user.as_str()) {
+            return Ok(Identity::user(user));
+        }
+        // Before the work, so that nobody can cause much of it.
+        self.attempts.count(client, &user)?;
+        let permit = self.passwords_at_once.acquire().await;
+        let _permit = permit.map_err(|_| LoginError::Wrong)?;
+        let verified = tokio::task::spawn_blocking(move || {
+            files.verify(&user, &password).then(|| Identity::user(user))
+        });
+        verified.await.ok().flatten().ok_or(LoginError::Wrong)
+    }
+
+    async fn verify_token(&self, token: &str) -> Result<nixery_access::VerifiedToken, LoginError> {
+        let Some(tokens) = &self.settings.token_service else {
+            return Err(LoginError::Wrong);
+        };
+        let now = SystemTime::now();
+        if let Some(issuer) = &self.issuer {
+            let rules = issuer.rules(tokens.service.as_str());
+            let verified = rules.verify(issuer.key_set(), token, now);
+            return verified.map_err(LoginError::Token);
+        }
+        let Some(keys) = &self.keys else {
+            return Err(LoginError::NoKeys);
+        };
+        keys.verify(&keys::rules(tokens), token, now).await
+    }
+}
