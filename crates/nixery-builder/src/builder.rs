@@ -112,6 +112,8 @@ impl Builder {
 
     /// Returns the image in memory that answers a request, once the store is known to have it.
     async fn warm_candidate(&self, request: &ImageRequest) -> Option<(BuildTarget, Candidate)> {
+        // A shorter name of the same image may be in memory.
+        self.config().check_packages(&request.name).ok()?;
         let target = self.target(request);
         let mut entry = self.warm_images().get(&target)?;
         if !entry.confirmed {
@@ -153,13 +155,17 @@ impl Builder {
     ///
     /// If `max_waiting` builds run or wait already, the returned build has failed with
     /// [`BuildError::Busy`], and if the client started `max_waiting_per_client` of them, with
-    /// [`BuildError::QuotaExceeded`]. Such a build is not remembered.
+    /// [`BuildError::QuotaExceeded`]. If the name lists more than `max_packages`, it has failed
+    /// with [`BuildError::TooManyPackages`]. Such builds are not remembered.
     pub fn start_for(&self, request: ImageRequest, client: ClientId) -> BuildHandle {
         self.start_or_join(request, Party::Client(client))
     }
 
     fn start_or_join(&self, request: ImageRequest, party: Party) -> BuildHandle {
         let target = self.target(&request);
+        if let Err(error) = self.config().check_packages(&request.name) {
+            return refuse(BuildHandle::new(request, target, party), party, error);
+        }
         let mut history = self.history();
         if let Some(handle) = history.current(&target) {
             drop(history);
@@ -169,11 +175,7 @@ impl Builder {
         let handle = BuildHandle::new(request, target, party);
         let admitted = match self.0.admission.admit(party) {
             Ok(admitted) => admitted,
-            Err(error) => {
-                tracing::warn!(image = %handle.request().name, ?party, "refused a build: {error}");
-                handle.finish(Err(Arc::new(error)));
-                return handle;
-            }
+            Err(error) => return refuse(handle, party, error),
         };
         history.started(&handle);
         self.0.running.send_modify(|running| *running += 1);
@@ -299,6 +301,13 @@ impl Builder {
         let history = self.0.history.lock();
         history.unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Ends a build that does not begin.
+fn refuse(handle: BuildHandle, party: Party, error: BuildError) -> BuildHandle {
+    tracing::warn!(image = %handle.request().name, ?party, "refused a build: {error}");
+    handle.finish(Err(Arc::new(error)));
+    handle
 }
 
 /// Runs a build to its end, and keeps and announces its result.

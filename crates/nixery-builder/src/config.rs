@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nixery_core::{Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag};
+use nixery_core::{
+    ByteSize, Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag,
+};
 use nixery_state::gc;
 use nixery_state::record::RecordSecret;
 
@@ -65,6 +67,16 @@ pub struct BuilderConfig {
     /// Builds that one client may have started that run or wait; 0 counts as 1. Builds that the
     /// client joined, and clients without a name, do not count.
     pub max_waiting_per_client: usize,
+    /// Most packages that the name of an image may list, see [`ImageName::named_packages`]. `None`:
+    /// as many as fit into a name.
+    pub max_packages: Option<NonZeroUsize>,
+    /// Most bytes of all store paths of an image together, as NARs. It is checked when the packages
+    /// are built, before anything is packed. Images that are stored already are not affected.
+    /// `None`: no limit.
+    pub max_closure_size: Option<ByteSize>,
+    /// Most bytes of the compressed layers of an image together. It is checked when the size of
+    /// each layer is known, and for stored images as well. `None`: no limit.
+    pub max_image_size: Option<ByteSize>,
     /// How long a failed build answers requests before the image is tried again.
     pub failure_ttl: Duration,
     /// How long a cached image answers before the store is asked again whether it has all blobs.
@@ -114,6 +126,9 @@ impl BuilderConfig {
             max_builds: cores.clamp(2, 8),
             max_waiting: DEFAULT_MAX_WAITING,
             max_waiting_per_client: DEFAULT_MAX_WAITING_PER_CLIENT,
+            max_packages: None,
+            max_closure_size: None,
+            max_image_size: None,
             failure_ttl: DEFAULT_FAILURE_TTL,
             recheck_after: DEFAULT_RECHECK_AFTER,
             lease_ttl: DEFAULT_LEASE_TTL,

@@ -1,8 +1,9 @@
 //! Why a build failed, as texts for clients.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use nixery_core::{LayerPlanError, PackError};
+use nixery_core::{ByteSize, LayerPlanError, PackError};
 use nixery_manifest::Digest;
 use nixery_nix::{ClosureError, NixError, PackageError};
 use nixery_storage::{Operation, StorageError};
@@ -20,7 +21,7 @@ pub enum BuildError {
     #[error(transparent)]
     Package(#[from] PackageError),
     /// A phase took longer than it may.
-    #[error("the build did not finish in time: {} was stopped after {} s. Fix: pull the image again, or ask the operator to raise the time limit", phase.describe(), after.as_secs_f32().ceil())]
+    #[error("the build did not finish in time: {} was stopped after {} s. Fix: pull the image again, or ask the operator to {}", phase.describe(), after.as_secs_f32().ceil(), raise_time_limit(*phase))]
     TimedOut {
         /// The phase that was stopped.
         phase: Phase,
@@ -28,6 +29,47 @@ pub enum BuildError {
         after: Duration,
         /// The last lines of output.
         log_tail: Vec<String>,
+    },
+    /// The name lists more packages than the server allows.
+    #[error(
+        "the image name lists {listed} packages, and the server allows {limit}. Fix: name fewer packages, or ask the operator to raise `NIXERY_MAX_PACKAGES`"
+    )]
+    TooManyPackages {
+        /// How many packages the name lists.
+        listed: usize,
+        /// How many it may list.
+        limit: NonZeroUsize,
+    },
+    /// The evaluation of the packages needs more memory than the server allows.
+    #[error(
+        "the evaluation of the packages needed more than {limit} of memory. Fix: name fewer packages, or ask the operator to raise `NIXERY_EVAL_MEMORY`"
+    )]
+    EvaluationMemory {
+        /// What an evaluation is allowed.
+        limit: ByteSize,
+    },
+    /// The store paths of the image are larger than the server allows.
+    #[error(
+        "the packages and all that they depend on take {size} unpacked, more than the {limit} that the server allows for an image. The largest parts are {}. Fix: leave out the packages that need them, or ask the operator to raise `NIXERY_MAX_CLOSURE_SIZE`",
+        describe_parts(largest)
+    )]
+    ClosureTooLarge {
+        /// The size of all store paths.
+        size: ByteSize,
+        /// How large they may be.
+        limit: ByteSize,
+        /// The names of the largest store paths with their sizes, the largest first.
+        largest: Vec<(String, ByteSize)>,
+    },
+    /// The compressed layers of the image are larger than the server allows.
+    #[error(
+        "the layers of the image take at least {size} compressed, more than the {limit} that the server allows. Fix: name fewer packages, or ask the operator to raise `NIXERY_MAX_IMAGE_SIZE`"
+    )]
+    ImageTooLarge {
+        /// The size of the layers that were known when the image was refused.
+        size: ByteSize,
+        /// How large all layers may be.
+        limit: ByteSize,
     },
     /// Nix cannot work on this server.
     #[error("the server cannot run Nix now: {}", nix_problem(.0))]
@@ -107,6 +149,10 @@ impl BuildError {
         match self {
             Self::Package(error) => error.kind(),
             Self::TimedOut { .. } => "timed-out",
+            Self::TooManyPackages { .. } => "too-many-packages",
+            Self::EvaluationMemory { .. } => "evaluation-out-of-memory",
+            Self::ClosureTooLarge { .. } => "closure-too-large",
+            Self::ImageTooLarge { .. } => "image-too-large",
             Self::Unavailable(_) => "nix-unavailable",
             Self::Busy { .. } => "busy",
             Self::QuotaExceeded { .. } => "quota-exceeded",
@@ -170,6 +216,7 @@ impl BuildError {
                 after,
                 log_tail,
             },
+            NixError::EvaluationMemory { limit } => Self::EvaluationMemory { limit },
             error => Self::Unavailable(error),
         }
     }
@@ -220,6 +267,22 @@ impl From<ClosureError> for BuildError {
             error => Self::internal(error),
         }
     }
+}
+
+/// Returns what the operator can do about a phase that takes too long, as the end of a sentence.
+fn raise_time_limit(phase: Phase) -> String {
+    match phase.time_limit() {
+        Some(setting) => format!("raise `{setting}`"),
+        None => "look for the cause in the log".to_owned(),
+    }
+}
+
+/// Returns store paths with their sizes as a list for a message: "`a` (2 GB), `b` (1 GB)".
+fn describe_parts(parts: &[(String, ByteSize)]) -> String {
+    let parts = parts
+        .iter()
+        .map(|(name, size)| format!("`{name}` ({size})"));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the text for clients about an error of Nix itself.
@@ -278,8 +341,37 @@ mod tests {
     )]
     #[case(
         BuildError::TimedOut { phase: Phase::Realise, after: Duration::from_millis(59_200), log_tail: vec![] },
-        "the build did not finish in time: building the packages was stopped after 60 s. Fix: pull the image again, or ask the operator to raise the time limit",
+        "the build did not finish in time: building the packages was stopped after 60 s. Fix: pull the image again, or ask the operator to raise `NIX_TIMEOUT`",
         "realise:timed-out-after-60s"
+    )]
+    #[case(
+        BuildError::TimedOut { phase: Phase::Evaluate, after: Duration::from_secs(300), log_tail: vec![] },
+        "the build did not finish in time: evaluating the Nix code of the packages was stopped after 300 s. Fix: pull the image again, or ask the operator to raise `NIXERY_EVAL_TIMEOUT`",
+        "evaluate:timed-out-after-300s"
+    )]
+    #[case(
+        BuildError::TooManyPackages { listed: 12, limit: NonZeroUsize::MIN },
+        "the image name lists 12 packages, and the server allows 1. Fix: name fewer packages, or ask the operator to raise `NIXERY_MAX_PACKAGES`",
+        "too-many-packages"
+    )]
+    #[case(
+        BuildError::from_nix(NixError::EvaluationMemory { limit: ByteSize(4_000_000_000) }, Phase::Evaluate),
+        "the evaluation of the packages needed more than 4.0 GB of memory. Fix: name fewer packages, or ask the operator to raise `NIXERY_EVAL_MEMORY`",
+        "evaluation-out-of-memory"
+    )]
+    #[case(
+        BuildError::ClosureTooLarge {
+            size: ByteSize(5_000_000_000),
+            limit: ByteSize(1_000_000_000),
+            largest: vec![("ghc-9.4".into(), ByteSize(3_000_000_000)), ("gcc-12".into(), ByteSize(500_000_000))],
+        },
+        "the packages and all that they depend on take 5.0 GB unpacked, more than the 1.0 GB that the server allows for an image. The largest parts are `ghc-9.4` (3.0 GB), `gcc-12` (500.0 MB). Fix: leave out the packages that need them, or ask the operator to raise `NIXERY_MAX_CLOSURE_SIZE`",
+        "closure-too-large"
+    )]
+    #[case(
+        BuildError::ImageTooLarge { size: ByteSize(2_000_000), limit: ByteSize(1_000_000) },
+        "the layers of the image take at least 2.0 MB compressed, more than the 1.0 MB that the server allows. Fix: name fewer packages, or ask the operator to raise `NIXERY_MAX_IMAGE_SIZE`",
+        "image-too-large"
     )]
     #[case(
         PackageError::NotDerivation { package: "lib?&#/ \u{e9}x".into(), found: "a set".into() },

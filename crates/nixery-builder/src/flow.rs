@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use futures::future::try_join;
-use nixery_core::{LayerStrategy, ReferenceGraph, ResolvedSource};
+use futures::future::{self, Either, try_join};
+use nixery_core::{LayerStrategy, ReferenceGraph, ResolvedSource, StorePath};
 use nixery_manifest::{Digest, assemble};
 use nixery_nix::{Evaluation, EvaluationRequest};
 use tokio::sync::mpsc;
@@ -154,12 +154,16 @@ async fn store_layers(
     announce: mpsc::UnboundedSender<KnownLayer>,
 ) -> Result<ReferenceGraph, BuildError> {
     let roots = realised.store_paths();
+    let graph = read_graph(engine, &roots, handle);
+    // Nothing is packed for a closure that is too large. Without a limit, the root layer is packed
+    // while Nix prints the graph.
+    let graph = match engine.config.max_closure_size {
+        Some(_) => Either::Left(future::ok(graph.await?)),
+        None => Either::Right(graph),
+    };
     let root_layer = layers::store_root_layer(engine, roots.clone(), handle, announce.clone());
     let closure_layers = async {
-        handle.enter(Phase::Graph);
-        let graph = engine.nix.reference_graph(&roots, handle.log()).await;
-        let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
-
+        let graph = graph.await?;
         handle.enter(Phase::Plan);
         let (graph, plan) = layers::plan(engine, strategy, graph).await?;
 
@@ -168,6 +172,19 @@ async fn store_layers(
         Ok(graph)
     };
     let ((), graph) = try_join(root_layer, closure_layers).await?;
+    Ok(graph)
+}
+
+/// Reads the closure of the packages, and checks its size.
+async fn read_graph(
+    engine: &Engine,
+    roots: &[StorePath],
+    handle: &BuildHandle,
+) -> Result<ReferenceGraph, BuildError> {
+    handle.enter(Phase::Graph);
+    let graph = engine.nix.reference_graph(roots, handle.log()).await;
+    let graph = graph.map_err(|error| BuildError::from_nix(error, Phase::Graph))?;
+    engine.config.check_closure(&graph)?;
     Ok(graph)
 }
 
@@ -182,6 +199,9 @@ enum WrittenDocuments {
 
 /// Writes config and manifests as soon as the digests of all layers are known, and stores the
 /// config. The config names diff IDs and no blobs, so the layers may still be on their way.
+///
+/// Ends as soon as the known layers are larger than an image may be. No other layer is packed then,
+/// as the caller drops [`store_layers`].
 async fn write_documents(
     engine: &Engine,
     handle: &BuildHandle,
@@ -192,9 +212,14 @@ async fn write_documents(
     let (mut layers, mut root, mut summaries) = (Vec::new(), None, Vec::new());
     // The records by which each blob was found.
     let mut records: HashMap<Digest, Vec<Option<Digest>>> = HashMap::new();
+    let mut size: u64 = 0;
     while let Some(layer) = known.recv().await {
         let of_blob = records.entry(layer.summary.digest).or_default();
+        if of_blob.is_empty() {
+            size = size.saturating_add(layer.summary.size);
+        }
         of_blob.push(layer.record);
+        engine.config.check_layers(size)?;
         if layer.is_root() {
             root = Some(layer.image_layer);
         } else {

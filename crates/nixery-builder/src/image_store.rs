@@ -18,6 +18,9 @@ const FIRST: u64 = 64 * 1024;
 const READINGS: usize = 2;
 
 /// Returns the image that was built for a key, if the store still has all its blobs.
+///
+/// # Errors
+/// The store failed, or the image is larger than the server allows now.
 pub(crate) async fn find(
     engine: &Engine,
     key: Digest,
@@ -45,6 +48,10 @@ pub(crate) async fn find(
     let Some((oci, docker)) = find_documents(engine, &record, request).await? else {
         return Ok(None);
     };
+    let sizes = record.layers.iter().map(|layer| layer.size);
+    let size = sizes.fold(0, u64::saturating_add);
+    // The documents have confirmed the sizes of the record.
+    engine.config.check_layers(size)?;
     let mut layers = record.layers;
     layers.iter_mut().for_each(|layer| layer.cached = true);
     Ok(Some(Image {

@@ -59,6 +59,7 @@ mod hashing;
 mod history;
 mod image;
 mod image_lease;
+mod image_limits;
 mod image_store;
 mod keyed_lock;
 mod layers;

@@ -73,6 +73,17 @@ impl Phase {
     }
 }
 
+impl Phase {
+    /// Returns the setting that limits how long the phase may take, if there is one.
+    pub(crate) const fn time_limit(self) -> Option<&'static str> {
+        match self {
+            Self::Fetch | Self::Evaluate => Some("NIXERY_EVAL_TIMEOUT"),
+            Self::Realise => Some("NIX_TIMEOUT"),
+            _ => None,
+        }
+    }
+}
+
 impl From<ClosureStep> for Phase {
     fn from(step: ClosureStep) -> Self {
         match step {

@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use nixery_core::{ByteSize, MAX_NAME_LEN};
 use nixery_nix::{DEFAULT_EVALUATE_MEMORY, NixStore, RefPatterns};
 
 use crate::arguments::Section;
 use crate::check::{BOOLEANS, Checker};
 use crate::table::{
     EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS,
-    MAX_EVALUATIONS, MAX_WAITING, MAX_WAITING_PER_CLIENT, NIX_DIR, NIX_ENV, NIX_MAX_JOBS,
-    NIX_STORE, NIX_TIMEOUT, NIX_WRAPPER, PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL,
+    MAX_CLOSURE_SIZE, MAX_EVALUATIONS, MAX_IMAGE_SIZE, MAX_PACKAGES, MAX_WAITING,
+    MAX_WAITING_PER_CLIENT, NIX_DIR, NIX_ENV, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT, NIX_WRAPPER,
+    PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL, Setting,
 };
 
 /// Limit of times, against typing errors.
@@ -67,6 +69,12 @@ pub struct NixSettings {
     pub max_waiting: usize,
     /// Limit of those that one client has started.
     pub max_waiting_per_client: usize,
+    /// Limit of packages that the name of an image lists; `None` for no limit.
+    pub max_packages: Option<NonZeroUsize>,
+    /// Limit of the size of all store paths of an image; `None` for no limit.
+    pub max_closure_size: Option<ByteSize>,
+    /// Limit of the size of the compressed layers of an image; `None` for no limit.
+    pub max_image_size: Option<ByteSize>,
     /// How long a failure is repeated before the image is built again.
     pub failure_ttl: Duration,
     /// How long to wait for another server that builds an image, from the last renewal of its
@@ -133,11 +141,20 @@ impl Section for NixSettings {
                 .unwrap_or(cores.min(4)),
             max_waiting: checker.number(MAX_WAITING, 1..=100_000),
             max_waiting_per_client: checker.number(MAX_WAITING_PER_CLIENT, 1..=100_000),
+            max_packages: NonZeroUsize::new(checker.number(MAX_PACKAGES, 0..=MAX_NAME_LEN)),
+            max_closure_size: limit_of_size(checker, MAX_CLOSURE_SIZE),
+            max_image_size: limit_of_size(checker, MAX_IMAGE_SIZE),
             failure_ttl: checker.time(FAILURE_TTL, 0..=WEEK),
             lease_ttl: checker.time(LEASE, 0..=MAX_LEASE_SECONDS),
             history: checker.number(HISTORY, 1..=10_000),
         })
     }
+}
+
+/// Returns a limit of a size, unless it is unset or 0.
+fn limit_of_size(checker: &mut Checker<'_>, setting: &Setting) -> Option<ByteSize> {
+    let limit = checker.optional_size(setting);
+    limit.filter(|bytes| *bytes > 0).map(ByteSize)
 }
 
 /// Returns the words of a command. Quotes have no meaning, so they are not allowed.
@@ -170,7 +187,6 @@ pub(crate) fn cores() -> usize {
 mod tests {
     use super::*;
     use crate::Arguments;
-    use crate::table::Setting;
     use nixery_builder::{
         DEFAULT_FAILURE_TTL, DEFAULT_LEASE_TTL, DEFAULT_MAX_WAITING, DEFAULT_MAX_WAITING_PER_CLIENT,
     };
@@ -238,6 +254,21 @@ mod tests {
         "NIXERY_MAX_WAITING (--max-waiting) is \"none\"; allowed: a whole number from 1 to 100000"
     )]
     #[case::quota(MAX_WAITING_PER_CLIENT, "0", "NIXERY_MAX_WAITING_PER_CLIENT")]
+    #[case::packages(
+        MAX_PACKAGES,
+        "many",
+        "NIXERY_MAX_PACKAGES (--max-packages) is \"many\"; allowed: a whole number from 0 to 255"
+    )]
+    #[case::closure(
+        MAX_CLOSURE_SIZE,
+        "-1",
+        "NIXERY_MAX_CLOSURE_SIZE (--max-closure-size) is \"-1\"; allowed: a size"
+    )]
+    #[case::image(
+        MAX_IMAGE_SIZE,
+        "5 apples",
+        "NIXERY_MAX_IMAGE_SIZE (--max-image-size) is \"5 apples\"; allowed: a size"
+    )]
     #[case::failures(FAILURE_TTL, "x", "NIXERY_FAILURE_TTL")]
     #[case::lease(
         LEASE,
@@ -266,6 +297,26 @@ mod tests {
         assert_eq!(nix.wrapper, ["bwrap", "--ro-bind", "/", "/", "--"]);
         assert_eq!(nix.inherited_env, ["NIXPKGS_ALLOW_UNFREE", "AWS_*"]);
         assert_eq!(nix.evaluate_memory, None);
+    }
+
+    #[rstest]
+    #[case("", None, None)]
+    #[case("0", None, None)]
+    #[case("20", NonZeroUsize::new(20), Some(ByteSize(20)))]
+    fn the_needs_of_an_image_are_limited_on_request(
+        #[case] value: &str,
+        #[case] packages: Option<NonZeroUsize>,
+        #[case] size: Option<ByteSize>,
+    ) {
+        let nix = Arguments::<NixSettings>::default()
+            .with(MAX_PACKAGES, value)
+            .with(MAX_CLOSURE_SIZE, value)
+            .with(MAX_IMAGE_SIZE, value)
+            .settings()
+            .unwrap();
+        assert_eq!(nix.max_packages, packages);
+        assert_eq!(nix.max_closure_size, size);
+        assert_eq!(nix.max_image_size, size);
     }
 
     #[test]

@@ -292,6 +292,9 @@ pub async fn builder(
     config.max_evaluations = nix_settings.max_evaluations;
     config.max_waiting = nix_settings.max_waiting;
     config.max_waiting_per_client = nix_settings.max_waiting_per_client;
+    config.max_packages = nix_settings.max_packages;
+    config.max_closure_size = nix_settings.max_closure_size;
+    config.max_image_size = nix_settings.max_image_size;
     config.failure_ttl = nix_settings.failure_ttl;
     config.lease_ttl = nix_settings.lease_ttl;
     config.history = nix_settings.history;

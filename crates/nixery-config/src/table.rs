@@ -287,6 +287,15 @@ settings! {
         MAX_WAITING_PER_CLIENT: "NIXERY_MAX_WAITING_PER_CLIENT" "max-waiting-per-client" "COUNT", Advanced,
             "Limit of builds that run or wait and that one client has started; its requests for further images get status 429. A client is an IPv4 address or an IPv6 network (/64); behind a proxy, set `NIXERY_TRUSTED_PROXIES` as well",
             default "50";
+        MAX_PACKAGES: "NIXERY_MAX_PACKAGES" "max-packages" "COUNT", Advanced,
+            "Limit of packages in the name of one image, each counted once and without meta-packages; names with more get status 400, and 0 sets no limit: a name of 255 bytes has room for about a hundred",
+            default "0";
+        MAX_CLOSURE_SIZE: "NIXERY_MAX_CLOSURE_SIZE" "max-closure-size" "SIZE", Advanced,
+            "Limit of the size of one image's packages and all that they depend on, unpacked, such as `20G`. It is checked before they are packed, and larger images get status 422; 0 sets no limit",
+            default "0";
+        MAX_IMAGE_SIZE: "NIXERY_MAX_IMAGE_SIZE" "max-image-size" "SIZE", Advanced,
+            "Limit of the size of one image's compressed layers, such as `5G`. Larger images, also those that the store has, get status 422; 0 sets no limit",
+            default "0";
         FAILURE_TTL: "NIXERY_FAILURE_TTL" "failure-ttl" "TIME", Advanced,
             "How long a failure is cached before a request builds the image again",
             default "10s";

@@ -44,6 +44,7 @@ pub struct ImageName {
     requested: Arc<str>,
     canonical: Arc<str>,
     packages: Arc<[String]>,
+    named_packages: usize,
     architecture: Architecture,
     shell: bool,
 }
@@ -76,6 +77,9 @@ impl ImageName {
         let mut architecture = Architecture::default();
         let mut shell = false;
         let mut packages = components[metas.len()..].to_vec();
+        packages.sort_unstable();
+        packages.dedup();
+        let named_packages = packages.len();
         for meta in metas {
             packages.extend(meta.packages);
             match meta.effect {
@@ -98,6 +102,7 @@ impl ImageName {
             requested: text.into(),
             canonical: components.join("/").into(),
             packages: packages.into_iter().map(str::to_owned).collect(),
+            named_packages,
             architecture,
             shell,
         })
@@ -117,6 +122,12 @@ impl ImageName {
     /// meta-packages add, and [`REQUIRED_PACKAGES`].
     pub fn packages(&self) -> &[String] {
         &self.packages
+    }
+
+    /// The number of packages that the name itself lists, each counted once. Meta-packages, what
+    /// they add and [`REQUIRED_PACKAGES`] do not count.
+    pub fn named_packages(&self) -> usize {
+        self.named_packages
     }
 
     /// The architecture to build for.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nixery_core::{Architecture, ResolvedSource, StoreRoot};
+use nixery_core::{Architecture, ByteSize, ResolvedSource, StoreRoot};
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -13,7 +13,7 @@ use crate::code::{ENTRY, FOLDER, write_embedded};
 use crate::command::{self, CommandSpec, Finished};
 use crate::environment::ChildEnvironment;
 use crate::evaluation::{self, Access, PackageSet};
-use crate::failure::{evaluation_error, killed};
+use crate::failure::{evaluation_error, killed, ran_out_of_memory};
 use crate::fetched::FetchedCommits;
 use crate::git::{MirrorOptions, Mirrors, RefPatterns};
 use crate::log_format::{NixLog, short_name};
@@ -253,6 +253,10 @@ impl NixCli {
                 after: timeout,
                 log_tail: log.tail(),
             });
+        }
+        if let Some(limit) = spec.memory.filter(|_| ran_out_of_memory(&finished, log)) {
+            let limit = ByteSize(limit);
+            return Err(NixError::EvaluationMemory { limit });
         }
         if let Some(cause) = killed(&finished, log) {
             return Err(NixError::Killed {

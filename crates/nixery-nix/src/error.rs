@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nixery_core::GraphError;
+use nixery_core::{ByteSize, GraphError};
 
 use crate::messages::{describe_packages, describe_reason};
 
@@ -21,6 +21,12 @@ pub enum NixError {
         /// The last lines of output.
         log_tail: Vec<String>,
     },
+    /// An evaluation needed more memory than it is allowed.
+    #[error("the evaluation needed more than {limit} of memory")]
+    EvaluationMemory {
+        /// What an evaluation is allowed.
+        limit: ByteSize,
+    },
     /// Nix does not work on this machine, for example because the disk is full.
     #[error("{problem}")]
     Unavailable {
@@ -29,7 +35,7 @@ pub enum NixError {
         /// Nix's own message, which only the server's log shows.
         detail: String,
     },
-    /// A command of Nix was killed, or ran out of memory.
+    /// A command of Nix was killed, or ran out of memory without a limit of its own.
     #[error(
         "`{command}` {cause}. Fix: try again later; the operator can give Nix more memory, or let it evaluate less at once"
     )]

@@ -6,8 +6,8 @@ use crate::client_text::client_message;
 use crate::command::Finished;
 use crate::log_format::{NixLog, NixMessage};
 use crate::messages::{
-    DISK_FULL, NO_SPACE, OUT_OF_MEMORY, describe_signal, failed_derivation, obstacle, output_name,
-    quoted_after,
+    ABORTED, DISK_FULL, NO_SPACE, OUT_OF_MEMORY, describe_signal, failed_derivation, obstacle,
+    output_name, quoted_after,
 };
 use crate::{NixError, PackageError};
 
@@ -83,10 +83,34 @@ pub(crate) fn killed(finished: &Finished, log: &NixLog<'_>) -> Option<String> {
     if let Some(signal) = finished.killed_by().or_else(interrupted) {
         return Some(format!("was killed by {}", describe_signal(signal)));
     }
+    reports_no_memory(log).then(|| "ran out of memory".to_owned())
+}
+
+/// Returns whether a command failed because it could not allocate memory, and not because something
+/// killed it.
+///
+/// For a command whose address space is limited, the limit is the likely cause. Linux seldom
+/// refuses memory for another reason: where the machine itself is short of it, the kernel kills a
+/// process. It does refuse where overcommitting is off, or where a lower limit was set outside. Nix
+/// prints the same then.
+pub(crate) fn ran_out_of_memory(finished: &Finished, log: &NixLog<'_>) -> bool {
+    if finished.status.success() {
+        return false;
+    }
+    match finished.killed_by() {
+        None => reports_no_memory(log),
+        // Neither Nix nor its garbage collector can report every failed allocation.
+        Some(signal) => {
+            let says_why = |line: &String| ABORTED.iter().any(|words| line.contains(words));
+            signal == Signal::ABORT.as_raw() && log.plain.iter().any(says_why)
+        }
+    }
+}
+
+/// Returns whether the last error is Nix's own about a failed allocation.
+fn reports_no_memory(log: &NixLog<'_>) -> bool {
     let last = log.errors.last().or(log.unproven.back());
-    let is_own = |error: &NixMessage| error.is_bare && error.text == OUT_OF_MEMORY;
-    let out_of_memory = last.is_some_and(is_own);
-    out_of_memory.then(|| "ran out of memory".to_owned())
+    last.is_some_and(|error| error.is_bare && error.text == OUT_OF_MEMORY)
 }
 
 /// Returns whether the disk was full, so that it may be the cause of every failure. The output of

@@ -138,6 +138,37 @@ fn what_killed_nix_is_found(
     assert_eq!(killed(&exited(status), &log).as_deref(), expected);
 }
 
+const NO_MEMORY_LEFT: &str = "GC Warning: Out of Memory! Heap size: 384 MiB. Returning NULL!";
+const BAD_ALLOC: &str = "terminate called after throwing an instance of 'std::bad_alloc'";
+
+#[rstest]
+#[case::reported(NO_MEMORY, 1 << 8, true)]
+#[case::in_a_collection(NO_MEMORY_LEFT, 6, true)]
+#[case::elsewhere(BAD_ALLOC, 6, true)]
+#[case::in_a_wrapper(BAD_ALLOC, 134 << 8, true)]
+#[case::success(NO_MEMORY_LEFT, 0, false)]
+#[case::another_reason_to_abort("", 6, false)]
+#[case::killed_by_the_kernel(NO_MEMORY_LEFT, 9, false)]
+#[case::thrown_by_evaluated_code(THROWN_NO_MEMORY, 1 << 8, false)]
+#[case::survived(NO_MEMORY_LEFT, 1 << 8, false)]
+fn a_lack_of_memory_is_distinguished_from_other_ends(
+    #[case] line: &str,
+    #[case] status: i32,
+    #[case] expected: bool,
+) {
+    let out = BuildLog::default();
+    let mut log = NixLog::new(&out);
+    log.line(line.as_bytes());
+    assert_eq!(ran_out_of_memory(&exited(status), &log), expected);
+}
+
+#[test]
+fn an_evaluation_beyond_its_limit_runs_out_of_memory() {
+    with_captured("nix-2.8", "evaluate-out-of-memory.log", |log| {
+        assert!(ran_out_of_memory(&exited(1 << 8), log), "{log:?}");
+    });
+}
+
 /// With `--keep-going` several may fail, and only the first is the cause.
 #[rstest]
 #[case(&["realise-broken.log"], false)]

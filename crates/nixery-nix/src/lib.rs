@@ -89,6 +89,7 @@ mod readme {}
 /// | [`NotDerivation`](PackageError::NotDerivation), [`Evaluation`](PackageError::Evaluation), [`Failed`](PackageError::Failed) | 422: the package is at fault; the last URL names it and the reason |
 /// | [`Source`](PackageError::Source) | 422: the package source cannot be fetched |
 /// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |
+/// | [`EvaluationMemory`](NixError::EvaluationMemory) | 422: the packages need more than an evaluation may use |
 /// | every other error | 503 with `Retry-After`: the server cannot build now |
 ///
 /// The builder does not store failures: a request that comes later starts again.
@@ -123,7 +124,7 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`PackageError::NotFound`] with every missing name, also if other packages are invalid;
     /// [`PackageError::NotDerivation`], [`PackageError::Evaluation`], [`PackageError::Source`],
-    /// [`NixError::TimedOut`], or an error for Nix itself.
+    /// [`NixError::TimedOut`], [`NixError::EvaluationMemory`], or an error for Nix itself.
     async fn evaluate(
         &self,
         request: &EvaluationRequest,

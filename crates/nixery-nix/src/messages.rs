@@ -14,6 +14,9 @@ pub(crate) const DISK_FULL_TEXT: &str = "the server's disk is full";
 
 /// Nix's own message when it cannot allocate memory.
 pub(crate) const OUT_OF_MEMORY: &str = "out of memory";
+/// What the C++ runtime and the garbage collector print before they abort a process that cannot
+/// allocate memory.
+pub(crate) const ABORTED: [&str; 2] = ["std::bad_alloc", "GC Warning: Out of Memory"];
 
 /// Why no build can succeed on this machine.
 pub(crate) struct Obstacle {

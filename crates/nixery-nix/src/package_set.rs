@@ -153,7 +153,10 @@ async fn evaluate(
     let mut parts = vec![batch];
     let of_an_attribute = |error: &NixError| match error {
         NixError::Package(error) => matches!(error, PackageError::Evaluation { .. }),
-        error => matches!(error, NixError::TimedOut { .. } | NixError::Killed { .. }),
+        error => matches!(
+            error,
+            NixError::TimedOut { .. } | NixError::EvaluationMemory { .. } | NixError::Killed { .. }
+        ),
     };
     while let Some(mut part) = parts.pop() {
         let names = ("attributes", serde_json::json!(part));

@@ -278,7 +278,13 @@ impl BuildAnswer {
                 | PackageError::Failed { .. }
                 | PackageError::Source { .. },
             )
-            | BuildError::TimedOut { .. } => failure(),
+            | BuildError::TimedOut { .. }
+            | BuildError::EvaluationMemory { .. }
+            | BuildError::ClosureTooLarge { .. }
+            | BuildError::ImageTooLarge { .. } => failure(),
+            BuildError::TooManyPackages { .. } => {
+                direct(StatusCode::BAD_REQUEST, Code::NameInvalid)
+            }
             BuildError::Pack(error) => match (error.kind(), error) {
                 (PackErrorKind::Contents, _) => failure(),
                 (_, PackError::Write { source }) if is_full(source) => unavailable(),

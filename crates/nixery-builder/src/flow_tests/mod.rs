@@ -5,6 +5,7 @@ mod collecting;
 mod fairness;
 mod images;
 mod leases;
+mod limits;
 mod recording;
 mod running;
 mod serving;

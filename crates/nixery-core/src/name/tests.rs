@@ -46,6 +46,18 @@ fn expands(#[case] text: &str, #[case] canonical: &str, #[case] packages: &str) 
 }
 
 #[rstest]
+#[case("hello", 1)]
+#[case("hello/git/hello", 2)]
+#[case::meta_packages("shell/arm64/git", 1)]
+#[case::only_a_meta_package("shell", 0)]
+#[case::packages_that_meta_packages_add("shell/nano/git", 2)]
+#[case::a_package_called_like_a_meta_package("git/shell", 2)]
+#[case::required("cacert/hello", 2)]
+fn the_packages_that_a_name_lists_are_counted_once(#[case] text: &str, #[case] count: usize) {
+    assert_eq!(parse(text).named_packages(), count);
+}
+
+#[rstest]
 #[case("hello", Architecture::Amd64, false)]
 #[case("shell", Architecture::Amd64, true)]
 #[case("arm64/hello", Architecture::Arm64, false)]

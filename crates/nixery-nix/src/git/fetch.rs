@@ -228,7 +228,9 @@ impl Mirror {
 
     fn too_late(&self) -> String {
         let seconds = self.options.timeout.as_secs();
-        format!("git did not finish in {seconds} s")
+        format!(
+            "git did not finish in {seconds} s. Fix: try again, or ask the operator to raise `NIXERY_EVAL_TIMEOUT`"
+        )
     }
 
     /// Lets git pack the objects of many fetches into few files, in the background.

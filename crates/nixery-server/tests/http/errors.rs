@@ -1,13 +1,14 @@
 //! Error answers: their form, their codes, and what they must not reveal.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::response::IntoResponse;
 use http_body_util::BodyExt;
 use nixery_builder::{BuildError, Phase};
-use nixery_core::{LayerPlanError, PackError};
+use nixery_core::{ByteSize, LayerPlanError, PackError};
 use nixery_manifest::Digest;
 use nixery_nix::{NixError, PackageError};
 use nixery_server::error::{ApiError, BuildAnswer};
@@ -235,6 +236,20 @@ fn build_errors() -> Vec<BuildError> {
         killed(),
         BuildError::Busy { waiting: 1000 },
         BuildError::QuotaExceeded { waiting: 50 },
+        BuildError::TooManyPackages {
+            listed: 12,
+            limit: NonZeroUsize::MIN,
+        },
+        BuildError::EvaluationMemory { limit: ByteSize(1) },
+        BuildError::ClosureTooLarge {
+            size: ByteSize(2),
+            limit: ByteSize(1),
+            largest: vec![("git-2.38".into(), ByteSize(2))],
+        },
+        BuildError::ImageTooLarge {
+            size: ByteSize(2),
+            limit: ByteSize(1),
+        },
         BuildError::DiskFull {
             place: "blob store",
             missing: "inodes",

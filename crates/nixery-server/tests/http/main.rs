@@ -14,6 +14,7 @@ mod fake_store;
 mod holds;
 #[cfg(feature = "lab")]
 mod learning;
+mod limits;
 mod listen;
 mod listings;
 mod manifests;
