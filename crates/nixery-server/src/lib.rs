@@ -24,6 +24,7 @@
 mod access_log;
 mod api;
 mod app;
+mod arrival;
 mod budget;
 mod client;
 pub mod collection;

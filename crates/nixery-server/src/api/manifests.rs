@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::failure;
 use crate::client::client_id;
 use crate::error::{ApiError, BuildAnswer, Code};
-use crate::host::absolute;
+use crate::host::log_link;
 use crate::long_build::{count_if_it_waits, redirect_to_self, wait_for_build};
 use crate::negotiate::{Preference, preference};
 use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
@@ -52,18 +52,20 @@ async fn by_tag(
     let _held = held.map_or_else(hold, Ok)?;
     let client = client_id(request);
     let handle = state.build(asked, client);
-    let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
     let Some(result) = wait_for_build(&handle, rest).await else {
-        let log = absolute(state.settings(), request, &log);
-        return redirect_to_self(&request.uri, &handle, &log);
+        let log = log_link(state.settings(), request, &handle.id());
+        return redirect_to_self(&request.uri, &handle, log.as_deref());
     };
     match result {
         Ok(image) => by_image(state, request, &handle.request().name, &image),
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
-            BuildAnswer::Failure(_) => Ok(failure::redirect_to_reason(request, &error, &log)),
+            BuildAnswer::Failure(_) => {
+                let (settings, id) = (state.settings(), handle.id());
+                Ok(failure::redirect_to_reason(settings, request, &error, &id))
+            }
         },
     }
 }

@@ -6,14 +6,14 @@ mod start;
 pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::error::ApiError;
 use crate::response::{self, REVALIDATE};
-use crate::route::Asset;
+use crate::route::{Asset, Route};
 
 /// Allows only this server's own style, script and icon: nothing inline, no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -52,6 +52,16 @@ fn sentence(message: &str) -> String {
     let first = rest.next().map(char::to_uppercase);
     let text: String = first.into_iter().flatten().chain(rest).collect();
     format!("{}.", text.trim_end_matches('.'))
+}
+
+/// Returns an error that concerns a path, as JSON for registry clients and programs, as a page for
+/// browsers.
+pub(crate) fn refusal(path: &str, headers: &HeaderMap, refused: ApiError) -> Response {
+    if Route::is_registry(path) || wants_plain(headers) {
+        refused.into_response()
+    } else {
+        error(refused)
+    }
 }
 
 /// Returns a page with an error.

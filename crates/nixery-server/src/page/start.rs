@@ -8,7 +8,7 @@ use nixery_builder::{BuildState, BuildSummary};
 use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
-use crate::host::pull_host;
+use crate::host::{is_https, pull_host};
 use crate::redact::redact;
 use crate::state::AppState;
 use crate::text::{ago, duration, timestamp};
@@ -30,7 +30,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
         REFRESH_IDLE
     };
     let body = html! {
-        (introduction(&host))
+        (introduction(&host, is_https(state.settings(), request)))
         (naming(&host))
         (meta_packages(&state.builder().config().source))
         section id="live" aria-label="Recent builds" {
@@ -53,7 +53,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
     )
 }
 
-fn introduction(host: &str) -> Markup {
+fn introduction(host: &str, is_https: bool) -> Markup {
     html! {
         h1 { "Container images from the packages you name" }
         p class="lead" {
@@ -73,12 +73,14 @@ fn introduction(host: &str) -> Markup {
                     "ctr images pull " (host) "/" (EXAMPLE) ":latest"
                 }
             }
-            p {
-                "Clients need a flag for a registry without TLS: "
-                code { "--tls-verify=false" } " for podman, "
-                code { "--src-tls-verify=false" } " for skopeo, "
-                code { "--plain-http" } " for ctr. Docker accepts "
-                code { "localhost" } " and the hosts in its setting " code { "insecure-registries" } "."
+            @if !is_https {
+                p {
+                    "Clients need a flag for a registry without TLS: "
+                    code { "--tls-verify=false" } " for podman, "
+                    code { "--src-tls-verify=false" } " for skopeo, "
+                    code { "--plain-http" } " for ctr. Docker accepts "
+                    code { "localhost" } " and the hosts in its setting " code { "insecure-registries" } "."
+                }
             }
         }
     }
