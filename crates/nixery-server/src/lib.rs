@@ -51,11 +51,13 @@ mod redact;
 mod response;
 pub mod route;
 mod run;
+mod serving;
 mod setup;
 mod shutdown;
 mod stalls;
 mod state;
 mod text;
+pub mod tls;
 #[cfg(feature = "lab")]
 pub mod traffic;
 
