@@ -8,7 +8,8 @@ use nixery_builder::{BuildState, BuildSummary};
 use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
-use crate::host::{is_https, pull_host};
+use crate::arrival::{Arrival, ListenerRole};
+use crate::host::{absolute, is_https, pull_host};
 use crate::redact::redact;
 use crate::state::AppState;
 use crate::text::{ago, duration, timestamp};
@@ -39,7 +40,7 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
         }
         footer {
             p {
-                "Registry API: " a href="/v2/" { code { "/v2/" } }
+                "Registry API: " a href=(api_link(state, request)) { code { "/v2/" } }
                 " · Metrics: " a href="/metrics" { code { "/metrics" } }
                 " · Readiness: " a href="/readyz" { code { "/readyz" } }
             }
@@ -51,6 +52,14 @@ pub(crate) fn start(state: &AppState, request: &Parts) -> Response {
         Some(refresh),
         &body,
     )
+}
+
+/// Returns where the registry is: at this listener, or at the address of another one.
+fn api_link(state: &AppState, request: &Parts) -> String {
+    match Arrival::of(request).role {
+        ListenerRole::Public => "/v2/".to_owned(),
+        ListenerRole::Admin => absolute(state.settings(), request, "/v2/"),
+    }
 }
 
 fn introduction(host: &str, is_https: bool) -> Markup {

@@ -76,12 +76,15 @@ async fn the_admin_listener_has_everything_but_the_registry(#[case] public_pages
         let fix = format!("no registry. Fix: use http://localhost:{port}");
         assert!(answer.contains(&fix), "{answer}");
     }
-    // Its page shows commands for the other port.
+    // Its page shows commands and a link for the other port.
     let (_, page) = ask(&servers.admin, "/").await;
-    assert!(
-        page.contains(&format!("docker pull localhost:{port}/")),
-        "{page}"
-    );
+    for expected in [
+        "docker pull localhost:PORT/",
+        "href=\"http://localhost:PORT/v2/\"",
+    ] {
+        let expected = expected.replace("PORT", &port.to_string());
+        assert!(page.contains(&expected), "{page}");
+    }
 }
 
 #[tokio::test]

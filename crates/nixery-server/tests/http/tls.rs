@@ -15,7 +15,7 @@ use nixery_storage::{Key, PutMode};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rstest::rstest;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -99,20 +99,8 @@ fn limits() -> Limits {
     Limits::for_descriptors(1024)
 }
 
-/// Connects as a client that trusts these certificates.
-async fn connect(
-    address: SocketAddr,
-    trusted: &[&Issued],
-    protocol: &[u8],
-) -> std::io::Result<TlsStream<TcpStream>> {
-    connect_over(TcpStream::connect(address).await?, trusted, protocol).await
-}
-
-async fn connect_over(
-    stream: TcpStream,
-    trusted: &[&Issued],
-    protocol: &[u8],
-) -> std::io::Result<TlsStream<TcpStream>> {
+/// A client that trusts these certificates. It remembers its sessions.
+fn client(trusted: &[&Issued], protocol: &[u8]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     for issued in trusted {
         roots.add(issued.der.clone()).unwrap();
@@ -124,10 +112,21 @@ async fn connect_over(
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
-    let name = ServerName::try_from("localhost").unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(name, stream)
-        .await
+    Arc::new(config).into()
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from("localhost").unwrap()
+}
+
+/// Connects as a new client that trusts these certificates.
+async fn connect(
+    address: SocketAddr,
+    trusted: &[&Issued],
+    protocol: &[u8],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    client(trusted, protocol).connect(name(), stream).await
 }
 
 fn certificate(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
@@ -221,9 +220,8 @@ async fn both_versions_of_tls_are_spoken(
         .with_root_certificates(roots)
         .with_no_client_auth();
     let stream = TcpStream::connect(server.address).await.unwrap();
-    let name = ServerName::try_from("localhost").unwrap();
-    let connector = TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, stream).await.unwrap();
+    let client = TlsConnector::from(Arc::new(config));
+    let mut stream = client.connect(name(), stream).await.unwrap();
     assert!(ask(&mut stream, "/v2/").await.starts_with("HTTP/1.1 200"));
 }
 
@@ -257,6 +255,24 @@ async fn no_request_fails_while_certificates_are_replaced() {
     // The connection from before all that is still served.
     let answer = ask(&mut open, "/v2/").await;
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
+
+/// The client does not trust the new certificate, and need not see it.
+#[tokio::test]
+async fn sessions_are_resumed_after_the_certificate_was_replaced() {
+    let registry = Registry::new().await;
+    let (old, new) = (issue(), issue());
+    let mut secret = Secret::new(&old);
+    let server = start_tls(&registry, &secret, limits()).await;
+    let client = client(&[&old], b"http/1.1");
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let stream = TcpStream::connect(server.address).await.unwrap();
+        let mut stream = client.connect(name(), stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.handshake_kind(), Some(expected));
+        assert!(ask(&mut stream, "/v2/").await.starts_with("HTTP/1.1 200"));
+        secret.replace(&new.certificate, &new.key);
+        wait_for(server.address, &old, &new).await;
+    }
 }
 
 #[tokio::test]
@@ -419,7 +435,8 @@ async fn a_client_that_takes_nothing_over_tls_is_disconnected() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(32 * 1024).unwrap();
     let stream = socket.connect(server.address).await.unwrap();
-    let mut stream = connect_over(stream, &[&issued], b"http/1.1").await.unwrap();
+    let client = client(&[&issued], b"http/1.1");
+    let mut stream = client.connect(name(), stream).await.unwrap();
     let request = format!("GET /v2/git/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     // It is counted when it ends.
