@@ -30,7 +30,7 @@ pub use gc::GcSettings;
 pub use layering::{LayeringSettings, StrategySettings};
 pub use log::{LogFormat, env_filter, start_text_log};
 pub use proxies::TrustedProxies;
-pub use server::{BlobDelivery, HttpSettings, ServerSettings};
+pub use server::{BlobDelivery, HttpSettings, ServerSettings, TlsSettings};
 pub use source::DEFAULT_CHANNEL;
 pub use storage::{StorageBackend, StorageSettings};
 pub use traffic::{Salt, TrafficSettings};
@@ -107,6 +107,7 @@ impl Settings {
         let mut warnings: Vec<_> = ignored.into_iter().flatten().cloned().collect();
         let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
         warnings.extend(self.gc.warning(longest_build));
+        warnings.extend(self.server.warning());
         warnings
     }
 }

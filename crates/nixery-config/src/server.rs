@@ -1,16 +1,17 @@
 //! The settings of the HTTP server.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::arguments::Section;
-use crate::check::{Checker, origin};
+use crate::check::{BOOLEANS, Checker, origin};
 use crate::log::{LogFormat, is_filter};
 use crate::proxies::TrustedProxies;
 use crate::table::{
-    BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS,
-    MAX_CONNECTIONS_PER_CLIENT, MAX_DOWNLOADS, PORT, PUBLIC_URL, REDIRECT_TTL, SHUTDOWN_GRACE,
-    TRUSTED_PROXIES, WEB_DIR,
+    ADMIN_LISTEN, BLOB_DELIVERY, Group, HOLD, LISTEN, LOG, LOG_FORMAT, MAX_CONNECTIONS,
+    MAX_CONNECTIONS_PER_CLIENT, MAX_DOWNLOADS, PORT, PUBLIC_PAGES, PUBLIC_URL, REDIRECT_TTL,
+    SHUTDOWN_GRACE, TLS_CERT, TLS_KEY, TRUSTED_PROXIES, WEB_DIR,
 };
 
 /// Default of [`HttpSettings::hold`]: containerd gives up 30 s after a request, and the network
@@ -33,6 +34,10 @@ pub struct ServerSettings {
     pub port: u16,
     /// Address to listen on; `None` for all addresses.
     pub listen: Option<IpAddr>,
+    /// The files for TLS; `None` for plain HTTP.
+    pub tls: Option<TlsSettings>,
+    /// Address and port of the listener for health checks, metrics and pages, if there is one.
+    pub admin_listen: Option<SocketAddr>,
     /// The settings of request handlers.
     pub http: HttpSettings,
     /// Limit of connections; `None` for one that fits the system.
@@ -51,6 +56,15 @@ pub struct ServerSettings {
     pub ignored: Vec<String>,
 }
 
+/// The files of a certificate, in PEM. What they contain is not checked yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The certificate, and those that lead to its root.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
 /// Checked settings of request handlers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpSettings {
@@ -67,8 +81,10 @@ pub struct HttpSettings {
     pub max_downloads: usize,
     /// The same for one client.
     pub max_downloads_per_client: usize,
-    /// The proxies whose headers say which client sent a request.
+    /// The proxies whose headers say which client sent a request, and with which address.
     pub trusted_proxies: TrustedProxies,
+    /// Whether the listener of the registry also serves pages, logs, health checks and metrics.
+    pub public_pages: bool,
 }
 
 /// How clients get blobs.
@@ -116,6 +132,7 @@ impl Default for HttpSettings {
             max_downloads: 256,
             max_downloads_per_client: 128,
             trusted_proxies: TrustedProxies::default(),
+            public_pages: true,
         }
     }
 }
@@ -126,10 +143,38 @@ impl ServerSettings {
     pub fn address(&self) -> IpAddr {
         self.listen.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED))
     }
+
+    /// Returns a warning if no listener answers health checks.
+    #[must_use]
+    pub(crate) fn warning(&self) -> Option<String> {
+        let none = !self.http.public_pages && self.admin_listen.is_none();
+        none.then(|| {
+            format!(
+                "{PUBLIC_PAGES} is false and there is no admin listener, so health checks, metrics and pages cannot be reached. Fix: set {ADMIN_LISTEN} to an address and port, such as 127.0.0.1:9090"
+            )
+        })
+    }
+}
+
+/// Reads the files for TLS: both settings, or neither.
+fn tls(checker: &mut Checker<'_>) -> Option<TlsSettings> {
+    match (checker.path(TLS_CERT), checker.path(TLS_KEY)) {
+        (Some(certificate), Some(key)) => return Some(TlsSettings { certificate, key }),
+        (Some(_), None) => checker.missing(
+            TLS_KEY,
+            format_args!("the file with the private key of the certificate in {TLS_CERT}"),
+        ),
+        (None, Some(_)) => checker.missing(
+            TLS_CERT,
+            format_args!("the file with the certificate of the key in {TLS_KEY}"),
+        ),
+        (None, None) => {}
+    }
+    None
 }
 
 impl Section for ServerSettings {
-    const GROUPS: &'static [Group] = &[Group::Server];
+    const GROUPS: &'static [Group] = &[Group::Server, Group::Tls];
 
     fn read(checker: &mut Checker<'_>) -> Option<Self> {
         let address = |text: &str| text.trim_matches(['[', ']']).parse().ok();
@@ -142,6 +187,12 @@ impl Section for ServerSettings {
         Some(Self {
             port: checker.number(PORT, 0..=u16::MAX),
             listen: checker.parsed(LISTEN, address, "an IP address, such as 127.0.0.1 or ::"),
+            tls: tls(checker),
+            admin_listen: checker.parsed(
+                ADMIN_LISTEN,
+                |text| text.parse().ok(),
+                "an IP address and a port, such as 127.0.0.1:9090 or [::1]:9090",
+            ),
             http: HttpSettings {
                 public_url: checker.parsed(
                     PUBLIC_URL,
@@ -158,6 +209,7 @@ impl Section for ServerSettings {
                         "addresses and networks, such as 127.0.0.1, ::1, 10.0.0.0/8",
                     )
                     .unwrap_or_default(),
+                public_pages: checker.choice(PUBLIC_PAGES, BOOLEANS)?,
                 ..HttpSettings::default()
             },
             max_connections: checker.optional_number(MAX_CONNECTIONS, 1..=MAX_LIMIT),
@@ -253,6 +305,26 @@ mod tests {
         "proxy.example.org",
         "NIXERY_TRUSTED_PROXIES (--trusted-proxies) is \"proxy.example.org\"; allowed: addresses and networks"
     )]
+    #[case::admin_listen(
+        ADMIN_LISTEN,
+        "9090",
+        "NIXERY_ADMIN_LISTEN (--admin-listen) is \"9090\"; allowed: an IP address and a port"
+    )]
+    #[case::public_pages(
+        PUBLIC_PAGES,
+        "none",
+        "NIXERY_PUBLIC_PAGES (--public-pages) is \"none\"; allowed: true, false"
+    )]
+    #[case::certificate_alone(
+        TLS_CERT,
+        "/etc/tls.crt",
+        "NIXERY_TLS_KEY (--tls-key) is not set; needed: the file with the private key of the certificate in NIXERY_TLS_CERT"
+    )]
+    #[case::key_alone(
+        TLS_KEY,
+        "/etc/tls.key",
+        "NIXERY_TLS_CERT (--tls-cert) is not set; needed: the file with the certificate of the key in NIXERY_TLS_KEY"
+    )]
     #[case::log_format(
         LOG_FORMAT,
         "xml",
@@ -280,6 +352,36 @@ mod tests {
             .with(PORT, "x")
             .with(HOLD, "y");
         assert_eq!(arguments.settings().unwrap_err().0.len(), 2);
+    }
+
+    #[rstest]
+    #[case("127.0.0.1:9090")]
+    #[case("[::1]:9090")]
+    fn the_admin_listener_has_an_address_and_a_port(#[case] text: &str) {
+        let arguments = Arguments::<ServerSettings>::default().with(ADMIN_LISTEN, text);
+        let settings = arguments.settings().unwrap();
+        assert_eq!(settings.admin_listen.unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn a_server_without_a_port_for_health_checks_is_warned_of() {
+        let pages_off = Arguments::<ServerSettings>::default().with(PUBLIC_PAGES, "false");
+        let warning = pages_off.settings().unwrap().warning().unwrap();
+        assert!(warning.contains("NIXERY_ADMIN_LISTEN"), "{warning}");
+        let admin = pages_off.with(ADMIN_LISTEN, "127.0.0.1:9090");
+        assert_eq!(admin.settings().unwrap().warning(), None);
+        let default = Arguments::<ServerSettings>::default();
+        assert_eq!(default.settings().unwrap().warning(), None);
+    }
+
+    #[test]
+    fn tls_needs_both_files() {
+        let arguments = Arguments::<ServerSettings>::default()
+            .with(TLS_CERT, "/etc/tls.crt")
+            .with(TLS_KEY, "/etc/tls.key");
+        let tls = arguments.settings().unwrap().tls.unwrap();
+        assert_eq!(tls.certificate.to_str(), Some("/etc/tls.crt"));
+        assert_eq!(tls.key.to_str(), Some("/etc/tls.key"));
     }
 
     #[test]

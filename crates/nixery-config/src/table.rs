@@ -189,7 +189,7 @@ settings! {
             "How clients reach this registry, such as `https://nixery.example.org`; shown in pull commands and log links",
             default "taken from each request's Host";
         TRUSTED_PROXIES: "NIXERY_TRUSTED_PROXIES" "trusted-proxies" "ADDRESSES", Advanced,
-            "Addresses and networks of your reverse proxies, such as `127.0.0.1, 10.0.0.0/8`: for requests from them, the client is the right-most other address in `X-Forwarded-For` or `Forwarded`; they must set one of these headers",
+            "Addresses and networks of your reverse proxies, such as `127.0.0.1, 10.0.0.0/8`: for requests from them, the client is the right-most other address in `X-Forwarded-For` or `Forwarded`; they must set one of these headers. Pull commands and links use their `X-Forwarded-Host` and `X-Forwarded-Proto`",
             default "none: a request belongs to the address that it comes from";
         BLOB_DELIVERY: "NIXERY_BLOB_DELIVERY" "blob-delivery" "WAY", Shown,
             "How clients get blobs: `redirect` sends them to signed URLs of the store, `public` to unsigned ones, `proxy` sends blobs through this server, `auto` is `redirect` if the store can sign, else `proxy`",
@@ -220,6 +220,19 @@ settings! {
             default "auto";
         WEB_DIR: "WEB_DIR" "web-dir" "FOLDER", Advanced,
             "Folder of the web page of the original Nixery: accepted and ignored with a warning, as the page is built in";
+    }
+    Tls "TLS and the admin listener" {
+        TLS_CERT: "NIXERY_TLS_CERT" "tls-cert" "FILE", Shown,
+            "PEM file with the certificate of this server and all intermediate ones; with it the server speaks TLS, and uses a new certificate as soon as the files change; needs `NIXERY_TLS_KEY`",
+            default "none: plain HTTP";
+        TLS_KEY: "NIXERY_TLS_KEY" "tls-key" "FILE", Shown,
+            "PEM file with the private key of the certificate, without a password (PKCS#8, PKCS#1 or SEC1)";
+        ADMIN_LISTEN: "NIXERY_ADMIN_LISTEN" "admin-listen" "ADDRESS", Advanced,
+            "Address and port of a second listener, such as `127.0.0.1:9090`: plain HTTP for `/healthz`, `/readyz`, `/metrics`, the pages and logs, without the registry",
+            default "no second listener";
+        PUBLIC_PAGES: "NIXERY_PUBLIC_PAGES" "public-pages" "BOOL", Advanced,
+            "Whether the registry's own port also serves the pages, the logs, `/healthz`, `/readyz` and `/metrics`: `true` or `false`",
+            default "true";
     }
     Access "Access: without these settings, everybody may pull everything" {
         HTPASSWD: "NIXERY_HTPASSWD" "htpasswd" "FILE", Shown,
@@ -372,13 +385,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn names_are_unique_and_about_thirty_settings_are_shown() {
+    fn names_are_unique_and_at_most_forty_settings_are_shown() {
         let variables: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.variable).collect();
         let flags: BTreeSet<_> = SETTINGS.iter().map(|setting| setting.flag).collect();
         assert_eq!(variables.len(), SETTINGS.len());
         assert_eq!(flags.len(), SETTINGS.len());
         let shown = SETTINGS.iter().filter(|s| s.level == Level::Shown).count();
-        assert!((25..=35).contains(&shown), "{shown} of {}", SETTINGS.len());
+        assert!((25..=40).contains(&shown), "{shown} of {}", SETTINGS.len());
     }
 
     #[test]

@@ -4,18 +4,22 @@ use std::convert::Infallible;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use tower::Service;
 
 use crate::access::Caller;
 use crate::access_log::Entry;
 use crate::api;
+use crate::arrival::{Arrival, ListenerRole};
 use crate::client::find_client;
-use crate::error::ApiError;
+use crate::config::HttpSettings;
+use crate::config::table::PORT;
+use crate::error::{ApiError, Code};
 use crate::health;
+use crate::host::registry_origin;
 use crate::page;
 use crate::response::{API_VERSION, IMMUTABLE, PRIVATE_IMMUTABLE, without_body};
 use crate::route::{Route, RouteError};
@@ -44,7 +48,7 @@ async fn answer(state: AppState, request: Request) -> Response {
     find_client(&state.settings().trusted_proxies, &mut request);
     let mut entry = Entry::new(&state, &request);
     let registry = Route::is_registry(request.uri.path());
-    let mut response = match Route::parse(&request.method, request.uri.path()) {
+    let mut response = match find_route(state.settings(), &request) {
         Ok(route) => {
             entry.set_route(&route);
             match answer_anybody(&state, &route).await {
@@ -52,7 +56,7 @@ async fn answer(state: AppState, request: Request) -> Response {
                 None => answer_caller(&state, &request, route, &mut entry).await,
             }
         }
-        Err(error) => error_response(&request, error.into()),
+        Err(error) => page::refusal(request.uri.path(), &request.headers, error),
     };
     let headers = response.headers_mut();
     // Errors, logs and layers hold text from outside: a browser must not show them as pages.
@@ -67,6 +71,27 @@ async fn answer(state: AppState, request: Request) -> Response {
         response = without_body(response);
     }
     entry.follow(response)
+}
+
+/// Returns the route of a request, if the listener that accepted it serves that route.
+fn find_route(settings: &HttpSettings, request: &Parts) -> Result<Route, ApiError> {
+    let path = request.uri.path();
+    let route = Route::parse(&request.method, path);
+    let role = Arrival::of(request).role;
+    if role.serves(settings.public_pages, path, &route) {
+        return Ok(route?);
+    }
+    Err(match role {
+        ListenerRole::Public => RouteError::NotFound.into(),
+        ListenerRole::Admin => {
+            let registry = registry_origin(settings, request)
+                .unwrap_or_else(|| format!("the port that {PORT} sets"));
+            let message = format!(
+                "this listener has health checks, metrics and pages, but no registry. Fix: use {registry}"
+            );
+            ApiError::new(StatusCode::NOT_FOUND, Code::Unsupported, message)
+        }
+    })
 }
 
 /// Answers what needs no login, whoever sends the request.
@@ -95,16 +120,7 @@ async fn answer_caller(
         }
         Err(error) => Err(error),
     };
-    result.unwrap_or_else(|error| error_response(request, error))
-}
-
-/// Returns an error as JSON for programs, or as a page.
-fn error_response(request: &Parts, error: ApiError) -> Response {
-    if Route::is_registry(request.uri.path()) || page::wants_plain(&request.headers) {
-        error.into_response()
-    } else {
-        page::error(error)
-    }
+    result.unwrap_or_else(|error| page::refusal(request.uri.path(), &request.headers, error))
 }
 
 async fn dispatch(
@@ -131,5 +147,25 @@ async fn dispatch(
         Route::Asset(_) | Route::Live | Route::Ready | Route::Metrics => {
             Err(RouteError::NotFound.into())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_admin_listener_names_the_registry() {
+        let arrival = Arrival {
+            role: ListenerRole::Admin,
+            registry_tls: true,
+            registry_port: Some(8443),
+        };
+        let request = http::Request::get("/v2/").header("host", "10.0.0.1:9090");
+        let request = request.extension(arrival).body(()).unwrap();
+        let error = find_route(&HttpSettings::default(), &request.into_parts().0).unwrap_err();
+        assert_eq!(error.status, StatusCode::NOT_FOUND);
+        let message = error.message;
+        assert!(message.ends_with("use https://10.0.0.1:8443"), "{message}");
     }
 }

@@ -17,13 +17,27 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 #[derive(Debug, Clone, Copy)]
 struct ClientAddress(IpAddr);
 
+/// Marks a request that comes from a trusted proxy, in the extensions of the request.
+#[derive(Debug, Clone, Copy)]
+struct FromTrustedProxy;
+
 /// Finds the address of the client that sent a request, for the functions below. It is unknown if
 /// the connection is, as in a router within a larger server.
 pub(crate) fn find_client(trusted: &TrustedProxies, request: &mut Parts) {
     if let Some(peer) = request.extensions.get::<ConnectInfo<SocketAddr>>() {
-        let address = client_of(trusted, peer.0.ip(), &request.headers);
+        let peer = peer.0.ip();
+        let address = client_of(trusted, peer, &request.headers);
         request.extensions.insert(ClientAddress(address));
+        if trusted.contains(peer) {
+            request.extensions.insert(FromTrustedProxy);
+        }
     }
+}
+
+/// Whether a trusted proxy sent a request, so that its headers about the client count.
+#[must_use]
+pub(crate) fn is_from_trusted_proxy(request: &Parts) -> bool {
+    request.extensions.get::<FromTrustedProxy>().is_some()
 }
 
 /// Returns the address of the client that sent a request, if it is known.

@@ -71,7 +71,7 @@ pub struct ApiError {
     /// Seconds for `Retry-After`.
     pub retry_after: Option<u64>,
     /// How to log in, for `WWW-Authenticate`.
-    pub(crate) challenge: Option<String>,
+    pub(crate) challenge: Option<HeaderValue>,
 }
 
 impl ApiError {
@@ -107,6 +107,7 @@ impl ApiError {
     /// Adds how to log in.
     #[must_use]
     pub(crate) fn with_challenge(self, challenge: Option<String>) -> Self {
+        let challenge = challenge.and_then(|text| HeaderValue::try_from(text).ok());
         Self { challenge, ..self }
     }
 
@@ -153,8 +154,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
-        let challenge = self.challenge.map(HeaderValue::try_from);
-        if let Some(Ok(challenge)) = challenge {
+        if let Some(challenge) = self.challenge {
             headers.insert(WWW_AUTHENTICATE, challenge);
         }
         if let Some(seconds) = self.retry_after {

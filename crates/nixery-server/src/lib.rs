@@ -25,6 +25,7 @@ pub mod access;
 mod access_log;
 mod api;
 mod app;
+mod arrival;
 mod budget;
 mod client;
 pub mod collection;
@@ -51,11 +52,13 @@ mod redact;
 mod response;
 pub mod route;
 mod run;
+mod serving;
 mod setup;
 mod shutdown;
 mod stalls;
 mod state;
 mod text;
+pub mod tls;
 #[cfg(feature = "lab")]
 pub mod traffic;
 

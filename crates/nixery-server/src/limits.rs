@@ -12,6 +12,8 @@ use crate::config::table::{MAX_CONNECTIONS, MAX_DOWNLOADS};
 const WANTED_DESCRIPTORS: usize = 16 * 1024;
 /// Descriptors for Nix processes, spool files and connections to a remote store.
 const OWN_DESCRIPTORS: usize = 256;
+/// Connections of the admin listener, without its reserve.
+const ADMIN_CONNECTIONS: usize = 64;
 /// Limit of connections by default: each needs some kilobytes of memory even if it is idle.
 const MAX_DEFAULT_CONNECTIONS: usize = 4096;
 /// Limit of bytes that wait for their clients, without those of blobs.
@@ -42,6 +44,8 @@ pub struct Limits {
     pub stall: Duration,
     /// Time after which a connection without a request is closed.
     pub idle: Duration,
+    /// Time limit of a TLS handshake.
+    pub handshake: Duration,
 }
 
 impl Limits {
@@ -60,6 +64,16 @@ impl Limits {
             downloads_per_client: downloads.div_ceil(2),
             stall: Duration::from_secs(30),
             idle: Duration::from_secs(60),
+            handshake: Duration::from_secs(10),
+        }
+    }
+
+    /// Returns the limits of the admin listener, which few programs and people use. They are its
+    /// own, so that clients of the registry cannot fill them.
+    pub(crate) fn of_admin_listener() -> Self {
+        Self {
+            unsent_bytes: MAX_UNSENT_BYTES / 8,
+            ..Self::for_descriptors(2 * ADMIN_CONNECTIONS)
         }
     }
 
@@ -116,6 +130,7 @@ impl Limits {
         self.connections
             .saturating_add(self.reserve)
             .saturating_add(self.downloads)
+            .saturating_add(ADMIN_CONNECTIONS)
             .saturating_add(OWN_DESCRIPTORS)
     }
 }

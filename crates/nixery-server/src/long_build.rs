@@ -107,14 +107,15 @@ pub(crate) async fn wait_for_build(handle: &BuildHandle, limit: Duration) -> Opt
     tokio::time::timeout(limit, handle.wait()).await.ok()
 }
 
-/// Redirects a request whose build has not ended to itself.
+/// Redirects a request whose build has not ended to itself. `log` is where clients can read the log
+/// of the build, if they can.
 ///
 /// # Errors
 /// The request was redirected [`MAX_HOLDS`] times: 429 with the time to ask again.
 pub(crate) fn redirect_to_self(
     uri: &Uri,
     handle: &BuildHandle,
-    log: &str,
+    log: Option<&str>,
 ) -> Result<Response, ApiError> {
     let count = count(uri.query());
     if count < MAX_HOLDS {
@@ -130,8 +131,11 @@ pub(crate) fn redirect_to_self(
         ),
         phase => phase.describe().to_owned(),
     };
+    let log = log
+        .map(|log| format!(". Its log: {log}"))
+        .unwrap_or_default();
     let message = format!(
-        "the image is still being built ({doing}). Fix: pull it again in a few minutes; the build continues. Its log: {log}"
+        "the image is still being built ({doing}). Fix: pull it again in a few minutes; the build continues{log}"
     );
     let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests);
     Err(ApiError::new(status, code, message).retry_after(RETRY_SECONDS))

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use nixery_nix::{hide_credentials, hide_secrets};
 
+use crate::text::visible;
+
 /// Paths that are the same on every machine, and frequent in the messages of builds.
 const EVERYWHERE: [&str; 4] = ["/bin/sh", "/dev/null", "/nix/store", "/usr/bin/env"];
 /// Where Nix builds in a sandbox.
@@ -13,7 +15,7 @@ const OTHER_BUILD_FOLDER: &str = "/nix-build-";
 
 /// Replaces absolute paths outside of the Nix store by `…`, and those of Nix files by `…/FILE`.
 /// Removes the folder of a relocated store from store paths, credentials from URLs, and secrets of
-/// this process.
+/// this process. Characters that cannot be seen are written as escapes, see [`visible`].
 ///
 /// The errors of the crates below should hold no paths. This is the last line of defence, as
 /// messages of Nix itself pass through them.
@@ -48,7 +50,7 @@ pub(crate) fn redact(text: &str) -> String {
         rest = after;
     }
     clean.push_str(rest);
-    clean
+    visible(&clean).into_owned()
 }
 
 /// Returns what is shown of a path, or `None` if it is this server's own.
@@ -116,6 +118,7 @@ mod tests {
     #[case("/builder/x", "…")]
     #[case("/tmp/nix-build-a-1.drv-0/hello/a.c:3", "/build/hello/a.c:3")]
     #[case("cd /tmp/nix-build-a-1.drv-0", "cd /build")]
+    #[case("/srv/a\u{202e}b \u{202e}c", "… \\u{202e}c")]
     #[case("and/or", "and/or")]
     #[case("1 / 2", "1 / 2")]
     #[case("", "")]

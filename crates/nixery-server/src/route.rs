@@ -155,6 +155,26 @@ impl Route {
         }
     }
 
+    /// Whether this is an endpoint of the registry, rather than a page or an endpoint for programs
+    /// that monitor the server.
+    #[must_use]
+    pub const fn belongs_to_registry(&self) -> bool {
+        match self {
+            Self::Token
+            | Self::ApiVersion
+            | Self::Manifest { .. }
+            | Self::Blob { .. }
+            | Self::Tags { .. }
+            | Self::Referrers { .. } => true,
+            Self::Start
+            | Self::Build(_)
+            | Self::Asset(_)
+            | Self::Live
+            | Self::Ready
+            | Self::Metrics => false,
+        }
+    }
+
     /// Whether errors of this path are for registry clients, who expect JSON.
     #[must_use]
     pub fn is_registry(path: &str) -> bool {

@@ -1,24 +1,25 @@
 //! Runs the server from its start to its end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use nixery_nix::hide_process_memory;
 use tokio::sync::oneshot;
 
 use crate::access::watch_files;
 use crate::app::service;
 use crate::collection::collect_until;
-use crate::config::{Arguments, ConfigErrors, Settings, unknown_variables};
+use crate::config::{Arguments, ConfigErrors, ServerSettings, Settings, unknown_variables};
 use crate::host::host_of_examples;
 use crate::limits::Limits;
-use crate::listen::{ListenError, bind, serve};
+use crate::listen::{ListenError, Listener, bind, bind_admin, serve};
 use crate::logging;
 use crate::page::EXAMPLE;
 use crate::setup::{self, StateError};
 use crate::shutdown::{INTERRUPTED, Signals, exit_soon, unless_signalled};
 use crate::state::AppState;
+use crate::tls::{RELOAD_INTERVAL, Tls, TlsError};
 
 /// Time limit for a garbage collection to release its lease when the server stops.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -33,7 +34,10 @@ pub enum RunError {
     /// Something the server needs does not work.
     #[error(transparent)]
     State(#[from] StateError),
-    /// The port cannot be opened.
+    /// The certificate or its key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A port cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// Signals cannot be handled.
@@ -52,7 +56,7 @@ impl RunError {
         match self {
             Self::Config(_) => 2,
             Self::Interrupted => INTERRUPTED,
-            Self::State(_) | Self::Listen(_) | Self::Signals(_) => 1,
+            Self::State(_) | Self::Tls(_) | Self::Listen(_) | Self::Signals(_) => 1,
         }
     }
 }
@@ -97,13 +101,13 @@ fn warnings(settings: &Settings) -> Vec<String> {
 async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let mut signals = Signals::new().map_err(RunError::Signals)?;
     let limits = Limits::of(&settings.server);
-    // The port first: if another server has it, this one must not touch the store.
-    let listener = bind(settings.server.listen, settings.server.port).await?;
+    // The ports first: if another server has them, this one must not touch the store.
+    let listeners = Listeners::open(&settings.server).await?;
     let state = tokio::select! {
         state = setup::state(settings, &limits) => state?,
         () = signals.next() => return Ok(()),
     };
-    announce(settings, &state, listener.local_addr().ok());
+    announce(settings, &state, &listeners);
     let (stop_collection, collection_stopped) = oneshot::channel();
     let collection = tokio::spawn(collect_until(
         Arc::clone(state.builder().storage()),
@@ -121,8 +125,7 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let builder = state.builder().clone();
     let registry = state.clone();
     let (stop, stopped) = oneshot::channel();
-    let serving = serve(listener, service(state), limits, dropped(stopped), grace);
-    let requests = tokio::spawn(serving);
+    let requests = tokio::spawn(listeners.serve(state, limits, dropped(stopped), grace));
 
     signals.next().await;
     registry.readiness().stop();
@@ -194,16 +197,67 @@ async fn dropped(sender: oneshot::Receiver<()>) {
     let _ = sender.await;
 }
 
-/// Logs the address of the registry and an example of its use.
-fn announce(settings: &Settings, state: &AppState, address: Option<SocketAddr>) {
+/// The ports of the server.
+struct Listeners {
+    registry: Listener,
+    admin: Option<Listener>,
+}
+
+impl Listeners {
+    /// Opens the ports, and reads the certificate from now on, if there is one.
+    async fn open(settings: &ServerSettings) -> Result<Self, RunError> {
+        let tls = match &settings.tls {
+            Some(files) => Some(Arc::new(Tls::load(files).await?)),
+            None => None,
+        };
+        let mut registry = Listener::from(bind(settings.listen, settings.port).await?);
+        if let Some(tls) = tls {
+            registry = registry.with_tls(Arc::clone(&tls));
+            tokio::spawn(async move { tls.reload_forever(RELOAD_INTERVAL).await });
+        }
+        let admin = match settings.admin_listen {
+            Some(address) => Some(Listener::admin(bind_admin(address).await?, &registry)),
+            None => None,
+        };
+        Ok(Self { registry, admin })
+    }
+
+    /// Serves until `stop` is ready, and returns whether all requests ended in time.
+    async fn serve(
+        self,
+        state: AppState,
+        limits: Limits,
+        stop: impl Future<Output = ()> + Send + 'static,
+        grace: Duration,
+    ) -> bool {
+        let stop = stop.shared();
+        // A task of its own, which the connections of the registry cannot delay.
+        let admin = self.admin.map(|admin| {
+            let (service, limits) = (service(state.clone()), Limits::of_admin_listener());
+            tokio::spawn(serve(admin, service, limits, stop.clone(), grace))
+        });
+        let registry = serve(self.registry, service(state), limits, stop, grace).await;
+        let admin = match admin {
+            Some(admin) => admin.await.unwrap_or(false),
+            None => true,
+        };
+        registry && admin
+    }
+}
+
+/// Logs the addresses of the listeners and an example of their use.
+fn announce(settings: &Settings, state: &AppState, listeners: &Listeners) {
     let packages = &settings.source;
     let storage = state.builder().storage().backend();
-    match address {
-        Some(address) => {
-            tracing::info!(%packages, %storage, "listening on http://{address}");
+    match (listeners.registry.url(), listeners.registry.address()) {
+        (Ok(url), Ok(address)) => {
+            tracing::info!(%packages, %storage, "listening on {url}");
             let host = host_of_examples(&settings.server.http, address);
             tracing::info!("try it: docker pull {host}/{EXAMPLE}");
         }
-        None => tracing::info!(%packages, %storage, "listening on port {}", settings.server.port),
+        _ => tracing::info!(%packages, %storage, "listening on port {}", settings.server.port),
+    }
+    if let Some(url) = listeners.admin.as_ref().and_then(|admin| admin.url().ok()) {
+        tracing::info!("health checks, metrics and pages are on {url}");
     }
 }

@@ -119,13 +119,6 @@ impl Policy {
         identity: &Identity,
         image: &PolicyRequest<'_>,
     ) -> Result<Allowance, Denial> {
-        let name = image.name.as_str();
-        if identity
-            .scope()
-            .is_some_and(|scope| !scope.allows_pull(name))
-        {
-            return Err(Denial::Scope(name.to_owned()));
-        }
         let requester = self.requester(identity);
         self.check_denied(requester, image)?;
         let rules: Vec<_> = self.allow_rules(requester).collect();
@@ -137,6 +130,14 @@ impl Policy {
             let allowed = builds_of(package, image, &rules)
                 .map_err(|condition| condition.denial(package, image))?;
             builds = builds.min(allowed);
+        }
+        // After the policy: another token does not help against it.
+        let name = image.name.as_str();
+        if identity
+            .scope()
+            .is_some_and(|scope| !scope.allows_pull(name))
+        {
+            return Err(Denial::Scope(name.to_owned()));
         }
         Ok(Allowance {
             may_build: builds != Builds::Forbidden,

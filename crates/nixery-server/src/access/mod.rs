@@ -26,6 +26,7 @@ use nixery_access::{Identity, Issuer, TokenError};
 use nixery_builder::Builder;
 use tokio::sync::Semaphore;
 
+use crate::arrival::{Arrival, ListenerRole};
 use crate::client::client_id;
 use crate::config::{AccessSettings, HttpSettings, TokenRealm};
 use crate::error::ApiError;
@@ -160,6 +161,9 @@ impl Access {
         http: &'a HttpSettings,
         request: &'a Parts,
     ) -> Result<Caller<'a>, ApiError> {
+        if Arrival::of(request).role == ListenerRole::Admin {
+            return Ok(Caller::operator(self, builder, http, request));
+        }
         let caller = |identity| Caller::new(self, builder, http, request, identity);
         if !self.settings.has_logins() {
             return Ok(caller(Identity::anonymous()));

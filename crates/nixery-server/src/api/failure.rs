@@ -13,8 +13,9 @@ use nixery_builder::{BuildError, BuildId};
 use nixery_core::ImageName;
 use serde_json::json;
 
+use crate::config::HttpSettings;
 use crate::error::{ApiError, BuildAnswer};
-use crate::host::absolute;
+use crate::host::log_link;
 use crate::long_build;
 use crate::query;
 use crate::redact::redact;
@@ -25,17 +26,29 @@ use crate::state::AppState;
 const FAILED: &str = "failed";
 /// Query parameter with the path of the build's log.
 const LOG: &str = "log";
+/// Query parameter with the ID of the build, where clients cannot open its log.
+const BUILD: &str = "build";
 /// Lines of the log in the message; the link leads to the rest.
 const MESSAGE_LINES: usize = 12;
 /// Limit of a reason that is repeated from a URL.
 const MAX_REASON_CHARS: usize = 120;
 
-/// Redirects to the URL that names the reason why the build failed. `log` is a path of this server.
-pub(super) fn redirect_to_reason(request: &Parts, error: &BuildError, log: &str) -> Response {
+/// Redirects to the URL that names the reason why the build failed.
+pub(super) fn redirect_to_reason(
+    settings: &HttpSettings,
+    request: &Parts,
+    error: &BuildError,
+    id: &BuildId,
+) -> Response {
     let slug = error.slug();
+    let (parameter, build) = if settings.public_pages {
+        (LOG, format!("/builds/{id}"))
+    } else {
+        (BUILD, id.to_string())
+    };
     let query = query::rewrite(
         request.uri.query(),
-        &[(FAILED, &slug), (LOG, log)],
+        &[(FAILED, &slug), (parameter, &build)],
         &[long_build::PARAMETER],
     );
     redirect(request.uri.path(), &query)
@@ -51,11 +64,10 @@ pub(super) fn error_of_reason(
     name: &ImageName,
 ) -> Option<ApiError> {
     let slug = query::value(request.uri.query(), FAILED)?;
-    let id: Option<BuildId> = query::value(request.uri.query(), LOG)
-        .and_then(|log| log.strip_prefix("/builds/")?.parse().ok());
-    let link = |id: &BuildId| {
-        let path = format!("/builds/{id}");
-        absolute(state.settings(), request, &path)
+    let log = query::value(request.uri.query(), LOG);
+    let id: Option<BuildId> = match &log {
+        Some(log) => log.strip_prefix("/builds/").and_then(|id| id.parse().ok()),
+        None => query::value(request.uri.query(), BUILD).and_then(|id| id.parse().ok()),
     };
     let remembered = id.and_then(|id| {
         let build = state.builder().find(&id)?;
@@ -63,12 +75,16 @@ pub(super) fn error_of_reason(
         (build.request().name == *name).then_some((id, error))
     });
     Some(match remembered {
-        Some((id, error)) => complete_error(&error, &link(&id)),
+        Some((id, error)) => {
+            let log = log_link(state.settings(), request, &id);
+            complete_error(&error, &id, log.as_deref())
+        }
         None => error_from_url(&slug, name),
     })
 }
 
-fn complete_error(error: &BuildError, log: &str) -> ApiError {
+/// Returns the error with the last lines of the log, and where the rest is.
+fn complete_error(error: &BuildError, id: &BuildId, log: Option<&str>) -> ApiError {
     let answer = BuildAnswer::of(error).into_error();
     let mut message = answer.message;
     let tail: Vec<_> = error.log_tail().iter().map(|line| redact(line)).collect();
@@ -80,7 +96,13 @@ fn complete_error(error: &BuildError, log: &str) -> ApiError {
         }
     }
     // Writing to a string cannot fail.
-    let _ = write!(message, "\nThe complete log: {log}");
+    let _ = match log {
+        Some(log) => write!(message, "\nThe complete log: {log}"),
+        None => write!(
+            message,
+            "\nThe operator of this registry has the complete log of build {id}"
+        ),
+    };
     ApiError {
         status: StatusCode::UNPROCESSABLE_ENTITY,
         message,

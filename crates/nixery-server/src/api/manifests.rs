@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::failure;
 use crate::access::Caller;
 use crate::error::{ApiError, BuildAnswer, Code};
-use crate::host::absolute;
+use crate::host::log_link;
 use crate::long_build::{count_if_it_waits, redirect_to_self, wait_for_build};
 use crate::negotiate::{Preference, preference};
 use crate::response::{IMMUTABLE, REVALIDATE, content_headers, document};
@@ -64,18 +64,20 @@ async fn by_tag(
         caller.count_build(&allowance)?;
     }
     let handle = state.build(asked, caller.client());
-    let log = format!("/builds/{}", handle.id());
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
     let Some(result) = wait_for_build(&handle, rest).await else {
-        let log = absolute(state.settings(), request, &log);
-        return redirect_to_self(&request.uri, &handle, &log);
+        let log = log_link(state.settings(), request, &handle.id());
+        return redirect_to_self(&request.uri, &handle, log.as_deref());
     };
     match result {
         Ok(image) => by_image(state, request, caller, handle.request(), &image).await,
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
-            BuildAnswer::Failure(_) => Ok(failure::redirect_to_reason(request, &error, &log)),
+            BuildAnswer::Failure(_) => {
+                let (settings, id) = (state.settings(), handle.id());
+                Ok(failure::redirect_to_reason(settings, request, &error, &id))
+            }
         },
     }
 }

@@ -6,14 +6,14 @@ mod start;
 pub(crate) use build::build;
 pub(crate) use start::{EXAMPLE, start};
 
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, REFERRER_POLICY, VARY, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use maud::{DOCTYPE, Markup, html};
 
 use crate::error::ApiError;
 use crate::response::{self, REVALIDATE};
-use crate::route::Asset;
+use crate::route::{Asset, Route};
 
 /// Allows only this server's own style, script and icon: nothing inline, no frames, no forms.
 const POLICY: HeaderValue = HeaderValue::from_static(
@@ -54,6 +54,16 @@ fn sentence(message: &str) -> String {
     format!("{}.", text.trim_end_matches('.'))
 }
 
+/// Returns an error that concerns a path, as JSON for registry clients and programs, as a page for
+/// browsers.
+pub(crate) fn refusal(path: &str, headers: &HeaderMap, refused: ApiError) -> Response {
+    if Route::is_registry(path) || wants_plain(headers) {
+        refused.into_response()
+    } else {
+        error(refused)
+    }
+}
+
 /// Returns a page with an error.
 pub(crate) fn error(error: ApiError) -> Response {
     let title = match error.status {
@@ -68,8 +78,7 @@ pub(crate) fn error(error: ApiError) -> Response {
         p { a href="/" { "Go to the start page" } }
     };
     let mut response = page(error.status, title, None, &body);
-    let challenge = error.challenge.map(HeaderValue::try_from);
-    if let Some(Ok(challenge)) = challenge {
+    if let Some(challenge) = error.challenge {
         response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
     }
     response

@@ -9,8 +9,9 @@ use nixery_core::{ByteSize, META_PACKAGES, PackageSource};
 
 use super::{REFRESH_IDLE, REFRESH_RUNNING, page};
 use crate::access::Caller;
+use crate::arrival::{Arrival, ListenerRole};
 use crate::error::ApiError;
-use crate::host::pull_host;
+use crate::host::{absolute, is_https, pull_host};
 use crate::redact::redact;
 use crate::state::AppState;
 use crate::text::{ago, duration, timestamp};
@@ -50,7 +51,7 @@ pub(crate) fn start(
         REFRESH_IDLE
     };
     let body = html! {
-        (introduction(&host))
+        (introduction(&host, is_https(state.settings(), request)))
         (naming(&host))
         (meta_packages(&state.builder().config().source))
         section id="live" aria-label="Recent builds" {
@@ -59,7 +60,7 @@ pub(crate) fn start(
         }
         footer {
             p {
-                "Registry API: " a href="/v2/" { code { "/v2/" } }
+                "Registry API: " a href=(api_link(state, request)) { code { "/v2/" } }
                 " · Metrics: " a href="/metrics" { code { "/metrics" } }
                 " · Readiness: " a href="/readyz" { code { "/readyz" } }
             }
@@ -73,7 +74,15 @@ pub(crate) fn start(
     ))
 }
 
-fn introduction(host: &str) -> Markup {
+/// Returns where the registry is: at this listener, or at the address of another one.
+fn api_link(state: &AppState, request: &Parts) -> String {
+    match Arrival::of(request).role {
+        ListenerRole::Public => "/v2/".to_owned(),
+        ListenerRole::Admin => absolute(state.settings(), request, "/v2/"),
+    }
+}
+
+fn introduction(host: &str, is_https: bool) -> Markup {
     html! {
         h1 { "Container images from the packages you name" }
         p class="lead" {
@@ -93,12 +102,14 @@ fn introduction(host: &str) -> Markup {
                     "ctr images pull " (host) "/" (EXAMPLE) ":latest"
                 }
             }
-            p {
-                "Clients need a flag for a registry without TLS: "
-                code { "--tls-verify=false" } " for podman, "
-                code { "--src-tls-verify=false" } " for skopeo, "
-                code { "--plain-http" } " for ctr. Docker accepts "
-                code { "localhost" } " and the hosts in its setting " code { "insecure-registries" } "."
+            @if !is_https {
+                p {
+                    "Clients need a flag for a registry without TLS: "
+                    code { "--tls-verify=false" } " for podman, "
+                    code { "--src-tls-verify=false" } " for skopeo, "
+                    code { "--plain-http" } " for ctr. Docker accepts "
+                    code { "localhost" } " and the hosts in its setting " code { "insecure-registries" } "."
+                }
             }
         }
     }

@@ -89,6 +89,7 @@ impl Nix for FakeNix {
     ) -> Result<Evaluation, NixError> {
         self.evaluations.fetch_add(1, Ordering::SeqCst);
         log.push("evaluating <script>alert(1)</script>");
+        log.push("\u{202e}reversed\u{2066}");
         let missing: Vec<_> = request
             .packages
             .iter()

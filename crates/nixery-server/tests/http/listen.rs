@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use nixery_server::limits::Limits;
-use nixery_server::listen::{bind, serve};
+use nixery_server::listen::{Listener, bind, bind_admin, serve};
 use nixery_server::router;
+use rstest::rstest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -13,12 +14,12 @@ use tokio::task::JoinHandle;
 
 use crate::registry::Registry;
 
-const LOCAL: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+pub(crate) const LOCAL: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
-struct Server {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    ended: JoinHandle<bool>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) stop: oneshot::Sender<()>,
+    pub(crate) ended: JoinHandle<bool>,
 }
 
 async fn start(registry: &Registry, grace: Duration) -> Server {
@@ -27,7 +28,16 @@ async fn start(registry: &Registry, grace: Duration) -> Server {
 
 async fn start_with(registry: &Registry, limits: Limits, grace: Duration) -> Server {
     let listener = bind(LOCAL, 0).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    start_listener(registry, listener.into(), limits, grace)
+}
+
+pub(crate) fn start_listener(
+    registry: &Registry,
+    listener: Listener,
+    limits: Limits,
+    grace: Duration,
+) -> Server {
+    let address = listener.address().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let router = router(registry.state.clone());
     let ended = tokio::spawn(async move {
@@ -43,20 +53,20 @@ async fn start_with(registry: &Registry, limits: Limits, grace: Duration) -> Ser
     }
 }
 
-async fn send(address: SocketAddr, text: &str) -> TcpStream {
+pub(crate) async fn send(address: SocketAddr, text: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(text.as_bytes()).await.unwrap();
     stream
 }
 
-async fn receive(mut stream: TcpStream) -> String {
+pub(crate) async fn receive(mut stream: TcpStream) -> String {
     let mut bytes = Vec::new();
     // A reset connection ends the answer as well.
     let _ = stream.read_to_end(&mut bytes).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn an_answer_goes_over_the_wire() {
@@ -187,4 +197,74 @@ async fn a_port_that_is_taken_is_refused_with_what_to_do() {
     let message = bind(LOCAL, port).await.unwrap_err().to_string();
     assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
     assert!(message.contains("PORT (--port)"), "{message}");
+}
+
+#[tokio::test]
+async fn the_port_of_the_admin_listener_is_reported_with_its_setting() {
+    let listener = bind(LOCAL, 0).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let message = bind_admin(address).await.unwrap_err().to_string();
+    assert!(message.contains(&address.to_string()), "{message}");
+    assert!(
+        message.contains("NIXERY_ADMIN_LISTEN (--admin-listen)"),
+        "{message}"
+    );
+}
+
+#[rstest]
+#[case::none("GET /v2/ HTTP/1.1\r\n\r\n", "400", "no Host header")]
+#[case::two(
+    "GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n",
+    "400",
+    "more than one Host header"
+)]
+#[case::invalid(
+    "GET /v2/ HTTP/1.1\r\nHost: x/y\r\n\r\n",
+    "400",
+    "the Host header of the request is invalid"
+)]
+#[case::monitoring("GET /healthz HTTP/1.1\r\n\r\n", "400", "no Host header")]
+#[case::http_1_0("GET /v2/ HTTP/1.0\r\n\r\n", "200", "{}")]
+#[tokio::test]
+async fn a_request_names_its_host(
+    #[case] request: &str,
+    #[case] status: &str,
+    #[case] expected: &str,
+) {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let answer = receive(send(server.address, request).await).await;
+    assert_eq!(answer.split(' ').nth(1), Some(status), "{answer}");
+    assert!(
+        answer.contains("content-type: application/json"),
+        "{answer}"
+    );
+    assert!(answer.contains(expected), "{answer}");
+}
+
+#[rstest]
+#[case::none("/v2/", None, 400)]
+#[case::header("/v2/", Some("x"), 200)]
+#[case::authority("http://x/v2/", None, 200)]
+#[case::both("http://x/v2/", Some("x"), 200)]
+#[case::different("http://x/v2/", Some("y"), 400)]
+#[tokio::test]
+async fn a_request_of_http_2_names_its_host(
+    #[case] uri: &str,
+    #[case] host: Option<&str>,
+    #[case] status: u16,
+) {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::get(uri);
+    if let Some(host) = host {
+        request = request.header("host", host);
+    }
+    let mut client = client.ready().await.unwrap();
+    let sent = client.send_request(request.body(()).unwrap(), true);
+    let (response, _) = sent.unwrap();
+    assert_eq!(response.await.unwrap().status(), status);
 }

@@ -3,6 +3,7 @@
 // The leave that clippy.toml gives to tests ends at their helper functions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod admin;
 mod blobs;
 mod collection;
 mod damage;
@@ -22,5 +23,6 @@ mod originals_defects;
 mod pages;
 mod quotas;
 mod registry;
+mod tls;
 #[cfg(feature = "lab")]
 mod traffic;

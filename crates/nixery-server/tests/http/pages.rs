@@ -82,6 +82,9 @@ async fn a_build_page_shows_the_log_escaped() {
     assert_eq!(plain.header("content-type"), "text/plain; charset=utf-8");
     assert!(plain.text().contains("evaluating <script>"));
     assert_eq!(plain.header("x-content-type-options"), "nosniff");
+    for text in [page.text(), plain.text()] {
+        assert!(text.contains("\\u{202e}reversed\\u{2066}"), "{text}");
+    }
 }
 
 #[rstest]
