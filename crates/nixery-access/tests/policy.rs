@@ -310,8 +310,9 @@ proptest! {
         let policy = policy(&rules, false);
         let scoped = identity.clone().with_scope(TokenScope::new(in_scope.then(|| request.0.clone())));
         let decision = request.decide(&policy, &scoped);
-        if in_scope {
-            prop_assert_eq!(decision, request.decide(&policy, &identity));
+        let by_policy = request.decide(&policy, &identity);
+        if in_scope || by_policy.is_err() {
+            prop_assert_eq!(decision, by_policy);
         } else {
             prop_assert_eq!(decision, Err(Denial::Scope(request.0.clone())));
         }
