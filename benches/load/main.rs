@@ -6,7 +6,7 @@
 //! `cargo bench -p nixery-benches --bench load`, takes two minutes and 500 MB of temporary files.
 //! It needs `wrk` (`apt-get install wrk`) and no Nix. `NIXERY_SERVER` names another server program,
 //! `NIXERY_BENCH_ROUNDS` (5) says how often each load is put on both, in turn; medians count.
-//! `-- readers` runs that part alone (`manifests`, `blobs`).
+//! `-- readers` runs that part alone (`manifests`, `logins`, `blobs`).
 
 mod bare;
 mod client;
@@ -22,15 +22,31 @@ use std::path::Path;
 
 use image::Image;
 use servers::{Bare, Registry};
-use wrk::{Load, Measured};
+use wrk::{Load, Measured, Target};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// The parts that an argument chooses; without any, all of them run.
-const PARTS: [&str; 3] = [MANIFESTS, BLOBS, READERS];
+const PARTS: [&str; 4] = [MANIFESTS, LOGINS, BLOBS, READERS];
 const MANIFESTS: &str = "manifests";
+const LOGINS: &str = "logins";
 const BLOBS: &str = "blobs";
 const READERS: &str = "readers";
+
+/// A user with a password, from Openwall's test vectors of bcrypt.
+const USERS: &str = "bench:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW\n";
+/// The credentials of that user: `bench:U*U`.
+const LOGIN: &str = "Basic YmVuY2g6VSpV";
+/// Limits the user, so that each request needs a decision.
+const POLICY: &str = r#"
+[[allow]]
+who = ["bench"]
+packages = ["*"]
+
+[[deny]]
+who = ["*"]
+packages = ["telnet", "netcat*"]
+"#;
 
 /// Of every client that is current.
 const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -63,6 +79,9 @@ fn main() -> Result<()> {
     };
     if chosen(MANIFESTS) {
         bench.manifests()?;
+    }
+    if chosen(LOGINS) {
+        bench.logins()?;
     }
     if chosen(BLOBS) {
         bench.blobs()?;
@@ -117,6 +136,36 @@ impl Bench<'_> {
         let logged = fs::metadata(registry.log())?.len();
         let label = "access log";
         println!("{label:12} {logged:>9} bytes, as an operator has it");
+        Ok(())
+    }
+
+    /// Compares manifests with and without a login.
+    fn logins(&mut self) -> Result<()> {
+        let (users, policy) = (self.folder.join("users"), self.folder.join("policy.toml"));
+        fs::write(&users, USERS)?;
+        fs::write(&policy, POLICY)?;
+        println!("\nmanifest by tag with Basic authentication; wrk, 16 connections");
+        let open = self.registry()?;
+        let htpasswd = ("NIXERY_HTPASSWD", users.as_path());
+        for (name, settings) in [
+            ("users", &[htpasswd][..]),
+            ("and a policy", &[htpasswd, ("NIXERY_POLICY", &policy)]),
+        ] {
+            let limited = Registry::start_with(self.program, self.folder, settings)?;
+            let target = Target {
+                port: limited.port,
+                authorization: Some(LOGIN),
+            };
+            let load = Load::new(16, 3);
+            let path = &self.image.manifest;
+            let (with, without) = load.compare(self.rounds, target, open.port, path)?;
+            for (name, run) in [("no login", &without), (name, &with)] {
+                println!("{name:12} {:>9.0} requests/s", run.requests);
+            }
+            let rate = with.requests / without.requests;
+            self.verdicts
+                .at_least("of the rate without a login", rate, 0.5);
+        }
         Ok(())
     }
 

@@ -52,6 +52,15 @@ impl Registry {
     /// Starts it with a Nix that passes the preflight and can do nothing else: what is measured
     /// needs none.
     pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
+        Self::start_with(program, folder, &[])
+    }
+
+    /// Starts it with more settings.
+    pub(crate) fn start_with(
+        program: &Path,
+        folder: &Path,
+        settings: &[(&str, &Path)],
+    ) -> Result<Self> {
         let nix = folder.join("nix-root");
         fs::create_dir_all(nix.join(BUILT.trim_start_matches('/')))?;
         let programs = folder.join("bin");
@@ -67,7 +76,7 @@ impl Registry {
             fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
         }
         let port = free_port()?;
-        let log = folder.join("server.log");
+        let log = folder.join(format!("server-{port}.log"));
         let process = Command::new(program)
             .env_clear()
             .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
@@ -76,6 +85,7 @@ impl Registry {
             .env("STORAGE_PATH", folder.join("store"))
             .env("NIXERY_LISTEN", "127.0.0.1")
             .env("PORT", port.to_string())
+            .envs(settings.iter().copied())
             // The access log is on, as by default.
             .stderr(File::create(&log)?)
             .stdin(Stdio::null())

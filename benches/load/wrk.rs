@@ -21,6 +21,23 @@ pub(crate) struct Load {
     seconds: u32,
 }
 
+/// A server that is loaded.
+#[derive(Clone, Copy)]
+pub(crate) struct Target {
+    pub(crate) port: u16,
+    /// The credentials that each request has.
+    pub(crate) authorization: Option<&'static str>,
+}
+
+impl From<u16> for Target {
+    fn from(port: u16) -> Self {
+        Self {
+            port,
+            authorization: None,
+        }
+    }
+}
+
 /// What wrk saw.
 #[derive(Clone, Copy)]
 pub(crate) struct Measured {
@@ -43,30 +60,33 @@ impl Load {
     pub(crate) fn compare(
         &self,
         rounds: usize,
-        ours: u16,
-        plain: u16,
+        ours: impl Into<Target>,
+        plain: impl Into<Target>,
         path: &str,
     ) -> Result<(Measured, Measured)> {
         let mut runs = [Vec::new(), Vec::new()];
-        let ports = [ours, plain];
+        let targets = [ours.into(), plain.into()];
         for round in 0..rounds.max(1) {
             for turn in 0..2 {
                 let which = (round + turn) % 2;
-                runs[which].push(self.run(ports[which], path)?);
+                runs[which].push(self.run(targets[which], path)?);
             }
         }
         let [ours, plain] = runs;
         Ok((median(&ours), median(&plain)))
     }
 
-    fn run(&self, port: u16, path: &str) -> Result<Measured> {
-        let output = Command::new("wrk")
-            .args(["-t1", "--latency", "--timeout", "30s"])
+    fn run(&self, target: Target, path: &str) -> Result<Measured> {
+        let mut wrk = Command::new("wrk");
+        wrk.args(["-t1", "--latency", "--timeout", "30s"])
             .arg(format!("-c{}", self.connections))
             .arg(format!("-d{}s", self.seconds))
-            .args(["-H", &format!("Accept: {ACCEPT}")])
-            .arg(format!("http://127.0.0.1:{port}{path}"))
-            .output()?;
+            .args(["-H", &format!("Accept: {ACCEPT}")]);
+        if let Some(authorization) = target.authorization {
+            wrk.args(["-H", &format!("Authorization: {authorization}")]);
+        }
+        wrk.arg(format!("http://127.0.0.1:{}{path}", target.port));
+        let output = wrk.output()?;
         let text = String::from_utf8(output.stdout)?;
         if !output.status.success() || text.contains("Non-2xx") || text.contains("Socket errors") {
             return Err(format!("wrk met errors:\n{text}").into());
