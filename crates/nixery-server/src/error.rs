@@ -16,6 +16,7 @@ use nixery_storage::{Operation, StorageError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::reason::reason_phrase;
 use crate::redact::redact;
 use crate::response::NO_STORE;
 use crate::route::RouteError;
@@ -147,6 +148,10 @@ impl IntoResponse for ApiError {
             "errors": [{ "code": self.code, "message": self.message, "detail": self.detail }],
         });
         let mut response = (self.status, body.to_string()).into_response();
+        let log = self.detail.get("log").and_then(Value::as_str);
+        if let Some(reason) = reason_phrase(self.status, &self.message, log) {
+            response.extensions_mut().insert(reason);
+        }
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // No cache may keep a failure longer than its cause lasts.

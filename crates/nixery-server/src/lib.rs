@@ -48,6 +48,7 @@ mod page;
 mod query;
 mod range;
 mod readiness;
+mod reason;
 mod redact;
 mod response;
 pub mod route;

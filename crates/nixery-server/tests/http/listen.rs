@@ -86,6 +86,20 @@ async fn an_answer_goes_over_the_wire() {
     assert!(answer.ends_with("\r\n\r\n"), "no body: {answer}");
 }
 
+/// containerd prints the status line and no body.
+#[tokio::test]
+async fn the_status_line_says_why_a_build_failed() {
+    let registry = Registry::new().await;
+    let server = start(&registry, MINUTE).await;
+    let (_, path) = registry.follow("/v2/failing/manifests/latest").await;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let answer = receive(send(server.address, &request).await).await;
+    let line = answer.lines().next().unwrap();
+    let expected = "HTTP/1.1 422 package `failing` failed to build: ";
+    assert!(line.starts_with(expected), "{line}");
+    assert!(line.contains(", log "), "{line}");
+}
+
 #[tokio::test]
 async fn a_304_ends_with_its_headers() {
     let registry = Registry::new().await;
