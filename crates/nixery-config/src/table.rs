@@ -234,28 +234,29 @@ settings! {
             "Whether the registry's own port also serves the pages, the logs, `/healthz`, `/readyz` and `/metrics`: `true` or `false`",
             default "true";
     }
-    Access "Access: without these settings, everybody may pull everything" {
+    Access "Access: users, tokens and the policy; without them everybody may pull everything" {
         HTPASSWD: "NIXERY_HTPASSWD" "htpasswd" "FILE", Shown,
-            "File with users and their bcrypt hashes, as `htpasswd -B` writes it";
+            "File with users and the bcrypt hashes of their passwords, as `htpasswd -B` writes it; with it, only users who log in may pull",
+            default "none: no login";
         TOKENS: "NIXERY_TOKENS" "tokens" "FILE", Advanced,
-            "File with the tokens of programs, a line `NAME:TOKEN` or `NAME:sha256:HEX` for each; sent as bearer token, or as the password of NAME";
+            "File with the tokens of programs, a line `NAME:TOKEN` or `NAME:sha256:HEX` for each; a program sends its token as the password of NAME, or as a bearer token";
         POLICY: "NIXERY_POLICY" "policy" "FILE", Shown,
             "File that says who may pull which packages, tags and platforms, and who may start builds (docs/access.md)",
             default "everybody who has logged in may pull everything";
         TOKEN_REALM: "NIXERY_TOKEN_REALM" "token-realm" "URL", Advanced,
-            "Where clients get the tokens of the distribution specification: the URL of a token service, or `self`: this server issues them at `/token`",
-            default "clients send names and passwords";
+            "Where clients get signed tokens, as the distribution specification describes it: the URL of a token service, or `self` for this server, which issues them at `/token`",
+            default "none: clients send names and passwords";
         TOKEN_SERVICE: "NIXERY_TOKEN_SERVICE" "token-service" "NAME", Advanced,
             "The name of this registry in tokens (claim `aud`)",
             default "nixery";
         TOKEN_ISSUER: "NIXERY_TOKEN_ISSUER" "token-issuer" "NAME", Advanced,
-            "Who must have issued a token (claim `iss`), and the name of this server in its own tokens",
-            default "any issuer whose keys are trusted; `nixery` in its own tokens";
+            "The issuer that tokens must name (claim `iss`), which is this server with `self`",
+            default "`nixery` with `self`; else any issuer whose keys are trusted";
         TOKEN_KEYS: "NIXERY_TOKEN_KEYS" "token-keys" "URL", Advanced,
-            "Keys that verify the tokens of a token service, as a JSON Web Key Set: an http or https URL, or a file";
+            "Public keys of a token service, as a JSON Web Key Set: an http or https URL, or a file";
         TOKEN_KEY: "NIXERY_TOKEN_KEY" "token-key" "FILE", Advanced,
-            "Private Ed25519 key (PEM) that signs the tokens of this server; the same for all servers behind one address",
-            default "random at each start";
+            "PEM file with the private Ed25519 key that signs the tokens of this server; the same for all servers behind one address",
+            default "a random key at each start";
         TOKEN_LIFETIME: "NIXERY_TOKEN_LIFETIME" "token-lifetime" "TIME", Advanced,
             "How long a token of this server is valid",
             default "5m";
