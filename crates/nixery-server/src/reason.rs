@@ -1,8 +1,8 @@
 //! The reason phrase of an error (RFC 9112, section 4).
 //!
-//! containerd, Kubernetes and newer versions of Docker and `BuildKit` print no body of an error, but
-//! they print the status line of HTTP/1.1. So the reason phrase says what the body says, as far as
-//! one line can.
+//! containerd, Kubernetes and newer versions of Docker and `BuildKit` print no body of an error,
+//! but they print the status line of HTTP/1.1. So the reason phrase says what the body says, as far
+//! as one line can.
 
 use http::StatusCode;
 use hyper::ext::ReasonPhrase;
@@ -21,7 +21,8 @@ pub(crate) fn reason_phrase(
 ) -> Option<ReasonPhrase> {
     let is_for_people = matches!(
         status,
-        StatusCode::FORBIDDEN
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
             | StatusCode::UNPROCESSABLE_ENTITY
             | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::SERVICE_UNAVAILABLE
@@ -70,6 +71,7 @@ mod tests {
 
     #[rstest]
     #[case(403, "you may not pull `htop`", None, Some("you may not pull `htop`"))]
+    #[case(401, "the token has expired", None, Some("the token has expired"))]
     #[case(422, "it failed: a\nThe log: b", None, Some("it failed: a"))]
     #[case(
         422,

@@ -24,6 +24,10 @@ const EVERYTHING: Allowance = Allowance {
     builds_per_hour: None,
 };
 
+/// The longest time that `Retry-After` names. For a longer one podman and skopeo would wait a
+/// minute four times, before they print the message.
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
 /// Who sends a request, with what decides about it.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
@@ -200,7 +204,7 @@ impl<'a> Caller<'a> {
         let counted = self.access.quotas.count(self.client(), limit);
         counted.map_err(|retry| {
             let message = format!(
-                "you have started {limit} builds in the last hour, as many as you may. Fix: pull the image again {}",
+                "you have started as many builds as you may in an hour ({limit}). Fix: pull the image again {}",
                 in_time(retry)
             );
             too_many(&message, retry)
@@ -214,7 +218,7 @@ impl<'a> Caller<'a> {
             Some(policy) => policy.allows_anything(&self.identity),
             None => !self.identity.is_anonymous(),
         };
-        (!has_some).then(|| self.forbidden("you may pull no images", None))
+        (!has_some).then(|| self.forbidden(&Denial::Registry.to_string(), None))
     }
 
     /// Returns the answer to a request for a build that does not exist, or that the caller may not
@@ -232,7 +236,7 @@ impl<'a> Caller<'a> {
     pub(crate) fn needs_token(&self) -> Option<ApiError> {
         let has_service = self.access.settings.token_service.is_some();
         let is_unknown = self.identity.is_anonymous() && self.identity.scope().is_none();
-        (has_service && is_unknown).then(|| self.unauthorized("log in", None, None))
+        (has_service && is_unknown).then(|| self.forbidden("this registry needs a token", None))
     }
 
     /// Returns who issues tokens here, for which service, and how long they are valid.
@@ -298,7 +302,10 @@ impl<'a> Caller<'a> {
     /// Returns 403, or 401 if the caller has not logged in and can.
     fn forbidden(&self, message: &str, name: Option<&ImageName>) -> ApiError {
         if self.identity.is_anonymous() && self.access.settings.has_logins() {
-            let message = format!("{message}. You have not logged in");
+            let problem = message.split(". Fix: ").next().unwrap_or(message);
+            let message = format!(
+                "{problem}: you have not logged in. Fix: log in, for example with `docker login`"
+            );
             return self.unauthorized(&message, name, None);
         }
         ApiError::new(StatusCode::FORBIDDEN, Code::Denied, message)
@@ -311,6 +318,7 @@ impl<'a> Caller<'a> {
         problem: Option<TokenProblem>,
     ) -> ApiError {
         let (settings, scope) = (&self.access.settings, name.map(ImageName::as_str));
+        let problem = problem.map(|problem| (problem, message));
         let challenge = challenge(settings, self.http, self.request, scope, problem);
         ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message)
             .with_challenge(challenge)
@@ -349,7 +357,11 @@ impl<'a> Caller<'a> {
 
 fn too_many(message: &str, retry: Duration) -> ApiError {
     let (status, code) = (StatusCode::TOO_MANY_REQUESTS, Code::TooManyRequests);
-    ApiError::new(status, code, message).retry_after(retry.as_secs() + 1)
+    let error = ApiError::new(status, code, message);
+    if retry > LONGEST_RETRY {
+        return error;
+    }
+    error.retry_after(retry.as_secs() + 1)
 }
 
 /// Formats a time for people: "in 5 s", "in 12 min".

@@ -21,13 +21,14 @@ pub(super) enum TokenProblem {
     InsufficientScope,
 }
 
-/// Returns the challenge for a request, or `None` where nobody can log in.
+/// Returns the challenge for a request, or `None` where nobody can log in. A problem comes with its
+/// description, because Docker prints that instead of the body.
 pub(super) fn challenge(
     settings: &AccessSettings,
     http: &HttpSettings,
     request: &Parts,
     scope: Option<&str>,
-    problem: Option<TokenProblem>,
+    problem: Option<(TokenProblem, &str)>,
 ) -> Option<String> {
     let is_registry = crate::route::Route::is_registry(request.uri.path());
     let Some(tokens) = settings.token_service.as_ref().filter(|_| is_registry) else {
@@ -42,10 +43,38 @@ pub(super) fn challenge(
     if let Some(repository) = scope {
         challenge += &format!(",scope=\"{}\"", ResourceScope::pull(repository));
     }
-    challenge += match problem {
-        Some(TokenProblem::Invalid) => ",error=\"invalid_token\"",
-        Some(TokenProblem::InsufficientScope) => ",error=\"insufficient_scope\"",
-        None => "",
-    };
+    if let Some((problem, description)) = problem {
+        let error = match problem {
+            TokenProblem::Invalid => "invalid_token",
+            TokenProblem::InsufficientScope => "insufficient_scope",
+        };
+        let description: String = description.chars().map(in_description).collect();
+        challenge += &format!(",error=\"{error}\",error_description=\"{description}\"");
+    }
     Some(challenge)
+}
+
+/// Returns a character of a description, or a similar one where RFC 6750, section 3, does not allow
+/// it.
+fn in_description(c: char) -> char {
+    match c {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => c,
+        _ => '?',
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_has_no_characters_that_end_it() {
+        let description: String = "the key `a\" \\b` of ü\n"
+            .chars()
+            .map(in_description)
+            .collect();
+        assert_eq!(description, "the key `a' /b` of ??");
+    }
 }
