@@ -44,7 +44,7 @@ pub fn skopeo_digest(reference: &str) -> String {
     .to_owned()
 }
 
-fn skopeo() -> Command {
+pub(crate) fn skopeo() -> Command {
     let mut command = Command::new("skopeo");
     command.arg("--insecure-policy");
     command
@@ -70,18 +70,19 @@ impl Podman {
         Self { folder }
     }
 
-    /// `podman pull`.
+    /// `podman pull` over plain HTTP.
     pub fn pull(&self, reference: &str) -> Ran {
+        self.pull_with(&["--tls-verify=false"], reference)
+    }
+
+    /// `podman pull` with these flags.
+    pub fn pull_with(&self, flags: &[&str], reference: &str) -> Ran {
         let policy = self.folder.path().join("policy.json");
         run(self
             .command()
-            .args([
-                "pull",
-                "--quiet",
-                "--tls-verify=false",
-                "--signature-policy",
-            ])
+            .args(["pull", "--quiet", "--signature-policy"])
             .arg(policy)
+            .args(flags)
             .arg(reference))
     }
 
@@ -114,7 +115,7 @@ impl Podman {
             .args(arguments))
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("podman");
         let under = |name: &str| self.folder.path().join(name);
         command.args([
@@ -200,28 +201,20 @@ impl Containerd {
 
     /// `ctr images pull` over plain HTTP, for any platform.
     pub fn pull(&self, reference: &str) -> Ran {
-        self.ctr(&[
-            "images",
-            "pull",
-            "--plain-http",
-            "--snapshotter",
-            "native",
-            reference,
-        ])
+        self.pull_with(&["--plain-http"], reference)
     }
 
     /// `ctr images pull` for another platform than the host's.
     pub fn pull_platform(&self, platform: &str, reference: &str) -> Ran {
-        self.ctr(&[
-            "images",
-            "pull",
-            "--plain-http",
-            "--snapshotter",
-            "native",
-            "--platform",
-            platform,
-            reference,
-        ])
+        self.pull_with(&["--plain-http", "--platform", platform], reference)
+    }
+
+    /// `ctr images pull` with these flags.
+    pub fn pull_with(&self, flags: &[&str], reference: &str) -> Ran {
+        let mut all = vec!["images", "pull", "--snapshotter", "native"];
+        all.extend(flags);
+        all.push(reference);
+        self.ctr(&all)
     }
 
     /// `ctr run` of a pulled image on the host's network, as root.

@@ -1,10 +1,10 @@
-//! Counting how often the registry really asks Nix for something.
+//! Counting how often the registry really runs Nix or git.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
-/// A folder of wrappers that note each call of a Nix program before they become it.
+/// A folder of wrappers that note each call of a Nix program, or of git, before they become it.
 #[derive(Debug)]
 pub struct NixCalls {
     folder: TempDir,
@@ -14,7 +14,7 @@ impl NixCalls {
     /// Makes the wrappers.
     ///
     /// # Panics
-    /// A Nix program is not installed.
+    /// A program is not installed.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self::with_evaluations_of(0)
@@ -23,10 +23,10 @@ impl NixCalls {
     /// The same, and each evaluation takes this number of seconds more.
     ///
     /// # Panics
-    /// A Nix program is not installed.
+    /// A program is not installed.
     pub fn with_evaluations_of(seconds: u32) -> Self {
         let folder = tempfile::tempdir().expect("a scratch folder");
-        for program in ["nix", "nix-store", "nix-instantiate"] {
+        for program in ["nix", "nix-store", "nix-instantiate", "git"] {
             let real = which(program)
                 .unwrap_or_else(|| panic!("{program} is not installed; run `scripts/setup test`"));
             let wrapper = folder.path().join(program);
