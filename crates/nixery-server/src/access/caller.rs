@@ -232,7 +232,7 @@ impl<'a> Caller<'a> {
             // A token without a user may have a scope.
             None => self.identity.scope().is_some(),
         };
-        (!has_some).then(|| self.forbidden("you may pull no images", None))
+        (!has_some).then(|| self.forbidden(&Denial::Registry.to_string(), None))
     }
 
     /// Returns the answer to a request for a build that does not exist, or that the caller may not
@@ -242,7 +242,7 @@ impl<'a> Caller<'a> {
             let message = "this server has no log of this build: it keeps the logs of the last builds since its start";
             return ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
         }
-        let message = "this server has no build with this log of an image that you may pull";
+        let message = "this server has no build with this log of an image that you may pull. Fix: ask somebody who may pull it for the log";
         self.forbidden(message, None)
     }
 
@@ -334,7 +334,13 @@ impl<'a> Caller<'a> {
     /// Returns 403, or 401 if the caller has not logged in and can.
     fn forbidden(&self, message: &str, name: Option<&ImageName>) -> ApiError {
         if self.identity.is_anonymous() && self.access.settings.has_logins() {
-            let message = format!("{message}. You have not logged in");
+            // What helps others does not help before a login.
+            let problem = message
+                .split_once(". Fix: ")
+                .map_or(message, |(text, _)| text);
+            let message = format!(
+                "{problem}. You have not logged in. Fix: log in, for example with `docker login`"
+            );
             return self.unauthorized(&message, name, None);
         }
         ApiError::new(StatusCode::FORBIDDEN, Code::Denied, message)
