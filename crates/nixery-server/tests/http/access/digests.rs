@@ -7,7 +7,7 @@ use nixery_builder::BuildId;
 use nixery_manifest::Digest;
 use rstest::rstest;
 
-use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull};
+use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull, settle};
 use crate::fake_store::FakeStore;
 use crate::registry::{Answer, Registry, request};
 
@@ -36,6 +36,7 @@ async fn with_images() -> (Arc<FakeStore>, Registry, String) {
     let digests: Vec<_> = own.chain([manifest]).collect();
     assert!(digests.len() > 1, "{digests:?}");
     let digests = digests.join(" ");
+    settle(&registry, &store).await;
     (store, registry, digests)
 }
 
@@ -103,6 +104,7 @@ async fn a_name_that_is_not_in_memory_costs_the_same_for_every_digest() {
         let registry = Files::with_policy(HTOP_FOR_BOB)
             .registry_over(store.clone())
             .await;
+        settle(&registry, &store).await;
         let before = store.calls();
         let answer = get(&registry, &format!("/v2/htop/blobs/{digest}"), &basic(BOB)).await;
         assert_eq!(answer.status, 403);
@@ -144,19 +146,25 @@ async fn the_blobs_of_an_image_can_be_read_under_its_name() {
     assert_eq!(get(&registry, &path, &basic(BOB)).await.status, 200);
 }
 
-/// Many clients that pull the same new images at once never miss their blobs.
+/// Many clients that pull new images of one name at once never miss their blobs, though each may
+/// read them only as blobs of its own tag.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blobs_can_be_read_as_soon_as_the_manifest_is_there() {
-    let policy = "[[allow]]\nwho = [\"bob\"]\npackages = [\"git\", \"htop\", \"jq\"]";
-    let registry = Arc::new(Files::with_policy(policy).registry().await);
+    let rule = |who: &str, tag: &str| {
+        format!("[[allow]]\nwho = [\"{who}\"]\npackages = [\"*\"]\ntags = [\"{tag}\"]\n")
+    };
+    let policy = rule("alice", "v0") + &rule("bob", "v1");
+    let registry = Arc::new(Files::with_policy(&policy).registry().await);
     let mut pulls = tokio::task::JoinSet::new();
-    for number in 0..30 {
+    for number in 0..40 {
         let registry = Arc::clone(&registry);
-        let (name, tag) = (["git", "htop", "jq"][number % 3], number % 2);
+        let name = format!("package-{}", number / 4);
+        let (user, tag) = [(ALICE, "v0"), (BOB, "v1")][number % 2];
         pulls.spawn(async move {
-            let manifest = pull(&registry, &format!("{name}:v{tag}"), &basic(BOB)).await;
+            let manifest = pull(&registry, &format!("{name}:{tag}"), &basic(user)).await;
             let path = format!("/v2/{name}/blobs/{}", layer(&manifest));
-            assert_eq!(get(&registry, &path, &basic(BOB)).await.status, 200);
+            let blob = get(&registry, &path, &basic(user)).await;
+            assert_eq!(blob.status, 200, "{path}");
         });
     }
     while let Some(done) = pulls.join_next().await {

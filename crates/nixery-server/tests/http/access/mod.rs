@@ -12,6 +12,7 @@ mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -152,4 +153,17 @@ fn layer(manifest: &Answer) -> String {
     assert_eq!(manifest.status, 200, "{}", manifest.text());
     let layer = &manifest.json()["layers"][0]["digest"];
     layer.as_str().unwrap().to_owned()
+}
+
+/// Waits until nothing in the background uses the store.
+async fn settle(registry: &Registry, store: &FakeStore) {
+    registry.state.builder().drain().await;
+    for _ in 0..100 {
+        let calls = store.calls();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if store.calls() == calls {
+            return;
+        }
+    }
+    panic!("the store is used all the time");
 }

@@ -6,7 +6,9 @@ use http::Method;
 use rstest::rstest;
 use serde_json::json;
 
-use super::{ALICE, BOB, CI_TOKEN, Files, HTOP_FOR_BOB, ask, basic, bearer, get, layer, pull};
+use super::{
+    ALICE, BOB, CI_TOKEN, Files, HTOP_FOR_BOB, ask, basic, bearer, get, layer, pull, settle,
+};
 use crate::fake_store::FakeStore;
 
 const CONDITIONS: &str = r#"
@@ -37,6 +39,7 @@ async fn a_denied_image_is_403_and_causes_nothing(
     let registry = Files::with_policy(CONDITIONS)
         .registry_over(store.clone())
         .await;
+    settle(&registry, &store).await;
     let calls = store.calls();
     let answer = pull(&registry, image, &basic(BOB)).await;
     let (status, code, message) = answer.error();
