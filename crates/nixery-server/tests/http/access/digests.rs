@@ -162,13 +162,12 @@ async fn blobs_can_be_read_as_soon_as_the_manifest_is_there() {
         let (user, tag) = [(ALICE, "v0"), (BOB, "v1")][number % 2];
         pulls.spawn(async move {
             let manifest = pull(&registry, &format!("{name}:{tag}"), &basic(user)).await;
-            let path = format!("/v2/{name}/blobs/{}", layer(&manifest));
-            let blob = get(&registry, &path, &basic(user)).await;
-            assert_eq!(blob.status, 200, "{path}");
+            (format!("/v2/{name}/blobs/{}", layer(&manifest)), user)
         });
     }
-    while let Some(done) = pulls.join_next().await {
-        done.unwrap();
+    for (path, user) in pulls.join_all().await {
+        let blob = get(&registry, &path, &basic(user)).await;
+        assert_eq!(blob.status, 200, "{path}");
     }
 }
 
