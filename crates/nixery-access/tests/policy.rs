@@ -285,6 +285,19 @@ proptest! {
     }
 
     #[test]
+    fn a_name_is_allowed_if_one_of_its_images_is(
+        rules in rules(),
+        identity in identities(),
+        request in requests(),
+    ) {
+        let policy = policy(&rules, false);
+        let name = request.0.parse().expect("the name is valid");
+        if request.decide(&policy, &identity).is_ok() {
+            prop_assert_eq!(policy.decide_name(&identity, &name, request.2), Ok(()));
+        }
+    }
+
+    #[test]
     fn those_in_no_rule_get_nothing(rules in rules(), request in requests()) {
         let is_for = |who: &str, rule: &Rule| {
             rule.allow && rule.lists.iter().any(|(key, items)| *key == "who" && items.contains(&who))

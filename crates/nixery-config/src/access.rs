@@ -6,9 +6,10 @@ use std::time::Duration;
 use crate::arguments::Section;
 use crate::check::Checker;
 use crate::table::{
-    Group, HTPASSWD, POLICY, TOKEN_GROUPS, TOKEN_ISSUER, TOKEN_KEY, TOKEN_KEYS, TOKEN_LIFETIME,
-    TOKEN_REALM, TOKEN_SERVICE, TOKENS,
+    BLOB_DELIVERY, Group, HTPASSWD, POLICY, TLS_CERT, TLS_KEY, TOKEN_GROUPS, TOKEN_ISSUER,
+    TOKEN_KEY, TOKEN_KEYS, TOKEN_LIFETIME, TOKEN_REALM, TOKEN_SERVICE, TOKENS, TRUSTED_PROXIES,
 };
+use crate::{BlobDelivery, ServerSettings};
 
 /// The longest lifetime of a token: what it allows cannot be taken back.
 const MAX_LIFETIME: u64 = 24 * 60 * 60;
@@ -88,6 +89,27 @@ impl AccessSettings {
         self.has_passwords() || self.token_service.is_some()
     }
 
+    /// Returns warnings about settings of the server that weaken access.
+    #[must_use]
+    pub(crate) fn warnings(&self, server: &ServerSettings) -> Vec<String> {
+        let http = &server.http;
+        let has_tls_before = !http.trusted_proxies.is_empty()
+            || (http.public_url.as_ref()).is_some_and(|url| url.starts_with("https://"));
+        let is_encrypted = server.tls.is_some() || has_tls_before;
+        let mut warnings = Vec::new();
+        if self.has_logins() && !is_encrypted && !server.address().is_loopback() {
+            warnings.push(format!(
+                "passwords and tokens travel unencrypted, because the server has no TLS. Fix: set {TLS_CERT} and {TLS_KEY}, or name the proxy that has TLS in {TRUSTED_PROXIES}"
+            ));
+        }
+        if self.is_configured() && http.delivery == BlobDelivery::Public {
+            warnings.push(format!(
+                "{BLOB_DELIVERY} is `public`, so that everybody who knows the digest of a blob can read it from the store, whatever the policy says. Fix: set it to `redirect` or `proxy`, and make the store private"
+            ));
+        }
+        warnings
+    }
+
     /// Whether users can send a name with a password or a static token.
     #[must_use]
     pub const fn has_passwords(&self) -> bool {
@@ -131,6 +153,10 @@ fn token_settings(checker: &mut Checker<'_>, has_passwords: bool) -> Option<Toke
     let realm = checker.text(TOKEN_REALM)?;
     let service = checker.text(TOKEN_SERVICE);
     let service = service.unwrap_or_else(|| TOKEN_SERVICE.default.to_owned());
+    if !service.chars().all(is_quotable) {
+        let name = checker.name(TOKEN_SERVICE);
+        checker.invalid(&name, &service, "a name of visible ASCII without quotes");
+    }
     let issuer = checker.text(TOKEN_ISSUER);
     let lifetime = checker.time(TOKEN_LIFETIME, 60..=MAX_LIFETIME);
     let realm = if realm == "self" {
@@ -170,8 +196,12 @@ fn is_http(url: &str) -> bool {
     let rest = ["https://", "http://"]
         .iter()
         .find_map(|scheme| url.strip_prefix(scheme));
-    let quotable = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\\');
-    rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(quotable))
+    rest.is_some_and(|rest| !rest.is_empty() && rest.chars().all(is_quotable))
+}
+
+/// Whether a character can be in a quoted text of a header.
+fn is_quotable(c: char) -> bool {
+    c.is_ascii_graphic() && !matches!(c, '"' | '\\')
 }
 
 fn key_location(text: &str) -> KeyLocation {
@@ -188,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::Arguments;
-    use crate::table::Setting;
+    use crate::table::{LISTEN, PUBLIC_URL, Setting};
 
     fn settings(values: &[(&'static Setting, &str)]) -> Result<AccessSettings, String> {
         let arguments = values.iter().fold(
@@ -254,6 +284,10 @@ mod tests {
         &[(TOKEN_REALM, "self"), (HTPASSWD, "/users"), (TOKEN_LIFETIME, "1s")],
         "NIXERY_TOKEN_LIFETIME (--token-lifetime) is \"1s\""
     )]
+    #[case(
+        &[(TOKEN_REALM, "self"), (HTPASSWD, "/users"), (TOKEN_SERVICE, "a\"b")],
+        "NIXERY_TOKEN_SERVICE (--token-service) is"
+    )]
     fn what_does_not_fit_is_refused(
         #[case] values: &[(&'static Setting, &str)],
         #[case] expected: &str,
@@ -268,5 +302,36 @@ mod tests {
     #[case(&[(TOKEN_REALM, "https://a/t"), (TOKEN_KEYS, "/keys"), (TOKEN_KEY, "/key")])]
     fn what_has_no_effect_is_reported(#[case] values: &[(&'static Setting, &str)]) {
         assert_eq!(settings(values).expect("valid").ignored.len(), 1);
+    }
+
+    #[rstest]
+    #[case::passwords(&[(HTPASSWD, "/users")], Some("travel unencrypted"))]
+    #[case::loopback(&[(HTPASSWD, "/users"), (LISTEN, "127.0.0.1")], None)]
+    #[case::tls(&[(HTPASSWD, "/u"), (TLS_CERT, "/c"), (TLS_KEY, "/k")], None)]
+    #[case::proxy(&[(TOKENS, "/tokens"), (TRUSTED_PROXIES, "10.0.0.1")], None)]
+    #[case::public_url(&[(TOKENS, "/tokens"), (PUBLIC_URL, "https://a.example")], None)]
+    #[case::no_logins(&[(POLICY, "/policy")], None)]
+    #[case::public_blobs(&[(POLICY, "/policy"), (BLOB_DELIVERY, "public")], Some("is `public`"))]
+    #[case::public_registry(&[(BLOB_DELIVERY, "public")], None)]
+    fn what_weakens_access_is_warned_of(
+        #[case] values: &[(&'static Setting, &str)],
+        #[case] expected: Option<&str>,
+    ) {
+        let access = Arguments::<AccessSettings>::default();
+        let server = Arguments::<ServerSettings>::default();
+        let (access, server) = values
+            .iter()
+            .fold((access, server), |(access, server), one| {
+                (access.with(one.0, one.1), server.with(one.0, one.1))
+            });
+        let access = access.settings().expect("valid");
+        let warnings = access.warnings(&server.settings().expect("valid"));
+        assert_eq!(
+            warnings.len(),
+            usize::from(expected.is_some()),
+            "{warnings:?}"
+        );
+        let fits = |warning: &String| expected.is_some_and(|text| warning.contains(text));
+        assert!(warnings.iter().all(fits), "{warnings:?}");
     }
 }

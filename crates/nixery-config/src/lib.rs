@@ -108,6 +108,7 @@ impl Settings {
         let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
         warnings.extend(self.gc.warning(longest_build));
         warnings.extend(self.server.warning());
+        warnings.extend(self.access.warnings(&self.server));
         warnings
     }
 }

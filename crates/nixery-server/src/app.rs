@@ -21,7 +21,7 @@ use crate::error::{ApiError, Code};
 use crate::health;
 use crate::host::registry_origin;
 use crate::page;
-use crate::response::{API_VERSION, IMMUTABLE, PRIVATE_IMMUTABLE, without_body};
+use crate::response::{API_VERSION, private, without_body};
 use crate::route::{Route, RouteError};
 use crate::state::AppState;
 
@@ -64,8 +64,10 @@ async fn answer(state: AppState, request: Request) -> Response {
     if registry {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     }
-    if state.access().is_limited() && headers.get(CACHE_CONTROL) == Some(&IMMUTABLE) {
-        headers.insert(CACHE_CONTROL, PRIVATE_IMMUTABLE);
+    if state.access().is_limited()
+        && let Some(cache) = headers.get(CACHE_CONTROL).and_then(private)
+    {
+        headers.insert(CACHE_CONTROL, cache);
     }
     if request.method == Method::HEAD {
         response = without_body(response);

@@ -13,7 +13,7 @@ use nixery_storage::error_chain;
 #[derive(Parser)]
 #[command(name = "nixery-server", version)]
 struct Command {
-    /// Check all settings, print warnings and the settings in effect, and exit
+    /// Check all settings and their files, print warnings and the settings in effect, and exit
     #[arg(long)]
     check_config: bool,
 
@@ -30,7 +30,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let command = Command::parse();
     let done = if command.check_config {
-        nixery_server::check(&command.config).map(|(warnings, summary)| {
+        let checked = nixery_server::check(&command.config).await;
+        checked.map(|(warnings, summary)| {
             for warning in warnings {
                 eprintln!("nixery-server: warning: {warning}");
             }

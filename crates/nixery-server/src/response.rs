@@ -20,13 +20,22 @@ pub(crate) const API_VERSION: HeaderName =
 /// Cache control of contents that never change, as their digest names them.
 pub(crate) const IMMUTABLE: HeaderValue =
     HeaderValue::from_static("public, max-age=31536000, immutable");
-/// The same where not everybody may have the contents: no shared cache may keep them.
-pub(crate) const PRIVATE_IMMUTABLE: HeaderValue =
-    HeaderValue::from_static("private, max-age=31536000, immutable");
 /// Cache control of contents that must be revalidated with the entity tag.
 pub(crate) const REVALIDATE: HeaderValue = HeaderValue::from_static("no-cache");
 /// Cache control of answers that no cache may keep.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// Returns the cache control of the same contents where not everybody may have them, so that no
+/// shared cache may keep them. `None` if nothing changes.
+#[must_use]
+pub(crate) fn private(cache: &HeaderValue) -> Option<HeaderValue> {
+    let private = match cache {
+        cache if *cache == IMMUTABLE => "private, max-age=31536000, immutable",
+        cache if *cache == REVALIDATE => "private, no-cache",
+        _ => return None,
+    };
+    Some(HeaderValue::from_static(private))
+}
 
 /// Redirects to a path of this server, keeping the method.
 ///

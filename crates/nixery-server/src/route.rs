@@ -9,6 +9,9 @@ use nixery_core::{ImageName, NameError, Tag, TagError};
 use nixery_manifest::{Digest, DigestError};
 use percent_encoding::percent_decode_str;
 
+/// The path of the token service of this server.
+pub(crate) const TOKEN_PATH: &str = "/token";
+
 /// What a request asks for. GET and HEAD share a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -178,7 +181,7 @@ impl Route {
     /// Whether errors of this path are for registry clients, who expect JSON.
     #[must_use]
     pub fn is_registry(path: &str) -> bool {
-        path == "/v2" || path.starts_with("/v2/") || path == "/token"
+        path == "/v2" || path.starts_with("/v2/") || path == TOKEN_PATH
     }
 }
 

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use nixery_nix::hide_process_memory;
 use tokio::sync::oneshot;
 
-use crate::access::watch_files;
+use crate::access::check_files;
 use crate::app::service;
 use crate::collection::collect_until;
 use crate::config::{Arguments, ConfigErrors, ServerSettings, Settings, unknown_variables};
@@ -82,13 +82,19 @@ pub async fn run(arguments: &Arguments<Settings>) -> Result<(), RunError> {
     done
 }
 
-/// Checks the configuration without starting the server. Returns warnings and the settings in
-/// effect, one per line.
+/// Checks the configuration without starting the server, with the files of users, tokens, keys, the
+/// policy and the certificate. Returns warnings and the settings in effect, one per line.
 ///
 /// # Errors
-/// The configuration is wrong.
-pub fn check(arguments: &Arguments<Settings>) -> Result<(Vec<String>, String), RunError> {
+/// The configuration or one of the files is wrong.
+pub async fn check(arguments: &Arguments<Settings>) -> Result<(Vec<String>, String), RunError> {
     let settings = arguments.settings()?;
+    check_files(&settings.access)
+        .await
+        .map_err(StateError::Access)?;
+    if let Some(files) = &settings.server.tls {
+        Tls::load(files).await?;
+    }
     Ok((warnings(&settings), arguments.summary()))
 }
 
@@ -119,7 +125,10 @@ async fn run_settings(settings: &Settings) -> Result<(), RunError> {
     let learning = start_lab(settings, &state);
 
     let watching = settings.access.is_configured();
-    let watching = watching.then(|| tokio::spawn(watch_files(state.clone())));
+    let watching = watching.then(|| {
+        let state = state.clone();
+        tokio::spawn(async move { state.access().watch_files().await })
+    });
 
     let grace = settings.server.shutdown_grace;
     let builder = state.builder().clone();

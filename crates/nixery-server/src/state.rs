@@ -161,7 +161,8 @@ impl AppState {
     }
 
     /// Returns who may pull what.
-    pub(crate) fn access(&self) -> &Access {
+    #[must_use]
+    pub fn access(&self) -> &Access {
         &self.0.access
     }
 

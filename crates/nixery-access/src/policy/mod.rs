@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use nixery_core::{ImageName, MetaPackage, Tag};
 
 use crate::{FileErrors, Identity};
-use rules::{AllowRule, Builds, Condition, DenyRule, Requester};
+use rules::{AllowRule, Builds, Condition, DenyRule, RequestedImage, Requester};
 
 /// Rules that say which images a user may pull, and start builds of.
 ///
@@ -119,6 +119,32 @@ impl Policy {
         identity: &Identity,
         image: &PolicyRequest<'_>,
     ) -> Result<Allowance, Denial> {
+        let PolicyRequest { name, tag, source } = *image;
+        let tag = Some(tag);
+        self.decide_image(identity, &RequestedImage { name, tag, source })
+    }
+
+    /// Decides whether a name may be pulled at some tag. It may be allowed though no tag is, if the
+    /// rules allow its packages at different tags.
+    ///
+    /// # Errors
+    /// [`Denial`] names the part of the request that is not allowed at any tag.
+    pub fn decide_name(
+        &self,
+        identity: &Identity,
+        name: &ImageName,
+        source: &str,
+    ) -> Result<(), Denial> {
+        let tag = None;
+        let image = RequestedImage { name, tag, source };
+        self.decide_image(identity, &image).map(drop)
+    }
+
+    fn decide_image(
+        &self,
+        identity: &Identity,
+        image: &RequestedImage<'_>,
+    ) -> Result<Allowance, Denial> {
         let requester = self.requester(identity);
         self.check_denied(requester, image)?;
         let rules: Vec<_> = self.allow_rules(requester).collect();
@@ -149,7 +175,8 @@ impl Policy {
     }
 
     /// Whether one allow rule matches every image for the identity, and no deny rule is for it.
-    /// Then no image needs a decision, unless it has to be built.
+    /// Then only a request that may start a build needs a decision: the rule may forbid or limit
+    /// builds.
     #[must_use]
     pub fn allows_everything(&self, identity: &Identity) -> bool {
         let requester = self.requester(identity);
@@ -184,7 +211,7 @@ impl Policy {
     fn check_denied(
         &self,
         requester: Requester<'_>,
-        image: &PolicyRequest<'_>,
+        image: &RequestedImage<'_>,
     ) -> Result<(), Denial> {
         // Meta-packages are no packages of the image, but may be denied by their names.
         let metas = metas(image.name).map(|meta| meta.name);
@@ -218,7 +245,7 @@ fn listed(name: &ImageName) -> impl Iterator<Item = &str> {
 /// No rule matches. The condition is the one that failed in the rule that came closest.
 fn builds_of(
     package: &str,
-    image: &PolicyRequest<'_>,
+    image: &RequestedImage<'_>,
     rules: &[&AllowRule],
 ) -> Result<Builds, Condition> {
     let mut allowed = None;

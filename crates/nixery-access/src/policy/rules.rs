@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
-use nixery_core::Architecture;
+use nixery_core::{Architecture, ImageName, Tag};
 
+use super::Denial;
 use super::pattern::{Glob, PackagePattern};
-use super::{Denial, PolicyRequest};
 use crate::Identity;
 
 /// Who sends a request, with the groups that the policy has the user in.
@@ -14,6 +14,15 @@ use crate::Identity;
 pub(super) struct Requester<'a> {
     pub(super) identity: &'a Identity,
     pub(super) groups: Option<&'a BTreeSet<String>>,
+}
+
+/// An image that is requested at one tag, or at any tag.
+#[derive(Clone, Copy)]
+pub(super) struct RequestedImage<'a> {
+    pub(super) name: &'a ImageName,
+    /// `None` stands for the tag that the rules treat best.
+    pub(super) tag: Option<&'a Tag>,
+    pub(super) source: &'a str,
 }
 
 /// For whom a rule is.
@@ -61,12 +70,12 @@ pub(super) enum Condition {
 
 impl Condition {
     /// Returns the denial of a package of an image for which this condition decides.
-    pub(super) fn denial(self, package: &str, image: &PolicyRequest<'_>) -> Denial {
+    pub(super) fn denial(self, package: &str, image: &RequestedImage<'_>) -> Denial {
         match self {
             Self::Package => Denial::Package(package.to_owned()),
             Self::Source => Denial::Source,
             Self::Platform => Denial::Platform(format!("linux/{}", image.name.architecture())),
-            Self::Tag => Denial::Tag(image.tag.to_string()),
+            Self::Tag => Denial::Tag(image.tag.map_or_else(|| "*".to_owned(), Tag::to_string)),
         }
     }
 }
@@ -98,7 +107,7 @@ pub(super) struct DenyRule {
 
 impl AllowRule {
     /// Returns the first condition that does not match a package of an image, as an error.
-    pub(super) fn check(&self, package: &str, image: &PolicyRequest<'_>) -> Result<(), Condition> {
+    pub(super) fn check(&self, package: &str, image: &RequestedImage<'_>) -> Result<(), Condition> {
         let conditions = &self.conditions;
         let matches_package = |pattern: &PackagePattern| pattern.matches(package);
         if !any(&conditions.packages, matches_package) {
@@ -116,12 +125,19 @@ impl AllowRule {
 
     /// A commit may be one of a branch that the patterns do not match, so that it must be allowed
     /// by itself.
-    fn matches_tag(&self, image: &PolicyRequest<'_>) -> bool {
-        let tag = image.tag.as_str();
-        if image.tag.commit().is_none() {
-            return any(&self.conditions.tags, |pattern| pattern.matches(tag));
+    fn matches_tag(&self, image: &RequestedImage<'_>) -> bool {
+        let Some(tag) = image.tag else {
+            return self.commits || any(&self.conditions.tags, |_| true);
+        };
+        if tag.commit().is_none() {
+            return any(&self.conditions.tags, |pattern| {
+                pattern.matches(tag.as_str())
+            });
         }
-        self.commits || any(&self.conditions.tags, |pattern| pattern.is_exactly(tag))
+        self.commits
+            || any(&self.conditions.tags, |pattern| {
+                pattern.is_exactly(tag.as_str())
+            })
     }
 
     /// Whether it matches every package of every image.
@@ -146,11 +162,13 @@ impl AllowRule {
 
 impl DenyRule {
     /// Returns a denial if every condition matches an image with these packages.
-    pub(super) fn check(&self, packages: &[&str], image: &PolicyRequest<'_>) -> Option<Denial> {
+    pub(super) fn check(&self, packages: &[&str], image: &RequestedImage<'_>) -> Option<Denial> {
         let conditions = &self.conditions;
-        let tag = image.tag.as_str();
         // The commits of a denied branch are not known here, so that every commit may be one.
-        let matches_tag = |pattern: &Glob| image.tag.commit().is_some() || pattern.matches(tag);
+        let matches_tag = |pattern: &Glob| match image.tag {
+            Some(tag) => tag.commit().is_some() || pattern.matches(tag.as_str()),
+            None => pattern.matches_everything(),
+        };
         let is_denied =
             |package: &str| any(&conditions.packages, |pattern| pattern.is_within(package));
         let package = packages.iter().find(|package| is_denied(package))?;
@@ -173,11 +191,11 @@ impl DenyRule {
 }
 
 impl Conditions {
-    fn match_source(&self, image: &PolicyRequest<'_>) -> bool {
+    fn match_source(&self, image: &RequestedImage<'_>) -> bool {
         any(&self.sources, |pattern| pattern.matches(image.source))
     }
 
-    fn match_platform(&self, image: &PolicyRequest<'_>) -> bool {
+    fn match_platform(&self, image: &RequestedImage<'_>) -> bool {
         any(&self.platforms, |platform| {
             *platform == image.name.architecture()
         })

@@ -353,3 +353,30 @@ fn messages_for_clients() {
          registry to allow it"
     );
 }
+
+#[rstest]
+#[case::no_tags("", "", true)]
+#[case::some_tag(r#"tags = ["v1"]"#, "", true)]
+#[case::no_tag_at_all("tags = []", "", false)]
+#[case::commits("tags = []\ncommits = true", "", true)]
+#[case::one_tag_is_denied("", r#"tags = ["latest"]"#, true)]
+#[case::patterns_are_denied("", r#"tags = ["l*", "v*"]"#, true)]
+#[case::every_tag_is_denied("", r#"tags = ["*"]"#, false)]
+fn a_name_is_decided_at_the_best_tag(
+    #[case] allow: &str,
+    #[case] deny: &str,
+    #[case] expected: bool,
+) {
+    let who = "who = [\"alice\"]\npackages = [\"git\"]";
+    let mut policy = format!("[[allow]]\n{who}\n{allow}\n");
+    if !deny.is_empty() {
+        policy += &format!("[[deny]]\n{who}\n{deny}\n");
+    }
+    let policy = parse(&policy);
+    let decide = |name: &str| {
+        let name = name.parse().expect("the name is valid");
+        policy.decide_name(&Identity::user("alice"), &name, CHANNEL)
+    };
+    assert_eq!(decide("git").is_ok(), expected);
+    decide("git/htop").expect_err("htop is not allowed");
+}

@@ -6,13 +6,14 @@ use std::time::Duration;
 use http::StatusCode;
 use http::request::Parts;
 use nixery_access::{Allowance, Denial, Identity, Issuer, PolicyRequest};
-use nixery_builder::{Builder, ClientId, Image};
+use nixery_builder::{BuildHandle, Builder, ClientId, Image, ImageRequest};
 use nixery_core::{ImageName, Tag};
 use nixery_manifest::Digest;
 use serde_json::json;
 
 use super::challenge::{TokenProblem, challenge};
 use super::files::Files;
+use super::quotas::StartedBuild;
 use super::{Access, LoginError};
 use crate::client::client_id;
 use crate::config::{HttpSettings, TokenRealm};
@@ -37,8 +38,10 @@ pub(crate) struct Caller<'a> {
     request: &'a Parts,
     identity: Identity,
     files: Arc<Files>,
-    /// Whether every image is allowed. Builds may be limited nevertheless.
-    is_unlimited: bool,
+    /// Whether nothing is limited at all, neither pulls nor builds.
+    is_open: bool,
+    /// Whether every image may be pulled. Builds may be limited all the same.
+    may_pull_all: bool,
 }
 
 impl<'a> Caller<'a> {
@@ -55,7 +58,8 @@ impl<'a> Caller<'a> {
             None => !identity.is_anonymous() && identity.scope().is_none(),
         };
         Self {
-            is_unlimited: by_policy || !access.is_limited(),
+            is_open: !access.is_limited(),
+            may_pull_all: by_policy || !access.is_limited(),
             access,
             builder,
             http,
@@ -74,7 +78,8 @@ impl<'a> Caller<'a> {
     ) -> Self {
         let caller = Self::new(access, builder, http, request, Identity::anonymous());
         Self {
-            is_unlimited: true,
+            is_open: true,
+            may_pull_all: true,
             ..caller
         }
     }
@@ -104,23 +109,27 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// 403 with what is denied, or 401 if a login may help.
     pub(crate) fn may_name(&self, name: &ImageName) -> Result<(), ApiError> {
-        if self.is_unlimited {
+        if self.may_pull_all {
             return Ok(());
         }
-        match self.decide(name, &Tag::latest(), None) {
-            Ok(_) | Err(Denial::Tag(_)) => Ok(()),
-            Err(denial) => Err(self.denied(name, &denial)),
-        }
+        let decided = match &self.files.policy {
+            Some(policy) => {
+                let source = self.builder.config().source.to_string();
+                policy.decide_name(&self.identity, name, &source)
+            }
+            None => self.decide_by_token(name).map(drop),
+        };
+        decided.map_err(|denial| self.denied(name, &denial))
     }
 
     /// Whether the caller may know of an image.
     pub(crate) fn may_see(&self, name: &ImageName, tag: &Tag) -> bool {
-        self.is_unlimited || self.decide(name, tag, None).is_ok()
+        self.may_pull_all || self.decide(name, tag, None).is_ok()
     }
 
-    /// Whether every image is allowed.
-    pub(crate) fn is_unlimited(&self) -> bool {
-        self.is_unlimited
+    /// Whether every image may be pulled.
+    pub(crate) fn may_pull_all(&self) -> bool {
+        self.may_pull_all
     }
 
     /// Decides whether a blob or a manifest may be read by its digest: whether an image of this
@@ -129,17 +138,15 @@ impl<'a> Caller<'a> {
     /// # Errors
     /// 403 or 401. Nothing shows whether the registry has the digest. 503 if the store fails.
     pub(crate) async fn may_read(&self, name: &ImageName, digest: &Digest) -> Result<(), ApiError> {
-        if self.is_unlimited {
+        if self.may_pull_all {
             return Ok(());
         }
         self.may_name(name)?;
         let is_allowed = |tag: &Tag, source: &str| self.decide(name, tag, Some(source)).is_ok();
-        let found = self
-            .access
-            .names
-            .find(self.builder, name, Some(digest), |image| {
-                is_allowed(&image.tag, &image.source)
-            });
+        let names = &self.access.names;
+        let found = names.find_with_digest(self.builder, name, digest, |image| {
+            is_allowed(&image.tag, &image.source)
+        });
         match found.await {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(self.forbidden(
@@ -163,12 +170,8 @@ impl<'a> Caller<'a> {
         tag: &Tag,
     ) -> Result<Vec<Digest>, ApiError> {
         let source = self.builder.config().source.to_string();
-        let is_it = |found: &Tag, of: &str| found == tag && of == source;
         let names = &self.access.names;
-        let found = names.find(self.builder, name, None, |image| {
-            is_it(&image.tag, &image.source)
-        });
-        match found.await {
+        match names.find_newest(self.builder, name, tag, &source).await {
             Ok(Some(image)) => Ok(image.manifests.clone()),
             Ok(None) => Err(self.not_built(name, tag)),
             Err(error) => Err(ApiError::from(&error)),
@@ -193,16 +196,30 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Counts a build that the caller starts.
+    /// Starts or joins the build of an image by `start`. A build that runs already, or that the
+    /// builder refuses, does not count against the quota of the caller.
     ///
     /// # Errors
     /// 429 if the policy allows no more builds now.
-    pub(crate) fn count_build(&self, allowance: &Allowance) -> Result<(), ApiError> {
-        let Some(limit) = allowance.builds_per_hour else {
-            return Ok(());
+    pub(crate) fn start_build(
+        &self,
+        allowance: &Allowance,
+        asked: &ImageRequest,
+        start: impl FnOnce() -> BuildHandle,
+    ) -> Result<BuildHandle, ApiError> {
+        let runs = self.builder.current_build(asked).is_some();
+        let Some(limit) = allowance.builds_per_hour.filter(|_| !runs) else {
+            return Ok(start());
         };
-        let counted = self.access.quotas.count(self.client(), limit);
-        counted.map_err(|retry| {
+        let client = self.client();
+        let start = || {
+            let handle = start();
+            match handle.result() {
+                None => StartedBuild::Counts(handle),
+                Some(_) => StartedBuild::Refused(handle),
+            }
+        };
+        self.access.quotas.start(client, limit, start).map_err(|retry| {
             let message = format!(
                 "you have started as many builds as you may in an hour ({limit}). Fix: pull the image again {}",
                 in_time(retry)
@@ -214,9 +231,10 @@ impl<'a> Caller<'a> {
     /// Returns the answer to a caller without any rights; `None` if there are some.
     pub(crate) fn refused_entirely(&self) -> Option<ApiError> {
         let has_some = match &self.files.policy {
-            _ if self.is_unlimited => true,
+            _ if self.may_pull_all => true,
             Some(policy) => policy.allows_anything(&self.identity),
-            None => !self.identity.is_anonymous(),
+            // A token without a user may have a scope.
+            None => self.identity.scope().is_some(),
         };
         (!has_some).then(|| self.forbidden(&Denial::Registry.to_string(), None))
     }
@@ -224,11 +242,11 @@ impl<'a> Caller<'a> {
     /// Returns the answer to a request for a build that does not exist, or that the caller may not
     /// know of: nothing shows which.
     pub(crate) fn no_build(&self) -> ApiError {
-        if self.is_unlimited {
+        if self.may_pull_all {
             let message = "this server has no log of this build: it keeps the logs of the last builds since its start";
             return ApiError::new(StatusCode::NOT_FOUND, Code::Unknown, message);
         }
-        let message = "this server has no build with this log of an image that you may pull";
+        let message = "this server has no build with this log of an image that you may pull. Fix: ask somebody who may pull it for the log";
         self.forbidden(message, None)
     }
 
@@ -237,6 +255,15 @@ impl<'a> Caller<'a> {
         let has_service = self.access.settings.token_service.is_some();
         let is_unknown = self.identity.is_anonymous() && self.identity.scope().is_none();
         (has_service && is_unknown).then(|| self.forbidden("this registry needs a token", None))
+    }
+
+    /// Returns the answer to a caller who sends a token to get another one: without a password, a
+    /// token would never end.
+    pub(crate) fn refused_to_renew(&self) -> Option<ApiError> {
+        self.identity.scope()?;
+        let message =
+            "a token cannot be exchanged for another one. Fix: send a user and a password";
+        Some(self.unauthorized(message, None, None))
     }
 
     /// Returns who issues tokens here, for which service, and how long they are valid.
@@ -260,6 +287,9 @@ impl<'a> Caller<'a> {
         tag: &Tag,
         source: Option<&str>,
     ) -> Result<Allowance, Denial> {
+        if self.is_open {
+            return Ok(EVERYTHING);
+        }
         let Some(policy) = &self.files.policy else {
             return self.decide_by_token(name);
         };
@@ -277,10 +307,10 @@ impl<'a> Caller<'a> {
     /// Decides without a policy: users may pull everything that their token allows.
     fn decide_by_token(&self, name: &ImageName) -> Result<Allowance, Denial> {
         match self.identity.scope() {
-            _ if self.is_unlimited => Ok(EVERYTHING),
             Some(scope) if scope.allows_pull(name.as_str()) => Ok(EVERYTHING),
             Some(_) => Err(Denial::Scope(name.as_str().to_owned())),
-            None => Err(Denial::Registry),
+            None if self.identity.is_anonymous() => Err(Denial::Registry),
+            None => Ok(EVERYTHING),
         }
     }
 
@@ -342,6 +372,12 @@ impl<'a> Caller<'a> {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Code::Unavailable,
                 "this registry cannot verify tokens now, because it does not reach the token service. Fix: try again later",
+            )
+            .retry_after(RETRY_SECONDS),
+            LoginError::Busy => ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                Code::Unavailable,
+                "too many passwords wait for their verification. Fix: try again later",
             )
             .retry_after(RETRY_SECONDS),
             LoginError::TooMany { retry } => {

@@ -5,9 +5,7 @@ use nixery_access::ResourceScope;
 
 use crate::config::{AccessSettings, HttpSettings, TokenRealm};
 use crate::host::absolute;
-
-/// The path of the token service of this server.
-pub(crate) const TOKEN_PATH: &str = "/token";
+use crate::route::{Route, TOKEN_PATH};
 
 /// Asks for a user and a password.
 const BASIC: &str = "Basic realm=\"Nixery\", charset=\"UTF-8\"";
@@ -30,8 +28,10 @@ pub(super) fn challenge(
     scope: Option<&str>,
     problem: Option<(TokenProblem, &str)>,
 ) -> Option<String> {
-    let is_registry = crate::route::Route::is_registry(request.uri.path());
-    let Some(tokens) = settings.token_service.as_ref().filter(|_| is_registry) else {
+    let path = request.uri.path();
+    // Browsers have no tokens, and a token does not help to get a token.
+    let uses_tokens = Route::is_registry(path) && path != TOKEN_PATH;
+    let Some(tokens) = settings.token_service.as_ref().filter(|_| uses_tokens) else {
         return settings.has_passwords().then(|| BASIC.to_owned());
     };
     let realm = match &tokens.realm {

@@ -1,7 +1,6 @@
 //! The credentials of a request, in its `Authorization` header (RFC 9110, section 11.6.2).
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::DecodePaddingMode;
@@ -91,7 +90,7 @@ pub(super) fn find(headers: &HeaderMap) -> Result<Option<Credentials>, Credentia
 pub(super) struct Fingerprint([u8; 32]);
 
 /// Makes fingerprints, with a key of its own.
-pub(super) struct Fingerprints(RwLock<Hmac<Sha256>>);
+pub(super) struct Fingerprints(Hmac<Sha256>);
 
 impl fmt::Debug for Fingerprints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -101,21 +100,16 @@ impl fmt::Debug for Fingerprints {
 
 impl Default for Fingerprints {
     fn default() -> Self {
-        Self(RwLock::new(random_key()))
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).expect("the system has random bytes");
+        Self(Hmac::new_from_slice(&key).expect("a key of any length is allowed"))
     }
-}
-
-fn random_key() -> Hmac<Sha256> {
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).expect("the system has random bytes");
-    Hmac::new_from_slice(&key).expect("a key of any length is allowed")
 }
 
 impl Fingerprints {
     /// Returns the fingerprint of credentials.
     pub(super) fn of(&self, credentials: &Credentials) -> Fingerprint {
-        let hmac = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let hmac = hmac.clone();
+        let hmac = self.0.clone();
         let hmac = match credentials {
             // A user has no control characters, so that the parts are separate.
             Credentials::Basic { user, password } => {
@@ -125,11 +119,6 @@ impl Fingerprints {
             Credentials::Bearer(token) => hmac.chain_update(b"bearer\0").chain_update(token),
         };
         Fingerprint(hmac.finalize().into_bytes().into())
-    }
-
-    /// Makes other fingerprints from now on.
-    pub(super) fn renew(&self) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = random_key();
     }
 }
 
@@ -183,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_tell_credentials_apart_until_they_are_renewed() {
+    fn different_credentials_have_different_fingerprints() {
         let fingerprints = Fingerprints::default();
         let all = [
             basic("a", "b"),
@@ -191,16 +180,15 @@ mod tests {
             basic("", "a"),
             Some(Credentials::Bearer("a\0b".into())),
         ];
-        let of = || {
+        let of = |fingerprints: &Fingerprints| {
             let all = all.iter().flatten();
             all.map(|one| fingerprints.of(one)).collect::<Vec<_>>()
         };
-        let before = of();
-        assert_eq!(before, of());
+        let before = of(&fingerprints);
+        assert_eq!(before, of(&fingerprints));
         for (index, one) in before.iter().enumerate() {
             assert!(!before[..index].contains(one));
         }
-        fingerprints.renew();
-        assert_ne!(before, of());
+        assert_ne!(before, of(&Fingerprints::default()), "each has a key");
     }
 }

@@ -16,19 +16,20 @@ mod watch;
 
 pub(crate) use caller::Caller;
 pub use files::AccessError;
-pub(crate) use watch::watch_files;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use http::request::Parts;
-use nixery_access::{Identity, Issuer, TokenError};
-use nixery_builder::Builder;
+use nixery_access::{Identity, Issuer, TokenError, VerifiedToken};
+use nixery_builder::{Builder, ClientId};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::arrival::{Arrival, ListenerRole};
 use crate::client::client_id;
-use crate::config::{AccessSettings, HttpSettings, TokenRealm};
+use crate::config::{AccessSettings, HttpSettings, KeyLocation, TokenRealm};
 use crate::error::ApiError;
 use attempts::Attempts;
 use credentials::{Credentials, CredentialsError};
@@ -39,6 +40,8 @@ use quotas::BuildQuotas;
 
 /// How long verified credentials are not verified again.
 const VERIFIED_FOR: Duration = Duration::from_secs(5 * 60);
+/// How long a password waits for its verification.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Verified credentials in memory.
 const MAX_VERIFIED: usize = 10_000;
 
@@ -47,13 +50,15 @@ const MAX_VERIFIED: usize = 10_000;
 pub struct Access {
     settings: AccessSettings,
     files: RwLock<Arc<Files>>,
+    /// How often the files were replaced.
+    file_changes: AtomicU64,
     issuer: Option<Issuer>,
     keys: Option<TokenKeys>,
     verified: quick_cache::sync::Cache<credentials::Fingerprint, Verified>,
     fingerprints: credentials::Fingerprints,
     attempts: Attempts,
     /// Passwords that are verified at once: each takes a processor for a while.
-    passwords_at_once: Semaphore,
+    passwords_at_once: Arc<Semaphore>,
     names: Names,
     quotas: BuildQuotas,
 }
@@ -63,6 +68,8 @@ pub struct Access {
 struct Verified {
     identity: Identity,
     until: Instant,
+    /// The changes of files and keys that the verification took into account at least.
+    changes: u64,
 }
 
 /// Why credentials are refused.
@@ -76,11 +83,31 @@ enum LoginError {
     Token(TokenError),
     /// The keys that verify tokens are not there.
     NoKeys,
+    /// Too many passwords wait for their verification.
+    Busy,
     /// There were too many attempts.
     TooMany {
         /// When the next one is allowed.
         retry: Duration,
     },
+}
+
+/// Checks the files of the settings. Keys at a URL are not loaded.
+///
+/// # Errors
+/// A file cannot be read, or something in it is wrong.
+pub(crate) async fn check_files(settings: &AccessSettings) -> Result<(), AccessError> {
+    let tokens = settings.token_service.as_ref();
+    if let Some(TokenRealm::Other {
+        keys: KeyLocation::Url(_),
+        ..
+    }) = tokens.map(|tokens| &tokens.realm)
+    {
+        files::read(settings.clone(), None).await?;
+    } else {
+        Access::load(settings.clone()).await?;
+    }
+    Ok(())
 }
 
 impl Access {
@@ -120,12 +147,13 @@ impl Access {
         Self {
             settings,
             files: RwLock::new(Arc::new(files)),
+            file_changes: AtomicU64::default(),
             issuer,
             keys,
             verified: quick_cache::sync::Cache::new(MAX_VERIFIED),
             fingerprints: credentials::Fingerprints::default(),
             attempts: Attempts::default(),
-            passwords_at_once: Semaphore::new((cores / 2).max(1)),
+            passwords_at_once: Arc::new(Semaphore::new((cores / 2).max(1))),
             names: Names::default(),
             quotas: BuildQuotas::default(),
         }
@@ -145,10 +173,14 @@ impl Access {
     fn replace_files(&self, files: Files) {
         let current = self.files.write();
         *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
-        // After the files are replaced: what an earlier verification adds meanwhile has the
-        // fingerprint of the old files.
-        self.fingerprints.renew();
-        self.verified.clear();
+        // Afterwards: who reads this number reads the new files, too.
+        self.file_changes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Returns how often files and keys have changed.
+    fn changes(&self) -> u64 {
+        let of_keys = self.keys.as_ref().map_or(0, TokenKeys::changes);
+        self.file_changes.load(Ordering::SeqCst) + of_keys
     }
 
     /// Finds out who sends a request.
@@ -187,73 +219,109 @@ impl Access {
         credentials: Credentials,
     ) -> Result<Identity, LoginError> {
         let fingerprint = self.fingerprints.of(&credentials);
-        if let Some(verified) = self.verified.get(&fingerprint) {
-            if verified.until > Instant::now() {
+        let changes = self.changes();
+        loop {
+            let verifying = self.verify_now(request, &credentials);
+            let verified = match &credentials {
+                // Requests with equal passwords wait for one verification, which takes a while.
+                Credentials::Basic { .. } => {
+                    let verified = self.verified.get_or_insert_async(&fingerprint, verifying);
+                    verified.await?
+                }
+                // Tokens may wait for keys. If they are refused, all of them are at once.
+                Credentials::Bearer(_) => match self.verified.get(&fingerprint) {
+                    Some(verified) => verified,
+                    None => {
+                        let verified = verifying.await?;
+                        self.verified.insert(fingerprint, verified.clone());
+                        verified
+                    }
+                },
+            };
+            if verified.changes >= changes && verified.until > Instant::now() {
                 return Ok(verified.identity);
             }
+            // Another request may have verified them again meanwhile, which costs little.
             self.verified.remove(&fingerprint);
         }
-        let verifying = self.verify_now(request, credentials);
-        // Requests with equal credentials wait for one verification.
-        let verified = self.verified.get_or_insert_async(&fingerprint, verifying);
-        Ok(verified.await?.identity)
     }
 
     async fn verify_now(
         &self,
         request: &Parts,
-        credentials: Credentials,
+        credentials: &Credentials,
     ) -> Result<Verified, LoginError> {
+        // Before the files and keys are read, which may change meanwhile.
+        let changes = self.changes();
         let client = client_id(request);
-        let until = Instant::now() + VERIFIED_FOR;
-        match credentials {
+        let mut until = Instant::now() + VERIFIED_FOR;
+        let identity = match credentials {
             Credentials::Basic { user, password } => {
-                let identity = self.verify_password(client, user, password).await?;
-                Ok(Verified { identity, until })
+                self.verify_password(client, user, password).await?
             }
-            Credentials::Bearer(token) => {
-                if let Some(user) = self.files().user_of_token(&token) {
-                    let identity = Identity::user(user);
-                    return Ok(Verified { identity, until });
+            Credentials::Bearer(token) => match self.files().user_of_token(token) {
+                Some(user) => Identity::user(user),
+                None => {
+                    let verified = self.verify_token(client, token).await?;
+                    let left = verified.expires.duration_since(SystemTime::now());
+                    until = until.min(Instant::now() + left.unwrap_or_default());
+                    verified.identity
                 }
-                let verified = self.verify_token(&token).await;
-                if matches!(verified, Err(LoginError::Wrong | LoginError::Token(_))) {
-                    self.attempts.count(client, "")?;
-                }
-                let verified = verified?;
-                let left = verified.expires.duration_since(SystemTime::now());
-                Ok(Verified {
-                    identity: verified.identity,
-                    until: until.min(Instant::now() + left.unwrap_or_default()),
-                })
-            }
-        }
+            },
+        };
+        Ok(Verified {
+            identity,
+            until,
+            changes,
+        })
     }
 
     async fn verify_password(
         &self,
-        client: nixery_builder::ClientId,
-        user: String,
-        password: Vec<u8>,
+        client: ClientId,
+        user: &str,
+        password: &[u8],
     ) -> Result<Identity, LoginError> {
         let files = self.files();
         // Programs may send a token as the password of its name.
-        let token = std::str::from_utf8(&password).ok();
+        let token = std::str::from_utf8(password).ok();
         let of_token = token.and_then(|token| files.user_of_token(token));
-        if of_token.as_deref() == Some(user.as_str()) {
+        if of_token.as_deref() == Some(user) {
             return Ok(Identity::user(user));
         }
         // Before the work, so that nobody can cause much of it.
-        self.attempts.count(client, &user)?;
-        let permit = self.passwords_at_once.acquire().await;
-        let _permit = permit.map_err(|_| LoginError::Wrong)?;
+        self.attempts.count(client, user)?;
+        let permit = timeout(
+            PATIENCE,
+            Arc::clone(&self.passwords_at_once).acquire_owned(),
+        )
+        .await;
+        let Ok(Ok(permit)) = permit else {
+            return Err(LoginError::Busy);
+        };
+        let (user, password) = (user.to_owned(), password.to_vec());
         let verified = tokio::task::spawn_blocking(move || {
+            // Here, because this work continues if the client disconnects.
+            let _permit = permit;
             files.verify(&user, &password).then(|| Identity::user(user))
         });
         verified.await.ok().flatten().ok_or(LoginError::Wrong)
     }
 
-    async fn verify_token(&self, token: &str) -> Result<nixery_access::VerifiedToken, LoginError> {
+    async fn verify_token(
+        &self,
+        client: ClientId,
+        token: &str,
+    ) -> Result<VerifiedToken, LoginError> {
+        let verified = self.verify_signed(token).await;
+        if verified.as_ref().is_err_and(LoginError::is_guess) {
+            self.attempts.count(client, "")?;
+        }
+        verified
+    }
+
+    /// Verifies a token of a token service.
+    async fn verify_signed(&self, token: &str) -> Result<VerifiedToken, LoginError> {
         let Some(tokens) = &self.settings.token_service else {
             return Err(LoginError::Wrong);
         };
@@ -267,5 +335,22 @@ impl Access {
             return Err(LoginError::NoKeys);
         };
         keys.verify(&keys::rules(tokens), token, now).await
+    }
+}
+
+impl LoginError {
+    /// Whether the credentials may have been guessed. Clients also send tokens that were valid
+    /// before, or are for another service.
+    fn is_guess(&self) -> bool {
+        matches!(
+            self,
+            Self::Wrong
+                | Self::Token(
+                    TokenError::Malformed
+                        | TokenError::TooLong
+                        | TokenError::Algorithm
+                        | TokenError::Signature
+                )
+        )
     }
 }

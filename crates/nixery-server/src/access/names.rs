@@ -1,8 +1,9 @@
 //! Which blobs the images of a name have, for callers who may not pull every image.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nixery_builder::{Builder, Image};
 use nixery_core::{ImageName, Tag};
@@ -18,10 +19,20 @@ const MAX_DIGESTS: u64 = 1_000_000;
 const USUAL_DIGESTS: u64 = 100;
 /// Time between two looks into the store for a digest that a name does not have.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// Time after which the newest image of a tag is looked up again: another server may have built it.
+const NEWEST_PAUSE: Duration = Duration::from_secs(10);
+/// Images of one name in memory, as many as are read from the store.
+const MAX_IMAGES: usize = 1000;
+/// Age of what is written down after which it is written again, before a collection removes it.
+const WRITE_AGAIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The images of names, as far as they are in memory.
 #[derive(Debug)]
-pub(super) struct Names(Cache<ImageName, Arc<ImagesOfName>, ByDigests>);
+pub(super) struct Names {
+    cache: Cache<ImageName, Arc<ImagesOfName>, ByDigests>,
+    /// Held while images are added, so that none gets lost.
+    adding: Mutex<()>,
+}
 
 /// The images of one name, the newest first.
 #[derive(Debug)]
@@ -41,6 +52,8 @@ pub(super) struct KnownImage {
     pub(super) manifests: Vec<Digest>,
     image: Digest,
     digests: HashSet<Digest>,
+    /// When it was last written down.
+    written: SystemTime,
 }
 
 /// Bounds the names by their digests.
@@ -58,12 +71,15 @@ impl Weighter<ImageName, Arc<ImagesOfName>> for ByDigests {
 impl Default for Names {
     fn default() -> Self {
         let names = (MAX_DIGESTS / USUAL_DIGESTS) as usize;
-        Self(Cache::with_weighter(names, MAX_DIGESTS, ByDigests))
+        Self {
+            cache: Cache::with_weighter(names, MAX_DIGESTS, ByDigests),
+            adding: Mutex::default(),
+        }
     }
 }
 
 impl KnownImage {
-    fn new(image: NamedImage) -> Option<Self> {
+    fn new(image: NamedImage, written: SystemTime) -> Option<Self> {
         let digests = image.manifests.iter().chain(&image.blobs);
         Some(Self {
             digests: digests.copied().collect(),
@@ -71,6 +87,7 @@ impl KnownImage {
             source: image.source,
             manifests: image.manifests,
             image: image.image,
+            written,
         })
     }
 
@@ -78,29 +95,65 @@ impl KnownImage {
     fn is_at(&self, tag: &Tag, source: &str) -> bool {
         self.tag == *tag && self.source == source
     }
+
+    fn has(&self, digest: &Digest) -> bool {
+        self.digests.contains(digest)
+    }
+}
+
+impl ImagesOfName {
+    /// Whether the newest image of a tag is this one, and was written down a short time ago.
+    fn has_as_newest(&self, tag: &Tag, source: &str, image: Digest) -> bool {
+        let newest = self.images.iter().find(|one| one.is_at(tag, source));
+        newest.is_some_and(|newest| {
+            let age = newest.written.elapsed().unwrap_or_default();
+            newest.image == image && age < WRITE_AGAIN
+        })
+    }
 }
 
 impl Names {
-    /// Finds an image of a name that a test accepts, and that has a digest if one is given. Looks
-    /// into the store if no image in memory is accepted, because another server may have answered.
-    pub(super) async fn find(
+    /// Finds an image of a name that has a digest and that a test accepts. Looks into the store if
+    /// no image in memory is accepted, because another server may have served it.
+    pub(super) async fn find_with_digest(
         &self,
         builder: &Builder,
         name: &ImageName,
-        digest: Option<&Digest>,
+        digest: &Digest,
         accepts: impl Fn(&KnownImage) -> bool,
     ) -> Result<Option<Arc<KnownImage>>, StorageError> {
-        let wanted = |image: &&Arc<KnownImage>| {
-            digest.is_none_or(|digest| image.digests.contains(digest)) && accepts(image)
-        };
-        let known = self.0.get(name);
-        if let Some(known) = &known {
+        let wanted = |image: &&Arc<KnownImage>| image.has(digest) && accepts(image);
+        if let Some(known) = self.cache.get(name) {
             let found = known.images.iter().find(wanted).cloned();
             if found.is_some() || known.read.elapsed() < LOOK_PAUSE {
                 return Ok(found);
             }
         }
-        let read = self.read(builder, name, known).await?;
+        let read = self.read(builder, name).await?;
+        Ok(read.images.iter().find(wanted).cloned())
+    }
+
+    /// Finds the image of a name that was last served at a tag, by any server on the store.
+    pub(super) async fn find_newest(
+        &self,
+        builder: &Builder,
+        name: &ImageName,
+        tag: &Tag,
+        source: &str,
+    ) -> Result<Option<Arc<KnownImage>>, StorageError> {
+        let wanted = |image: &&Arc<KnownImage>| image.is_at(tag, source);
+        if let Some(known) = self.cache.get(name) {
+            let found = known.images.iter().find(wanted).cloned();
+            let pause = if found.is_some() {
+                NEWEST_PAUSE
+            } else {
+                LOOK_PAUSE
+            };
+            if known.read.elapsed() < pause {
+                return Ok(found);
+            }
+        }
+        let read = self.read(builder, name).await?;
         Ok(read.images.iter().find(wanted).cloned())
     }
 
@@ -113,15 +166,11 @@ impl Names {
         image: &Image,
     ) {
         let source = builder.config().source.to_string();
-        let known = match self.0.get(name) {
+        let known = match self.cache.get(name) {
             Some(known) => Ok(known),
-            None => self.read(builder, name, None).await,
+            None => self.read(builder, name).await,
         };
-        let is_newest = |known: &ImagesOfName| {
-            let mut of_tag = known.images.iter().filter(|one| one.is_at(tag, &source));
-            of_tag.next().is_some_and(|one| one.image == image.key)
-        };
-        if known.as_ref().is_ok_and(|known| is_newest(known)) {
+        if known.is_ok_and(|known| known.has_as_newest(tag, &source, image.key)) {
             return;
         }
         let manifests = [Some(&image.oci), image.docker.as_ref()];
@@ -139,11 +188,8 @@ impl Names {
             let error = error_chain(&error);
             tracing::warn!(image = %name, error, "cannot write down under which name an image was served: other servers refuse its blobs to users with limited rights");
         }
-        let known = known.ok();
-        let images = known.iter().flat_map(|known| &known.images).cloned();
-        let newest = KnownImage::new(named).map(Arc::new);
-        let images = newest.into_iter().chain(images).collect();
-        self.insert(name, images);
+        let newest = KnownImage::new(named, SystemTime::now());
+        self.add(name, newest.map(Arc::new).into_iter().collect(), None);
     }
 
     /// Reads the images of a name from the store. Those in memory stay, because a store that cannot
@@ -152,35 +198,100 @@ impl Names {
         &self,
         builder: &Builder,
         name: &ImageName,
-        known: Option<Arc<ImagesOfName>>,
     ) -> Result<Arc<ImagesOfName>, StorageError> {
         let secret = builder.config().record_secret.as_ref();
+        let begun = Instant::now();
         let stored = names::images_of(&**builder.storage(), secret, name).await?;
-        let stored = stored
-            .into_iter()
-            .filter_map(|stored| KnownImage::new(stored.image));
-        let mut images: Vec<_> = stored.map(Arc::new).collect();
-        let is_stored = |images: &[Arc<KnownImage>], known: &KnownImage| {
-            images
-                .iter()
-                .any(|one| one.image == known.image && one.is_at(&known.tag, &known.source))
-        };
-        for image in known.iter().flat_map(|known| &known.images) {
-            if !is_stored(&images, image) {
-                images.push(Arc::clone(image));
-            }
-        }
-        Ok(self.insert(name, images))
+        let stored = stored.into_iter().filter_map(|stored| {
+            let written = stored.written.unwrap_or(UNIX_EPOCH);
+            KnownImage::new(stored.image, written).map(Arc::new)
+        });
+        Ok(self.add(name, stored.collect(), Some(begun)))
     }
 
-    fn insert(&self, name: &ImageName, mut images: Vec<Arc<KnownImage>>) -> Arc<ImagesOfName> {
+    /// Adds images of a name to those in memory. `read` is when the store was read, if it was.
+    fn add(
+        &self,
+        name: &ImageName,
+        mut images: Vec<Arc<KnownImage>>,
+        read: Option<Instant>,
+    ) -> Arc<ImagesOfName> {
+        let _adding = self.adding.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.cache.get(name);
+        images.extend(known.iter().flat_map(|known| known.images.iter().cloned()));
+        images.sort_by_key(|image| Reverse(image.written));
         let mut seen = HashSet::new();
         images.retain(|image| seen.insert((image.tag.clone(), image.source.clone(), image.image)));
-        let known = Arc::new(ImagesOfName {
+        images.truncate(MAX_IMAGES);
+        let read = read.or_else(|| known.map(|known| known.read));
+        let images = Arc::new(ImagesOfName {
             images,
-            read: Instant::now(),
+            read: read.unwrap_or_else(Instant::now),
         });
-        self.0.insert(name.clone(), Arc::clone(&known));
-        known
+        self.cache.insert(name.clone(), Arc::clone(&images));
+        images
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> ImageName {
+        ImageName::parse("git").expect("valid")
+    }
+
+    /// An image that was written down some seconds ago.
+    fn image(tag: &str, contents: &str, age: u64) -> Arc<KnownImage> {
+        let named = NamedImage {
+            name: "git".to_owned(),
+            tag: tag.to_owned(),
+            source: "nixpkgs nixos-26.05".to_owned(),
+            image: Digest::of(contents.as_bytes()),
+            manifests: vec![Digest::of(b"manifest")],
+            blobs: vec![Digest::of(b"layer")],
+        };
+        let written = SystemTime::now() - Duration::from_secs(age);
+        Arc::new(KnownImage::new(named, written).expect("the tag is valid"))
+    }
+
+    fn tags(known: &ImagesOfName) -> Vec<&str> {
+        known.images.iter().map(|one| one.tag.as_str()).collect()
+    }
+
+    #[test]
+    fn an_image_that_is_added_during_a_look_into_the_store_stays() {
+        let names = Names::default();
+        names.add(&name(), vec![image("v1", "1", 10)], None);
+        names.add(&name(), vec![image("v2", "2", 0)], None);
+        // The look began before they were written down.
+        let known = names.add(&name(), vec![image("v0", "0", 20)], Some(Instant::now()));
+        assert_eq!(tags(&known), ["v2", "v1", "v0"]);
+        let known = names.add(&name(), vec![image("v0", "0", 0)], None);
+        assert_eq!(tags(&known), ["v0", "v2", "v1"]);
+    }
+
+    #[test]
+    fn an_image_is_written_again_if_it_is_old_or_replaced() {
+        let (names, tag) = (Names::default(), Tag::latest());
+        let is_newest = |known: &ImagesOfName, contents: &str| {
+            let image = Digest::of(contents.as_bytes());
+            known.has_as_newest(&tag, "nixpkgs nixos-26.05", image)
+        };
+        let known = names.add(&name(), vec![image("latest", "1", 60)], None);
+        assert!(is_newest(&known, "1") && !is_newest(&known, "2"));
+        let known = names.add(&name(), vec![image("latest", "2", 30)], None);
+        assert!(is_newest(&known, "2") && !is_newest(&known, "1"));
+        let days_ago = image("latest", "3", 2 * 24 * 60 * 60);
+        let known = Names::default().add(&name(), vec![days_ago], None);
+        assert!(!is_newest(&known, "3"));
+    }
+
+    #[test]
+    fn the_images_of_a_name_are_bounded() {
+        let all = (0..1500).map(|number| image("latest", &number.to_string(), number));
+        let known = Names::default().add(&name(), all.collect(), None);
+        assert_eq!(known.images.len(), MAX_IMAGES);
+        assert_eq!(known.images[0].image, Digest::of(b"0"));
     }
 }

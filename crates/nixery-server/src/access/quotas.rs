@@ -1,52 +1,121 @@
 //! Bounds how many builds a user may start in an hour, as the policy says.
 
-use std::collections::HashMap;
-use std::fmt;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use governor::clock::Clock;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use nixery_builder::ClientId;
+use tokio::time::Instant;
 
-type Limiter = DefaultKeyedRateLimiter<ClientId>;
+/// The time in which builds are counted.
+const WINDOW: Duration = Duration::from_secs(60 * 60);
 
-/// The builds of the last hour, for each number of builds that the policy allows.
-#[derive(Default)]
-pub(super) struct BuildQuotas(Mutex<HashMap<NonZeroU32, Arc<Limiter>>>);
-
-impl fmt::Debug for BuildQuotas {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.limiters().keys()).finish()
-    }
-}
+/// When each client started its builds of the last hour, the oldest first. A build takes work of
+/// the server, which bounds their number.
+#[derive(Debug, Default)]
+pub(super) struct BuildQuotas(Mutex<HashMap<ClientId, VecDeque<Instant>>>);
 
 impl BuildQuotas {
-    /// Counts a build that a client starts.
+    /// Starts a build of a client, and counts it if `start` returns a build that the client has
+    /// started. Requests wait for each other meanwhile, so `start` must not take long.
     ///
     /// # Errors
-    /// It has started too many: the time until it may start the next one.
-    pub(super) fn count(&self, client: ClientId, per_hour: NonZeroU32) -> Result<(), Duration> {
-        let limiter = {
-            let mut limiters = self.limiters();
-            let limiter = limiters
-                .entry(per_hour)
-                .or_insert_with(|| Arc::new(RateLimiter::keyed(Quota::per_hour(per_hour))));
-            Arc::clone(limiter)
-        };
-        let counted = limiter.check_key(&client);
-        counted.map_err(|not_until| not_until.wait_time_from(limiter.clock().now()))
+    /// The client has started too many, and this one was not started: the time until it may start
+    /// the next one.
+    pub(super) fn start<T>(
+        &self,
+        client: ClientId,
+        per_hour: NonZeroU32,
+        start: impl FnOnce() -> StartedBuild<T>,
+    ) -> Result<T, Duration> {
+        let now = Instant::now();
+        let mut clients = self.clients();
+        let started = clients.entry(client).or_default();
+        forget_old(started, now);
+        let limit = usize::try_from(per_hour.get()).unwrap_or(usize::MAX);
+        if started.len() >= limit {
+            // Another rule may have allowed more than this one.
+            let decides = started[started.len() - limit];
+            return Err((decides + WINDOW).saturating_duration_since(now));
+        }
+        match start() {
+            StartedBuild::Counts(build) => {
+                started.push_back(now);
+                Ok(build)
+            }
+            StartedBuild::Refused(build) => Ok(build),
+        }
     }
 
     /// Forgets clients without recent builds.
     pub(super) fn shrink(&self) {
-        for limiter in self.limiters().values() {
-            limiter.retain_recent();
-        }
+        let now = Instant::now();
+        self.clients().retain(|_, started| forget_old(started, now));
     }
 
-    fn limiters(&self) -> MutexGuard<'_, HashMap<NonZeroU32, Arc<Limiter>>> {
+    fn clients(&self) -> MutexGuard<'_, HashMap<ClientId, VecDeque<Instant>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A build that a client asked for.
+pub(super) enum StartedBuild<T> {
+    /// It was started.
+    Counts(T),
+    /// The builder refused it, or it has failed before, so that it costs nothing.
+    Refused(T),
+}
+
+/// Forgets builds that are no longer recent, and returns whether some remain.
+fn forget_old(started: &mut VecDeque<Instant>, now: Instant) -> bool {
+    while started.front().is_some_and(|at| *at + WINDOW <= now) {
+        started.pop_front();
+    }
+    !started.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(per_hour: u32) -> NonZeroU32 {
+        NonZeroU32::new(per_hour).expect("not zero")
+    }
+
+    fn start(quotas: &BuildQuotas, user: &str, per_hour: u32) -> Result<(), Duration> {
+        let client = ClientId::from_user(user);
+        quotas.start(client, limit(per_hour), || StartedBuild::Counts(()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_hour_has_more_builds_than_allowed() {
+        let quotas = BuildQuotas::default();
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        assert_eq!(start(&quotas, "ci", 2), Ok(()));
+        tokio::time::advance(minutes(50)).await;
+        assert_eq!(start(&quotas, "ci", 2), Ok(()));
+        assert_eq!(start(&quotas, "ci", 2), Err(minutes(10)));
+        assert_eq!(start(&quotas, "alice", 2), Ok(()));
+        tokio::time::advance(minutes(10)).await;
+        assert_eq!(start(&quotas, "ci", 2), Ok(()));
+        assert_eq!(start(&quotas, "ci", 2), Err(minutes(50)));
+        // A rule with a lower limit counts the same builds.
+        assert_eq!(start(&quotas, "ci", 1), Err(minutes(60)));
+        assert_eq!(start(&quotas, "ci", 3), Ok(()));
+        tokio::time::advance(minutes(60)).await;
+        quotas.shrink();
+        assert!(quotas.clients().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_that_is_refused_does_not_count() {
+        let (quotas, client) = (BuildQuotas::default(), ClientId::from_user("ci"));
+        for _ in 0..10 {
+            let refused = quotas.start(client, limit(1), || StartedBuild::Refused(()));
+            assert_eq!(refused, Ok(()));
+        }
+        assert_eq!(start(&quotas, "ci", 1), Ok(()));
+        assert!(start(&quotas, "ci", 1).is_err());
     }
 }

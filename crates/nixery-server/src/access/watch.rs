@@ -4,24 +4,37 @@ use std::time::Duration;
 
 use nixery_storage::error_chain;
 
-use super::files;
-use crate::state::AppState;
+use super::{Access, files};
 
 /// Time between two looks at the files.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reads the files of access again and again, and uses them from then on. A file that cannot be
-/// used is logged once, and the one before stays in use.
-pub(crate) async fn watch_files(state: AppState) {
-    let access = state.access();
+impl Access {
+    /// Reads the files, and the keys of a token service, again and again, and uses them from then
+    /// on. Never returns.
+    pub async fn watch_files(&self) {
+        // A token service that does not answer does not delay the files.
+        tokio::join!(watch_own(self), watch_keys(self));
+    }
+}
+
+async fn watch_keys(access: &Access) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        if let Some(keys) = &access.keys {
+            keys.refresh().await;
+        }
+    }
+}
+
+/// Reads the files of users, tokens and the policy. One that cannot be used is logged once, and the
+/// one before stays in use.
+async fn watch_own(access: &Access) {
     let mut logged = None;
     loop {
         tokio::time::sleep(INTERVAL).await;
         access.attempts.shrink();
         access.quotas.shrink();
-        if let Some(keys) = &access.keys {
-            keys.refresh().await;
-        }
         match files::read(access.settings.clone(), access.files().digest).await {
             Ok(None) => logged = None,
             Ok(Some(files)) => {

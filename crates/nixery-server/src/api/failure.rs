@@ -13,6 +13,7 @@ use nixery_builder::{BuildError, BuildId};
 use nixery_core::ImageName;
 use serde_json::json;
 
+use crate::access::Caller;
 use crate::config::HttpSettings;
 use crate::error::{ApiError, BuildAnswer};
 use crate::host::log_link;
@@ -61,6 +62,7 @@ pub(super) fn redirect_to_reason(
 pub(super) fn error_of_reason(
     state: &AppState,
     request: &Parts,
+    caller: &Caller<'_>,
     name: &ImageName,
 ) -> Option<ApiError> {
     let slug = query::value(request.uri.query(), FAILED)?;
@@ -72,7 +74,10 @@ pub(super) fn error_of_reason(
     let remembered = id.and_then(|id| {
         let build = state.builder().find(&id)?;
         let error = build.result()?.err()?;
-        (build.request().name == *name).then_some((id, error))
+        let of = build.request();
+        // Another tag of the name may be denied.
+        let is_visible = of.name == *name && caller.may_see(&of.name, &of.tag);
+        is_visible.then_some((id, error))
     });
     Some(match remembered {
         Some((id, error)) => {

@@ -44,7 +44,7 @@ async fn by_tag(
 ) -> Result<Response, ApiError> {
     let allowance = caller.may_pull(&name, &tag)?;
     // A URL with the reason of a failed build never starts one.
-    if let Some(error) = failure::error_of_reason(state, request, &name) {
+    if let Some(error) = failure::error_of_reason(state, request, caller, &name) {
         return Err(error);
     }
     let asked = ImageRequest { name, tag };
@@ -59,11 +59,8 @@ async fn by_tag(
         return by_image(state, request, caller, &asked, &image).await;
     }
     let _held = held.map_or_else(hold, Ok)?;
-    // A build that runs already costs nothing more.
-    if state.builder().current_build(&asked).is_none() {
-        caller.count_build(&allowance)?;
-    }
-    let handle = state.build(asked, caller.client());
+    let start = || state.build(asked.clone(), caller.client());
+    let handle = caller.start_build(&allowance, &asked, start)?;
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
     let Some(result) = wait_for_build(&handle, rest).await else {

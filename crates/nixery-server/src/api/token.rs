@@ -27,7 +27,8 @@ pub(crate) fn token(request: &Parts, caller: &Caller<'_>) -> Result<Response, Ap
         let status = StatusCode::NOT_FOUND;
         return Err(ApiError::new(status, Code::Unsupported, message));
     };
-    if let Some(refused) = caller.refused_entirely() {
+    let refused = caller.refused_to_renew();
+    if let Some(refused) = refused.or_else(|| caller.refused_entirely()) {
         return Err(refused);
     }
     let bad = |message: String| ApiError::new(StatusCode::BAD_REQUEST, Code::Unsupported, message);

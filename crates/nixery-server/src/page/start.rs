@@ -35,7 +35,7 @@ pub(crate) fn start(
     }
     let host = pull_host(state.settings(), request);
     let mut builds = state.builder().recent();
-    if !caller.is_unlimited() {
+    if !caller.may_pull_all() {
         builds.retain(|build| {
             let handle = state.builder().find(&build.id);
             handle

@@ -46,6 +46,7 @@ pub(crate) struct FakeStore {
     mood: Mutex<Mood>,
     signed: AtomicUsize,
     opened: AtomicUsize,
+    calls: AtomicUsize,
 }
 
 impl FakeStore {
@@ -82,6 +83,11 @@ impl FakeStore {
         self.opened.load(Ordering::SeqCst)
     }
 
+    /// Calls of any kind.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
     /// Stores a blob, right or not.
     pub(crate) async fn blob(&self, digest: Digest, bytes: impl Into<Bytes>) {
         let key = Key::blob(digest);
@@ -95,6 +101,7 @@ impl FakeStore {
     }
 
     async fn may(&self, operation: Operation) -> Result<(), StorageError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
         let mood = *self.mood.lock().unwrap();
         match mood {
             Mood::Well | Mood::NoFiles | Mood::Slow => Ok(()),

@@ -3,6 +3,7 @@
 // The leave that clippy.toml gives to tests ends at their helper functions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod access;
 mod admin;
 mod blobs;
 mod collection;

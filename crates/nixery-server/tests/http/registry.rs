@@ -12,6 +12,7 @@ use http_body_util::BodyExt;
 use nixery_builder::{Builder, BuilderConfig};
 use nixery_core::{Codec, PackageSource};
 use nixery_manifest::Digest;
+use nixery_server::access::Access;
 use nixery_server::config::HttpSettings;
 #[cfg(feature = "lab")]
 use nixery_server::config::Salt;
@@ -51,6 +52,17 @@ impl Registry {
         change: impl FnOnce(&mut BuilderConfig),
     ) -> Self {
         let state = |builder| AppState::new(builder, settings);
+        Self::serving(storage, change, state).await
+    }
+
+    /// A registry that limits who may pull what.
+    pub(crate) async fn limited(
+        storage: Arc<dyn Storage>,
+        settings: HttpSettings,
+        access: Access,
+        change: impl FnOnce(&mut BuilderConfig),
+    ) -> Self {
+        let state = |builder| AppState::new(builder, settings).with_access(access);
         Self::serving(storage, change, state).await
     }
 
