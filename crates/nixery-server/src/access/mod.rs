@@ -42,7 +42,9 @@ use quotas::BuildQuotas;
 const VERIFIED_FOR: Duration = Duration::from_secs(5 * 60);
 /// How long a password waits for its verification.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Verified credentials in memory.
+/// How long equal passwords that were refused are refused again without a verification.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+/// Verified credentials in memory, and as many that were refused.
 const MAX_VERIFIED: usize = 10_000;
 
 /// Finds out who sends requests, and what they may pull.
@@ -55,6 +57,8 @@ pub struct Access {
     issuer: Option<Issuer>,
     keys: Option<TokenKeys>,
     verified: quick_cache::sync::Cache<credentials::Fingerprint, Verified>,
+    /// Passwords that were refused, so that a client that repeats one needs no further attempt.
+    refused: quick_cache::sync::Cache<credentials::Fingerprint, RefusedPassword>,
     fingerprints: credentials::Fingerprints,
     attempts: Attempts,
     /// Passwords that are verified at once: each takes a processor for a while.
@@ -69,6 +73,14 @@ struct Verified {
     identity: Identity,
     until: Instant,
     /// The changes of files and keys that the verification took into account at least.
+    changes: u64,
+}
+
+/// A password that was refused.
+#[derive(Debug, Clone, Copy)]
+struct RefusedPassword {
+    until: Instant,
+    /// The changes of files before it was refused.
     changes: u64,
 }
 
@@ -151,6 +163,7 @@ impl Access {
             issuer,
             keys,
             verified: quick_cache::sync::Cache::new(MAX_VERIFIED),
+            refused: quick_cache::sync::Cache::new(MAX_VERIFIED),
             fingerprints: credentials::Fingerprints::default(),
             attempts: Attempts::default(),
             passwords_at_once: Arc::new(Semaphore::new((cores / 2).max(1))),
@@ -221,7 +234,7 @@ impl Access {
         let fingerprint = self.fingerprints.of(&credentials);
         let changes = self.changes();
         loop {
-            let verifying = self.verify_now(request, &credentials);
+            let verifying = self.verify_now(request, &credentials, fingerprint);
             let verified = match &credentials {
                 // Requests with equal passwords wait for one verification, which takes a while.
                 Credentials::Basic { .. } => {
@@ -250,6 +263,7 @@ impl Access {
         &self,
         request: &Parts,
         credentials: &Credentials,
+        fingerprint: credentials::Fingerprint,
     ) -> Result<Verified, LoginError> {
         // Before the files and keys are read, which may change meanwhile.
         let changes = self.changes();
@@ -257,7 +271,16 @@ impl Access {
         let mut until = Instant::now() + VERIFIED_FOR;
         let identity = match credentials {
             Credentials::Basic { user, password } => {
-                self.verify_password(client, user, password).await?
+                if self.was_refused(&fingerprint, changes) {
+                    return Err(LoginError::Wrong);
+                }
+                let verified = self.verify_password(client, user, password).await;
+                if matches!(verified, Err(LoginError::Wrong)) {
+                    let until = Instant::now() + REFUSED_FOR;
+                    let refused = RefusedPassword { until, changes };
+                    self.refused.insert(fingerprint, refused);
+                }
+                verified?
             }
             Credentials::Bearer(token) => match self.files().user_of_token(token) {
                 Some(user) => Identity::user(user),
@@ -274,6 +297,12 @@ impl Access {
             until,
             changes,
         })
+    }
+
+    /// Whether an equal password was refused a moment ago, by the files of now.
+    fn was_refused(&self, fingerprint: &credentials::Fingerprint, changes: u64) -> bool {
+        let refused = self.refused.get(fingerprint);
+        refused.is_some_and(|refused| refused.changes >= changes && refused.until > Instant::now())
     }
 
     async fn verify_password(

@@ -60,7 +60,14 @@ async fn by_tag(
     }
     let _held = held.map_or_else(hold, Ok)?;
     let start = || state.build(asked.clone(), caller.client());
-    let handle = caller.start_build(&allowance, &asked, start)?;
+    let handle = match caller.start_build(&allowance, &asked, start) {
+        Ok(handle) => handle,
+        // An image that is built needs no build.
+        Err(refused) => {
+            let built = built_before(state, request, caller, &asked).await;
+            return built.map_err(|_| refused);
+        }
+    };
     // The look-up in a slow store may have taken most of the time.
     let rest = limit.saturating_sub(begun.elapsed());
     let Some(result) = wait_for_build(&handle, rest).await else {
@@ -79,7 +86,7 @@ async fn by_tag(
     }
 }
 
-/// Answers a caller who may not start builds, with an image that is built.
+/// Answers a caller who may not start a build, with an image that is built.
 async fn built_before(
     state: &AppState,
     request: &Parts,

@@ -54,7 +54,7 @@ async fn a_denied_image_is_403_and_causes_nothing(
     // Before a login it is 401, so that clients log in.
     let (status, code, message) = pull(&registry, image, "").await.error();
     assert_eq!((status, code.as_str()), (401, "UNAUTHORIZED"));
-    assert!(message.contains("You have not logged in"), "{message}");
+    assert!(message.contains("you have not logged in"), "{message}");
     assert_eq!(registry.nix.evaluations(), 0);
     assert_eq!(store.calls(), calls);
 }
