@@ -4,6 +4,10 @@ use std::fmt;
 
 use crate::tag::Tag;
 
+/// Digits of a commit's full name.
+const FULL_COMMIT: usize = 40;
+/// Fewest digits to which git abbreviates it by itself.
+const MIN_SHORT_COMMIT: usize = 7;
 /// What may follow an asserted version in the version of a package.
 const SEPARATORS: [char; 3] = ['.', '-', '+'];
 
@@ -25,11 +29,11 @@ pub struct AssertedVersion(String);
 
 impl AssertedVersion {
     /// Returns the version that a tag asserts: a tag that begins with a digit, after an optional
-    /// `v`, and is no commit.
+    /// `v`, and is no commit, in full or abbreviated.
     pub fn of(tag: &Tag) -> Option<Self> {
         let version = without_v(tag.as_str());
         let is_version = version.starts_with(|c: char| c.is_ascii_digit());
-        (is_version && tag.commit().is_none()).then(|| Self(version.to_owned()))
+        (is_version && !is_like_commit(tag.as_str())).then(|| Self(version.to_owned()))
     }
 
     /// Returns whether the version of a package is the asserted one, or continues it.
@@ -43,6 +47,14 @@ impl fmt::Display for AssertedVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Whether a text may be the name of a commit, in full or abbreviated as git does it.
+fn is_like_commit(text: &str) -> bool {
+    let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let has_letter = text.bytes().any(|byte| byte.is_ascii_lowercase());
+    let is_short = (MIN_SHORT_COMMIT..FULL_COMMIT).contains(&text.len()) && has_letter;
+    (is_short || text.len() == FULL_COMMIT) && text.bytes().all(is_hex)
 }
 
 /// Returns a version without the `v` that may stand before its first digit.
@@ -70,7 +82,9 @@ mod tests {
     #[case("3", Some("3"))]
     #[case("0-unstable-2026-01-01", Some("0-unstable-2026-01-01"))]
     #[case("9.2p1", Some("9.2p1"))]
-    #[case::too_short_for_a_commit("0123456789abcdef", Some("0123456789abcdef"))]
+    #[case::date("20260101", Some("20260101"))]
+    #[case::too_short_for_a_commit("9abcde", Some("9abcde"))]
+    #[case::short_commit("9abcdef", None)]
     #[case::commit("0123456789abcdef0123456789abcdef01234567", None)]
     #[case("latest", None)]
     #[case("v", None)]
@@ -112,7 +126,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_version_matches_the_tag_of_itself(version in "v?[0-9][0-9a-z.-]{0,20}") {
+        fn every_version_matches_the_tag_of_itself(version in "v?[0-9]{1,4}(\\.[0-9a-z.-]{0,20})?") {
             let asserted = of(&version).expect("a version");
             prop_assert!(asserted.matches(&version));
             let longer = format!("{version}.1");
