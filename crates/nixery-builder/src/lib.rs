@@ -42,6 +42,7 @@
 //! ```
 
 mod admission;
+mod assertion;
 mod blob_body;
 mod blobs;
 mod builder;
@@ -67,6 +68,7 @@ mod load;
 mod progress;
 mod recipe;
 mod serve;
+mod tags;
 mod warm;
 
 pub use blob_body::BlobBodyError;
