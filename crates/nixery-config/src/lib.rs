@@ -108,6 +108,12 @@ impl Settings {
         let longest_build = self.nix.evaluate_timeout + self.nix.realise_timeout;
         warnings.extend(self.gc.warning(longest_build));
         warnings.extend(self.server.warning());
+        if !self.nix.channels.is_empty() && !matches!(self.source, PackageSource::Channel(_)) {
+            warnings.push(format!(
+                "{} has no effect: the package source is no channel",
+                table::CHANNELS
+            ));
+        }
         warnings
     }
 }
