@@ -25,7 +25,7 @@ use crate::image::Image;
 use crate::image_store;
 use crate::keyed_lock::KeyedLocks;
 use crate::progress::{BuildId, Phase};
-use crate::tags::{SelectedImage, VersionTags};
+use crate::selected_image::{SelectedImage, VersionTags};
 use crate::warm::{Candidate, WarmImages};
 
 /// Builds images. Cheap to clone; clones share everything.

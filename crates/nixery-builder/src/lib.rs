@@ -67,6 +67,7 @@ mod layers;
 mod load;
 mod progress;
 mod recipe;
+mod selected_image;
 mod serve;
 mod tags;
 mod warm;

@@ -1,70 +1,18 @@
 //! What the tags of images mean, and which ones there are.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use nixery_core::{AssertedVersion, ImageName, PackageSource, Tag, TagSelection};
-use quick_cache::unsync::Cache;
-use tokio::time::Instant;
 
 use crate::assertion::{VersionAssertion, version_tag};
 use crate::builder::Builder;
 use crate::config::ImageRequest;
 use crate::error::BuildError;
 use crate::handle::BuildTarget;
+use crate::selected_image::SelectedImage;
 
 /// Limit of branches and tags of a git source in a list of tags.
 const MAX_LISTED_REFS: usize = 1000;
-/// Limit of tags that are remembered as versions.
-const MAX_VERSION_TAGS: usize = 1000;
-
-/// What a request asks for.
-#[derive(Debug, Clone)]
-pub(crate) struct SelectedImage {
-    pub(crate) target: BuildTarget,
-    /// What the tag asserts of a package, unless the target's source has it as a branch or tag.
-    pub(crate) assertion: Option<VersionAssertion>,
-}
-
-impl SelectedImage {
-    /// Returns what is asserted of an image that is known under the target.
-    pub(crate) fn assertion_of_image(&self) -> Option<&VersionAssertion> {
-        // Such an image was found by its branch or tag.
-        let may_be_ref = self.target.default_branch.is_some();
-        self.assertion.as_ref().filter(|_| !may_be_ref)
-    }
-}
-
-/// Tags that a git source lately had as neither a branch nor a tag, so that they are versions.
-#[derive(Debug)]
-pub(crate) struct VersionTags {
-    seen: Mutex<Cache<Tag, Instant>>,
-    /// How long nobody looks for a new branch of the name.
-    remembered_for: Duration,
-}
-
-impl VersionTags {
-    pub(crate) fn new(remembered_for: Duration) -> Self {
-        Self {
-            seen: Mutex::new(Cache::new(MAX_VERSION_TAGS)),
-            remembered_for,
-        }
-    }
-
-    pub(crate) fn remember(&self, tag: &Tag) {
-        let seen = self.seen.lock();
-        let mut seen = seen.unwrap_or_else(PoisonError::into_inner);
-        seen.insert(tag.clone(), Instant::now());
-    }
-
-    fn contains(&self, tag: &Tag) -> bool {
-        let seen = self.seen.lock();
-        let seen = seen.unwrap_or_else(PoisonError::into_inner);
-        let found = seen.get(tag);
-        found.is_some_and(|at| at.elapsed() < self.remembered_for)
-    }
-}
 
 impl Builder {
     /// Returns what a request asks for.
