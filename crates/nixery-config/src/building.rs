@@ -1,7 +1,9 @@
 //! The settings of Nix.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -97,18 +99,6 @@ impl Section for NixSettings {
                 .map_err(|error| checker.invalid(&name, &uri, error.allowed))
                 .ok()
         });
-        let refs = checker.given(PKGS_REFS).and_then(|(name, text)| {
-            let refs = text.parse::<RefPatterns>();
-            refs.map_err(|error| checker.invalid(&name, &text, format_args!("{REFS} ({error})")))
-                .ok()
-        });
-        let channels = checker.given(CHANNELS).and_then(|(name, text)| {
-            let channels = text.parse::<Channels>();
-            let allowed = "names of channels, such as nixos-25.11";
-            channels
-                .map_err(|error| checker.invalid(&name, &text, format_args!("{allowed} ({error})")))
-                .ok()
-        });
         Some(Self {
             realise_timeout: checker.time(NIX_TIMEOUT, 1..=WEEK),
             evaluate_timeout: checker.time(EVAL_TIMEOUT, 1..=WEEK),
@@ -137,8 +127,8 @@ impl Section for NixSettings {
                     "names of variables separated by spaces; the last character of each may be `*`",
                 )
                 .unwrap_or_default(),
-            channels: channels.unwrap_or_default(),
-            refs: refs.unwrap_or_default(),
+            channels: list(checker, CHANNELS, "names of channels, such as nixos-25.11"),
+            refs: list(checker, PKGS_REFS, REFS),
             any_commit: checker.choice(PKGS_ANY_COMMIT, BOOLEANS)?,
             needs_git: false,
             restrict_eval: checker.choice(RESTRICT_EVAL, RESTRICTIONS)?,
@@ -159,6 +149,19 @@ impl Section for NixSettings {
             history: checker.number(HISTORY, 1..=10_000),
         })
     }
+}
+
+/// Returns a list, or the default if it is unset or invalid.
+fn list<T>(checker: &mut Checker<'_>, setting: &'static Setting, allowed: &str) -> T
+where
+    T: FromStr<Err: Display> + Default,
+{
+    let parsed = checker.given(setting).and_then(|(name, text)| {
+        text.parse()
+            .map_err(|error| checker.invalid(&name, &text, format_args!("{allowed} ({error})")))
+            .ok()
+    });
+    parsed.unwrap_or_default()
 }
 
 /// Returns a limit of a size, unless it is unset or 0.
