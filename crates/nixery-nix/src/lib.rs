@@ -90,7 +90,7 @@ mod readme {}
 /// | error | answer of the registry |
 /// |---|---|
 /// | [`NotFound`](PackageError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
-/// | [`UnknownRevision`](PackageError::UnknownRevision) | 404 `MANIFEST_UNKNOWN` with some branches and tags that exist |
+/// | [`UnknownRevision`](PackageError::UnknownRevision) | 404 `MANIFEST_UNKNOWN` with some branches and tags that exist, unless the tag is a version |
 /// | [`NotDerivation`](PackageError::NotDerivation), [`Evaluation`](PackageError::Evaluation), [`Failed`](PackageError::Failed) | 422: the package is at fault; the last URL names it and the reason |
 /// | [`Source`](PackageError::Source) | 422: the package source cannot be fetched |
 /// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |

@@ -156,6 +156,8 @@ async fn requests_with_different_versions_share_a_build() {
     let other_order = fixture.builder.start(tagged("git/git", "1"));
     assert_eq!(wrong.id(), right.id());
     assert_eq!(wrong.id(), other_order.id());
+    // Who may pull what is decided by the tag that the client sent.
+    assert_eq!(right.request(), &tagged("git", "2.39"));
     // They end while the packages are still being built.
     other_version(wrong.wait().await);
     other_version(other_order.wait().await);
