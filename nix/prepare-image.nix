@@ -3,10 +3,11 @@
 #   nix-instantiate --eval --json --strict --read-write-mode prepare-image.nix --argstr request JSON
 #
 # Request:  { "srcType", "srcArgs", "system", "packages": [names] }, the first three as in load-pkgs.nix.
-# Answer:   { "found":         [{ "name", "attribute", "drvPath", "outputName", "storePath" }],
+# Answer:   { "found":         [{ "name", "attribute", "drvPath", "outputName", "storePath", "version" }],
 #             "notFound":      [names],
 #             "notDerivation": [{ "name", "type" }] }
 # (not "outPath": Nix prints a set with an attribute of that name as the path alone)
+# "version" is empty if neither the attribute `version` nor the name of the package has one.
 #
 # `found` is empty unless every package is found and is a derivation, so a request that cannot succeed
 # instantiates nothing. An error inside a package carries the context "while evaluating the package 'NAME'".
@@ -28,9 +29,12 @@ let
     length
     listToAttrs
     match
+    parseDrvName
     replaceStrings
     split
+    tryEval
     typeOf
+    unsafeDiscardStringContext
     ;
 
   inherit (fromJSON request) srcType srcArgs system packages;
@@ -108,12 +112,23 @@ let
   # Not evaluated if packages are missing: their names are the answer even if another package is broken.
   unbuildable = if missing != [ ] then [ ] else filter (candidate: !candidate.isDerivation) candidates;
 
+  # The version of a package: what it says, else the version in its name.
+  versionOf = package:
+    let
+      said = tryEval (package.version or null);
+      name = package.name or null;
+    in
+    if said.success && isString said.value then unsafeDiscardStringContext said.value
+    else if isString name then (parseDrvName (unsafeDiscardStringContext name)).version
+    else "";
+
   instantiate = { name, hit, ... }: inPackage name {
     inherit name;
     attribute = concatStringsSep "." hit.path;
     inherit (hit.value) drvPath;
     storePath = hit.value.outPath;
     outputName = hit.value.outputName or "out";
+    version = versionOf hit.value;
   };
 in
 {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Admitted};
+use crate::assertion::Joining;
 use crate::client_id::ClientId;
 use crate::config::{BuilderConfig, ImageRequest};
 use crate::engine::Engine;
@@ -24,6 +25,7 @@ use crate::image::Image;
 use crate::image_store;
 use crate::keyed_lock::KeyedLocks;
 use crate::progress::{BuildId, Phase};
+use crate::selected_image::{SelectedImage, VersionTags};
 use crate::warm::{Candidate, WarmImages};
 
 /// Builds images. Cheap to clone; clones share everything.
@@ -50,6 +52,7 @@ struct Inner {
     history: Mutex<BuildHistory>,
     admission: Admission,
     warm: Mutex<WarmImages>,
+    version_tags: VersionTags,
     /// Held while a warm image is looked up in the store.
     warm_locks: KeyedLocks<BuildTarget>,
     running: watch::Sender<usize>,
@@ -76,6 +79,7 @@ impl Builder {
             history: Mutex::new(BuildHistory::new(config.history, config.failure_ttl)),
             admission: Admission::new(config.max_waiting, config.max_waiting_per_client),
             warm: Mutex::new(WarmImages::new(&config)),
+            version_tags: VersionTags::new(config.eval_interval),
             engine: Arc::new(Engine::new(config, nix, storage).await?),
             warm_locks: KeyedLocks::default(),
             running: watch::Sender::new(0),
@@ -90,55 +94,106 @@ impl Builder {
     /// An older image of a moving source still answers for some intervals, while its source is
     /// evaluated in the background. The time in which that evaluation waits for other builds does
     /// not count. `None`: only a build can answer, see [`start`](Self::start).
-    pub async fn warm_image(&self, request: &ImageRequest) -> Option<WarmImage> {
-        let (target, entry) = self.warm_candidate(request).await?;
-        let due = entry.stale && self.warm_images().begin_refresh(&target);
-        let refresh = due.then(|| self.start_or_join(request.clone(), Party::Background));
+    ///
+    /// # Errors
+    /// The tag means nothing, or asserts a version that the package does not have. A version is
+    /// refused only if the source was evaluated within `eval_interval`.
+    pub async fn warm_image(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<Option<WarmImage>, BuildError> {
+        let selected = self.select(request)?;
+        let Some(entry) = self.warm_candidate(request, &selected).await? else {
+            return Ok(None);
+        };
+        let target = &selected.target;
+        let due = entry.stale && self.warm_images().begin_refresh(target);
+        let refresh = due.then(|| self.start_or_join(request.clone(), selected, Party::Background));
         if let Some(refresh) = &refresh {
-            self.warm_images().refreshes(&target, refresh);
+            self.warm_images().refreshes(refresh.target(), refresh);
         }
-        Some(WarmImage {
+        Ok(Some(WarmImage {
             image: entry.image,
             refresh,
-        })
+        }))
     }
 
     /// Returns the image that answers a request from memory as [`warm_image`](Self::warm_image)
     /// does, but never starts an evaluation: for a client that may cause no work.
-    pub async fn kept_image(&self, request: &ImageRequest) -> Option<Arc<Image>> {
-        let (_, entry) = self.warm_candidate(request).await?;
-        Some(entry.image)
+    ///
+    /// # Errors
+    /// As for [`warm_image`](Self::warm_image).
+    pub async fn kept_image(
+        &self,
+        request: &ImageRequest,
+    ) -> Result<Option<Arc<Image>>, BuildError> {
+        let selected = self.select(request)?;
+        let entry = self.warm_candidate(request, &selected).await?;
+        Ok(entry.map(|entry| entry.image))
     }
 
     /// Returns the image in memory that answers a request, once the store is known to have it.
-    async fn warm_candidate(&self, request: &ImageRequest) -> Option<(BuildTarget, Candidate)> {
+    async fn warm_candidate(
+        &self,
+        request: &ImageRequest,
+        selected: &SelectedImage,
+    ) -> Result<Option<Candidate>, BuildError> {
+        let target = &selected.target;
         // A shorter name of the same image may be in memory.
-        self.config().check_packages(&request.name).ok()?;
-        let target = self.target(request);
-        let mut entry = self.warm_images().get(&target)?;
-        if !entry.confirmed {
-            let _lock = self.0.warm_locks.lock(target.clone()).await;
-            // The previous holder of the lock may have confirmed the image.
-            entry = self.warm_images().get(&target)?;
-            if !entry.confirmed {
-                let begun = Instant::now();
-                let found = image_store::find(self.engine(), entry.image.key, request);
-                // If the store cannot be read, a build reports the reason.
-                let Some(found) = found.await.ok()? else {
-                    self.warm_images().remove(&target, &entry.image.key);
-                    return None;
-                };
-                entry.image = Arc::new(found);
-                self.warm_images().confirm(&target, &entry.image, begun);
+        if self.config().check_packages(&request.name).is_err() {
+            return Ok(None);
+        }
+        let Some(mut entry) = self.warm_images().get(target) else {
+            return Ok(None);
+        };
+        if let Some(assertion) = selected.assertion_of_image() {
+            match &entry.image.versions {
+                None => return Ok(None),
+                Some(versions) => match assertion.check(versions) {
+                    Ok(()) => {}
+                    // The source may have moved to this version.
+                    Err(_) if entry.stale => return Ok(None),
+                    Err(refused) => return Err(refused),
+                },
             }
         }
-        Some((target, entry))
+        if !entry.confirmed {
+            let confirmed = self.confirm(request, target).await;
+            let Some(confirmed) = confirmed else {
+                return Ok(None);
+            };
+            entry = confirmed;
+        }
+        Ok(Some(entry))
     }
 
-    /// Returns the build that a request would join, if one runs or failed a moment ago. Joining it
+    /// Looks an image in memory up in the store. `None`: the store does not have it, or fails.
+    async fn confirm(&self, request: &ImageRequest, target: &BuildTarget) -> Option<Candidate> {
+        let _lock = self.0.warm_locks.lock(target.clone()).await;
+        // The previous holder of the lock may have confirmed the image.
+        let mut entry = self.warm_images().get(target)?;
+        if !entry.confirmed {
+            let begun = Instant::now();
+            let found = image_store::find(self.engine(), entry.image.key, request);
+            // If the store cannot be read, a build reports the reason.
+            let Some(mut found) = found.await.ok()? else {
+                self.warm_images().remove(target, &entry.image.key);
+                return None;
+            };
+            // An older record does not have them.
+            found.versions = found.versions.or_else(|| entry.image.versions.clone());
+            entry.image = Arc::new(found);
+            self.warm_images().confirm(target, &entry.image, begun);
+        }
+        Some(entry)
+    }
+
+    /// Returns the build that a request joins, if one runs or failed a moment ago. Joining it
     /// causes no new work.
     pub fn current_build(&self, request: &ImageRequest) -> Option<BuildHandle> {
-        self.history().current(&self.target(request))
+        let selected = self.select(request).ok()?;
+        let current = self.history().current(&selected.target)?;
+        current.join(request, selected.assertion).ok()
     }
 
     /// Starts building an image as [`start_for`](Self::start_for) does, for a caller without
@@ -156,40 +211,63 @@ impl Builder {
     /// If `max_waiting` builds run or wait already, the returned build has failed with
     /// [`BuildError::Busy`], and if the client started `max_waiting_per_client` of them, with
     /// [`BuildError::QuotaExceeded`]. If the name lists more than `max_packages`, it has failed
-    /// with [`BuildError::TooManyPackages`]. Such builds are not remembered.
+    /// with [`BuildError::TooManyPackages`], and with [`BuildError::UnknownTag`] if the tag means
+    /// nothing. Such builds are not remembered.
+    ///
+    /// Requests that assert versions of packages join the build of the image, which ends before
+    /// anything is built if no request accepts the version.
     pub fn start_for(&self, request: ImageRequest, client: ClientId) -> BuildHandle {
-        self.start_or_join(request, Party::Client(client))
+        let party = Party::Client(client);
+        match self.select(&request) {
+            Ok(selected) => self.start_or_join(request, selected, party),
+            Err(error) => {
+                let source = self.config().source.resolve(&request.tag);
+                let target = BuildTarget::new(request.name.clone(), source);
+                refuse(BuildHandle::new(request, target, party), party, error)
+            }
+        }
     }
 
-    fn start_or_join(&self, request: ImageRequest, party: Party) -> BuildHandle {
-        let target = self.target(&request);
+    fn start_or_join(
+        &self,
+        request: ImageRequest,
+        selected: SelectedImage,
+        party: Party,
+    ) -> BuildHandle {
+        let SelectedImage { target, assertion } = selected;
+        // What is evaluated in the background is wanted at any version.
+        let assertion = assertion.filter(|_| party != Party::Background);
+        let handle = BuildHandle::new(request, target, party);
+        let request = handle.request();
         if let Err(error) = self.config().check_packages(&request.name) {
-            return refuse(BuildHandle::new(request, target, party), party, error);
+            return refuse(handle, party, error);
         }
         let mut history = self.history();
-        if let Some(handle) = history.current(&target) {
-            drop(history);
-            self.engine().lend_place(&handle, party);
-            return handle;
+        let joined = history.current(handle.target());
+        match joined.map(|current| current.join(request, assertion.clone())) {
+            Some(Ok(joined)) => {
+                drop(history);
+                self.engine().lend_place(&joined, party);
+                return joined;
+            }
+            Some(Err(Joining::Full)) => {
+                let waiting = self.running();
+                return refuse(handle, party, BuildError::Busy { waiting });
+            }
+            Some(Err(_)) | None => {}
         }
-        let handle = BuildHandle::new(request, target, party);
         let admitted = match self.0.admission.admit(party) {
             Ok(admitted) => admitted,
             Err(error) => return refuse(handle, party, error),
         };
+        let view = handle.join(request, assertion);
         history.started(&handle);
         self.0.running.send_modify(|running| *running += 1);
         drop(history);
         let build = supervise(self.clone(), handle.clone(), admitted);
         self.0.runtime.spawn(build);
-        handle
-    }
-
-    fn target(&self, request: &ImageRequest) -> BuildTarget {
-        BuildTarget {
-            name: request.name.clone(),
-            source: self.config().source.resolve(&request.tag),
-        }
+        // The first request can always join.
+        view.unwrap_or(handle)
     }
 
     /// Returns the builds that run and the last ones that ended, newest first.
@@ -285,6 +363,10 @@ impl Builder {
         self.0.recordings.spawn_on(recording, &self.0.runtime);
     }
 
+    pub(crate) fn version_tags(&self) -> &VersionTags {
+        &self.0.version_tags
+    }
+
     pub(crate) fn engine(&self) -> &Engine {
         &self.0.engine
     }
@@ -339,6 +421,9 @@ async fn supervise(builder: Builder, handle: BuildHandle, admitted: Option<Admit
     };
     // Before the build ends: who waited for it may start the next one.
     drop(admitted);
+    if handle.is_at_default_branch() {
+        builder.version_tags().remember(&handle.request().tag);
+    }
     handle.finish(result);
     builder.history().ended(&handle);
     builder.0.running.send_modify(|running| *running -= 1);

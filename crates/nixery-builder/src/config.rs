@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nixery_core::{
-    ByteSize, Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag,
+    ByteSize, Channels, Codec, DEFAULT_BUDGET, ImageName, LayerStrategy, PackageSource, Size, Tag,
 };
 use nixery_state::gc;
 use nixery_state::record::RecordSecret;
@@ -42,6 +42,11 @@ pub const DEFAULT_LEASE_TTL: Duration = Duration::from_secs(15);
 pub struct BuilderConfig {
     /// Where packages come from.
     pub source: PackageSource,
+    /// Channels that tags may select besides that of `source`, if it is a channel.
+    pub channels: Channels,
+    /// Whether a tag of a git source that is no branch, tag or commit may be a version, which is
+    /// asserted of the default branch. Otherwise the source has no such tag.
+    pub versions_of_git: bool,
     /// Most layers of an image, with the root layer. 1 counts as 2, as every image has a layer of
     /// packages and the root layer.
     pub budget: NonZeroUsize,
@@ -117,6 +122,8 @@ impl BuilderConfig {
                 PackageSource::Channel(_) | PackageSource::Git { .. } => DEFAULT_EVAL_INTERVAL,
             },
             source,
+            channels: Channels::default(),
+            versions_of_git: true,
             budget: DEFAULT_BUDGET,
             strategy: Arc::new(Size),
             compression: Codec::Gzip,
@@ -156,6 +163,6 @@ pub fn budget_of_paths(layers: NonZeroUsize) -> NonZeroUsize {
 pub struct ImageRequest {
     /// The packages and options of the image.
     pub name: ImageName,
-    /// The version of the package source.
+    /// The revision of the package source, or a version of the first package.
     pub tag: Tag,
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use nixery_core::{ByteSize, LayerPlanError, PackError};
+use nixery_core::{ByteSize, LayerPlanError, PackError, Tag};
 use nixery_manifest::Digest;
 use nixery_nix::{ClosureError, NixError, PackageError};
 use nixery_storage::{Operation, StorageError};
@@ -20,6 +20,31 @@ pub enum BuildError {
     /// A package of the image, or their source, is at fault.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The package source has no such tag.
+    #[error(
+        "the package source has no tag `{tag}`. Fix: use {}, or the version of the first package",
+        describe_tags(tags)
+    )]
+    UnknownTag {
+        /// The tag.
+        tag: Tag,
+        /// The tags that are known to exist.
+        tags: Vec<Tag>,
+    },
+    /// The tag asserts a version of a package that it does not have.
+    #[error("the package `{package}` has {} not {asserted}. Fix: pull {}", describe_version(version.as_deref()), describe_image(image, tag.as_ref()))]
+    OtherVersion {
+        /// The package as requested.
+        package: String,
+        /// The version in the tag.
+        asserted: String,
+        /// The version that the package has, if it has one.
+        version: Option<String>,
+        /// The tag of that version, if it can be one.
+        tag: Option<Tag>,
+        /// The name of the image as requested.
+        image: String,
+    },
     /// A phase took longer than it may.
     #[error("the build did not finish in time: {} was stopped after {} s. Fix: pull the image again, or ask the operator to {}", phase.describe(), after.as_secs_f32().ceil(), raise_time_limit(*phase))]
     TimedOut {
@@ -148,6 +173,8 @@ impl BuildError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Package(error) => error.kind(),
+            Self::UnknownTag { .. } => "unknown-tag",
+            Self::OtherVersion { .. } => "other-version",
             Self::TimedOut { .. } => "timed-out",
             Self::TooManyPackages { .. } => "too-many-packages",
             Self::EvaluationMemory { .. } => "evaluation-out-of-memory",
@@ -203,6 +230,7 @@ impl BuildError {
     pub fn package(&self) -> Option<&str> {
         match self {
             Self::Package(error) => error.package(),
+            Self::OtherVersion { package, .. } => Some(package),
             _ => None,
         }
     }
@@ -277,6 +305,28 @@ fn raise_time_limit(phase: Phase) -> String {
     }
 }
 
+/// Returns tags as the beginning of a list: "`latest`, `2.39.5`".
+fn describe_tags(tags: &[Tag]) -> String {
+    let tags: Vec<_> = tags.iter().map(|tag| format!("`{tag}`")).collect();
+    tags.join(", ")
+}
+
+/// Returns which version a package has, before "not …".
+fn describe_version(version: Option<&str>) -> String {
+    match version {
+        Some(version) => format!("the version {version} here,"),
+        None => "no version here, so".to_owned(),
+    }
+}
+
+/// Returns how to pull an image at the version of its package.
+fn describe_image(image: &str, tag: Option<&Tag>) -> String {
+    match tag {
+        Some(tag) => format!("`{image}:{tag}`, or without a tag"),
+        None => format!("`{image}` without a tag"),
+    }
+}
+
 /// Returns store paths with their sizes as a list for a message: "`a` (2 GB), `b` (1 GB)".
 fn describe_parts(parts: &[(String, ByteSize)]) -> String {
     let parts = parts
@@ -348,6 +398,14 @@ mod tests {
         BuildError::TimedOut { phase: Phase::Evaluate, after: Duration::from_secs(300), log_tail: vec![] },
         "the build did not finish in time: evaluating the Nix code of the packages was stopped after 300 s. Fix: pull the image again, or ask the operator to raise `NIXERY_EVAL_TIMEOUT`",
         "evaluate:timed-out-after-300s"
+    )]
+    #[case(
+        BuildError::UnknownTag {
+            tag: Tag::parse("nonsense").expect("a tag"),
+            tags: vec![Tag::latest(), Tag::parse("nixos-26.05").expect("a tag")],
+        },
+        "the package source has no tag `nonsense`. Fix: use `latest`, `nixos-26.05`, or the version of the first package",
+        "unknown-tag"
     )]
     #[case(
         BuildError::TooManyPackages { listed: 12, limit: NonZeroUsize::MIN },

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::{self, Either, try_join};
 use nixery_core::{LayerStrategy, ReferenceGraph, ResolvedSource, StorePath};
 use nixery_manifest::{Digest, assemble};
-use nixery_nix::{Evaluation, EvaluationRequest};
+use nixery_nix::{Evaluation, EvaluationRequest, NixError, PackageError};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -34,25 +34,36 @@ pub(crate) async fn build(
     handle: &BuildHandle,
 ) -> Result<Built, BuildError> {
     let source = resolve(engine, handle).await?;
-    let recipe = Recipe::new(&engine.config, &*strategy, handle.request(), &source);
+    let (config, request) = (&engine.config, handle.request());
+    let configuration = engine.nix.configuration(&source);
+    let recipe = Recipe::new(config, &*strategy, request, &source, configuration);
 
     // An image of a source that cannot change is found, or waited for, without Nix.
     let pinned = recipe.pinned_key();
     let (pinned_lease, may_evaluate) = match pinned {
         None => (None, queue(&engine.evaluations, handle).await?),
         Some(key) => match find_or_lease(engine, handle, key, &engine.evaluations).await? {
-            ImageOrLease::Image(image) => return Ok((*image, None)),
+            ImageOrLease::Image(image) => {
+                let image = with_checked_versions(engine, handle, &source, *image).await?;
+                return Ok((image, None));
+            }
             ImageOrLease::Lease(lease, permit) => (Some(lease), permit),
         },
     };
     let evaluation = evaluate(engine, handle, &source, may_evaluate).await?;
+    let versions = Arc::new(evaluation.versions());
+    // Nothing is built if each request wants another version.
+    handle.check_versions(&versions)?;
 
     // Any other image is found by what its packages evaluate to.
     let key = pinned.unwrap_or_else(|| recipe.evaluated_key(&evaluation));
     let (lease, may_realise) = match pinned_lease {
         Some(lease) => (lease, queue(&engine.realisations, handle).await?),
         None => match find_or_lease(engine, handle, key, &engine.realisations).await? {
-            ImageOrLease::Image(image) => return Ok((*image, None)),
+            ImageOrLease::Image(mut image) => {
+                image.versions = Some(versions);
+                return Ok((*image, None));
+            }
             ImageOrLease::Lease(lease, permit) => (lease, permit),
         },
     };
@@ -64,7 +75,8 @@ pub(crate) async fn build(
     let gc_roots = gc_roots.map_err(BuildError::no_gc_roots)?;
     realise(engine, &evaluation, gc_roots.path(), handle, may_realise).await?;
 
-    let (image, graph) = make(engine, &strategy, handle, &recipe, key, &evaluation).await?;
+    let (mut image, graph) = make(engine, &strategy, handle, &recipe, key, &evaluation).await?;
+    image.versions = Some(versions);
     drop(gc_roots);
 
     image_store::save(engine, &image).await?;
@@ -73,19 +85,58 @@ pub(crate) async fn build(
 }
 
 /// Finds the revision of the source, before the image is looked up: a revision that is not allowed
-/// has no image.
+/// has no image. If the tag is no branch or tag of the source but a version, the revision is that
+/// of the default branch.
 async fn resolve(engine: &Engine, handle: &BuildHandle) -> Result<ResolvedSource, BuildError> {
-    let source = &handle.target().source;
+    let target = handle.target();
+    let source = &target.source;
     if source.src_type == "git" {
         handle.enter(Phase::Fetch);
     }
     let begun = Instant::now();
-    let resolved = engine.nix.resolve(source, handle.log()).await;
+    let mut resolved = engine.nix.resolve(source, handle.log()).await;
+    if let Some(default_branch) = &target.default_branch {
+        match &resolved {
+            Err(NixError::Package(PackageError::UnknownRevision { revision, .. })) => {
+                let text =
+                    format!("no branch or tag is called {revision}: it is taken as a version");
+                handle.log().push(&text);
+                handle.take_default_branch();
+                resolved = engine.nix.resolve(default_branch, handle.log()).await;
+            }
+            Ok(_) => handle.drop_assertions(),
+            Err(_) => {}
+        }
+    }
     let resolved = resolved.map_err(|error| BuildError::from_nix(error, Phase::Fetch))?;
     if resolved.revision.is_some() {
         handle.source_is_read(begun);
     }
     Ok(resolved)
+}
+
+/// Checks what requests assert about an image that was found by its revision. If a request asserts
+/// a version and the record of the image has none, the packages are evaluated.
+async fn with_checked_versions(
+    engine: &Engine,
+    handle: &BuildHandle,
+    source: &ResolvedSource,
+    mut image: Image,
+) -> Result<Image, BuildError> {
+    if image.versions.is_none() && !handle.needs_no_versions() {
+        let permit = queue(&engine.evaluations, handle).await?;
+        let evaluation = evaluate(engine, handle, source, permit).await?;
+        image.versions = Some(Arc::new(evaluation.versions()));
+        // Only saves the next evaluation.
+        if let Err(error) = image_store::save_record(engine, &image).await {
+            tracing::warn!(image = %handle.request().name, %error, "cannot write the versions of packages into a record");
+        }
+    }
+    if let Some(versions) = &image.versions {
+        // The image is there, so it is kept in memory whether or not a request accepts it.
+        let _ = handle.check_versions(versions);
+    }
+    Ok(image)
 }
 
 /// Makes the layers and the documents of an image whose packages are built.
@@ -257,6 +308,7 @@ async fn write_documents(
         config,
         oci: assembled.oci.into(),
         docker: assembled.docker.map(Into::into),
+        versions: None,
         stats: BuildStats {
             layers_cached: cached,
             layers_packed: summaries.len() - cached,

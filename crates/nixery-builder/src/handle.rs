@@ -1,5 +1,6 @@
 //! One build: the side that runs it and the side that waits for it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +10,7 @@ use nixery_nix::BuildLog;
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
+use crate::assertion::{Joining, PackageVersions, VersionAssertion, VersionCheck};
 use crate::config::ImageRequest;
 use crate::error::BuildError;
 use crate::fair_queue::Party;
@@ -22,24 +24,51 @@ pub type BuildResult = Result<Arc<Image>, Arc<BuildError>>;
 /// of clients may join a build.
 const MAX_PARTIES: usize = 16;
 
-/// What is built once at a time. Requests with different tags have one target if the source is not
-/// a git repository.
+/// What is built once at a time. Requests with different tags have one target if the tags select
+/// the same source, as versions do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BuildTarget {
     /// Equal for requests of the same packages in any order.
     pub(crate) name: ImageName,
     pub(crate) source: ResolvedSource,
+    /// The source at its default branch, if the tag may also be a version of a package there. It
+    /// is one if the source has no such branch or tag.
+    pub(crate) default_branch: Option<ResolvedSource>,
 }
 
-/// One build, running or finished. Dropping the handle does not stop the build.
+impl BuildTarget {
+    /// Returns the target of an image whose source no tag but one of `source` selects.
+    pub(crate) fn new(name: ImageName, source: ResolvedSource) -> Self {
+        Self {
+            name,
+            source,
+            default_branch: None,
+        }
+    }
+}
+
+/// One build, running or finished, as one request sees it. Dropping the handle does not stop the
+/// build.
+///
+/// Requests that assert different versions of a package share a build. Each of them gets the image
+/// or the error that its own assertion leads to.
 #[derive(Debug, Clone)]
-pub struct BuildHandle(Arc<Shared>);
+pub struct BuildHandle {
+    shared: Arc<Shared>,
+    /// The request that started or joined the build.
+    request: ImageRequest,
+    assertion: Option<VersionAssertion>,
+}
 
 #[derive(Debug)]
 struct Shared {
     id: BuildId,
-    request: ImageRequest,
+    /// The request that started the build.
+    first: ImageRequest,
     target: BuildTarget,
+    versions: watch::Sender<VersionCheck>,
+    /// Whether the tag turned out to be a version at the default branch.
+    is_at_default_branch: AtomicBool,
     /// Who started the build and who joined it, each once.
     parties: Mutex<Vec<Party>>,
     is_refresh: bool,
@@ -111,10 +140,12 @@ impl BuildHandle {
             observed.send_modify(|progress| progress.log_line = Some(line.to_owned()));
         });
         let clock = Instant::now();
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             id: BuildId::fresh(),
-            request,
+            first: request.clone(),
             target,
+            versions: watch::Sender::default(),
+            is_at_default_branch: AtomicBool::new(false),
             parties: Mutex::new(vec![party]),
             is_refresh: party == Party::Background,
             started: SystemTime::now(),
@@ -129,33 +160,80 @@ impl BuildHandle {
             }),
             queue_clock: Arc::default(),
             end: watch::Sender::new(None),
-        }))
+        });
+        Self {
+            shared,
+            request,
+            assertion: None,
+        }
+    }
+
+    /// Joins the build with a request, and returns the build as that request sees it, or why it
+    /// cannot join.
+    pub(crate) fn join(
+        &self,
+        request: &ImageRequest,
+        assertion: Option<VersionAssertion>,
+    ) -> Result<Self, Joining> {
+        let mut joining = Joining::TooLate;
+        self.shared.versions.send_if_modified(|versions| {
+            joining = versions.join(assertion.as_ref());
+            false
+        });
+        if joining != Joining::Joined {
+            return Err(joining);
+        }
+        Ok(Self {
+            shared: Arc::clone(&self.shared),
+            request: request.clone(),
+            assertion,
+        })
+    }
+
+    /// Returns the build without the assertion of the request: it ends when the build ends, and as
+    /// the build ends.
+    #[must_use]
+    pub fn without_assertion(&self) -> Self {
+        Self {
+            assertion: None,
+            ..self.clone()
+        }
     }
 
     /// Returns the build's name in this process.
     pub fn id(&self) -> BuildId {
-        self.0.id
+        self.shared.id
     }
 
     /// Returns whether the build was started in the background, see
     /// [`Builder::warm_image`](crate::Builder::warm_image), and not by a request. Requests may have
     /// joined it since.
     pub fn is_refresh(&self) -> bool {
-        self.0.is_refresh
+        self.shared.is_refresh
     }
 
-    /// Returns the request that started the build.
+    /// Returns the request that started or joined the build with this handle.
     pub fn request(&self) -> &ImageRequest {
-        &self.0.request
+        &self.request
     }
 
     /// Waits for the end of the build, and returns at once if it has ended. May be dropped and
     /// called again.
     ///
+    /// It ends for this request as soon as its tag is known to assert a version that the package
+    /// does not have.
+    ///
     /// # Errors
-    /// Why the build failed.
+    /// Why the build failed, or [`BuildError::OtherVersion`].
     pub async fn wait(&self) -> BuildResult {
-        let mut end = self.0.end.subscribe();
+        if let Some(assertion) = &self.assertion {
+            let mut versions = self.shared.versions.subscribe();
+            // The sender lives in `self`, so the channel is open.
+            if let Ok(versions) = versions.wait_for(|versions| !versions.is_open()).await {
+                versions.check(assertion).map_err(Arc::new)?;
+            }
+        }
+        let mut end = self.shared.end.subscribe();
         let end = end.wait_for(Option::is_some).await;
         match end.as_deref() {
             Ok(Some(end)) => end.result.clone(),
@@ -164,25 +242,30 @@ impl BuildHandle {
         }
     }
 
-    /// Returns how the build ended, or `None` while it runs.
+    /// Returns how the build ended for this request, or `None` while it runs.
     pub fn result(&self) -> Option<BuildResult> {
+        if let Some(assertion) = &self.assertion
+            && let Err(error) = self.shared.versions.borrow().check(assertion)
+        {
+            return Some(Err(Arc::new(error)));
+        }
         self.end().map(|end| end.result)
     }
 
     /// Returns the build's progress. The receiver always has the latest state and may skip earlier
     /// ones.
     pub fn progress(&self) -> watch::Receiver<Progress> {
-        self.0.progress.subscribe()
+        self.shared.progress.subscribe()
     }
 
     /// Returns the lines of the log from now on.
     pub fn log_lines(&self) -> broadcast::Receiver<Arc<str>> {
-        self.0.log.subscribe()
+        self.shared.log.subscribe()
     }
 
     /// Returns the build's log.
     pub fn log(&self) -> &BuildLog {
-        &self.0.log
+        &self.shared.log
     }
 
     /// Returns what the build is, and its state now.
@@ -190,7 +273,7 @@ impl BuildHandle {
         let end = self.end();
         let ended_at = end.as_ref().map_or_else(Instant::now, |end| end.at);
         let state = match end.map(|end| end.result) {
-            None => BuildState::Running(self.0.progress.borrow().phase),
+            None => BuildState::Running(self.shared.progress.borrow().phase),
             Some(Ok(image)) => BuildState::Succeeded {
                 digest: image.oci.digest,
                 size: image.size(),
@@ -200,41 +283,91 @@ impl BuildHandle {
             Some(Err(error)) => BuildState::Failed(error),
         };
         BuildSummary {
-            id: self.0.id,
-            image: self.0.request.name.canonical().to_owned(),
-            tag: self.0.request.tag.as_str().to_owned(),
-            started: self.0.started,
-            elapsed: ended_at.saturating_duration_since(self.0.clock),
+            id: self.shared.id,
+            image: self.shared.first.name.canonical().to_owned(),
+            tag: self.shared.first.tag.as_str().to_owned(),
+            started: self.shared.started,
+            elapsed: ended_at.saturating_duration_since(self.shared.clock),
             state,
         }
     }
 
     pub(crate) fn target(&self) -> &BuildTarget {
-        &self.0.target
+        &self.shared.target
+    }
+
+    /// Returns the target under which the image is known: that of the default branch if the tag
+    /// turned out to be a version.
+    pub(crate) fn image_target(&self) -> BuildTarget {
+        let target = self.target();
+        match &target.default_branch {
+            Some(source) if self.is_at_default_branch() => {
+                BuildTarget::new(target.name.clone(), source.clone())
+            }
+            _ => target.clone(),
+        }
+    }
+
+    /// Notes that the source has no branch or tag of this name, so that it is a version.
+    pub(crate) fn take_default_branch(&self) {
+        self.shared
+            .is_at_default_branch
+            .store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the tag turned out to be a version of a package at the default branch.
+    pub(crate) fn is_at_default_branch(&self) -> bool {
+        self.shared.is_at_default_branch.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the tag is a branch or tag of the source, so that it asserts no version.
+    pub(crate) fn drop_assertions(&self) {
+        self.shared.versions.send_modify(VersionCheck::void);
+    }
+
+    /// Notes the versions of the packages. Requests that assert others end.
+    ///
+    /// # Errors
+    /// No request accepts these versions.
+    pub(crate) fn check_versions(&self, versions: &PackageVersions) -> Result<(), BuildError> {
+        let mut refused = None;
+        self.shared.versions.send_modify(|check| {
+            refused = check.decide(versions).err();
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Whether no request asserts a version. If so, none that does can join any more.
+    pub(crate) fn needs_no_versions(&self) -> bool {
+        let mut needs_none = false;
+        self.shared
+            .versions
+            .send_modify(|check| needs_none = check.close_unasserted());
+        needs_none
     }
 
     pub(crate) fn end(&self) -> Option<BuildEnd> {
-        self.0.end.borrow().clone()
+        self.shared.end.borrow().clone()
     }
 
     /// Notes that Nix reads the source since this time. The first call counts.
     pub(crate) fn source_is_read(&self, since: Instant) {
-        let _ = self.0.source_read.set(since);
+        let _ = self.shared.source_read.set(since);
     }
 
     /// Returns when Nix began to read the source, or when the build started if Nix did not read it.
     pub(crate) fn source_read_at(&self) -> Instant {
-        *self.0.source_read.get().unwrap_or(&self.0.clock)
+        *self.shared.source_read.get().unwrap_or(&self.shared.clock)
     }
 
     /// Returns on whose behalf the build waits, at least one party.
     pub(crate) fn parties(&self) -> Vec<Party> {
-        lock(&self.0.parties).clone()
+        lock(&self.shared.parties).clone()
     }
 
     /// Adds a party that waits for the build. Returns whether it is new.
     pub(crate) fn add_party(&self, party: Party) -> bool {
-        let mut parties = lock(&self.0.parties);
+        let mut parties = lock(&self.shared.parties);
         let is_new = parties.len() < MAX_PARTIES && !parties.contains(&party);
         if is_new {
             parties.push(party);
@@ -244,7 +377,7 @@ impl BuildHandle {
 
     /// Returns the clock of the time in which the build waits for other builds.
     pub(crate) fn queue_clock(&self) -> &Arc<QueueClock> {
-        &self.0.queue_clock
+        &self.shared.queue_clock
     }
 
     /// Ends the current phase and begins the next one.
@@ -266,20 +399,22 @@ impl BuildHandle {
     }
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
-        self.0.progress.send_modify(change);
+        self.shared.progress.send_modify(change);
     }
 
     pub(crate) fn finish(&self, result: BuildResult) {
+        // Where the versions are known, the assertions were checked.
+        self.drop_assertions();
         self.enter(match result {
             Ok(_) => Phase::Done,
             Err(_) => Phase::Failed,
         });
         let at = Instant::now();
-        self.0.end.send_replace(Some(BuildEnd { result, at }));
+        self.shared.end.send_replace(Some(BuildEnd { result, at }));
     }
 
     fn times(&self) -> MutexGuard<'_, PhaseTimes> {
-        lock(&self.0.times)
+        lock(&self.shared.times)
     }
 }
 

@@ -31,7 +31,7 @@ impl BuildHistory {
         self.builds.iter()
     }
 
-    /// Returns the build that a request joins: one that runs, or that failed recently.
+    /// Returns the build that a request may join: one that runs, or that failed recently.
     pub(crate) fn current(&self, target: &BuildTarget) -> Option<BuildHandle> {
         let handle = self.latest.get(target)?;
         let joined = handle

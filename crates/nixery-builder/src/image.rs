@@ -1,5 +1,7 @@
 //! A finished image: what the registry serves for one name and tag.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,6 +32,9 @@ pub struct Image {
     pub config: Descriptor,
     /// The layers in the manifest's order, the root layer last.
     pub layers: Vec<LayerSummary>,
+    /// The versions of the packages that have one. `None`: they are not known, as an older program
+    /// made the image.
+    pub versions: Option<Arc<BTreeMap<String, String>>>,
     /// How the image was made or found.
     pub stats: BuildStats,
 }

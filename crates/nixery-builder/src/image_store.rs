@@ -1,5 +1,7 @@
 //! Images in the blob store: looked up by their key, served by digest, and saved.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::{try_join_all, try_join3};
 use nixery_manifest::{Descriptor, Digest, MediaType};
@@ -62,6 +64,7 @@ pub(crate) async fn find(
         docker,
         oci,
         config: record.config,
+        versions: record.versions.map(Arc::new),
         stats: BuildStats {
             from_cache: true,
             layers_cached: layers.len(),
@@ -259,6 +262,11 @@ pub(crate) async fn save(engine: &Engine, image: &Image) -> Result<(), BuildErro
         .manifests()
         .map(|manifest| engine.blobs.put(manifest.digest, manifest.bytes.clone()));
     try_join_all(stores).await?;
+    save_record(engine, image).await
+}
+
+/// Stores the record of an image whose blobs are all stored.
+pub(crate) async fn save_record(engine: &Engine, image: &Image) -> Result<(), BuildError> {
     let record = ImageRecord {
         packages: image.packages.clone(),
         architecture: image.architecture,
@@ -266,6 +274,7 @@ pub(crate) async fn save(engine: &Engine, image: &Image) -> Result<(), BuildErro
         docker: image.docker.as_ref().map(ManifestBlob::descriptor),
         config: image.config.clone(),
         layers: image.layers.clone(),
+        versions: image.versions.as_deref().cloned(),
     };
     let (key, secret) = (
         Key::new(MANIFESTS, image.key),

@@ -42,6 +42,7 @@
 //! ```
 
 mod admission;
+mod assertion;
 mod blob_body;
 mod blobs;
 mod builder;
@@ -66,7 +67,9 @@ mod layers;
 mod load;
 mod progress;
 mod recipe;
+mod selected_image;
 mod serve;
+mod tags;
 mod warm;
 
 pub use blob_body::BlobBodyError;

@@ -27,6 +27,8 @@ pub(crate) struct Recipe<'a> {
     strategy: &'a dyn LayerStrategy,
     request: &'a ImageRequest,
     source: &'a ResolvedSource,
+    /// What an evaluation depends on besides the source.
+    configuration: Option<Digest>,
     labels: BTreeMap<String, String>,
 }
 
@@ -36,12 +38,14 @@ impl<'a> Recipe<'a> {
         strategy: &'a dyn LayerStrategy,
         request: &'a ImageRequest,
         source: &'a ResolvedSource,
+        configuration: Option<Digest>,
     ) -> Self {
         Self {
             config,
             strategy,
             request,
             source,
+            configuration,
             labels: labels(request, source),
         }
     }
@@ -50,10 +54,15 @@ impl<'a> Recipe<'a> {
     pub(crate) fn pinned_key(&self) -> Option<Digest> {
         self.source.revision.as_ref()?;
         let (src_type, src_args) = (self.source.src_type, self.source.src_args.as_str());
-        Some(self.key(SourceIdentity::Revision { src_type, src_args }))
+        Some(self.key(SourceIdentity::Revision {
+            src_type,
+            src_args,
+            configuration: self.configuration,
+        }))
     }
 
-    /// Returns the key that depends on what the packages evaluate to, for any source.
+    /// Returns the key that depends on what the packages evaluate to, for any source. Derivations
+    /// cover what an evaluation depends on.
     pub(crate) fn evaluated_key(&self, evaluation: &Evaluation) -> Digest {
         let packages = evaluation.packages.iter();
         let mut identity: Vec<_> = packages
@@ -167,7 +176,7 @@ mod tests {
         let config = BuilderConfig::new(source.clone(), "/nonexistent");
         let request = request(name, tag);
         let source = source.resolve(&request.tag);
-        let recipe = Recipe::new(&config, &*config.strategy, &request, &source);
+        let recipe = Recipe::new(&config, &*config.strategy, &request, &source, None);
         (recipe.pinned_key(), recipe.evaluated_key(&evaluation(drv)))
     }
 

@@ -31,8 +31,9 @@ use crate::config::{BuilderConfig, ImageRequest};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A Nix whose packages behave as their names say: `missing…`, `broken…`, `panics…`. All other
-/// packages depend on `libc`.
+/// A Nix whose packages behave as their names say: `missing…`, `broken…`, `panics…`,
+/// `unversioned…`. All other packages depend on `libc`. The version of `htop` is 3.2.2, that of
+/// others 2.39.5 until the package set is changed.
 #[derive(Debug)]
 pub(crate) struct FakeNix {
     _dir: TempDir,
@@ -56,6 +57,10 @@ pub(crate) struct FakeNix {
     /// nothing is allowed.
     pub(crate) commit: Mutex<Option<&'static str>>,
     pub(crate) fetch_time: Mutex<Duration>,
+    /// Names that no branch or tag of a git source has. It has all others.
+    pub(crate) missing_refs: Mutex<Vec<&'static str>>,
+    /// What evaluations depend on besides the source.
+    pub(crate) configuration: Mutex<Option<Digest>>,
     made: Mutex<BTreeSet<StorePath>>,
 }
 
@@ -76,6 +81,8 @@ impl FakeNix {
             unreadable: AtomicBool::new(false),
             commit: Mutex::new(Some(COMMIT)),
             fetch_time: Mutex::default(),
+            missing_refs: Mutex::default(),
+            configuration: Mutex::default(),
             made: Mutex::default(),
         }
     }
@@ -108,6 +115,14 @@ impl Nix for FakeNix {
             *self.commit.lock().expect("not poisoned"),
         );
         tokio::time::sleep(time).await;
+        let missing = self.missing_refs.lock().expect("not poisoned").clone();
+        let is_asked_for = |name: &&&str| source.src_args.contains(&format!(r#""ref":"{name}""#));
+        if let Some(name) = missing.iter().find(is_asked_for) {
+            return Err(NixError::Package(PackageError::UnknownRevision {
+                revision: format!("`{name}`"),
+                examples: vec!["main".to_owned()],
+            }));
+        }
         let commit = commit.ok_or_else(|| PackageError::UnknownRevision {
             revision: "`main`".to_owned(),
             examples: Vec::new(),
@@ -118,6 +133,23 @@ impl Nix for FakeNix {
             revision: Some(commit.to_owned()),
             ..source.clone()
         })
+    }
+
+    async fn known_refs(
+        &self,
+        source: &ResolvedSource,
+        limit: usize,
+    ) -> Result<Vec<Tag>, NixError> {
+        let refs = match source.src_type {
+            "git" => ["main", "v1"].as_slice(),
+            _ => &[],
+        };
+        let refs = refs.iter().take(limit);
+        Ok(refs.map(|name| Tag::parse(name).expect("valid")).collect())
+    }
+
+    fn configuration(&self, _: &ResolvedSource) -> Option<Digest> {
+        *self.configuration.lock().expect("not poisoned")
     }
 
     async fn evaluate(
@@ -142,13 +174,19 @@ impl Nix for FakeNix {
             return Err(PackageError::NotFound { packages: missing }.into());
         }
         let system = request.architecture.nix_system();
-        let edit = match self.edits.load(Ordering::SeqCst) {
+        let edits = self.edits.load(Ordering::SeqCst);
+        let edit = match edits {
             0 => String::new(),
             edits => format!("-{edits}"),
         };
         let packages = request.packages.iter().map(|name| {
             let path = store_path(&format!("{name}-{system}{edit}"));
-            EvaluatedPackage::new(name, format!("{}.drv", path.as_str()), path)
+            let package = EvaluatedPackage::new(name, format!("{}.drv", path.as_str()), path);
+            match name.as_str() {
+                "htop" => package.with_version("3.2.2"),
+                name if name.starts_with("unversioned") => package,
+                _ => package.with_version(format!("2.39.{}", 5 + edits)),
+            }
         });
         Ok(Evaluation {
             packages: packages.collect(),
@@ -358,9 +396,13 @@ impl Fixture {
 }
 
 pub(crate) fn request(name: &str) -> ImageRequest {
+    tagged(name, "latest")
+}
+
+pub(crate) fn tagged(name: &str, tag: &str) -> ImageRequest {
     ImageRequest {
         name: ImageName::parse(name).expect("valid"),
-        tag: Tag::latest(),
+        tag: Tag::parse(tag).expect("valid"),
     }
 }
 

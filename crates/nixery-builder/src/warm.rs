@@ -142,7 +142,7 @@ impl WarmImages {
 
     /// Keeps the image of a build.
     pub(crate) fn insert(&mut self, build: &BuildHandle, image: &Arc<Image>) {
-        let target = build.target();
+        let target = build.image_target();
         let now = Instant::now();
         let evaluated = if target.source.revision.is_some() {
             None
@@ -157,7 +157,7 @@ impl WarmImages {
         };
         let entry = WarmEntry {
             image: Arc::clone(image),
-            bytes: bytes_in_memory(target, image) as u64,
+            bytes: bytes_in_memory(&target, image) as u64,
             evaluated,
             confirmed: Some(now),
             missing: None,
@@ -165,7 +165,7 @@ impl WarmImages {
             queue_clock: None,
             queued_before: Duration::ZERO,
         };
-        self.images.insert(target.clone(), entry);
+        self.images.insert(target, entry);
     }
 
     /// Keeps an image that a look-up, which began at `begun`, found with all its blobs.
@@ -218,6 +218,10 @@ fn bytes_in_memory(target: &BuildTarget, image: &Image) -> usize {
     });
     let layers: usize = layers.sum();
     let names: usize = target.name.packages().iter().map(|name| text(name)).sum();
+    let versions = image.versions.iter().flat_map(|versions| versions.iter());
+    let versions: usize = versions
+        .map(|(name, version)| text(name) + text(version))
+        .sum();
     // The names are in the image, in the target, and in the name as it was requested.
-    size_of::<Image>() + size_of::<WarmEntry>() + manifests + layers + 3 * names
+    size_of::<Image>() + size_of::<WarmEntry>() + manifests + layers + versions + 3 * names
 }

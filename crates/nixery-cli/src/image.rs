@@ -5,7 +5,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nixery_builder::{BuildError, ImageRequest, Phase};
 use nixery_config::{NixSettings, setup};
-use nixery_core::{ImageName, ReferenceGraph, Tag};
+use nixery_core::{
+    Channels, ImageName, PackageSource, ReferenceGraph, ResolvedSource, Tag, TagSelection,
+};
 use nixery_nix::{BuildLog, ClosureStep, EvaluationRequest, package_closure};
 
 use crate::errors::{build_failure, usage};
@@ -27,6 +29,24 @@ pub(crate) fn parse(image: &str) -> Result<ImageRequest> {
         name: ImageName::parse(name).map_err(usage)?,
         tag: Tag::parse(tag).map_err(usage)?,
     })
+}
+
+/// Returns the package source at a tag, for a command that evaluates but makes no image.
+///
+/// # Errors
+/// The tag selects nothing, or can only be a version.
+pub(crate) fn source_at(
+    source: &PackageSource,
+    channels: &Channels,
+    tag: &Tag,
+) -> Result<ResolvedSource> {
+    match source.select(tag, channels) {
+        TagSelection::Source(selected) => Ok(selected.resolve(tag)),
+        TagSelection::RefOrVersion(_) => Ok(source.resolve(tag)),
+        TagSelection::Version(_) | TagSelection::Nothing => Err(usage(format!(
+            "the tag `{tag}` selects nothing of the package source, and a version is checked only when an image is built. Fix: leave out the tag"
+        ))),
+    }
 }
 
 /// Returns the reference graph of packages. Nix builds them; nothing is packed or stored.
@@ -83,6 +103,19 @@ mod tests {
     fn an_image_is_a_name_and_a_tag(#[case] image: &str, #[case] name: &str, #[case] tag: &str) {
         let request = parse(image).expect("an image");
         assert_eq!((request.name.as_str(), request.tag.as_str()), (name, tag));
+    }
+
+    #[rstest]
+    #[case("latest", Some("nixos-26.05"))]
+    #[case("25.11", Some("nixos-25.11"))]
+    #[case("2.39", None)]
+    #[case("nonsense", None)]
+    fn a_tag_selects_a_channel(#[case] tag: &str, #[case] channel: Option<&str>) {
+        let source = PackageSource::channel("nixos-26.05").expect("a channel");
+        let channels = "nixos-25.11".parse().expect("channels");
+        let found = source_at(&source, &channels, &Tag::parse(tag).expect("a tag"));
+        let found = found.ok().map(|source| source.src_args);
+        assert_eq!(found.as_deref(), channel);
     }
 
     #[rstest]

@@ -1,18 +1,20 @@
 //! The settings of Nix.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use nixery_core::{ByteSize, MAX_NAME_LEN};
+use nixery_core::{ByteSize, Channels, MAX_NAME_LEN};
 use nixery_nix::{DEFAULT_EVALUATE_MEMORY, NixStore, RefPatterns};
 
 use crate::arguments::Section;
 use crate::check::{BOOLEANS, Checker};
 use crate::table::{
-    EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE, MAX_BUILDS,
-    MAX_CLOSURE_SIZE, MAX_EVALUATIONS, MAX_IMAGE_SIZE, MAX_PACKAGES, MAX_WAITING,
+    CHANNELS, EVAL_INTERVAL, EVAL_MEMORY, EVAL_TIMEOUT, FAILURE_TTL, Group, HISTORY, LEASE,
+    MAX_BUILDS, MAX_CLOSURE_SIZE, MAX_EVALUATIONS, MAX_IMAGE_SIZE, MAX_PACKAGES, MAX_WAITING,
     MAX_WAITING_PER_CLIENT, NIX_DIR, NIX_ENV, NIX_MAX_JOBS, NIX_STORE, NIX_TIMEOUT, NIX_WRAPPER,
     PKGS_ANY_COMMIT, PKGS_REFS, RESTRICT_EVAL, Setting,
 };
@@ -51,6 +53,10 @@ pub struct NixSettings {
     pub wrapper: Vec<String>,
     /// Names of more variables that Nix inherits. A `*` at the end stands for any text.
     pub inherited_env: Vec<String>,
+    /// Channels that tags may select besides that of the package source.
+    pub channels: Channels,
+    /// Whether tags of git repositories may be versions of packages on the default branch.
+    pub versions_of_git: bool,
     /// The refs of a git repository that images can be built from.
     pub refs: RefPatterns,
     /// Whether images can be built from commits that are in none of them.
@@ -95,11 +101,6 @@ impl Section for NixSettings {
                 .map_err(|error| checker.invalid(&name, &uri, error.allowed))
                 .ok()
         });
-        let refs = checker.given(PKGS_REFS).and_then(|(name, text)| {
-            let refs = text.parse::<RefPatterns>();
-            refs.map_err(|error| checker.invalid(&name, &text, format_args!("{REFS} ({error})")))
-                .ok()
-        });
         Some(Self {
             realise_timeout: checker.time(NIX_TIMEOUT, 1..=WEEK),
             evaluate_timeout: checker.time(EVAL_TIMEOUT, 1..=WEEK),
@@ -128,7 +129,9 @@ impl Section for NixSettings {
                     "names of variables separated by spaces; the last character of each may be `*`",
                 )
                 .unwrap_or_default(),
-            refs: refs.unwrap_or_default(),
+            versions_of_git: true,
+            channels: list(checker, CHANNELS, "names of channels, such as nixos-25.11"),
+            refs: list(checker, PKGS_REFS, REFS),
             any_commit: checker.choice(PKGS_ANY_COMMIT, BOOLEANS)?,
             needs_git: false,
             restrict_eval: checker.choice(RESTRICT_EVAL, RESTRICTIONS)?,
@@ -149,6 +152,19 @@ impl Section for NixSettings {
             history: checker.number(HISTORY, 1..=10_000),
         })
     }
+}
+
+/// Returns a list, or the default if it is unset or invalid.
+fn list<T>(checker: &mut Checker<'_>, setting: &'static Setting, allowed: &str) -> T
+where
+    T: FromStr<Err: Display> + Default,
+{
+    let parsed = checker.given(setting).and_then(|(name, text)| {
+        text.parse()
+            .map_err(|error| checker.invalid(&name, &text, format_args!("{allowed} ({error})")))
+            .ok()
+    });
+    parsed.unwrap_or_default()
 }
 
 /// Returns a limit of a size, unless it is unset or 0.
@@ -229,6 +245,11 @@ mod tests {
         "AWS_* A-B",
         "NIXERY_NIX_ENV (--nix-env) is \"AWS_* A-B\"; allowed: names of variables"
     )]
+    #[case::channels(
+        CHANNELS,
+        "nixos-25.11, latest",
+        "NIXERY_CHANNELS (--channels) is \"nixos-25.11, latest\"; allowed: names of channels, such as nixos-25.11 (channel `latest` cannot be selected by a tag"
+    )]
     #[case::every_variable(NIX_ENV, "*", "NIXERY_NIX_ENV")]
     #[case::refs(
         PKGS_REFS,
@@ -290,6 +311,7 @@ mod tests {
     fn a_wrapper_and_variables_are_lists_of_words() {
         let nix = Arguments::<NixSettings>::default()
             .with(NIX_WRAPPER, "bwrap  --ro-bind / /\n--")
+            .with(CHANNELS, "nixos-25.11,nixos-unstable")
             .with(NIX_ENV, "NIXPKGS_ALLOW_UNFREE, AWS_*")
             .with(EVAL_MEMORY, "0")
             .settings()

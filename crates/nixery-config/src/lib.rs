@@ -78,6 +78,9 @@ impl Section for Settings {
         // The source is known here, so that the check at start evaluates as for images.
         let is_git = matches!(source, PackageSource::Git { .. });
         nix.restrict_eval.get_or_insert(is_git);
+        // A policy decides by the tag, which does not show whether it selects the default branch.
+        let is_limited = access.as_ref().is_some_and(AccessSettings::is_configured);
+        nix.versions_of_git = !is_limited;
         nix.needs_git = is_git;
         Some(Self {
             source,
@@ -109,6 +112,12 @@ impl Settings {
         warnings.extend(self.gc.warning(longest_build));
         warnings.extend(self.server.warning());
         warnings.extend(self.access.warnings(&self.server));
+        if !self.nix.channels.is_empty() && !matches!(self.source, PackageSource::Channel(_)) {
+            warnings.push(format!(
+                "{} has no effect: the package source is no channel",
+                table::CHANNELS
+            ));
+        }
         warnings
     }
 }

@@ -284,6 +284,8 @@ pub async fn builder(
     if let Some(interval) = nix_settings.eval_interval {
         config.eval_interval = interval;
     }
+    config.channels = nix_settings.channels.clone();
+    config.versions_of_git = nix_settings.versions_of_git;
     config.budget = layering.budget;
     config.strategy = strategy(&layering.strategy, &*storage).await?;
     config.compression = layering.compression;

@@ -109,7 +109,10 @@ settings! {
         PKGS_PATH: "NIXERY_PKGS_PATH" "pkgs-path" "PATH", Shown,
             "Local folder or file with a package set";
     }
-    Git "Package sets in git repositories" {
+    Git "Tags, and package sets in git repositories" {
+        CHANNELS: "NIXERY_CHANNELS" "channels" "NAMES", Advanced,
+            "Channels that image tags may select besides the own channel of `NIXERY_CHANNEL`, separated by commas or spaces, such as `nixos-25.11 nixos-unstable`",
+            default "none";
         PKGS_REFS: "NIXERY_PKGS_REFS" "pkgs-refs" "PATTERNS", Advanced,
             "Refs that images can be built from, separated by commas or spaces: full names with one `*` at most, such as `refs/heads/main refs/tags/v*`; a commit must be in one of them. Hosts keep changes that strangers propose in others, such as `refs/pull/*`",
             default "`refs/heads/* refs/tags/*`: all branches and tags";

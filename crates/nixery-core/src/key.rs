@@ -55,6 +55,9 @@ pub enum SourceIdentity<'a> {
         src_type: &'a str,
         /// [`ResolvedSource::src_args`](crate::ResolvedSource::src_args).
         src_args: &'a str,
+        /// What the evaluation depends on besides the source, such as variables that it can read.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        configuration: Option<Digest>,
     },
     /// The packages' derivations with the outputs wanted of them, in the packages' order. They also
     /// pin a moving channel or a directory.
@@ -72,6 +75,7 @@ pub enum SourceIdentity<'a> {
 ///         identity: SourceIdentity::Revision {
 ///             src_type: "nixpkgs",
 ///             src_args: "0123456789abcdef0123456789abcdef01234567",
+///             configuration: None,
 ///         },
 ///         packages: name.packages(),
 ///         architecture: name.architecture(),

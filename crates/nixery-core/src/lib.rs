@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | `shell/git/htop` | packages, architecture | [`ImageName`] |
 //! | a channel, repository or directory, and a [`Tag`] | what the Nix code takes | [`PackageSource`] |
+//! | a tag that is a version | whether a package has it | [`AssertedVersion`] |
 //! | Nix's JSON | the graph of store paths | [`ReferenceGraph`] |
 //! | a graph | layers | a [`LayerStrategy`]: [`Size`], [`Clustered`] with a [`ClusterPlan`], [`Dominator`] |
 //! | store paths | a layer's tar, compressed | a [`Packer`], or [`pack_layer`] |
@@ -59,6 +60,7 @@
 //! ```
 
 mod arch;
+mod asserted_version;
 mod base32;
 mod byte_size;
 mod codec;
@@ -74,6 +76,7 @@ mod nar_hash;
 #[cfg(feature = "pack")]
 mod pack;
 mod plan;
+mod selection;
 mod source;
 mod store_path;
 mod store_root;
@@ -82,6 +85,7 @@ mod tag;
 pub use nixery_manifest as manifest;
 
 pub use arch::{Architecture, UnknownArchitecture};
+pub use asserted_version::AssertedVersion;
 pub use byte_size::{ByteSize, NotASize};
 pub use codec::Codec;
 #[cfg(feature = "original-keys")]
@@ -108,6 +112,7 @@ pub use plan::{
     Dominator, LayerPlan, LayerPlanError, LayerRow, LayerStrategy, PlannedLayer, PlannedPackage,
     Popularity, PopularityError, Size, Weight, layer_rows, package_key, to_dot, to_table,
 };
+pub use selection::{Channels, ChannelsError, TagSelection};
 pub use source::{PackageSource, ResolvedSource, SourceError, SourceRule, hide_credentials};
 pub use store_path::{HASH_LEN, StorePath, StorePathError, StorePathRule, package_name};
 pub use store_root::StoreRoot;

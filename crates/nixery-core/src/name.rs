@@ -45,6 +45,7 @@ pub struct ImageName {
     canonical: Arc<str>,
     packages: Arc<[String]>,
     named_packages: usize,
+    meta_packages: usize,
     architecture: Architecture,
     shell: bool,
 }
@@ -80,6 +81,7 @@ impl ImageName {
         packages.sort_unstable();
         packages.dedup();
         let named_packages = packages.len();
+        let meta_packages = metas.len();
         for meta in metas {
             packages.extend(meta.packages);
             match meta.effect {
@@ -103,6 +105,7 @@ impl ImageName {
             canonical: components.join("/").into(),
             packages: packages.into_iter().map(str::to_owned).collect(),
             named_packages,
+            meta_packages,
             architecture,
             shell,
         })
@@ -128,6 +131,12 @@ impl ImageName {
     /// they add and [`REQUIRED_PACKAGES`] do not count.
     pub fn named_packages(&self) -> usize {
         self.named_packages
+    }
+
+    /// The first package that the name lists, as it was requested. `None`: it lists meta-packages
+    /// only. It is no part of the identity of a name.
+    pub fn first_package(&self) -> Option<&str> {
+        self.requested.split('/').nth(self.meta_packages)
     }
 
     /// The architecture to build for.

@@ -172,7 +172,8 @@ impl PackageSource {
         }
     }
 
-    /// Returns the source as the Nix code takes it, at a tag. Only a git source uses the tag.
+    /// Returns the source as the Nix code takes it, at a tag. Only a git source uses the tag;
+    /// [`select`](Self::select) returns what a tag means for any source.
     ///
     /// `latest` stands for the repository's default branch, 40 hexadecimal characters for a
     /// commit, everything else for a branch or tag.

@@ -11,7 +11,8 @@ const COMMIT_LEN: usize = 40;
 
 /// A tag: `[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}` (OCI distribution specification).
 ///
-/// With a git package source, it selects the branch, tag or commit to build from.
+/// It selects what to build from, or is the version of a package: see
+/// [`PackageSource::select`](crate::PackageSource::select).
 ///
 /// ```
 /// use nixery_core::Tag;

@@ -29,6 +29,18 @@ struct Instantiated {
     drv_path: StorePath,
     output_name: String,
     store_path: StorePath,
+    /// Empty if the package has none.
+    #[serde(default)]
+    version: String,
+}
+
+/// Longest version that is kept: no longer one can be a tag.
+const MAX_VERSION: usize = nixery_core::MAX_TAG_LEN;
+
+/// Returns the version of a package, if it has one that can be shown.
+fn valid_version(version: String) -> Option<String> {
+    let is_plain = version.chars().all(|c| c.is_ascii_graphic() && c != '`');
+    (!version.is_empty() && version.len() <= MAX_VERSION && is_plain).then_some(version)
 }
 
 #[derive(Deserialize)]
@@ -46,6 +58,7 @@ impl Instantiated {
             derivation: self.drv_path.as_str().to_owned(),
             output: self.output_name,
             store_path: self.store_path,
+            version: valid_version(self.version),
         }
     }
 }
@@ -162,6 +175,22 @@ mod tests {
     fn found_packages_are_returned() {
         let evaluation = answer(FOUND, "", "").expect("found");
         assert_eq!(evaluation.packages[0].attribute, "Git");
+    }
+
+    #[rstest]
+    #[case::none("", None)]
+    #[case::empty(r#","version":"""#, None)]
+    #[case::plain(r#","version":"2.39.5""#, Some("2.39.5"))]
+    #[case::not_plain(r#","version":"2\u001b[31m""#, None)]
+    #[case::space(r#","version":"2 or 3""#, None)]
+    #[case::long(&format!(r#","version":"{}""#, "1".repeat(129)), None)]
+    fn versions_are_returned_if_they_can_be_shown(
+        #[case] field: &str,
+        #[case] version: Option<&str>,
+    ) {
+        let found = FOUND.replace("}", &format!("{field}}}"));
+        let evaluation = answer(&found, "", "").expect("found");
+        assert_eq!(evaluation.packages[0].version.as_deref(), version);
     }
 
     #[test]

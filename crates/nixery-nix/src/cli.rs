@@ -301,11 +301,7 @@ impl NixCli {
         packages: &[String],
         log: &BuildLog,
     ) -> Result<Vec<u8>, NixError> {
-        let access = match source.src_type {
-            "git" => self.strictest_access(),
-            _ if self.config.restrict_eval == Some(true) => Access::Restricted,
-            _ => Access::AsConfigured,
-        };
+        let access = self.access(source);
         let env = self.evaluation_environment(access).await;
         let mut is_retry = false;
         loop {
@@ -346,6 +342,15 @@ impl NixCli {
         });
         let file = self.code_file(file)?;
         Ok(evaluation::arguments(&file, &request, Some(set), access))
+    }
+
+    /// Returns what the code of a package source may read.
+    pub(crate) fn access(&self, source: &ResolvedSource) -> Access {
+        match source.src_type {
+            "git" => self.strictest_access(),
+            _ if self.config.restrict_eval == Some(true) => Access::Restricted,
+            _ => Access::AsConfigured,
+        }
     }
 
     /// What the code of a git repository may read, which is never more than other code may.

@@ -7,6 +7,8 @@ use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nixery_core::manifest::Digest;
+
 /// Variables that children inherit: what programs need to find their files, and the network.
 const NAMES: &[&str] = &[
     "CURL_CA_BUNDLE",
@@ -123,6 +125,21 @@ impl ChildEnvironment {
         variables.map(|(name, value)| (name.as_os_str(), value.as_os_str()))
     }
 
+    /// Returns a digest of the variables whose names match patterns, or `None` if there are none.
+    pub(crate) fn digest_of(&self, patterns: &[String]) -> Option<Digest> {
+        let named: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(name, _)| is_named(name, patterns))
+            .map(|(name, value)| (name.as_encoded_bytes(), value.as_encoded_bytes()))
+            .collect();
+        if named.is_empty() {
+            return None;
+        }
+        let json = serde_json::to_vec(&named).expect("pairs of bytes serialise to JSON");
+        Some(Digest::of(&json))
+    }
+
     /// Returns the program that a child with this environment would run by this name or path, if
     /// there is one.
     pub(crate) fn program(&self, name: &OsStr) -> Option<PathBuf> {
@@ -144,14 +161,24 @@ fn is_inherited(name: &OsStr, more: &[String]) -> bool {
     let Some(name) = name.to_str() else {
         return false;
     };
-    let named = |pattern: &String| match pattern.strip_suffix('*') {
-        Some(prefix) => name.starts_with(prefix),
-        None => name == pattern,
-    };
     let needed = NAMES.contains(&name)
         || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
         || PROXIES.iter().any(|proxy| name.eq_ignore_ascii_case(proxy));
-    more.iter().any(named) || needed && !SETTINGS.contains(&name) && !REPOSITORY.contains(&name)
+    is_named(OsStr::new(name), more)
+        || needed && !SETTINGS.contains(&name) && !REPOSITORY.contains(&name)
+}
+
+/// Whether a name matches a pattern, whose `*` at the end stands for any text.
+fn is_named(name: &OsStr, patterns: &[String]) -> bool {
+    let name = name.to_str();
+    let is_it = |name: &str| {
+        let matches = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(prefix) => name.starts_with(prefix),
+            None => name == pattern,
+        };
+        patterns.iter().any(matches)
+    };
+    name.is_some_and(is_it)
 }
 
 /// Hides the memory and the environment of this process from other processes of its user, which
@@ -245,6 +272,28 @@ mod tests {
         let expected = [("GIT_SSH_COMMAND", "ssh -i key"), ("TERM", "dumb")];
         let expected = expected.map(|(name, value)| (OsStr::new(name), OsStr::new(value)));
         assert!(environment.iter().eq(expected), "{environment:?}");
+    }
+
+    #[test]
+    fn the_digest_covers_names_and_values_of_named_variables() {
+        let base = || ChildEnvironment::default().with("PATH", "/bin");
+        let patterns = ["NIXPKGS_*".to_owned(), "OTHER".to_owned()];
+        let digest = |environment: ChildEnvironment| environment.digest_of(&patterns);
+        assert_eq!(digest(base()), None);
+        let mut digests = vec![
+            digest(base().with("NIXPKGS_ALLOW_UNFREE", "1")),
+            digest(base().with("NIXPKGS_ALLOW_UNFREE", "0")),
+            digest(base().with("NIXPKGS_ALLOW_UNFREE", "")),
+            digest(base().with("NIXPKGS_ALLOW_BROKEN", "1")),
+            digest(base().with("NIXPKGS_A", "1").with("OTHER", "2")),
+            digest(base().with("NIXPKGS_A", "1OTHER2")),
+        ];
+        let same = digest(base().with("NIXPKGS_ALLOW_UNFREE", "1").with("TERM", "x"));
+        assert_eq!(same, digests[0], "other variables do not count");
+        assert!(digests.iter().all(Option::is_some));
+        digests.sort_unstable();
+        digests.dedup();
+        assert_eq!(digests.len(), 6);
     }
 
     #[test]

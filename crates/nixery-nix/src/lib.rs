@@ -29,10 +29,14 @@ mod secrets;
 mod spool;
 mod store;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use nixery_core::{Architecture, ImageName, ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
+use nixery_core::manifest::Digest;
+use nixery_core::{
+    Architecture, ImageName, ReferenceGraph, ResolvedSource, StorePath, StoreRoot, Tag,
+};
 
 pub use build_log::BuildLog;
 pub use cli::{
@@ -59,7 +63,8 @@ mod readme {}
 /// [`NixCli`] does so with Nix. Another implementation can take the packages from anywhere, if it
 /// keeps the contracts of the methods. For an image the builder calls, in this order:
 ///
-/// 1. [`resolve`](Self::resolve);
+/// 1. [`resolve`](Self::resolve), and [`configuration`](Self::configuration) for the key of the
+///    image;
 /// 2. [`evaluate`](Self::evaluate), where the image is not known for the revision of its source;
 /// 3. [`realise`](Self::realise), where no image is stored for the derivations;
 /// 4. [`reference_graph`](Self::reference_graph) with the store paths of the packages, while it
@@ -85,7 +90,7 @@ mod readme {}
 /// | error | answer of the registry |
 /// |---|---|
 /// | [`NotFound`](PackageError::NotFound) | 404 `MANIFEST_UNKNOWN` with the missing names |
-/// | [`UnknownRevision`](PackageError::UnknownRevision) | 404 `MANIFEST_UNKNOWN` with some branches and tags that exist |
+/// | [`UnknownRevision`](PackageError::UnknownRevision) | 404 `MANIFEST_UNKNOWN` with some branches and tags that exist, unless the tag is a version |
 /// | [`NotDerivation`](PackageError::NotDerivation), [`Evaluation`](PackageError::Evaluation), [`Failed`](PackageError::Failed) | 422: the package is at fault; the last URL names it and the reason |
 /// | [`Source`](PackageError::Source) | 422: the package source cannot be fetched |
 /// | [`TimedOut`](NixError::TimedOut) | 422 with the phase |
@@ -111,6 +116,32 @@ pub trait Nix: Send + Sync + std::fmt::Debug {
     ) -> Result<ResolvedSource, NixError> {
         let _ = log;
         Ok(source.clone())
+    }
+
+    /// Returns the branches and tags of a source that images can be built from, as far as they are
+    /// known without the network: at most `limit`, the newest first.
+    ///
+    /// By default none are known.
+    ///
+    /// # Errors
+    /// An error for Nix itself.
+    async fn known_refs(
+        &self,
+        source: &ResolvedSource,
+        limit: usize,
+    ) -> Result<Vec<Tag>, NixError> {
+        let _ = (source, limit);
+        Ok(Vec::new())
+    }
+
+    /// Returns a digest of everything that the evaluation of a source depends on besides the
+    /// source, such as variables of this server. It is part of the key of images that are found by
+    /// their revision.
+    ///
+    /// By default an evaluation depends on the source alone.
+    fn configuration(&self, source: &ResolvedSource) -> Option<Digest> {
+        let _ = source;
+        None
     }
 
     /// Finds the packages in the package set and determines their store paths, without building
@@ -229,6 +260,15 @@ impl Evaluation {
         let packages = self.packages.iter();
         packages.map(|package| package.store_path.clone()).collect()
     }
+
+    /// Returns the versions of the packages that have one, by the names of the request.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let versions = self.packages.iter().filter_map(|package| {
+            let version = package.version.clone()?;
+            Some((package.name.clone(), version))
+        });
+        versions.collect()
+    }
 }
 
 /// A package that was found.
@@ -245,6 +285,8 @@ pub struct EvaluatedPackage {
     pub output: String,
     /// Store path of that output.
     pub store_path: StorePath,
+    /// The version, if the package has one.
+    pub version: Option<String>,
 }
 
 impl EvaluatedPackage {
@@ -262,7 +304,15 @@ impl EvaluatedPackage {
             derivation: derivation.into(),
             output: "out".to_owned(),
             store_path,
+            version: None,
         }
+    }
+
+    /// Sets the version.
+    #[must_use]
+    pub fn with_version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
     }
 }
 

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use nixery_core::{ReferenceGraph, ResolvedSource, StorePath, StoreRoot};
+use nixery_core::manifest::Digest;
+use nixery_core::{ReferenceGraph, ResolvedSource, StorePath, StoreRoot, Tag};
 
 use crate::answer::parse_image;
 use crate::build_log::BuildLog;
 use crate::cli::{NixCli, QUERY_TIMEOUT, strings};
 use crate::code::ENTRY;
+use crate::evaluation::Access;
 use crate::failure::{RealiseFailure, realise_failure};
 use crate::log_format::NixLog;
 use crate::preflight::preflight;
@@ -22,6 +24,24 @@ impl Nix for NixCli {
         log: &BuildLog,
     ) -> Result<ResolvedSource, NixError> {
         self.mirrors.resolve(source, log).await
+    }
+
+    async fn known_refs(
+        &self,
+        source: &ResolvedSource,
+        limit: usize,
+    ) -> Result<Vec<Tag>, NixError> {
+        self.mirrors.known_refs(source, limit).await
+    }
+
+    /// Code sees the variables that were named for Nix, except in restricted mode.
+    fn configuration(&self, source: &ResolvedSource) -> Option<Digest> {
+        match self.access(source) {
+            Access::Restricted => None,
+            Access::AsConfigured | Access::Free => {
+                self.environment.digest_of(&self.config.inherited_env)
+            }
+        }
     }
 
     async fn evaluate(

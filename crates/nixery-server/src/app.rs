@@ -143,7 +143,7 @@ async fn dispatch(
         Route::Blob { name, digest } => {
             Box::pin(api::blob(state, request, caller, &name, digest)).await
         }
-        Route::Tags { name } => api::tags(state, request, caller, &name),
+        Route::Tags { name } => api::tags(state, request, caller, &name).await,
         Route::Referrers { name, .. } => api::referrers(request, caller, &name),
         // They are answered to anybody.
         Route::Asset(_) | Route::Live | Route::Ready | Route::Metrics => {

@@ -274,7 +274,9 @@ impl BuildAnswer {
                 ApiError::new(StatusCode::NOT_FOUND, Code::ManifestUnknown, &message)
                     .with_detail(json!({ "missing": packages })),
             ),
-            BuildError::Package(PackageError::UnknownRevision { .. }) => {
+            BuildError::Package(PackageError::UnknownRevision { .. })
+            | BuildError::UnknownTag { .. }
+            | BuildError::OtherVersion { .. } => {
                 direct(StatusCode::NOT_FOUND, Code::ManifestUnknown)
             }
             BuildError::Package(

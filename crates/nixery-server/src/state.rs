@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nixery_builder::{BuildHandle, BuildId, BuildResult, Builder, ClientId, Image, ImageRequest};
+use nixery_builder::{
+    BuildError, BuildHandle, BuildId, BuildResult, Builder, ClientId, Image, ImageRequest,
+};
 use prometheus_client::registry::Registry;
 
 use crate::access::Access;
@@ -96,13 +98,18 @@ impl AppState {
     }
 
     /// Returns the image that answers a request without a build, see [`Builder::warm_image`].
-    pub async fn ready(&self, request: &ImageRequest) -> Option<Arc<Image>> {
-        let ready = self.0.builder.warm_image(request).await?;
+    ///
+    /// # Errors
+    /// The tag means nothing, or asserts a version that the package does not have.
+    pub async fn ready(&self, request: &ImageRequest) -> Result<Option<Arc<Image>>, BuildError> {
+        let Some(ready) = self.0.builder.warm_image(request).await? else {
+            return Ok(None);
+        };
         self.0.metrics.count_ready();
         if let Some(refresh) = &ready.refresh {
             self.count(refresh);
         }
-        Some(ready.image)
+        Ok(Some(ready.image))
     }
 
     /// Starts or joins the build of an image that a client requests.
@@ -127,7 +134,7 @@ impl AppState {
         }
         drop(counted);
         // In a task of its own: the request may be gone when the build ends.
-        let (metrics, handle) = (Arc::clone(&self.0.metrics), handle.clone());
+        let (metrics, handle) = (Arc::clone(&self.0.metrics), handle.without_assertion());
         tokio::spawn(async move {
             let result = handle.wait().await;
             // A refresh in the background that found the same image answered no request.

@@ -31,6 +31,13 @@ rec {
   exact = package "exact-lower";
   Exact = package "exact-upper";
 
+  # What says its version, and what does not.
+  saysVersion = package "says-1.0" // { version = "2.0-beta"; };
+  throwsVersion = package "throws-1.0" // { version = throw "no version"; };
+  numberVersion = package "number-1.0" // { version = 2; };
+  pathVersion = package "path-1.0" // { version = "${hello}"; };
+  noVersion = package "none";
+
   aFunction = x: x;
   aSet = { inherit hello; };
   aString = "text";

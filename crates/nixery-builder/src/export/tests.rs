@@ -112,6 +112,7 @@ async fn fixture() -> Fixture {
                 cached: false,
             })
             .collect(),
+        versions: None,
         stats: BuildStats::default(),
     };
     Fixture {

@@ -205,6 +205,7 @@ async fn cached_images_of_a_moving_source_stay_served_while_a_client_queues_hund
         sleep(Duration::from_secs(1)).await;
         for name in names {
             let answer = fixture.builder.warm_image(&request(name)).await;
+            let answer = answer.expect("the tag is latest");
             assert!(answer.is_some(), "{name} after {second} s");
         }
     }

@@ -87,8 +87,22 @@ async fn a_long_name_of_an_image_in_memory_is_refused() {
     let (short, long) = (request("shell/git"), request("shell/git/nano"));
     assert_eq!(short.name, long.name);
     build(&fixture, "shell/git").await;
-    assert!(fixture.builder.warm_image(&short).await.is_some());
-    assert!(fixture.builder.warm_image(&long).await.is_none());
+    assert!(
+        fixture
+            .builder
+            .warm_image(&short)
+            .await
+            .expect("a tag")
+            .is_some()
+    );
+    assert!(
+        fixture
+            .builder
+            .warm_image(&long)
+            .await
+            .expect("a tag")
+            .is_none()
+    );
     let error = fail(&fixture, "shell/git/nano").await;
     assert_eq!(error.kind(), "too-many-packages");
 }

@@ -11,6 +11,7 @@ mod running;
 mod serving;
 mod storing;
 mod strategies;
+mod tags;
 mod trust;
 mod warm;
 

@@ -252,7 +252,14 @@ async fn a_read_only_store_is_served_from() {
         (found.oci.digest, found.stats.from_cache),
         (image.oci.digest, true)
     );
-    assert!(fixture.builder.warm_image(&request("git")).await.is_some());
+    assert!(
+        fixture
+            .builder
+            .warm_image(&request("git"))
+            .await
+            .expect("a tag")
+            .is_some()
+    );
     let manifest = fixture.builder.manifest_by_digest(&image.oci.digest).await;
     assert_eq!(manifest.expect("works").as_ref(), Some(&image.oci));
     for layer in &image.layers {

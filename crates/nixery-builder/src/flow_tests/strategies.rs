@@ -43,11 +43,19 @@ async fn another_strategy_gives_other_images_under_other_keys() {
         5,
         "three packages, libc and the root layer"
     );
-    assert!(fixture.builder.warm_image(&request("git")).await.is_some());
+    assert!(
+        fixture
+            .builder
+            .warm_image(&request("git"))
+            .await
+            .expect("a tag")
+            .is_some()
+    );
 
     fixture.builder.set_strategy(Arc::new(Few(1)));
     assert_eq!(fixture.builder.strategy().id(), "few 1");
     let ready = fixture.builder.warm_image(&request("git")).await;
+    let ready = ready.expect("the tag is latest");
     assert!(ready.is_none(), "images of the old strategy are dropped");
     let new = build(&fixture, "git").await;
     assert_eq!((new.layers.len(), new.stats.from_cache), (2, false));
@@ -56,6 +64,7 @@ async fn another_strategy_gives_other_images_under_other_keys() {
         .builder
         .warm_image(&request("git"))
         .await
+        .expect("the tag is latest")
         .expect("is warm");
     assert_eq!(ready.image.oci, new.oci);
 
@@ -79,7 +88,14 @@ async fn a_running_build_keeps_its_strategy_and_its_image_is_not_kept_warm() {
     fixture.nix.gate.add_permits(9);
     let old = running.wait().await.expect("builds");
     assert_eq!(old.layers.len(), 5);
-    assert!(fixture.builder.warm_image(&request("git")).await.is_none());
+    assert!(
+        fixture
+            .builder
+            .warm_image(&request("git"))
+            .await
+            .expect("a tag")
+            .is_none()
+    );
     let new = build(&fixture, "git").await;
     assert_eq!(new.layers.len(), 2);
     assert_ne!(new.key, old.key);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use nixery_builder::{Builder, ImageRequest};
 use nixery_core::StoreRoot;
-use nixery_core::{ImageName, ReferenceGraph, ResolvedSource, StorePath, Tag};
+use nixery_core::{ImageName, PackageSource, ReferenceGraph, ResolvedSource, StorePath, Tag};
 use nixery_nix::{BuildLog, Evaluation, EvaluationRequest, Finding, Nix, NixCli, NixError};
 use rstest::rstest;
 
@@ -28,6 +28,50 @@ async fn builds(#[case] name: &str, #[case] expected: &[&str]) {
     let again = setup.build(name).await;
     assert!(again.stats.from_cache);
     assert_eq!(again.oci, image.oci);
+}
+
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn a_version_is_asserted_of_what_nix_evaluates() {
+    let setup = Setup::new().await;
+    let refused = setup.request_at("foo/multi", "1.1").wait().await;
+    let message = refused.expect_err("has another").to_string();
+    assert_eq!(
+        message,
+        "the package `foo` has the version 1.0 here, not 1.1. Fix: pull `foo/multi:1.0`, or without a tag"
+    );
+    let latest = setup.build("foo/multi").await;
+    for tag in ["1", "v1.0"] {
+        let image = setup.request_at("foo/multi", tag).wait().await;
+        assert_eq!(image.expect(tag).oci, latest.oci);
+    }
+}
+
+/// A server that lets package sets read a variable shares no image of a commit with another one.
+#[tokio::test]
+#[ignore = "needs Nix: run make test"]
+async fn variables_that_a_set_can_read_are_part_of_what_an_evaluation_depends_on() {
+    let spool = tempfile::tempdir().expect("temp dir");
+    let configuration = |restrict_eval: Option<bool>, value: &str, source: &PackageSource| {
+        let mut config = nix_config(spool.path());
+        config.restrict_eval = restrict_eval;
+        config.inherited_env = vec!["NIXPKGS_*".to_owned()];
+        config
+            .env
+            .push(("NIXPKGS_ALLOW_UNFREE".to_owned(), value.to_owned()));
+        let nix = NixCli::new(config).expect("spool is usable");
+        nix.configuration(&source.resolve(&Tag::latest()))
+    };
+    let channel = PackageSource::channel("nixos-26.05").expect("valid");
+    let git = PackageSource::git("https://example.org/pkgs").expect("valid");
+    let allowed = configuration(None, "1", &channel);
+    assert!(allowed.is_some());
+    assert_ne!(allowed, configuration(None, "0", &channel));
+    assert_eq!(allowed, configuration(None, "1", &channel));
+    assert_eq!(allowed, configuration(Some(false), "1", &git));
+    // Restricted code sees no variables.
+    assert_eq!(configuration(None, "1", &git), None);
+    assert_eq!(configuration(Some(true), "1", &channel), None);
 }
 
 #[tokio::test]

@@ -39,8 +39,8 @@ Examples:
   nixery build shell/git --output store --json | jq -r .digest
       only fills the store, from which the registry serves the image without building it")]
 pub(crate) struct BuildArgs {
-    /// The image's name, which lists its packages. With a git package source, the tag selects a
-    /// branch, tag or commit [default tag: latest]
+    /// The image's name, which lists its packages. The tag is a channel, or a branch, tag or
+    /// commit of a git package source, or the version of the first package [default tag: latest]
     #[arg(value_name = "NAME[:TAG]")]
     image: String,
 

@@ -77,7 +77,8 @@ impl GraphArgs {
             .map_err(|error| usage(format!("{name} is not a file or an image name: {error}")))?;
         let reporter = Reporter::new(false);
         let (source, settings) = self.packages.settings()?;
-        let request = EvaluationRequest::for_image(&request.name, source.resolve(&request.tag));
+        let source = image::source_at(&source, &settings.channels, &request.tag)?;
+        let request = EvaluationRequest::for_image(&request.name, source);
         let graph = image::graph(&settings, &request, &reporter).await;
         reporter.finish();
         graph.map_err(|error| match error.downcast_ref::<Arc<BuildError>>() {

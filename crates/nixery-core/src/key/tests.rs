@@ -19,7 +19,16 @@ fn inputs<'a>(packages: &'a [String], identity: SourceIdentity<'a>) -> ManifestK
 const REVISION: SourceIdentity<'static> = SourceIdentity::Revision {
     src_type: "nixpkgs",
     src_args: "0123456789abcdef0123456789abcdef01234567",
+    configuration: None,
 };
+
+fn configured(configuration: &str) -> SourceIdentity<'static> {
+    SourceIdentity::Revision {
+        src_type: "nixpkgs",
+        src_args: "0123456789abcdef0123456789abcdef01234567",
+        configuration: Some(Digest::of(configuration.as_bytes())),
+    }
+}
 
 fn strings(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|&text| text.to_owned()).collect()
@@ -74,6 +83,7 @@ fn every_input_counts() {
             SourceIdentity::Revision {
                 src_type: "git",
                 src_args: "0123456789abcdef0123456789abcdef01234567",
+                configuration: None,
             },
         )),
         manifest_key(&inputs(
@@ -81,8 +91,11 @@ fn every_input_counts() {
             SourceIdentity::Revision {
                 src_type: "nixpkgs",
                 src_args: "other",
+                configuration: None,
             },
         )),
+        manifest_key(&inputs(&packages, configured("a"))),
+        manifest_key(&inputs(&packages, configured("b"))),
     ];
     let mut change = |change: fn(&mut ManifestKeyInputs<'_>)| {
         let mut inputs = base.clone();

@@ -58,6 +58,20 @@ fn the_packages_that_a_name_lists_are_counted_once(#[case] text: &str, #[case] c
 }
 
 #[rstest]
+#[case("git", Some("git"))]
+#[case("shell/arm64/htop/git", Some("htop"))]
+#[case("git/htop/git", Some("git"))]
+#[case("git/shell", Some("git"))]
+#[case("shell", None)]
+#[case("cacert", Some("cacert"))]
+fn the_first_package_is_the_first_that_is_no_meta_package(
+    #[case] text: &str,
+    #[case] first: Option<&str>,
+) {
+    assert_eq!(parse(text).first_package(), first);
+}
+
+#[rstest]
 #[case("hello", Architecture::Amd64, false)]
 #[case("shell", Architecture::Amd64, true)]
 #[case("arm64/hello", Architecture::Arm64, false)]

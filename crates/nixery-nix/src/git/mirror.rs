@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use nixery_core::Tag;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
@@ -33,6 +34,8 @@ const MISSING_FOR: Duration = Duration::from_secs(10);
 const KNOWN_FOR: Duration = Duration::from_secs(60);
 /// Commits that are remembered as accepted, each with some 100 bytes.
 const MOST_ACCEPTED: usize = 10_000;
+/// How long a list of branches and tags is not read again, so that clients cause few readings.
+const LISTED_FOR: Duration = Duration::from_secs(10);
 /// Names of branches and tags in the message about a name that does not exist.
 const MOST_EXAMPLES: usize = 5;
 
@@ -70,6 +73,8 @@ pub(super) struct Mirror {
     /// The name of its folder.
     name: String,
     copy: Mutex<Option<Arc<LocalCopy>>>,
+    /// The branches and tags that were last listed, and how many at most.
+    listed: Mutex<Option<(Instant, usize, Vec<Tag>)>>,
     /// Limits fetches of single commits, which clients may invent.
     pub(super) commit_fetches: Semaphore,
 }
@@ -119,6 +124,7 @@ impl Mirror {
             options,
             name,
             copy: Mutex::default(),
+            listed: Mutex::default(),
             commit_fetches: Semaphore::new(MOST_COMMIT_FETCHES),
         }
     }
@@ -341,29 +347,63 @@ impl Mirror {
         copy: &LocalCopy,
         revision: Revision<'_>,
     ) -> Result<PackageError, NixError> {
-        let [branches, tags] = NAMED;
-        let args = [
-            "for-each-ref",
-            "--sort=-creatordate",
-            "--count=50",
-            "--format=%(refname)",
-            branches,
-            tags,
-        ];
-        let refs = self.read(copy, &args).await?;
-        let names = refs.lines().filter_map(|name| {
-            let name = NAMED.iter().find_map(|folder| name.strip_prefix(folder))?;
-            // Others cannot be tags of an image.
-            nixery_core::Tag::parse(name).ok()?;
-            Some(name.to_owned())
-        });
+        let names = self.newest_refs(copy, MOST_EXAMPLES).await?;
         Ok(PackageError::UnknownRevision {
             revision: match revision {
                 Revision::Default => "default branch".to_owned(),
                 Revision::Named(name) | Revision::Commit(name) => format!("`{name}`"),
             },
-            examples: names.take(MOST_EXAMPLES).collect(),
+            examples: names.iter().map(Tag::to_string).collect(),
         })
+    }
+
+    /// Returns the branches and tags of the mirror, the newest first, without fetching.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub(super) async fn known_refs(&self, limit: usize) -> Result<Vec<Tag>, NixError> {
+        let mut listed = self.listed.lock().await;
+        if let Some((at, most, names)) = &*listed
+            && at.elapsed() < LISTED_FOR
+            && *most >= limit
+        {
+            return Ok(names.iter().take(limit).cloned().collect());
+        }
+        let copy = self.copy().await?;
+        let names = self.newest_refs(&copy, limit).await?;
+        *listed = Some((Instant::now(), limit, names.clone()));
+        Ok(names)
+    }
+
+    /// Returns the branches and tags that can be tags of an image, the newest first.
+    async fn newest_refs(&self, copy: &LocalCopy, limit: usize) -> Result<Vec<Tag>, NixError> {
+        let [branches, tags] = NAMED;
+        // Some names cannot be tags.
+        let count = format!("--count={}", limit.saturating_mul(10));
+        let args = [
+            "for-each-ref",
+            "--sort=-creatordate",
+            &count,
+            "--format=%(refname)",
+            branches,
+            tags,
+        ];
+        let refs = self.read(copy, &args).await?;
+        let mut names: Vec<Tag> = Vec::new();
+        let mut seen = HashSet::new();
+        for name in refs.lines() {
+            let name = NAMED.iter().find_map(|folder| name.strip_prefix(folder));
+            let tag = name.and_then(|name| Tag::parse(name).ok());
+            if let Some(tag) = tag
+                && seen.insert(tag.clone())
+            {
+                names.push(tag);
+            }
+            if names.len() == limit {
+                break;
+            }
+        }
+        Ok(names)
     }
 }
 

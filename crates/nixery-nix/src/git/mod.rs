@@ -12,7 +12,7 @@ use std::fmt::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nixery_core::{ResolvedSource, hide_credentials};
+use nixery_core::{ResolvedSource, Tag, hide_credentials};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -106,6 +106,22 @@ impl Mirrors {
             },
             revision: Some(commit),
         })
+    }
+
+    /// Returns the branches and tags of a mirror, the newest first, without fetching; none for
+    /// another source.
+    ///
+    /// # Errors
+    /// The mirror cannot be read.
+    pub(crate) async fn known_refs(
+        &self,
+        source: &ResolvedSource,
+        limit: usize,
+    ) -> Result<Vec<Tag>, NixError> {
+        match GitArguments::of(source)? {
+            Some(arguments) => self.mirror(&arguments.url).known_refs(limit).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Returns what Nix fetches of a git repository, or `None` for another source. A source that is

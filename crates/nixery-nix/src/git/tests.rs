@@ -195,6 +195,38 @@ async fn tags_are_pinned_to_commits(#[case] tag: &str, #[case] name: &str) {
     assert_eq!(sent["description"], provided.description);
 }
 
+#[tokio::test]
+#[ignore = "needs git: run make test"]
+async fn known_refs_are_those_of_the_mirror_that_can_be_tags() {
+    let fixture = Fixture::new();
+    fixture.git(&["branch", "feature/x", "trunk"]);
+    let source = fixture.source("latest");
+    let (mirrors, log) = fixture.logged_mirrors();
+    let known = async |mirrors: &Mirrors, limit| {
+        let known = mirrors.known_refs(&source, limit).await;
+        let mut names = known.expect("reads");
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(known(&mirrors, 1000).await, []);
+    assert!(
+        fs::read_to_string(&log)
+            .expect("a log")
+            .contains("for-each-ref")
+    );
+    assert_eq!(fetches(&log), 0);
+
+    let fetched = fixture.mirrors();
+    commit(&fetched, &source).await.expect("exists");
+    let names = ["old", "trunk", "v1", "v2"].map(|name| Tag::parse(name).expect("valid"));
+    assert_eq!(known(&fetched, 1000).await, names);
+    assert_eq!(known(&fetched, 2).await.len(), 2);
+
+    let path = PackageSource::path("/srv/pkgs").expect("valid");
+    let none = mirrors.known_refs(&path.resolve(&Tag::latest()), 10).await;
+    assert_eq!(none.expect("no repository"), []);
+}
+
 /// Tags can spell more than branches, tags and commits of a repository.
 #[tokio::test]
 #[ignore = "needs git: run make test"]

@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::request::Parts;
 use nixery_access::{Allowance, Denial, Identity, Issuer, PolicyRequest};
 use nixery_builder::{BuildHandle, Builder, ClientId, Image, ImageRequest};
-use nixery_core::{ImageName, Tag};
+use nixery_core::{AssertedVersion, ImageName, PackageSource, Tag};
 use nixery_manifest::Digest;
 use serde_json::json;
 
@@ -301,7 +301,15 @@ impl<'a> Caller<'a> {
                 &own
             }
         };
-        policy.decide(&self.identity, &PolicyRequest { name, tag, source })
+        let decide = |tag| policy.decide(&self.identity, &PolicyRequest { name, tag, source });
+        let allowance = decide(tag)?;
+        // A version stands for the default of a source, so that a rule about the default decides
+        // as well. Git sources have no such tags where access is limited.
+        let is_git = matches!(self.builder.config().source, PackageSource::Git { .. });
+        if !is_git && AssertedVersion::of(tag).is_some() {
+            decide(&Tag::latest())?;
+        }
+        Ok(allowance)
     }
 
     /// Decides without a policy: users may pull everything that their token allows.

@@ -1,12 +1,9 @@
 //! Lists the tags of an image, and the referrers of a manifest.
 
-use std::collections::BTreeSet;
-
 use axum::response::Response;
 use http::header::LINK;
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
-use nixery_builder::BuildState;
 use nixery_core::{ImageName, Tag};
 use nixery_manifest::{Index, MediaType};
 use serde_json::json;
@@ -21,32 +18,27 @@ use crate::state::AppState;
 /// Referrers").
 const OCI_FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// Answers `tags/list`: `latest`, which every image has, and the tags at which this process built
-/// the image.
+/// Answers `tags/list`: the tags by which the image can be requested, see
+/// [`Builder::tags`](nixery_builder::Builder::tags).
 ///
-/// The list is not complete: each branch, tag and commit of a git source is a tag.
-pub(crate) fn tags(
+/// The list is not complete: each commit of a git source is a tag, and the version of a package is
+/// known only while its image is in memory.
+pub(crate) async fn tags(
     state: &AppState,
     request: &Parts,
     caller: &Caller<'_>,
     name: &ImageName,
 ) -> Result<Response, ApiError> {
     caller.may_name(name)?;
-    let mut tags = BTreeSet::from(["latest".to_owned()]);
-    for build in state.builder().recent() {
-        let handle = state.builder().find(&build.id);
-        let same = handle.is_some_and(|handle| handle.request().name == *name);
-        if same && matches!(build.state, BuildState::Succeeded { .. }) {
-            tags.insert(build.tag);
-        }
-    }
-    tags.retain(|tag| Tag::parse(tag).is_ok_and(|tag| caller.may_see(name, &tag)));
+    let mut tags = state.builder().tags(name).await;
+    tags.retain(|tag| caller.may_see(name, tag));
     let query = request.uri.query();
     let limit = query::value(query, "n")
         .map(|n| page_size(&n))
         .transpose()?;
     let last = query::value(query, "last").unwrap_or_default();
-    let rest: Vec<_> = tags.into_iter().filter(|tag| *tag > last).collect();
+    let tags = tags.iter().map(Tag::as_str);
+    let rest: Vec<_> = tags.filter(|tag| *tag > last.as_str()).collect();
     let listed = &rest[..limit.unwrap_or(rest.len()).min(rest.len())];
 
     let body = json!({ "name": name.as_str(), "tags": listed }).to_string();

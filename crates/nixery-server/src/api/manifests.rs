@@ -55,8 +55,11 @@ async fn by_tag(
     let hold = || state.held().add(caller.client());
     let ready = timeout(limit, state.ready(&asked));
     let (ready, held) = count_if_it_waits(ready, hold).await?;
-    if let Ok(Some(image)) = ready {
-        return by_image(state, request, caller, &asked, &image).await;
+    match ready {
+        Ok(Ok(Some(image))) => return by_image(state, request, caller, &asked, &image).await,
+        Ok(Err(error)) => return Err(BuildAnswer::of(&error).into_error()),
+        // Only a build can answer, or the look-up takes long.
+        Ok(Ok(None)) | Err(_) => {}
     }
     let _held = held.map_or_else(hold, Ok)?;
     let start = || state.build(asked.clone(), caller.client());
@@ -75,7 +78,7 @@ async fn by_tag(
         return redirect_to_self(&request.uri, &handle, log.as_deref());
     };
     match result {
-        Ok(image) => by_image(state, request, caller, handle.request(), &image).await,
+        Ok(image) => by_image(state, request, caller, &asked, &image).await,
         Err(error) => match BuildAnswer::of(&error) {
             BuildAnswer::Direct(error) => Err(error),
             BuildAnswer::Failure(_) => {
@@ -94,7 +97,9 @@ async fn built_before(
     asked: &ImageRequest,
 ) -> Result<Response, ApiError> {
     let (name, tag) = (&asked.name, &asked.tag);
-    if let Some(image) = state.builder().kept_image(asked).await {
+    let kept = state.builder().kept_image(asked).await;
+    let kept = kept.map_err(|error| BuildAnswer::of(&error).into_error())?;
+    if let Some(image) = kept {
         return by_image(state, request, caller, asked, &image).await;
     }
     let preferred = preference(&request.headers).first;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nixery_core::StoreRoot;
-use nixery_core::{ReferenceGraph, StorePath};
+use nixery_core::{ReferenceGraph, ResolvedSource, StorePath, Tag};
 use nixery_manifest::Digest;
 use nixery_nix::{
     BuildLog, EvaluatedPackage, Evaluation, EvaluationRequest, Finding, Nix, NixError, PackageError,
@@ -26,6 +26,8 @@ pub(crate) struct FakeNix {
     evaluations: AtomicUsize,
     packages: Mutex<HashMap<StorePath, String>>,
     findings: Mutex<Vec<Finding>>,
+    /// The branches and tags that a git source is known to have.
+    refs: Mutex<Vec<Tag>>,
 }
 
 impl FakeNix {
@@ -38,6 +40,7 @@ impl FakeNix {
             evaluations: AtomicUsize::new(0),
             packages: Mutex::default(),
             findings: Mutex::default(),
+            refs: Mutex::default(),
         }
     }
 
@@ -55,6 +58,12 @@ impl FakeNix {
     pub(crate) fn break_down(&self) {
         let finding = Finding::fatal("Nix is not installed in /opt/secret", "install it");
         self.findings.lock().unwrap().push(finding);
+    }
+
+    /// From now on a git source is known to have these branches and tags.
+    pub(crate) fn know_refs(&self, names: &[&str]) {
+        let names = names.iter().map(|name| Tag::parse(name).unwrap());
+        *self.refs.lock().unwrap() = names.collect();
     }
 
     /// The folder that error messages must not name.
@@ -82,6 +91,11 @@ const DERIVATION: &str = "/nix/store/4f3wk3sqrn87vpykdryba82hnj7gbr1y-pcre-1.drv
 
 #[async_trait]
 impl Nix for FakeNix {
+    async fn known_refs(&self, _: &ResolvedSource, limit: usize) -> Result<Vec<Tag>, NixError> {
+        let refs = self.refs.lock().unwrap();
+        Ok(refs.iter().take(limit).cloned().collect())
+    }
+
     async fn evaluate(
         &self,
         request: &EvaluationRequest,
@@ -132,7 +146,8 @@ impl Nix for FakeNix {
         }
         let packages = request.packages.iter().map(|package| {
             let path = self.store_path(package);
-            EvaluatedPackage::new(package, format!("{}.drv", path.as_str()), path)
+            let derivation = format!("{}.drv", path.as_str());
+            EvaluatedPackage::new(package, derivation, path).with_version("1.0")
         });
         Ok(Evaluation {
             packages: packages.collect(),

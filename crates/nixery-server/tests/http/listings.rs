@@ -1,6 +1,7 @@
 //! Tags and referrers.
 
 use http::StatusCode;
+use nixery_core::PackageSource;
 use nixery_manifest::Digest;
 use rstest::rstest;
 use serde_json::json;
@@ -37,10 +38,7 @@ async fn tags_come_in_pages(
     #[case] next: Option<&str>,
 ) {
     let registry = Registry::new().await;
-    for tag in ["b", "a"] {
-        registry.get(&format!("/v2/git/manifests/{tag}")).await;
-    }
-    registry.get("/v2/failing/manifests/c").await;
+    registry.nix.know_refs(&["b", "a"]);
     let answer = registry.get(&format!("/v2/git/tags/list{query}")).await;
     assert_eq!(answer.json()["tags"], json!(expected));
     let link = answer
@@ -49,6 +47,35 @@ async fn tags_come_in_pages(
         .map(|link| link.to_str().unwrap());
     let expected = next.map(|next| format!("</v2/git/tags/list?{next}>; rel=\"next\""));
     assert_eq!(link, expected.as_deref());
+}
+
+/// Tags that clients made up were listed once they had been requested.
+#[tokio::test]
+async fn tags_are_listed_that_can_be_requested() {
+    let registry = Registry::with(|config| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.channels = "nixos-25.11".parse().unwrap();
+    })
+    .await;
+    let listed = async || {
+        let answer = registry.get("/v2/shell/git/tags/list").await;
+        answer.json()["tags"].clone()
+    };
+    let always = ["latest", "nixos-25.11", "nixos-26.05"];
+    for tag in ["nonsense", "0.9"] {
+        let answer = registry
+            .get(&format!("/v2/shell/git/manifests/{tag}"))
+            .await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{tag}");
+    }
+    assert_eq!(listed().await, json!(always));
+    registry.manifest("shell/git").await;
+    assert_eq!(
+        listed().await,
+        json!(["1.0", "latest", "nixos-25.11", "nixos-26.05"])
+    );
+    let other = registry.get("/v2/htop/tags/list").await;
+    assert_eq!(other.json()["tags"], json!(always));
 }
 
 #[rstest]

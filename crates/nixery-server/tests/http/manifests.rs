@@ -1,6 +1,9 @@
 //! Manifests: by tag, by digest, by family.
 
+use std::time::Duration;
+
 use http::StatusCode;
+use nixery_core::PackageSource;
 use nixery_manifest::{Digest, Manifest};
 use rstest::rstest;
 
@@ -190,4 +193,60 @@ async fn arm64_and_plain_images_of_one_package_differ() {
     let plain = registry.manifest("git").await;
     let arm = registry.manifest("arm64/git").await;
     assert_ne!(plain["config"], arm["config"]);
+}
+
+#[rstest]
+#[case::other_version(
+    "2.0",
+    "the package `git` has the version 1.0 here, not 2.0. Fix: pull `shell/git:1.0`, or without a tag"
+)]
+#[case::no_tag(
+    "nonsense",
+    "the package source has no tag `nonsense`. Fix: use `latest`, `1.0`, or the version of the first package"
+)]
+#[tokio::test]
+async fn a_tag_that_is_wrong_answers_404_and_builds_nothing(
+    #[case] tag: &str,
+    #[case] message: &str,
+) {
+    let registry = Registry::with(|config| {
+        config.source = PackageSource::path("/srv/pkgs").unwrap();
+        config.eval_interval = Duration::from_secs(60);
+    })
+    .await;
+    let path = format!("/v2/shell/git/manifests/{tag}");
+    // Before and after the image is in memory.
+    for is_built in [false, true] {
+        if is_built {
+            registry.manifest("shell/git").await;
+        }
+        let answer = registry.get(&path).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+        let error = answer.json()["errors"][0].clone();
+        assert_eq!(error["code"], "MANIFEST_UNKNOWN");
+        if is_built || tag != "nonsense" {
+            assert_eq!(error["message"], message);
+        }
+        let head = registry.head(&path).await;
+        assert_eq!(head.status, StatusCode::NOT_FOUND);
+    }
+}
+
+#[tokio::test]
+async fn a_version_is_the_image_of_latest() {
+    let registry = Registry::with(|config| {
+        config.source = PackageSource::path("/srv/pkgs").unwrap();
+        config.eval_interval = Duration::from_secs(60);
+    })
+    .await;
+    let latest = registry.get(TAG).await;
+    let evaluations = registry.nix.evaluations();
+    for tag in ["1", "1.0", "v1.0"] {
+        let answer = registry
+            .get(&format!("/v2/shell/git/manifests/{tag}"))
+            .await;
+        assert_is(&answer, DOCKER);
+        assert_eq!(answer.body, latest.body);
+    }
+    assert_eq!(registry.nix.evaluations(), evaluations);
 }

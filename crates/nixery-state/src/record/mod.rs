@@ -10,6 +10,8 @@ mod documents;
 mod secret;
 mod verify;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use nixery_core::{Architecture, NarHash, PackedLayer, StorePath};
 use nixery_manifest::{Descriptor, Digest};
@@ -53,6 +55,10 @@ pub struct ImageRecord {
     pub config: Descriptor,
     /// The layers, in the order of the manifest.
     pub layers: Vec<LayerSummary>,
+    /// The versions of the packages that have one. `None`: the record is of a program that did not
+    /// write them down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub versions: Option<BTreeMap<String, String>>,
 }
 
 impl ImageRecord {

@@ -152,6 +152,7 @@ impl Made {
             docker: None,
             config: of(&self.config, "application/vnd.oci.image.config.v1+json"),
             layers: layers.collect(),
+            versions: None,
         };
         record::save(storage, None, &Key::new(MANIFESTS, self.key), &record).await
     }

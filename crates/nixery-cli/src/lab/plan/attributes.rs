@@ -97,7 +97,7 @@ impl AttributeArgs {
     ) -> Result<()> {
         let tag = Tag::parse(&self.tag).map_err(usage)?;
         let (source, settings) = self.set.settings()?;
-        let source = source.resolve(&tag);
+        let source = image::source_at(&source, &settings.channels, &tag)?;
         if self.all {
             return add_all(&source, &settings, paths, reporter).await;
         }

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use http::Method;
+use nixery_builder::BuilderConfig;
+use nixery_core::PackageSource;
+use nixery_server::config::HttpSettings;
 use rstest::rstest;
 use serde_json::json;
 
@@ -10,6 +13,7 @@ use super::{
     ALICE, BOB, CI_TOKEN, Files, HTOP_FOR_BOB, ask, basic, bearer, get, layer, pull, settle,
 };
 use crate::fake_store::FakeStore;
+use crate::registry::Registry;
 
 const CONDITIONS: &str = r#"
     [[allow]]
@@ -142,4 +146,24 @@ async fn who_may_not_build_gets_only_what_is_built() {
     let path = format!("/v2/git/blobs/{}", layer(&built));
     assert_eq!(get(&other, &path, "").await.status, 200);
     assert_eq!(other.nix.evaluations(), 0);
+}
+
+/// A version stands for the default, which has a tag of its own.
+#[tokio::test]
+async fn a_version_needs_the_right_to_the_default() {
+    let rule =
+        |tags: &str| format!("[[allow]]\nwho = [\"bob\"]\npackages = [\"*\"]\ntags = [{tags}]\n");
+    for (tags, expected) in [("\"1*\"", 403), ("\"1*\", \"latest\"", 404)] {
+        let access = Files::with_policy(&rule(tags)).access().await;
+        let channel = |config: &mut BuilderConfig| {
+            config.source = PackageSource::channel("nixos-26.05").unwrap();
+        };
+        let store = Arc::new(FakeStore::default());
+        let registry = Registry::limited(store, HttpSettings::default(), access, channel).await;
+        // No package has this version.
+        let answer = pull(&registry, "git:1.999", &basic(BOB)).await;
+        assert_eq!(answer.status, expected, "{}", answer.text());
+        let evaluations = usize::from(expected != 403);
+        assert_eq!(registry.nix.evaluations(), evaluations);
+    }
 }
