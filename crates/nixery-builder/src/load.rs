@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Read};
 use std::path::Path;
 
-use nixery_core::{ClusterPlan, MAX_FILE_BYTES, Popularity};
+use nixery_core::{ByteSize, ClusterPlan, MAX_FILE_BYTES, Popularity};
 
 /// What is loaded, and what it must be.
 #[derive(Debug, Clone, Copy)]
@@ -100,9 +100,8 @@ async fn load<T, E: Error + Send + Sync + 'static>(
         )
     })?;
     if bytes.len() > max_bytes {
-        let max = max_bytes >> 20;
-        let problem =
-            format!("{location} is over {max} MiB, too large for {name}: it must be {required}");
+        let max = ByteSize(max_bytes as u64);
+        let problem = format!("{location} has over {max}, too much for {name}");
         return Err(error(problem, None));
     }
     parse(&bytes).map_err(|source| {

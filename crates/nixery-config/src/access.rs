@@ -102,6 +102,23 @@ impl AccessSettings {
                 "passwords and tokens travel unencrypted, because the server has no TLS. Fix: set {TLS_CERT} and {TLS_KEY}, or name the proxy that has TLS in {TRUSTED_PROXIES}"
             ));
         }
+        if let Some(TokenSettings {
+            realm: TokenRealm::Other { url, keys, .. },
+            ..
+        }) = &self.token_service
+        {
+            let keys = match keys {
+                KeyLocation::Url(url) => Some((TOKEN_KEYS, url)),
+                KeyLocation::File(_) => None,
+            };
+            for (setting, url) in [Some((TOKEN_REALM, url)), keys].into_iter().flatten() {
+                if is_unencrypted(url) {
+                    warnings.push(format!(
+                        "{setting} is an http URL, so that others on the way can read passwords, or replace the keys that verify tokens. Fix: use https"
+                    ));
+                }
+            }
+        }
         if self.is_configured() && http.delivery == BlobDelivery::Public {
             warnings.push(format!(
                 "{BLOB_DELIVERY} is `public`, so that everybody who knows the digest of a blob can read it from the store, whatever the policy says. Fix: set it to `redirect` or `proxy`, and make the store private"
@@ -202,6 +219,16 @@ fn is_http(url: &str) -> bool {
 /// Whether a character can be in a quoted text of a header.
 fn is_quotable(c: char) -> bool {
     c.is_ascii_graphic() && !matches!(c, '"' | '\\')
+}
+
+/// Whether a URL leads over plain HTTP to another machine.
+fn is_unencrypted(url: &str) -> bool {
+    let host = url.strip_prefix("http://");
+    let is_local = |host: &str| {
+        let local = ["localhost", "127.", "[::1]"];
+        local.iter().any(|local| host.starts_with(local))
+    };
+    host.is_some_and(|host| !is_local(host))
 }
 
 fn key_location(text: &str) -> KeyLocation {

@@ -307,8 +307,12 @@ async fn read(setting: &'static Setting, path: &Path) -> Result<Vec<u8>, TlsErro
     };
     let file = tokio::fs::File::open(path).await.map_err(failed)?;
     let mut bytes = Vec::new();
-    let mut limited = file.take(MAX_FILE_BYTES);
+    let mut limited = file.take(MAX_FILE_BYTES + 1);
     limited.read_to_end(&mut bytes).await.map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let problem = "it has over 1 MiB";
+        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, problem)));
+    }
     Ok(bytes)
 }
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use http::request::Parts;
 use nixery_access::{Allowance, Denial, Identity, Issuer, PolicyRequest};
 use nixery_builder::{BuildHandle, Builder, ClientId, Image, ImageRequest};
-use nixery_core::{AssertedVersion, ImageName, PackageSource, Tag};
+use nixery_core::{ImageName, PackageSource, Tag, TagSelection};
 use nixery_manifest::Digest;
 use serde_json::json;
 
@@ -29,7 +29,7 @@ const EVERYTHING: Allowance = Allowance {
 /// minute four times, before they print the message.
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// Who sends a request, with what decides about it.
+/// The sender of a request, with everything that decides about the request.
 #[derive(Debug)]
 pub(crate) struct Caller<'a> {
     access: &'a Access,
@@ -169,7 +169,7 @@ impl<'a> Caller<'a> {
         name: &ImageName,
         tag: &Tag,
     ) -> Result<Vec<Digest>, ApiError> {
-        let source = self.builder.config().source.to_string();
+        let (source, _) = self.selection(tag);
         let names = &self.access.names;
         match names.find_newest(self.builder, name, tag, &source).await {
             Ok(Some(image)) => Ok(image.manifests.clone()),
@@ -293,23 +293,33 @@ impl<'a> Caller<'a> {
         let Some(policy) = &self.files.policy else {
             return self.decide_by_token(name);
         };
-        let own;
-        let source = match source {
-            Some(source) => source,
-            None => {
-                own = self.builder.config().source.to_string();
-                &own
-            }
-        };
+        let (selected, same) = self.selection(tag);
+        let source = source.unwrap_or(&selected);
         let decide = |tag| policy.decide(&self.identity, &PolicyRequest { name, tag, source });
         let allowance = decide(tag)?;
-        // A version stands for the default of a source, so that a rule about the default decides
-        // as well. Git sources have no such tags where access is limited.
-        let is_git = matches!(self.builder.config().source, PackageSource::Git { .. });
-        if !is_git && AssertedVersion::of(tag).is_some() {
-            decide(&Tag::latest())?;
-        }
+        // The same image has another tag, about which there may be a rule.
+        same.as_ref().map_or(Ok(allowance), decide)?;
         Ok(allowance)
+    }
+
+    /// Returns the package source that a tag selects, and the tag for which it stands, if there is
+    /// one: `latest` for a version, and the whole name for the short name of a channel. Git sources
+    /// have no versions where access is limited.
+    fn selection(&self, tag: &Tag) -> (String, Option<Tag>) {
+        let config = self.builder.config();
+        match config.source.select(tag, &config.channels) {
+            TagSelection::Source(selected) => {
+                let whole = match &selected {
+                    PackageSource::Channel(name) if !tag.is_latest() => Tag::parse(name).ok(),
+                    _ => None,
+                };
+                (selected.to_string(), whole.filter(|whole| whole != tag))
+            }
+            TagSelection::Version(_) => (config.source.to_string(), Some(Tag::latest())),
+            TagSelection::RefOrVersion(_) | TagSelection::Nothing => {
+                (config.source.to_string(), None)
+            }
+        }
     }
 
     /// Decides without a policy: users may pull everything that their token allows.
@@ -357,9 +367,12 @@ impl<'a> Caller<'a> {
     ) -> ApiError {
         let (settings, scope) = (&self.access.settings, name.map(ImageName::as_str));
         let problem = problem.map(|problem| (problem, message));
-        let challenge = challenge(settings, self.http, self.request, scope, problem);
-        ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message)
-            .with_challenge(challenge)
+        match challenge(settings, self.http, self.request, scope, problem) {
+            // An answer 401 needs a challenge, and browsers cannot send signed tokens.
+            None => ApiError::new(StatusCode::FORBIDDEN, Code::Denied, message),
+            challenge => ApiError::new(StatusCode::UNAUTHORIZED, Code::Unauthorized, message)
+                .with_challenge(challenge),
+        }
     }
 
     /// Returns the answer to refused credentials.

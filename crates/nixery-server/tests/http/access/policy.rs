@@ -82,6 +82,7 @@ async fn blobs_of_an_image_at_an_allowed_tag_can_be_read() {
     let manifest = pull(&registry, "git:v1", &bob).await;
     let path = format!("/v2/git/blobs/{}", layer(&manifest));
     assert_eq!(get(&registry, &path, &bob).await.status, 200);
+    registry.nix.know_refs(&["v1"]);
     let tags = get(&registry, "/v2/git/tags/list", &bob).await;
     assert_eq!(tags.json()["tags"], json!(["v1"]));
     let referrers = format!("/v2/git/referrers/{}", layer(&manifest));
@@ -166,4 +167,32 @@ async fn a_version_needs_the_right_to_the_default() {
         let evaluations = usize::from(expected != 403);
         assert_eq!(registry.nix.evaluations(), evaluations);
     }
+}
+
+/// The source that a tag selects counts, and each name of its channel.
+#[rstest]
+#[case(
+    "[[deny]]\nwho = [\"*\"]\nsources = [\"nixpkgs nixos-unstable\"]",
+    "unstable"
+)]
+#[case("[[deny]]\nwho = [\"*\"]\ntags = [\"nixos-unstable\"]", "unstable")]
+#[case("[[deny]]\nwho = [\"*\"]\ntags = [\"unstable\"]", "unstable")]
+#[case(
+    "[[deny]]\nwho = [\"*\"]\nsources = [\"nixpkgs nixos-unstable\"]",
+    "nixos-unstable"
+)]
+#[tokio::test]
+async fn a_denied_channel_has_no_other_name(#[case] deny: &str, #[case] tag: &str) {
+    let policy = format!("[[allow]]\nwho = [\"bob\"]\npackages = [\"*\"]\n{deny}\n");
+    let access = Files::with_policy(&policy).access().await;
+    let channels = |config: &mut BuilderConfig| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.channels = "nixos-unstable".parse().unwrap();
+    };
+    let store = Arc::new(FakeStore::default());
+    let registry = Registry::limited(store, HttpSettings::default(), access, channels).await;
+    let denied = pull(&registry, &format!("git:{tag}"), &basic(BOB)).await;
+    assert_eq!(denied.status, 403, "{}", denied.text());
+    assert_eq!(registry.nix.evaluations(), 0);
+    assert_eq!(pull(&registry, "git", &basic(BOB)).await.status, 200);
 }
