@@ -236,7 +236,7 @@ mod tests {
                 cut,
                 "cannot be used as a cluster plan: it must be a file that `nixery lab plan build` wrote",
             ),
-            (large, "over 16 MiB"),
+            (large, "has over 16.8 MB, too much for a cluster plan"),
             (serve("500 Oops", b""), "cannot fetch a cluster plan from"),
         ] {
             let error = load_cluster_plan(&location)
