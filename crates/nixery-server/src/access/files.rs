@@ -31,6 +31,16 @@ pub enum AccessError {
         #[source]
         source: io::Error,
     },
+    /// The file is too large.
+    #[error(
+        "the file {} of {setting} has over {} MiB. Fix: correct the setting, or make the file smaller", path.display(), MAX_BYTES >> 20
+    )]
+    TooLarge {
+        /// The setting.
+        setting: &'static Setting,
+        /// The file.
+        path: PathBuf,
+    },
     /// Something in the file is wrong.
     #[error("the file {} of {setting} cannot be used. Fix: correct these lines:\n{problems}", path.display())]
     Invalid {
@@ -164,19 +174,18 @@ fn parse<T>(
 }
 
 fn text(setting: &'static Setting, path: &Path) -> Result<String, AccessError> {
-    let read = || {
-        let mut text = String::new();
-        let file = std::fs::File::open(path)?;
-        file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_BYTES {
-            let problem = "it has over 4 MiB";
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
-        }
-        Ok(text)
-    };
-    read().map_err(|source| AccessError::Unreadable {
+    let unreadable = |source| AccessError::Unreadable {
         setting,
         path: path.to_owned(),
         source,
-    })
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    if read.map_err(unreadable)? as u64 > MAX_BYTES {
+        let path = path.to_owned();
+        return Err(AccessError::TooLarge { setting, path });
+    }
+    let not_text = |error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error));
+    String::from_utf8(bytes).map_err(|error| not_text(error.utf8_error()))
 }
