@@ -69,6 +69,8 @@ pub(super) struct Files {
     tokens: Option<TokenFile>,
     /// Who may pull what; `None`: everybody who has logged in may pull everything.
     pub(super) policy: Option<Policy>,
+    /// The digest of the passwords and tokens.
+    pub(super) logins: Option<Digest>,
     /// The digest of all files.
     pub(super) digest: Option<Digest>,
 }
@@ -102,6 +104,7 @@ pub(super) async fn read(
         let texts = [&passwords, &tokens, &policy];
         let texts = texts.map(|file| file.as_ref().map_or("", |file| &file.text));
         let digests = texts.map(|text| *Digest::of(text.as_bytes()).as_bytes());
+        let logins = Some(Digest::of(&digests[..2].concat()));
         let digest = Some(Digest::of(&digests.concat()));
         if digest == known {
             return Ok(None);
@@ -110,6 +113,7 @@ pub(super) async fn read(
             passwords: parse(passwords, PasswordFile::parse)?,
             tokens: parse(tokens, TokenFile::parse)?,
             policy: parse(policy, Policy::parse)?,
+            logins,
             digest,
         }))
     })

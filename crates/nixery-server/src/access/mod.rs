@@ -52,7 +52,7 @@ const MAX_VERIFIED: usize = 10_000;
 pub struct Access {
     settings: AccessSettings,
     files: RwLock<Arc<Files>>,
-    /// How often the files were replaced.
+    /// How often the files of passwords or tokens were replaced.
     file_changes: AtomicU64,
     issuer: Option<Issuer>,
     keys: Option<TokenKeys>,
@@ -182,15 +182,19 @@ impl Access {
         Arc::clone(&files.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Uses other files from now on. Credentials are verified again.
+    /// Uses other files from now on. If passwords or tokens differ, credentials are verified again.
     fn replace_files(&self, files: Files) {
-        let current = self.files.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
-        // Afterwards: who reads this number reads the new files, too.
-        self.file_changes.fetch_add(1, Ordering::SeqCst);
+        let logins = files.logins;
+        let mut current = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, Arc::new(files));
+        drop(current);
+        if before.logins != logins {
+            // Afterwards: who reads this number reads the new files, too.
+            self.file_changes.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
-    /// Returns how often files and keys have changed.
+    /// Returns how often passwords, tokens and keys have changed.
     fn changes(&self) -> u64 {
         let of_keys = self.keys.as_ref().map_or(0, TokenKeys::changes);
         self.file_changes.load(Ordering::SeqCst) + of_keys
