@@ -35,6 +35,7 @@ async fn watch_own(access: &Access) {
     loop {
         tokio::time::sleep(INTERVAL).await;
         access.attempts.shrink();
+        access.unknown_keys.shrink();
         access.quotas.shrink();
         match files::read(access.settings.clone(), access.files().digest).await {
             Ok(None) => (logged, found) = (None, None),

@@ -221,8 +221,38 @@ async fn tokens_of_earlier_keys_do_not_lock_an_address_out() {
         let before = Issuer::generate(format!("nixery-{number}")).unwrap();
         let user = Identity::user("alice");
         let token = before.issue(&user, "nixery", &["git"], MINUTE, SystemTime::now());
-        assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 401);
+        let expected = if number < 100 { 401 } else { 429 };
+        let answer = pull(&registry, "git", &bearer(&token)).await;
+        assert_eq!(answer.status, expected);
     }
     let valid = bearer(&token_at("nixery", 0));
     assert_eq!(pull(&registry, "git", &valid).await.status, 200);
+}
+
+/// The signature of such a token is verified, so that the limit comes before that work.
+#[rstest]
+#[case::wrong_signature(changed(), 10)]
+#[case::no_key_id(without_key_id(), 100)]
+#[tokio::test]
+async fn tokens_that_cost_work_are_limited(#[case] token: String, #[case] allowed: usize) {
+    let registry = Files::with_own_tokens().registry().await;
+    let known = bearer(&token_at("nixery", 0));
+    assert_eq!(pull(&registry, "git", &known).await.status, 200);
+    for _ in 0..allowed {
+        assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 401);
+    }
+    assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 429);
+    let valid = bearer(&token_at("nixery", 10));
+    assert_eq!(pull(&registry, "git", &valid).await.status, 429);
+    // Those that were verified before are not affected, nor are passwords.
+    assert_eq!(pull(&registry, "git", &known).await.status, 200);
+    assert_eq!(pull(&registry, "git", &basic(ALICE)).await.status, 200);
+}
+
+/// A token whose key ID was removed after it was signed.
+fn without_key_id() -> String {
+    let token = token_at("nixery", 0);
+    let (_, rest) = token.split_once('.').unwrap();
+    let header = json!({"alg": "EdDSA", "typ": "JWT"});
+    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
 }
