@@ -256,3 +256,52 @@ fn without_key_id() -> String {
     let header = json!({"alg": "EdDSA", "typ": "JWT"});
     format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
 }
+
+/// Returns the path that asks for a token with scopes, each in a parameter of its own.
+fn path_of(names: impl Iterator<Item = String>) -> String {
+    names.fold("/token?service=nixery".to_owned(), |path, name| {
+        path + "&scope=repository:" + &name + ":pull"
+    })
+}
+
+#[tokio::test]
+async fn equal_scopes_are_in_a_token_once() {
+    let registry = Files::with_own_tokens().registry().await;
+    let names = ["htop", "git", "htop"].map(str::to_owned);
+    let token = token(&registry, &path_of(names.into_iter()), &basic(ALICE)).await;
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
+    let claims: serde_json::Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    let access = ["git", "htop"]
+        .map(|name| json!({"type": "repository", "name": name, "actions": ["pull"]}));
+    assert_eq!(claims["access"], json!(access));
+}
+
+#[rstest]
+#[case::many(64, 1, None)]
+#[case::too_many(
+    65,
+    1,
+    Some("the scope has over 64 resources. Fix: ask for them one after")
+)]
+#[case::too_long(
+    64,
+    240,
+    Some("the token would have over 16 KiB, which this server does not")
+)]
+#[tokio::test]
+async fn a_token_has_a_limited_size(
+    #[case] count: usize,
+    #[case] length: usize,
+    #[case] expected: Option<&str>,
+) {
+    let registry = Files::with_own_tokens().registry().await;
+    let names = (0..count).map(|number| "a".repeat(length) + &number.to_string());
+    let answer = get(&registry, &path_of(names), &basic(ALICE)).await;
+    let Some(expected) = expected else {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        return;
+    };
+    let (status, _, message) = answer.error();
+    assert_eq!(status, 400);
+    assert!(message.starts_with(expected), "{message}");
+}
