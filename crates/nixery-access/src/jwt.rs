@@ -15,7 +15,8 @@ use crate::lines::is_user_name;
 use crate::scope::allows_pull;
 use crate::{Identity, KeySet, TokenScope};
 
-const LONGEST_TOKEN_BYTES: usize = 16 << 10;
+/// Bytes of the longest token that is accepted.
+pub const LONGEST_TOKEN_BYTES: usize = 16 << 10;
 
 /// How many keys are tried for a token that does not say which one signed it.
 const MOST_TRIED_KEYS: usize = 8;

@@ -25,7 +25,7 @@ pub use file_errors::{FileError, FileErrors};
 pub use htpasswd::PasswordFile;
 pub use identity::{Identity, TokenScope};
 pub use issuer::{Issuer, IssuerError};
-pub use jwt::{TokenError, TokenRules, VerifiedToken};
+pub use jwt::{LONGEST_TOKEN_BYTES, TokenError, TokenRules, VerifiedToken};
 pub use key_set::{KeySet, KeySetError};
 pub use policy::{Allowance, Denial, Policy, PolicyRequest};
 pub use scope::{ResourceScope, ScopeError};

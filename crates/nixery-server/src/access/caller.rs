@@ -207,11 +207,11 @@ impl<'a> Caller<'a> {
         asked: &ImageRequest,
         start: impl FnOnce() -> BuildHandle,
     ) -> Result<BuildHandle, ApiError> {
-        let runs = self.builder.current_build(asked).is_some();
-        let Some(limit) = allowance.builds_per_hour.filter(|_| !runs) else {
+        let Some(limit) = allowance.builds_per_hour else {
             return Ok(start());
         };
         let client = self.client();
+        let runs = || self.builder.current_build(asked).is_some();
         let start = || {
             let handle = start();
             match handle.result() {
@@ -219,7 +219,7 @@ impl<'a> Caller<'a> {
                 Some(_) => StartedBuild::Refused(handle),
             }
         };
-        self.access.quotas.start(client, limit, start).map_err(|retry| {
+        self.access.quotas.start(client, limit, runs, start).map_err(|retry| {
             let message = format!(
                 "you have started as many builds as you may in an hour ({limit}). Fix: pull the image again {}",
                 in_time(retry)

@@ -31,6 +31,16 @@ pub enum AccessError {
         #[source]
         source: io::Error,
     },
+    /// The file is too large.
+    #[error(
+        "the file {} of {setting} has over {} MiB. Fix: correct the setting, or make the file smaller", path.display(), MAX_BYTES >> 20
+    )]
+    TooLarge {
+        /// The setting.
+        setting: &'static Setting,
+        /// The file.
+        path: PathBuf,
+    },
     /// Something in the file is wrong.
     #[error("the file {} of {setting} cannot be used. Fix: correct these lines:\n{problems}", path.display())]
     Invalid {
@@ -59,6 +69,8 @@ pub(super) struct Files {
     tokens: Option<TokenFile>,
     /// Who may pull what; `None`: everybody who has logged in may pull everything.
     pub(super) policy: Option<Policy>,
+    /// The digest of the passwords and tokens.
+    pub(super) logins: Option<Digest>,
     /// The digest of all files.
     pub(super) digest: Option<Digest>,
 }
@@ -92,6 +104,7 @@ pub(super) async fn read(
         let texts = [&passwords, &tokens, &policy];
         let texts = texts.map(|file| file.as_ref().map_or("", |file| &file.text));
         let digests = texts.map(|text| *Digest::of(text.as_bytes()).as_bytes());
+        let logins = Some(Digest::of(&digests[..2].concat()));
         let digest = Some(Digest::of(&digests.concat()));
         if digest == known {
             return Ok(None);
@@ -100,6 +113,7 @@ pub(super) async fn read(
             passwords: parse(passwords, PasswordFile::parse)?,
             tokens: parse(tokens, TokenFile::parse)?,
             policy: parse(policy, Policy::parse)?,
+            logins,
             digest,
         }))
     })
@@ -164,19 +178,18 @@ fn parse<T>(
 }
 
 fn text(setting: &'static Setting, path: &Path) -> Result<String, AccessError> {
-    let read = || {
-        let mut text = String::new();
-        let file = std::fs::File::open(path)?;
-        file.take(MAX_BYTES + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > MAX_BYTES {
-            let problem = "it has over 4 MiB";
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
-        }
-        Ok(text)
-    };
-    read().map_err(|source| AccessError::Unreadable {
+    let unreadable = |source| AccessError::Unreadable {
         setting,
         path: path.to_owned(),
         source,
-    })
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let read = file.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    if read.map_err(unreadable)? as u64 > MAX_BYTES {
+        let path = path.to_owned();
+        return Err(AccessError::TooLarge { setting, path });
+    }
+    let not_text = |error| unreadable(io::Error::new(io::ErrorKind::InvalidData, error));
+    String::from_utf8(bytes).map_err(|error| not_text(error.utf8_error()))
 }

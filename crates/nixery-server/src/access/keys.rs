@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
-use nixery_access::{KeySet, TokenError, TokenRules, VerifiedToken};
+use nixery_access::{KeySet, TokenRules, VerifiedToken};
 use nixery_builder::load_document;
 use nixery_manifest::Digest;
 use tokio::sync::Mutex;
@@ -31,8 +31,19 @@ pub(super) struct TokenKeys {
     keys: RwLock<Option<LoadedKeys>>,
     /// How often other keys were loaded than before.
     changes: AtomicU64,
-    /// When the last load began. Held during a load.
-    requested: Mutex<Option<Instant>>,
+    /// Locked during a load.
+    loads: Arc<Mutex<Loads>>,
+}
+
+/// The loads so far.
+#[derive(Debug, Default)]
+struct Loads {
+    /// When the last one began. The one at the start is not meant: it delays no other.
+    began: Option<Instant>,
+    /// When the last one that succeeded began.
+    succeeded: Option<Instant>,
+    /// The error of the last one. One that repeats is logged once.
+    error: Option<String>,
 }
 
 /// Keys, with the digest of their document.
@@ -62,38 +73,32 @@ impl TokenKeys {
     ///
     /// # Errors
     /// The file cannot be read, or has no keys.
-    pub(super) async fn load(location: KeyLocation) -> Result<Self, AccessError> {
+    pub(super) async fn load(location: KeyLocation) -> Result<Arc<Self>, AccessError> {
         let keys = Self {
             location,
             keys: RwLock::default(),
             changes: AtomicU64::default(),
-            requested: Mutex::default(),
+            loads: Arc::default(),
         };
-        match (keys.reload().await, &keys.location) {
-            (Err(error), KeyLocation::File(_)) => Err(error),
-            (Err(error), KeyLocation::Url(_)) => {
-                log(&error);
-                Ok(keys)
-            }
-            (Ok(()), _) => Ok(keys),
+        let began = Instant::now();
+        let loaded = keys.reload().await;
+        if matches!(keys.location, KeyLocation::File(_)) {
+            loaded?;
+        } else {
+            keys.loads.lock().await.end(began, loaded);
         }
+        Ok(Arc::new(keys))
     }
 
-    /// Verifies a token. If its key is unknown, the keys are loaded again first.
-    pub(super) async fn verify(
+    /// Verifies a token by the keys that are known.
+    pub(super) fn verify(
         &self,
         rules: &TokenRules,
         token: &str,
         now: SystemTime,
     ) -> Result<VerifiedToken, LoginError> {
-        let verify = |keys: &KeySet| rules.verify(keys, token, now);
-        match self.keys().map(|keys| verify(&keys)) {
-            Some(Err(TokenError::UnknownKey { .. })) | None => {}
-            Some(verified) => return verified.map_err(LoginError::Token),
-        }
-        let _ = timeout(PATIENCE, self.load_newer_than(Instant::now())).await;
         let keys = self.keys().ok_or(LoginError::NoKeys)?;
-        verify(&keys).map_err(LoginError::Token)
+        rules.verify(&keys, token, now).map_err(LoginError::Token)
     }
 
     /// Returns how often other keys were loaded than before. Who verifies a token afterwards does
@@ -102,39 +107,50 @@ impl TokenKeys {
         self.changes.load(Ordering::SeqCst)
     }
 
-    /// Loads the keys again, unless that has begun after a time. Waits for the pause after the last
-    /// load.
-    async fn load_newer_than(&self, time: Instant) {
-        let mut requested = self.requested.lock().await;
-        if let Some(last) = *requested {
-            if last > time {
-                return;
-            }
-            sleep_until(last + RELOAD_PAUSE).await;
+    /// Waits until the keys are loaded again, unless that has begun after this call. Gives up after
+    /// a while.
+    pub(super) async fn load_newer(self: &Arc<Self>) {
+        let _ = timeout(PATIENCE, self.load_newer_than(Instant::now())).await;
+    }
+
+    /// Loads the keys again after the pause, unless that has begun after a time.
+    async fn load_newer_than(self: &Arc<Self>, time: Instant) {
+        let mut loads = Arc::clone(&self.loads).lock_owned().await;
+        if loads.began.is_some_and(|last| last > time) {
+            return;
         }
-        *requested = Some(Instant::now());
-        self.reload_or_log().await;
+        let keys = Arc::clone(self);
+        // In a task, which has the lock: other requests wait for this load, and the client of this
+        // one may disconnect before it ends.
+        let loading = tokio::spawn(async move {
+            if let Some(last) = loads.began {
+                sleep_until(last + RELOAD_PAUSE).await;
+            }
+            keys.reload_with(&mut loads).await;
+        });
+        let _ = loading.await;
     }
 
     /// Loads keys again that are old. Keys in a file are compared each time.
     pub(super) async fn refresh(&self) {
-        let pause = match self.location {
-            KeyLocation::File(_) => Duration::ZERO,
-            KeyLocation::Url(_) if self.keys().is_none() => RELOAD_PAUSE,
-            KeyLocation::Url(_) => RELOAD_AFTER,
+        let is_older = |time: Option<Instant>, than| time.is_none_or(|time| time.elapsed() >= than);
+        let mut loads = self.loads.lock().await;
+        let is_due = match self.location {
+            KeyLocation::File(_) => true,
+            KeyLocation::Url(_) => {
+                is_older(loads.began, RELOAD_PAUSE) && is_older(loads.succeeded, RELOAD_AFTER)
+            }
         };
-        let mut requested = self.requested.lock().await;
-        if requested.is_none_or(|requested| requested.elapsed() >= pause) {
-            *requested = Some(Instant::now());
-            self.reload_or_log().await;
+        if is_due {
+            self.reload_with(&mut loads).await;
         }
     }
 
     /// Loads the keys. If that fails, those that are known stay.
-    async fn reload_or_log(&self) {
-        if let Err(error) = self.reload().await {
-            log(&error);
-        }
+    async fn reload_with(&self, loads: &mut Loads) {
+        let began = Instant::now();
+        loads.began = Some(began);
+        loads.end(began, self.reload().await);
     }
 
     async fn reload(&self) -> Result<(), AccessError> {
@@ -167,7 +183,50 @@ impl TokenKeys {
     }
 }
 
-fn log(error: &AccessError) {
-    let error = nixery_storage::error_chain(error);
-    tracing::error!(error, "the keys that verify tokens cannot be loaded");
+impl Loads {
+    /// Records how a load ended.
+    fn end(&mut self, began: Instant, loaded: Result<(), AccessError>) {
+        let Err(error) = loaded else {
+            (self.succeeded, self.error) = (Some(began), None);
+            return;
+        };
+        let error = nixery_storage::error_chain(&error);
+        if self.error.as_ref() != Some(&error) {
+            tracing::error!(error, "the keys that verify tokens cannot be loaded");
+            self.error = Some(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nixery_access::Issuer;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_that_failed_does_not_delay_the_next_one() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_str().expect("UTF-8");
+        let publish = || {
+            let issuer = Issuer::generate("auth".to_owned()).expect("a key");
+            std::fs::write(path, issuer.jwks()).expect("a written file");
+        };
+        publish();
+        let location = KeyLocation::Url(format!("file://{path}"));
+        let keys = TokenKeys::load(location).await.expect("keys");
+        assert_eq!(keys.changes(), 1);
+        publish();
+        keys.refresh().await;
+        assert_eq!(keys.changes(), 1, "the keys are not old");
+        std::fs::write(path, "{").expect("a written file");
+        tokio::time::advance(RELOAD_AFTER).await;
+        keys.refresh().await;
+        assert!(keys.loads.lock().await.error.is_some());
+        publish();
+        tokio::time::advance(RELOAD_PAUSE).await;
+        keys.refresh().await;
+        assert_eq!(keys.changes(), 2);
+        assert!(keys.loads.lock().await.error.is_none());
+    }
 }

@@ -31,7 +31,7 @@ use crate::arrival::{Arrival, ListenerRole};
 use crate::client::client_id;
 use crate::config::{AccessSettings, HttpSettings, KeyLocation, TokenRealm};
 use crate::error::ApiError;
-use attempts::Attempts;
+use attempts::{AttemptLimits, Attempts};
 use credentials::{Credentials, CredentialsError};
 use files::Files;
 use keys::TokenKeys;
@@ -46,21 +46,40 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 /// Verified credentials in memory, and as many that were refused.
 const MAX_VERIFIED: usize = 10_000;
+/// Verified credentials are kept in memory, so that a client needs few attempts. A cluster behind
+/// one address has several users.
+const LOGINS: AttemptLimits = AttemptLimits {
+    per_user: 10,
+    per_client: 100,
+};
+/// Clients have many tokens of a key that was replaced, and get others when these are refused.
+const UNKNOWN_KEYS: AttemptLimits = AttemptLimits {
+    per_user: 100,
+    per_client: 200,
+};
+/// Stands for the user of tokens.
+const TOKENS: &str = "";
+/// Stands for the user of tokens that say which key has signed them.
+const WITH_KEY_ID: &str = "with";
+/// Stands for the user of tokens that do not say which key has signed them: several are tried.
+const WITHOUT_KEY_ID: &str = "without";
 
 /// Finds out who sends requests, and what they may pull.
 #[derive(Debug)]
 pub struct Access {
     settings: AccessSettings,
     files: RwLock<Arc<Files>>,
-    /// How often the files were replaced.
+    /// How often the files of passwords or tokens were replaced.
     file_changes: AtomicU64,
     issuer: Option<Issuer>,
-    keys: Option<TokenKeys>,
+    keys: Option<Arc<TokenKeys>>,
     verified: quick_cache::sync::Cache<credentials::Fingerprint, Verified>,
     /// Passwords that were refused, so that a client that repeats one needs no further attempt.
     refused: quick_cache::sync::Cache<credentials::Fingerprint, RefusedPassword>,
     fingerprints: credentials::Fingerprints,
     attempts: Attempts,
+    /// Tokens with an unknown key, which do not count as attempts.
+    unknown_keys: Attempts,
     /// Passwords that are verified at once: each takes a processor for a while.
     passwords_at_once: Arc<Semaphore>,
     names: Names,
@@ -153,7 +172,7 @@ impl Access {
         settings: AccessSettings,
         files: Files,
         issuer: Option<Issuer>,
-        keys: Option<TokenKeys>,
+        keys: Option<Arc<TokenKeys>>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -165,7 +184,8 @@ impl Access {
             verified: quick_cache::sync::Cache::new(MAX_VERIFIED),
             refused: quick_cache::sync::Cache::new(MAX_VERIFIED),
             fingerprints: credentials::Fingerprints::default(),
-            attempts: Attempts::default(),
+            attempts: Attempts::new(LOGINS),
+            unknown_keys: Attempts::new(UNKNOWN_KEYS),
             passwords_at_once: Arc::new(Semaphore::new((cores / 2).max(1))),
             names: Names::default(),
             quotas: BuildQuotas::default(),
@@ -182,17 +202,21 @@ impl Access {
         Arc::clone(&files.unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Uses other files from now on. Credentials are verified again.
+    /// Uses other files from now on. If passwords or tokens differ, credentials are verified again.
     fn replace_files(&self, files: Files) {
-        let current = self.files.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = Arc::new(files);
-        // Afterwards: who reads this number reads the new files, too.
-        self.file_changes.fetch_add(1, Ordering::SeqCst);
+        let logins = files.logins;
+        let mut current = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, Arc::new(files));
+        drop(current);
+        if before.logins != logins {
+            // Afterwards: who reads this number reads the new files, too.
+            self.file_changes.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
-    /// Returns how often files and keys have changed.
+    /// Returns how often passwords, tokens and keys have changed.
     fn changes(&self) -> u64 {
-        let of_keys = self.keys.as_ref().map_or(0, TokenKeys::changes);
+        let of_keys = self.keys.as_ref().map_or(0, |keys| keys.changes());
         self.file_changes.load(Ordering::SeqCst) + of_keys
     }
 
@@ -239,7 +263,8 @@ impl Access {
                 // Requests with equal passwords wait for one verification, which takes a while.
                 Credentials::Basic { .. } => {
                     let verified = self.verified.get_or_insert_async(&fingerprint, verifying);
-                    verified.await?
+                    let verified = timeout(PATIENCE, verified).await;
+                    verified.map_err(|_elapsed| LoginError::Busy)??
                 }
                 // Tokens may wait for keys. If they are refused, all of them are at once.
                 Credentials::Bearer(_) => match self.verified.get(&fingerprint) {
@@ -282,15 +307,18 @@ impl Access {
                 }
                 verified?
             }
-            Credentials::Bearer(token) => match self.files().user_of_token(token) {
-                Some(user) => Identity::user(user),
-                None => {
+            Credentials::Bearer(token) => {
+                // The right token gets the answer of a wrong one, so that guessing is of no use.
+                self.attempts.check(client, TOKENS)?;
+                if let Some(user) = self.files().user_of_token(token) {
+                    Identity::user(user)
+                } else {
                     let verified = self.verify_token(client, token).await?;
                     let left = verified.expires.duration_since(SystemTime::now());
                     until = until.min(Instant::now() + left.unwrap_or_default());
                     verified.identity
                 }
-            },
+            }
         };
         Ok(Verified {
             identity,
@@ -311,6 +339,9 @@ impl Access {
         user: &str,
         password: &[u8],
     ) -> Result<Identity, LoginError> {
+        // The right token or password gets the answer of a wrong one, so that guessing is of no
+        // use.
+        self.attempts.check(client, user)?;
         let files = self.files();
         // Programs may send a token as the password of its name.
         let token = std::str::from_utf8(password).ok();
@@ -318,16 +349,11 @@ impl Access {
         if of_token.as_deref() == Some(user) {
             return Ok(Identity::user(user));
         }
-        // Before the work, so that nobody can cause much of it.
+        let permit = Arc::clone(&self.passwords_at_once).acquire_owned().await;
+        let permit = permit.map_err(|_closed| LoginError::Busy)?;
+        // Before the work, so that nobody can cause much of it, and after the wait, so that a
+        // request that gives up has made no attempt.
         self.attempts.count(client, user)?;
-        let permit = timeout(
-            PATIENCE,
-            Arc::clone(&self.passwords_at_once).acquire_owned(),
-        )
-        .await;
-        let Ok(Ok(permit)) = permit else {
-            return Err(LoginError::Busy);
-        };
         let (user, password) = (user.to_owned(), password.to_vec());
         let verified = tokio::task::spawn_blocking(move || {
             // Here, because this work continues if the client disconnects.
@@ -342,28 +368,56 @@ impl Access {
         client: ClientId,
         token: &str,
     ) -> Result<VerifiedToken, LoginError> {
-        let verified = self.verify_signed(token).await;
-        if verified.as_ref().is_err_and(LoginError::is_guess) {
-            self.attempts.count(client, "")?;
+        // Several keys may be tried for such a token, so that this is before the work.
+        self.unknown_keys.check(client, WITHOUT_KEY_ID)?;
+        let verified = self.verify_signed(client, token).await;
+        match &verified {
+            Err(LoginError::Token(TokenError::UnknownKey { kid: Some(_) })) => {
+                self.unknown_keys.count(client, WITH_KEY_ID)?;
+            }
+            Err(error) if error.is_guess() => self.attempts.count(client, TOKENS)?,
+            _ => {}
         }
         verified
     }
 
-    /// Verifies a token of a token service.
-    async fn verify_signed(&self, token: &str) -> Result<VerifiedToken, LoginError> {
+    /// Verifies a token of a token service. If its key is unknown, the keys of another service are
+    /// loaded again.
+    async fn verify_signed(
+        &self,
+        client: ClientId,
+        token: &str,
+    ) -> Result<VerifiedToken, LoginError> {
         let Some(tokens) = &self.settings.token_service else {
             return Err(LoginError::Wrong);
         };
         let now = SystemTime::now();
-        if let Some(issuer) = &self.issuer {
-            let rules = issuer.rules(tokens.service.as_str());
-            let verified = rules.verify(issuer.key_set(), token, now);
-            return verified.map_err(LoginError::Token);
+        let verify = || match (&self.issuer, &self.keys) {
+            (Some(issuer), _) => {
+                let rules = issuer.rules(tokens.service.as_str());
+                let verified = rules.verify(issuer.key_set(), token, now);
+                verified.map_err(LoginError::Token)
+            }
+            (None, Some(keys)) => keys.verify(&keys::rules(tokens), token, now),
+            (None, None) => Err(LoginError::NoKeys),
+        };
+        let verified = verify();
+        match &verified {
+            // Before the wait, which the client can end.
+            Err(LoginError::Token(TokenError::UnknownKey { kid: None })) => {
+                self.unknown_keys.count(client, WITHOUT_KEY_ID)?;
+            }
+            Err(LoginError::Token(TokenError::UnknownKey { kid: Some(_) })) => {
+                self.unknown_keys.check(client, WITH_KEY_ID)?;
+            }
+            Err(LoginError::NoKeys) => {}
+            _ => return verified,
         }
         let Some(keys) = &self.keys else {
-            return Err(LoginError::NoKeys);
+            return verified;
         };
-        keys.verify(&keys::rules(tokens), token, now).await
+        keys.load_newer().await;
+        verify()
     }
 }
 
@@ -381,5 +435,43 @@ impl LoginError {
                         | TokenError::Signature
                 )
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+
+    use super::*;
+
+    /// The password is `U*U`.
+    const ALICE: &str = "alice:$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_passwords_wait_for_a_limited_time_in_all() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), ALICE).expect("a written file");
+        let mut settings = AccessSettings::default();
+        settings.htpasswd = Some(file.path().to_owned());
+        let access = Access::load(settings).await.expect("valid files");
+        let (parts, ()) = http::Request::new(()).into_parts();
+        let verify = || {
+            let credentials = Credentials::Basic {
+                user: "alice".to_owned(),
+                password: b"U*U".to_vec(),
+            };
+            access.verify(&parts, credentials)
+        };
+        let permits = access.passwords_at_once.available_permits();
+        let permits = u32::try_from(permits).expect("few permits");
+        let busy = access.passwords_at_once.acquire_many(permits).await;
+        let start = tokio::time::Instant::now();
+        for verified in join_all((0..20).map(|_| verify())).await {
+            assert!(matches!(verified, Err(LoginError::Busy)), "{verified:?}");
+        }
+        assert!(start.elapsed() < PATIENCE * 2);
+        drop(busy);
+        // None of them was an attempt.
+        verify().await.expect("the right password");
     }
 }

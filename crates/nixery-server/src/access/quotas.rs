@@ -17,8 +17,9 @@ const WINDOW: Duration = Duration::from_secs(60 * 60);
 pub(super) struct BuildQuotas(Mutex<HashMap<ClientId, VecDeque<Instant>>>);
 
 impl BuildQuotas {
-    /// Starts a build of a client, and counts it if `start` returns a build that the client has
-    /// started. Requests wait for each other meanwhile, so `start` must not take long.
+    /// Starts or joins a build of a client, and counts it if `start` returns a build that the
+    /// client has started. Whether the build runs is asked while other requests wait, so that of
+    /// two requests at once only one counts. So neither `runs` nor `start` must take long.
     ///
     /// # Errors
     /// The client has started too many, and this one was not started: the time until it may start
@@ -27,6 +28,7 @@ impl BuildQuotas {
         &self,
         client: ClientId,
         per_hour: NonZeroU32,
+        runs: impl FnOnce() -> bool,
         start: impl FnOnce() -> StartedBuild<T>,
     ) -> Result<T, Duration> {
         let now = Instant::now();
@@ -34,17 +36,18 @@ impl BuildQuotas {
         let started = clients.entry(client).or_default();
         forget_old(started, now);
         let limit = usize::try_from(per_hour.get()).unwrap_or(usize::MAX);
-        if started.len() >= limit {
+        let runs = runs();
+        if !runs && started.len() >= limit {
             // Another rule may have allowed more than this one.
             let decides = started[started.len() - limit];
             return Err((decides + WINDOW).saturating_duration_since(now));
         }
         match start() {
-            StartedBuild::Counts(build) => {
+            StartedBuild::Counts(build) if !runs => {
                 started.push_back(now);
                 Ok(build)
             }
-            StartedBuild::Refused(build) => Ok(build),
+            StartedBuild::Counts(build) | StartedBuild::Refused(build) => Ok(build),
         }
     }
 
@@ -85,7 +88,8 @@ mod tests {
 
     fn start(quotas: &BuildQuotas, user: &str, per_hour: u32) -> Result<(), Duration> {
         let client = ClientId::from_user(user);
-        quotas.start(client, limit(per_hour), || StartedBuild::Counts(()))
+        let start = || StartedBuild::Counts(());
+        quotas.start(client, limit(per_hour), || false, start)
     }
 
     #[tokio::test(start_paused = true)]
@@ -112,10 +116,41 @@ mod tests {
     async fn a_build_that_is_refused_does_not_count() {
         let (quotas, client) = (BuildQuotas::default(), ClientId::from_user("ci"));
         for _ in 0..10 {
-            let refused = quotas.start(client, limit(1), || StartedBuild::Refused(()));
+            let refused = quotas.start(client, limit(1), || false, || StartedBuild::Refused(()));
             assert_eq!(refused, Ok(()));
         }
         assert_eq!(start(&quotas, "ci", 1), Ok(()));
         assert!(start(&quotas, "ci", 1).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn joining_a_build_that_runs_neither_counts_nor_is_refused() {
+        let (quotas, client) = (BuildQuotas::default(), ClientId::from_user("ci"));
+        let join = || quotas.start(client, limit(1), || true, || StartedBuild::Counts(()));
+        assert_eq!((join(), join()), (Ok(()), Ok(())));
+        assert_eq!(start(&quotas, "ci", 1), Ok(()));
+        assert!(start(&quotas, "ci", 1).is_err());
+        assert_eq!(join(), Ok(()));
+    }
+
+    /// The requests of HEAD and GET for one image may come at once.
+    #[test]
+    fn of_requests_at_once_for_one_build_only_one_counts() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let (quotas, client) = (BuildQuotas::default(), ClientId::from_user("ci"));
+        let running = AtomicBool::default();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    let runs = || running.load(Ordering::SeqCst);
+                    let start = || {
+                        running.store(true, Ordering::SeqCst);
+                        StartedBuild::Counts(())
+                    };
+                    assert_eq!(quotas.start(client, limit(1), runs, start), Ok(()));
+                });
+            }
+        });
+        assert_eq!(quotas.clients()[&client].len(), 1);
     }
 }

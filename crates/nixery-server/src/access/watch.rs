@@ -28,21 +28,25 @@ async fn watch_keys(access: &Access) {
 }
 
 /// Reads the files of users, tokens and the policy. One that cannot be used is logged once, and the
-/// one before stays in use.
+/// one before stays in use. A change is used when a second reading finds the same, because somebody
+/// may have written only half of a file at the first one.
 async fn watch_own(access: &Access) {
-    let mut logged = None;
+    let (mut logged, mut found) = (None, None);
     loop {
         tokio::time::sleep(INTERVAL).await;
         access.attempts.shrink();
+        access.unknown_keys.shrink();
         access.quotas.shrink();
         match files::read(access.settings.clone(), access.files().digest).await {
-            Ok(None) => logged = None,
+            Ok(None) => (logged, found) = (None, None),
+            Ok(Some(files)) if found != files.digest => found = files.digest,
             Ok(Some(files)) => {
                 access.replace_files(files);
                 tracing::info!("the files of users, tokens and the policy are read again");
-                logged = None;
+                (logged, found) = (None, None);
             }
             Err(error) => {
+                found = None;
                 let error = error_chain(&error);
                 if logged.as_ref() != Some(&error) {
                     tracing::error!(

@@ -1,11 +1,12 @@
 //! Issues tokens (distribution specification, "Token Authentication").
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
-use nixery_access::ResourceScope;
+use nixery_access::{LONGEST_TOKEN_BYTES, ResourceScope};
 use nixery_core::ImageName;
 use serde_json::json;
 
@@ -20,7 +21,7 @@ use crate::text::timestamp;
 ///
 /// # Errors
 /// The server issues no tokens (404), the caller has no rights (401 or 403), or the request is for
-/// another service (400).
+/// another service or too many repositories (400).
 pub(crate) fn token(request: &Parts, caller: &Caller<'_>) -> Result<Response, ApiError> {
     let Some((issuer, service, lifetime)) = caller.issuer() else {
         let message = "this server issues no tokens. Fix: send a user and a password instead";
@@ -39,20 +40,23 @@ pub(crate) fn token(request: &Parts, caller: &Caller<'_>) -> Result<Response, Ap
         );
         return Err(bad(message));
     }
-    let mut allowed = Vec::new();
-    for scopes in query::values(query, "scope") {
-        // Forms encode a space as a plus sign, which no scope has.
-        let scopes = ResourceScope::parse_list(&scopes.replace('+', " "));
-        let scopes = scopes.map_err(|error| bad(error.to_string()))?;
-        let names = scopes.iter().filter_map(ResourceScope::repository_to_pull);
-        allowed.extend(
-            names
-                .filter(|name| may_pull(caller, name))
-                .map(str::to_owned),
-        );
-    }
+    let scopes: Vec<_> = query::values(query, "scope").collect();
+    // Forms encode a space as a plus sign, which no scope has.
+    let scopes = ResourceScope::parse_list(&scopes.join(" ").replace('+', " "));
+    let scopes = scopes.map_err(|error| bad(error.to_string()))?;
+    let names = scopes.iter().filter_map(ResourceScope::repository_to_pull);
+    let names: BTreeSet<_> = names.collect();
+    let allowed = names.into_iter().filter(|name| may_pull(caller, name));
+    let allowed: Vec<_> = allowed.collect();
     let now = SystemTime::now();
     let token = issuer.issue(caller.identity(), service, &allowed, lifetime, now);
+    if token.len() > LONGEST_TOKEN_BYTES {
+        let message = format!(
+            "the token would have over {} KiB, which this server does not accept. Fix: request tokens for fewer repositories at once",
+            LONGEST_TOKEN_BYTES >> 10
+        );
+        return Err(bad(message));
+    }
     let body = json!({
         "token": token,
         // Clients of OAuth 2 read this name.

@@ -68,6 +68,15 @@ async fn a_check_reports_files_that_cannot_be_used(
 }
 
 #[tokio::test]
+async fn a_file_that_is_too_large_is_reported_as_such() {
+    // The limit is inside of a character.
+    let text = format!("#{}", "é".repeat(3 << 20));
+    let message = check(&[(HTPASSWD, &text)]).await.unwrap_err();
+    let expected = "the file /folder/NIXERY_HTPASSWD of NIXERY_HTPASSWD (--htpasswd) has over 4 MiB. Fix: correct the setting, or make the file smaller";
+    assert!(message.contains(expected), "{message}");
+}
+
+#[tokio::test]
 async fn a_check_of_valid_files_returns_warnings() {
     let policy = super::HTOP_FOR_BOB;
     let warnings = check(&[(HTPASSWD, PASSWORDS), (POLICY, policy)])

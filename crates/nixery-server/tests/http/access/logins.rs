@@ -161,24 +161,38 @@ async fn equal_right_logins_at_once_are_one_attempt() {
     assert!(answers.iter().all(|answer| answer.status == 200));
 }
 
-#[tokio::test]
-async fn unknown_tokens_are_limited_for_an_address() {
+/// The right token gets the answer of the wrong ones, so that guessing is of no use.
+#[rstest]
+#[case::bearer(bearer)]
+#[case::as_password(|token: &str| basic(("ci", token)))]
+#[tokio::test(start_paused = true)]
+async fn guesses_of_tokens_are_refused(#[case] login: fn(&str) -> String) {
     let registry = Files::with_users().registry().await;
+    let hostile = "192.0.2.1:1";
     for number in 0..20 {
-        let unknown = bearer(&format!("0123456789abcdef-{number}"));
+        let unknown = login(&format!("0123456789abcdef-{number}"));
         let expected = if number < 10 { 401 } else { 429 };
-        assert_eq!(
-            pull_from(&registry, "192.0.2.1:1", &unknown).await.status,
-            expected
-        );
+        let answer = pull_from(&registry, hostile, &unknown).await;
+        assert_eq!(answer.status, expected);
     }
-    // A token cannot be guessed, so that the right one is accepted.
-    assert_eq!(
-        pull_from(&registry, "192.0.2.1:1", &bearer(CI_TOKEN))
-            .await
-            .status,
-        200
-    );
+    let right = login(CI_TOKEN);
+    assert_eq!(pull_from(&registry, hostile, &right).await.status, 429);
+    let other = pull_from(&registry, "192.0.2.2:1", &right).await;
+    assert_eq!(other.status, 200);
+    // It is in memory now.
+    assert_eq!(pull_from(&registry, hostile, &right).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_used_before_the_guesses_is_accepted() {
+    let registry = Files::with_users().registry().await;
+    let ci = bearer(CI_TOKEN);
+    assert_eq!(pull(&registry, "git", &ci).await.status, 200);
+    for number in 0..10 {
+        let unknown = bearer(&format!("0123456789abcdef-{number}"));
+        assert_eq!(pull(&registry, "git", &unknown).await.status, 401);
+    }
+    assert_eq!(pull(&registry, "git", &ci).await.status, 200);
 }
 
 #[rstest]

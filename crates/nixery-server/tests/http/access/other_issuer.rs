@@ -23,6 +23,8 @@ struct TokenService {
     /// `None`: the service fails.
     keys: Arc<Mutex<Option<String>>>,
     loads: Arc<Mutex<usize>>,
+    /// How long an answer takes.
+    delay: Arc<Mutex<Duration>>,
 }
 
 impl TokenService {
@@ -33,12 +35,17 @@ impl TokenService {
             url,
             keys: Arc::default(),
             loads: Arc::default(),
+            delay: Arc::default(),
         };
         let answering = service.clone();
         let answer = move || {
             *answering.loads.lock().unwrap() += 1;
             let keys = answering.keys.lock().unwrap().clone();
-            async { keys.ok_or(StatusCode::INTERNAL_SERVER_ERROR) }
+            let delay = *answering.delay.lock().unwrap();
+            async move {
+                tokio::time::sleep(delay).await;
+                keys.ok_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
         };
         let router = Router::new().route("/keys", on_get(answer));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -159,6 +166,36 @@ async fn unknown_keys_at_once_cause_few_loads() {
     let loads = *service.loads.lock().unwrap() - loads;
     // The second one is for tokens that came during the first one.
     assert!((1..=2).contains(&loads), "{loads} loads");
+}
+
+/// Others wait for the load that a client has caused, also if this client disconnects.
+#[tokio::test]
+async fn a_client_that_disconnects_does_not_end_the_load_of_keys() {
+    let (service, new) = (TokenService::start().await, issuer());
+    service.publish(&issuer());
+    let registry = Arc::new(service.registry().await);
+    // The next load begins after a pause, so that requests begin to wait before it.
+    assert_eq!(pull(&registry, "git", &token(&issuer())).await.status, 401);
+    let loads = *service.loads.lock().unwrap();
+    service.publish(&new);
+    *service.delay.lock().unwrap() = Duration::from_millis(300);
+    let start = |token: String| {
+        let registry = Arc::clone(&registry);
+        tokio::spawn(async move { pull(&registry, "git", &token).await })
+    };
+    let hostile = start(token(&issuer()));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let other = start(token(&new));
+    let began = async {
+        while *service.loads.lock().unwrap() == loads {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let began = tokio::time::timeout(Duration::from_secs(30), began).await;
+    began.expect("the load begins");
+    hostile.abort();
+    assert_eq!(other.await.unwrap().status, 200);
+    assert_eq!(*service.loads.lock().unwrap(), loads + 1);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ async fn start(files: &Files) -> (Registry, JoinHandle<()>) {
     (registry, watching)
 }
 
-/// Waits until the files were read again.
+/// Waits until the files were read twice.
 async fn reload() {
     tokio::time::sleep(Duration::from_secs(11)).await;
 }
@@ -79,4 +79,41 @@ async fn a_file_that_cannot_be_used_changes_nothing() {
     files.write(POLICY, HTOP_FOR_BOB);
     reload().await;
     assert_eq!(pull(&registry, "htop", &basic(BOB)).await.status, 401);
+}
+
+/// An editor may write a file in several steps.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_half_written_is_not_used() {
+    const ALL: &str = "[[allow]]\nwho = [\"bob\"]\npackages = [\"*\"]\n";
+    let files = Files::with_policy(HTOP_FOR_BOB);
+    let (registry, _watching) = start(&files).await;
+    let bob = basic(BOB);
+    files.write(POLICY, ALL);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(pull(&registry, "git", &bob).await.status, 403);
+    let whole = format!("{ALL}[[deny]]\nwho = [\"bob\"]\npackages = [\"git\"]\n");
+    files.write(POLICY, &whole);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(pull(&registry, "git", &bob).await.status, 403);
+    assert_eq!(pull(&registry, "jq", &bob).await.status, 403);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(pull(&registry, "git", &bob).await.status, 403);
+    assert_eq!(pull(&registry, "jq", &bob).await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_change_of_the_policy_passwords_are_not_verified_again() {
+    let files = Files::with_policy(HTOP_FOR_BOB);
+    let (registry, _watching) = start(&files).await;
+    let bob = basic(BOB);
+    assert_eq!(pull(&registry, "htop", &bob).await.status, 200);
+    files.write(POLICY, &HTOP_FOR_BOB.replace("htop", "git"));
+    reload().await;
+    // Another verification would be one attempt too many.
+    for number in 0..10 {
+        let wrong = basic(("bob", &format!("wrong {number}")));
+        let expected = if number < 9 { 401 } else { 429 };
+        assert_eq!(pull(&registry, "git", &wrong).await.status, expected);
+    }
+    assert_eq!(pull(&registry, "git", &bob).await.status, 200);
 }

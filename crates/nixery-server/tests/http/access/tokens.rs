@@ -221,8 +221,87 @@ async fn tokens_of_earlier_keys_do_not_lock_an_address_out() {
         let before = Issuer::generate(format!("nixery-{number}")).unwrap();
         let user = Identity::user("alice");
         let token = before.issue(&user, "nixery", &["git"], MINUTE, SystemTime::now());
-        assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 401);
+        let expected = if number < 100 { 401 } else { 429 };
+        let answer = pull(&registry, "git", &bearer(&token)).await;
+        assert_eq!(answer.status, expected);
     }
     let valid = bearer(&token_at("nixery", 0));
     assert_eq!(pull(&registry, "git", &valid).await.status, 200);
+}
+
+/// The signature of such a token is verified, so that the limit comes before that work.
+#[rstest]
+#[case::wrong_signature(changed(), 10)]
+#[case::no_key_id(without_key_id(), 100)]
+#[tokio::test]
+async fn tokens_that_cost_work_are_limited(#[case] token: String, #[case] allowed: usize) {
+    let registry = Files::with_own_tokens().registry().await;
+    let known = bearer(&token_at("nixery", 0));
+    assert_eq!(pull(&registry, "git", &known).await.status, 200);
+    for _ in 0..allowed {
+        assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 401);
+    }
+    assert_eq!(pull(&registry, "git", &bearer(&token)).await.status, 429);
+    let valid = bearer(&token_at("nixery", 10));
+    assert_eq!(pull(&registry, "git", &valid).await.status, 429);
+    // Those that were verified before are not affected, nor are passwords.
+    assert_eq!(pull(&registry, "git", &known).await.status, 200);
+    assert_eq!(pull(&registry, "git", &basic(ALICE)).await.status, 200);
+}
+
+/// A token whose key ID was removed after it was signed.
+fn without_key_id() -> String {
+    let token = token_at("nixery", 0);
+    let (_, rest) = token.split_once('.').unwrap();
+    let header = json!({"alg": "EdDSA", "typ": "JWT"});
+    format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header.to_string()))
+}
+
+/// Returns the path that asks for a token with scopes, each in a parameter of its own.
+fn path_of(names: impl Iterator<Item = String>) -> String {
+    names.fold("/token?service=nixery".to_owned(), |path, name| {
+        path + "&scope=repository:" + &name + ":pull"
+    })
+}
+
+#[tokio::test]
+async fn equal_scopes_are_in_a_token_once() {
+    let registry = Files::with_own_tokens().registry().await;
+    let names = ["htop", "git", "htop"].map(str::to_owned);
+    let token = token(&registry, &path_of(names.into_iter()), &basic(ALICE)).await;
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap());
+    let claims: serde_json::Value = serde_json::from_slice(&claims.unwrap()).unwrap();
+    let access = ["git", "htop"]
+        .map(|name| json!({"type": "repository", "name": name, "actions": ["pull"]}));
+    assert_eq!(claims["access"], json!(access));
+}
+
+#[rstest]
+#[case::many(64, 1, None)]
+#[case::too_many(
+    65,
+    1,
+    Some("the scope has over 64 resources. Fix: ask for them one after")
+)]
+#[case::too_long(
+    64,
+    240,
+    Some("the token would have over 16 KiB, which this server does not")
+)]
+#[tokio::test]
+async fn a_token_has_a_limited_size(
+    #[case] count: usize,
+    #[case] length: usize,
+    #[case] expected: Option<&str>,
+) {
+    let registry = Files::with_own_tokens().registry().await;
+    let names = (0..count).map(|number| "a".repeat(length) + &number.to_string());
+    let answer = get(&registry, &path_of(names), &basic(ALICE)).await;
+    let Some(expected) = expected else {
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        return;
+    };
+    let (status, _, message) = answer.error();
+    assert_eq!(status, 400);
+    assert!(message.starts_with(expected), "{message}");
 }
