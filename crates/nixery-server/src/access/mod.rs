@@ -1,6 +1,6 @@
 //! Who sends a request, and what they may pull.
 //!
-//! [`Access`] finds out who sends a request, from its credentials. The [`Caller`] then decides
+//! [`Access`] finds out who sends a request, from its credentials. The `Caller` then decides
 //! about each name, tag and digest by the policy. Without settings everybody may pull everything,
 //! and nothing of this costs time.
 
