@@ -1,14 +1,16 @@
 //! Reads by digest: nothing shows whether the registry has what a caller may not pull.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use http::{HeaderMap, Method};
 use nixery_builder::BuildId;
 use nixery_manifest::Digest;
 use rstest::rstest;
 
 use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull, settle};
-use crate::fake_store::FakeStore;
+use crate::fake_store::{FakeStore, Mood};
 use crate::registry::{Answer, Registry, request};
 
 /// Returns everything that an answer shows, with a text of it replaced.
@@ -111,6 +113,53 @@ async fn a_name_that_is_not_in_memory_costs_the_same_for_every_digest() {
         calls.push(store.calls() - before);
     }
     assert_eq!(calls[0], calls[1]);
+}
+
+/// Requests for digests that no image has cannot make the server read a name all the time.
+#[tokio::test]
+async fn requests_for_one_name_at_once_read_it_once() {
+    let (store, _, _) = with_images().await;
+    let registry = Files::with_policy(HTOP_FOR_BOB)
+        .registry_over(store.clone())
+        .await;
+    settle(&registry, &store).await;
+    store.set(Mood::Slow);
+    let ask = async |number: u32| {
+        let digest = Digest::of(&number.to_le_bytes());
+        let path = format!("/v2/htop/blobs/{digest}");
+        get(&registry, &path, &basic(BOB)).await.status.as_u16()
+    };
+    let mut calls = Vec::new();
+    for round in 0..3 {
+        let before = store.calls();
+        let answers = join_all((0..50).map(|number| ask(50 * round + number))).await;
+        assert_eq!(answers, [403; 50]);
+        calls.push(store.calls() - before);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    // One list and one record, and then the list only.
+    assert_eq!(calls, [2, 1, 1]);
+}
+
+/// What the store refused is written at the next pull.
+#[tokio::test]
+async fn an_image_that_could_not_be_written_down_is_written_later() {
+    let store = Arc::new(FakeStore::default());
+    let server = async || {
+        let files = Files::with_policy(HTOP_FOR_BOB);
+        files.registry_over(store.clone()).await
+    };
+    let (registry, other) = (server().await, server().await);
+    store.set(Mood::NoNames);
+    let manifest = pull(&registry, "htop", &basic(BOB)).await;
+    let path = format!("/v2/htop/blobs/{}", layer(&manifest));
+    let status = async |registry: &Registry| get(registry, &path, &basic(BOB)).await.status;
+    assert_eq!(status(&registry).await, 200);
+    assert_eq!(status(&other).await, 403);
+    store.set(Mood::Well);
+    pull(&registry, "htop", &basic(BOB)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(status(&other).await, 200);
 }
 
 /// Both get their own images, and everything of them, from another server on the store, too.
