@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use http::{HeaderMap, Method};
 use nixery_builder::BuildId;
+use nixery_core::PackageSource;
 use nixery_manifest::Digest;
+use nixery_server::config::HttpSettings;
 use rstest::rstest;
 
 use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull, settle};
@@ -247,6 +249,47 @@ async fn logs_are_shown_to_who_may_pull_the_image() {
         200
     );
     assert_eq!(get(&registry, &path(&unknown), &alice).await.status, 404);
+}
+
+/// Clients that pull different tags of one image join one build.
+#[rstest]
+#[case::channel_then_default("nixos-26.05", "latest")]
+#[case::version_then_default("1.0", "latest")]
+#[case::default_then_version("latest", "1.0")]
+#[tokio::test]
+async fn who_joins_a_build_by_another_tag_is_shown_its_failure(
+    #[case] started: &str,
+    #[case] joined: &str,
+) {
+    let policy = format!(
+        r#"
+        [[allow]]
+        who = ["alice"]
+        packages = ["*"]
+
+        [[allow]]
+        who = ["bob"]
+        packages = ["failing"]
+        tags = ["latest", "{joined}"]
+        "#
+    );
+    let files = Files::with_policy(&policy);
+    let (store, access) = (Arc::new(FakeStore::default()), files.access().await);
+    let registry = Registry::limited(store, HttpSettings::default(), access, |config| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.failure_ttl = Duration::from_secs(60);
+    });
+    let registry = registry.await;
+    let first = pull(&registry, &format!("failing:{started}"), &basic(ALICE)).await;
+    assert_eq!(first.status, 307, "{}", first.text());
+    let second = pull(&registry, &format!("failing:{joined}"), &basic(BOB)).await;
+    let failure = get(&registry, second.header("location"), &basic(BOB)).await;
+    assert!(failure.text().contains("line 20"), "{}", failure.text());
+    let log = failure.json()["errors"][0]["detail"]["log"].clone();
+    let (_, id) = log.as_str().unwrap().rsplit_once('/').unwrap();
+    let log = get(&registry, &format!("/builds/{id}"), &basic(BOB)).await;
+    assert_eq!(log.status, 200);
+    assert_eq!(registry.nix.evaluations(), 1);
 }
 
 /// The reason of a failed build is shown only for images that the caller may pull.
