@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nixery_builder::{Builder, Image};
-use nixery_core::{ImageName, Tag};
+use nixery_core::{ImageName, Tag, TagSelection};
 use nixery_manifest::Digest;
 use nixery_state::names::{self, NamedImage, StoredName};
 use nixery_storage::{Key, StorageError, error_chain};
@@ -217,7 +217,11 @@ impl Names {
         tag: &Tag,
         image: &Image,
     ) {
-        let source = builder.config().source.to_string();
+        let config = builder.config();
+        let source = match config.source.select(tag, &config.channels) {
+            TagSelection::Source(selected) => selected.to_string(),
+            _ => config.source.to_string(),
+        };
         let known = match self.cache.get(name) {
             Some(known) => Ok(known),
             None => self.read(builder, name).await,
@@ -235,7 +239,7 @@ impl Names {
             manifests: manifests.iter().flatten().map(|one| one.digest).collect(),
             blobs: std::iter::once(image.config.digest).chain(layers).collect(),
         };
-        let secret = builder.config().record_secret.as_ref();
+        let secret = config.record_secret.as_ref();
         let saved = names::save(&**builder.storage(), secret, name, &named).await;
         if let Err(error) = &saved {
             let error = error_chain(error);

@@ -11,7 +11,7 @@ use nixery_manifest::Digest;
 use nixery_server::config::HttpSettings;
 use rstest::rstest;
 
-use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull, settle};
+use super::{ALICE, BOB, CI_TOKEN, Files, HTOP_FOR_BOB, basic, bearer, get, layer, pull, settle};
 use crate::fake_store::{FakeStore, Mood};
 use crate::registry::{Answer, Registry, request};
 
@@ -249,6 +249,42 @@ async fn logs_are_shown_to_who_may_pull_the_image() {
         200
     );
     assert_eq!(get(&registry, &path(&unknown), &alice).await.status, 404);
+}
+
+/// An image has the source that its tag selects, also when its blobs are read, and when a caller
+/// who may not build it asks for it.
+#[tokio::test]
+async fn an_image_of_another_channel_has_the_source_of_that_channel() {
+    let policy = r#"
+        [[allow]]
+        who = ["alice"]
+        packages = ["*"]
+
+        [[allow]]
+        who = ["bob"]
+        packages = ["git"]
+        sources = ["nixpkgs nixos-26.05"]
+
+        [[allow]]
+        who = ["ci"]
+        packages = ["git"]
+        sources = ["nixpkgs nixos-*"]
+        build = false
+    "#;
+    let access = Files::with_policy(policy).access().await;
+    let store = Arc::new(FakeStore::default());
+    let registry = Registry::limited(store, HttpSettings::default(), access, |config| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.channels = "nixos-unstable".parse().unwrap();
+    });
+    let registry = registry.await;
+    let manifest = pull(&registry, "git:nixos-unstable", &basic(ALICE)).await;
+    let path = format!("/v2/git/blobs/{}", layer(&manifest));
+    assert_eq!(get(&registry, &path, &basic(BOB)).await.status, 403);
+    let ci = bearer(CI_TOKEN);
+    assert_eq!(get(&registry, &path, &ci).await.status, 200);
+    let again = pull(&registry, "git:nixos-unstable", &ci).await;
+    assert_eq!(again.body, manifest.body);
 }
 
 /// Clients that pull different tags of one image join one build.
