@@ -8,7 +8,7 @@ use crate::assertion::{VersionAssertion, version_tag};
 use crate::builder::Builder;
 use crate::config::ImageRequest;
 use crate::error::BuildError;
-use crate::handle::BuildTarget;
+use crate::handle::{BuildHandle, BuildTarget};
 use crate::selected_image::SelectedImage;
 
 /// Limit of branches and tags of a git source in a list of tags.
@@ -49,6 +49,13 @@ impl Builder {
             TagSelection::Nothing => return Err(self.unknown_tag(request)),
         };
         Ok(SelectedImage { target, assertion })
+    }
+
+    /// Whether a request asks for the image of a build: for the same packages at a tag that means
+    /// the same source.
+    pub fn is_build_of(&self, build: &BuildHandle, request: &ImageRequest) -> bool {
+        let selected = self.select(request);
+        selected.is_ok_and(|selected| selected.target == *build.target())
     }
 
     /// Returns the tags that an image can be requested by, sorted: `latest`, channels or the

@@ -8,7 +8,7 @@ use nixery_builder::{
 };
 use prometheus_client::registry::Registry;
 
-use crate::access::Access;
+use crate::access::{Access, Caller};
 use crate::config::HttpSettings;
 use crate::downloads::Downloads;
 use crate::long_build::HeldRequests;
@@ -171,6 +171,18 @@ impl AppState {
     #[must_use]
     pub fn access(&self) -> &Access {
         &self.0.access
+    }
+
+    /// Whether a caller may see the log of a build: one who may pull the image that was requested
+    /// first, or who joined the build with the request `joined`.
+    pub(crate) fn may_see_log(
+        &self,
+        caller: &Caller<'_>,
+        build: &BuildHandle,
+        joined: &ImageRequest,
+    ) -> bool {
+        let may_see = |request: &ImageRequest| caller.may_see(&request.name, &request.tag);
+        may_see(build.request()) || (self.builder().is_build_of(build, joined) && may_see(joined))
     }
 
     /// Returns the requests that wait for images.

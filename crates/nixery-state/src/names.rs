@@ -10,6 +10,7 @@
 //! another.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -68,6 +69,8 @@ impl Record for NamedImage {
 /// An image of a name, as the store has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredName {
+    /// The key of the object.
+    pub key: Key,
     /// The image.
     pub image: NamedImage,
     /// When it was last written down, by the clock of the store, if the store has times.
@@ -76,12 +79,16 @@ pub struct StoredName {
 
 /// Returns the images that were served under a name, the newest first, and at most a thousand.
 ///
+/// `known` has the objects that the caller has read, and when they had been written down. They are
+/// left out unless they were written again.
+///
 /// # Errors
 /// The store failed.
 pub async fn images_of(
     storage: &dyn Storage,
     secret: Option<&RecordSecret>,
     name: &ImageName,
+    known: &HashMap<Key, SystemTime>,
 ) -> Result<Vec<StoredName>, StorageError> {
     let prefix = &digest_of_name(name).hex()[..2 * NAME_BYTES];
     let entries = storage.list_prefix(NAMES, prefix).await?;
@@ -90,10 +97,19 @@ pub async fn images_of(
     let keys = entries
         .into_iter()
         .filter_map(|entry| Some((entry.key?, entry.stat.modified)));
-    let reads = keys.take(MAX_IMAGES).map(async |(key, written)| {
+    let is_known =
+        |key: &Key, written: Option<_>| written.is_some() && known.get(key).copied() == written;
+    let unknown = keys
+        .take(MAX_IMAGES)
+        .filter(|(key, written)| !is_known(key, *written));
+    let reads = unknown.map(async |(key, written)| {
         let image = record::load::<NamedImage>(storage, secret, &key).await?;
         let image = image.filter(|image| is_of_name(image, name));
-        Ok(image.map(|image| StoredName { image, written }))
+        Ok(image.map(|image| StoredName {
+            key,
+            image,
+            written,
+        }))
     });
     let read: Vec<_> = stream::iter(reads).buffered(READS).try_collect().await?;
     Ok(read.into_iter().flatten().collect())
@@ -155,7 +171,9 @@ mod tests {
     }
 
     async fn found(storage: &MemoryStorage, of: &str) -> Vec<NamedImage> {
-        let found = images_of(storage, None, &name(of)).await.expect("works");
+        let found = images_of(storage, None, &name(of), &HashMap::new())
+            .await
+            .expect("works");
         let mut found: Vec<_> = found.into_iter().map(|stored| stored.image).collect();
         found.sort_unstable_by(|one, other| one.tag.cmp(&other.tag));
         found
@@ -193,12 +211,34 @@ mod tests {
                 .expect("saves");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let found = images_of(&storage, None, &name("git"))
+        let found = images_of(&storage, None, &name("git"), &HashMap::new())
             .await
             .expect("works");
         assert_eq!(found[0].image, one);
         assert_eq!(found[1].image, other);
         assert!(found[0].written >= found[1].written);
+    }
+
+    #[tokio::test]
+    async fn only_images_that_are_new_or_written_again_are_read() {
+        let storage = MemoryStorage::new();
+        let git = name("git");
+        let (one, other) = (image("git", "latest", "1"), image("git", "latest", "2"));
+        for image in [&one, &other] {
+            save(&storage, None, &git, image).await.expect("saves");
+        }
+        let unread = async |known: &HashMap<Key, SystemTime>| {
+            images_of(&storage, None, &git, known).await.expect("works")
+        };
+        let all = unread(&HashMap::new()).await;
+        let time = |stored: &StoredName| stored.written.expect("memory has times");
+        let known = HashMap::from_iter(all.iter().map(|stored| (stored.key, time(stored))));
+        assert_eq!((all.len(), unread(&known).await), (2, vec![]));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        save(&storage, None, &git, &one).await.expect("saves again");
+        let again = unread(&known).await;
+        assert_eq!(again.len(), 1);
+        assert_eq!(again[0].image, one);
     }
 
     /// Somebody who can write to the bucket must not give a blob to a name.
@@ -217,12 +257,12 @@ mod tests {
         save(&storage, None, &name("git"), &git)
             .await
             .expect("saves");
-        let found = images_of(&storage, Some(&secret), &name("git")).await;
+        let found = images_of(&storage, Some(&secret), &name("git"), &HashMap::new()).await;
         assert_eq!(found.expect("works"), []);
         save(&storage, Some(&secret), &name("git"), &git)
             .await
             .expect("saves");
-        let found = images_of(&storage, Some(&secret), &name("git")).await;
+        let found = images_of(&storage, Some(&secret), &name("git"), &HashMap::new()).await;
         assert_eq!(found.expect("works").len(), 1);
     }
 }

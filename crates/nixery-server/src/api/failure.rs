@@ -9,7 +9,7 @@ use std::fmt::Write;
 use axum::response::Response;
 use http::StatusCode;
 use http::request::Parts;
-use nixery_builder::{BuildError, BuildId};
+use nixery_builder::{BuildError, BuildId, ImageRequest};
 use nixery_core::ImageName;
 use serde_json::json;
 
@@ -63,7 +63,7 @@ pub(super) fn error_of_reason(
     state: &AppState,
     request: &Parts,
     caller: &Caller<'_>,
-    name: &ImageName,
+    asked: &ImageRequest,
 ) -> Option<ApiError> {
     let slug = query::value(request.uri.query(), FAILED)?;
     let log = query::value(request.uri.query(), LOG);
@@ -74,9 +74,8 @@ pub(super) fn error_of_reason(
     let remembered = id.and_then(|id| {
         let build = state.builder().find(&id)?;
         let error = build.result()?.err()?;
-        let of = build.request();
-        // Another tag of the name may be denied.
-        let is_visible = of.name == *name && caller.may_see(&of.name, &of.tag);
+        let is_of_name = build.request().name == asked.name;
+        let is_visible = is_of_name && state.may_see_log(caller, &build, asked);
         is_visible.then_some((id, error))
     });
     Some(match remembered {
@@ -84,7 +83,7 @@ pub(super) fn error_of_reason(
             let log = log_link(state.settings(), request, &id);
             complete_error(&error, &id, log.as_deref())
         }
-        None => error_from_url(&slug, name),
+        None => error_from_url(&slug, &asked.name),
     })
 }
 

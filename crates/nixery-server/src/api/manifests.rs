@@ -44,10 +44,10 @@ async fn by_tag(
 ) -> Result<Response, ApiError> {
     let allowance = caller.may_pull(&name, &tag)?;
     // A URL with the reason of a failed build never starts one.
-    if let Some(error) = failure::error_of_reason(state, request, caller, &name) {
+    let asked = ImageRequest { name, tag };
+    if let Some(error) = failure::error_of_reason(state, request, caller, &asked) {
         return Err(error);
     }
-    let asked = ImageRequest { name, tag };
     if !allowance.may_build {
         return built_before(state, request, caller, &asked).await;
     }

@@ -5,7 +5,8 @@ use http::header::{ACCEPT, VARY};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use maud::html;
-use nixery_builder::{BuildId, BuildState, BuildSummary};
+use nixery_builder::{BuildId, BuildState, BuildSummary, ImageRequest};
+use nixery_core::Tag;
 
 use super::start::{requested, state as state_markup};
 use super::{REFRESH_RUNNING, page, wants_plain};
@@ -30,8 +31,12 @@ pub(crate) fn build(
     let plain = wants_plain(&request.headers);
     let found = id.parse().ok().and_then(|id: BuildId| {
         let build = state.builder().find(&id)?;
-        let of = build.request();
-        if !caller.may_see(&of.name, &of.tag) {
+        // A client that pulled `latest` may have joined a build that was started for a version.
+        let at_default = ImageRequest {
+            name: build.request().name.clone(),
+            tag: Tag::latest(),
+        };
+        if !state.may_see_log(caller, &build, &at_default) {
             return None;
         }
         // Traces of evaluations name the files of the package set.

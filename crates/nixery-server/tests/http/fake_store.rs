@@ -31,8 +31,10 @@ pub(crate) enum Mood {
     Silent,
     /// No file is ever taken.
     NoFiles,
-    /// Every object takes a second.
+    /// Every object and every list takes a second.
     Slow,
+    /// No object of the folder `names` is taken.
+    NoNames,
 }
 
 #[derive(Debug, Default)]
@@ -104,17 +106,23 @@ impl FakeStore {
         self.calls.fetch_add(1, Ordering::SeqCst);
         let mood = *self.mood.lock().unwrap();
         match mood {
-            Mood::Well | Mood::NoFiles | Mood::Slow => Ok(()),
+            Mood::Well | Mood::NoFiles | Mood::Slow | Mood::NoNames => Ok(()),
             Mood::NoSigning if operation != Operation::Sign => Ok(()),
             Mood::Silent => std::future::pending().await,
-            Mood::Down | Mood::NoSigning | Mood::Refusing => Err(StorageError::Failed {
-                backend: "fake",
-                operation,
-                target: "layers/x at http://10.0.0.1/bucket".into(),
-                retryable: mood == Mood::Down,
-                source: "connection refused".into(),
-            }),
+            Mood::Down | Mood::NoSigning | Mood::Refusing => {
+                Err(refused(operation, mood == Mood::Down))
+            }
         }
+    }
+}
+
+fn refused(operation: Operation, retryable: bool) -> StorageError {
+    StorageError::Failed {
+        backend: "fake",
+        operation,
+        target: "layers/x at http://10.0.0.1/bucket".into(),
+        retryable,
+        source: "connection refused".into(),
     }
 }
 
@@ -139,8 +147,13 @@ impl Storage for FakeStore {
         mode: PutMode,
     ) -> Result<PutOutcome, StorageError> {
         self.may(Operation::Write).await?;
-        if *self.mood.lock().unwrap() == Mood::Slow {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+        let mood = *self.mood.lock().unwrap();
+        match mood {
+            Mood::Slow => tokio::time::sleep(Duration::from_secs(1)).await,
+            Mood::NoNames if key.to_string().starts_with("names/") => {
+                return Err(refused(Operation::Write, false));
+            }
+            _ => {}
         }
         self.objects.put(key, bytes, mode).await
     }
@@ -165,6 +178,9 @@ impl Storage for FakeStore {
         folder: Folder,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         self.may(Operation::List).await?;
+        if *self.mood.lock().unwrap() == Mood::Slow {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
         self.objects.list(folder).await
     }
 

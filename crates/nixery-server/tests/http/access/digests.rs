@@ -1,14 +1,18 @@
 //! Reads by digest: nothing shows whether the registry has what a caller may not pull.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::future::join_all;
 use http::{HeaderMap, Method};
 use nixery_builder::BuildId;
+use nixery_core::PackageSource;
 use nixery_manifest::Digest;
+use nixery_server::config::HttpSettings;
 use rstest::rstest;
 
-use super::{ALICE, BOB, Files, HTOP_FOR_BOB, basic, get, layer, pull, settle};
-use crate::fake_store::FakeStore;
+use super::{ALICE, BOB, CI_TOKEN, Files, HTOP_FOR_BOB, basic, bearer, get, layer, pull, settle};
+use crate::fake_store::{FakeStore, Mood};
 use crate::registry::{Answer, Registry, request};
 
 /// Returns everything that an answer shows, with a text of it replaced.
@@ -113,6 +117,53 @@ async fn a_name_that_is_not_in_memory_costs_the_same_for_every_digest() {
     assert_eq!(calls[0], calls[1]);
 }
 
+/// Requests for digests that no image has cannot make the server read a name all the time.
+#[tokio::test]
+async fn requests_for_one_name_at_once_read_it_once() {
+    let (store, _, _) = with_images().await;
+    let registry = Files::with_policy(HTOP_FOR_BOB)
+        .registry_over(store.clone())
+        .await;
+    settle(&registry, &store).await;
+    store.set(Mood::Slow);
+    let ask = async |number: u32| {
+        let digest = Digest::of(&number.to_le_bytes());
+        let path = format!("/v2/htop/blobs/{digest}");
+        get(&registry, &path, &basic(BOB)).await.status.as_u16()
+    };
+    let mut calls = Vec::new();
+    for round in 0..3 {
+        let before = store.calls();
+        let answers = join_all((0..50).map(|number| ask(50 * round + number))).await;
+        assert_eq!(answers, [403; 50]);
+        calls.push(store.calls() - before);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    // One list and one record, and then the list only.
+    assert_eq!(calls, [2, 1, 1]);
+}
+
+/// What the store refused is written at the next pull.
+#[tokio::test]
+async fn an_image_that_could_not_be_written_down_is_written_later() {
+    let store = Arc::new(FakeStore::default());
+    let server = async || {
+        let files = Files::with_policy(HTOP_FOR_BOB);
+        files.registry_over(store.clone()).await
+    };
+    let (registry, other) = (server().await, server().await);
+    store.set(Mood::NoNames);
+    let manifest = pull(&registry, "htop", &basic(BOB)).await;
+    let path = format!("/v2/htop/blobs/{}", layer(&manifest));
+    let status = async |registry: &Registry| get(registry, &path, &basic(BOB)).await.status;
+    assert_eq!(status(&registry).await, 200);
+    assert_eq!(status(&other).await, 403);
+    store.set(Mood::Well);
+    pull(&registry, "htop", &basic(BOB)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(status(&other).await, 200);
+}
+
 /// Both get their own images, and everything of them, from another server on the store, too.
 #[tokio::test]
 async fn the_blobs_of_an_image_can_be_read_under_its_name() {
@@ -198,6 +249,83 @@ async fn logs_are_shown_to_who_may_pull_the_image() {
         200
     );
     assert_eq!(get(&registry, &path(&unknown), &alice).await.status, 404);
+}
+
+/// An image has the source that its tag selects, also when its blobs are read, and when a caller
+/// who may not build it asks for it.
+#[tokio::test]
+async fn an_image_of_another_channel_has_the_source_of_that_channel() {
+    let policy = r#"
+        [[allow]]
+        who = ["alice"]
+        packages = ["*"]
+
+        [[allow]]
+        who = ["bob"]
+        packages = ["git"]
+        sources = ["nixpkgs nixos-26.05"]
+
+        [[allow]]
+        who = ["ci"]
+        packages = ["git"]
+        sources = ["nixpkgs nixos-*"]
+        build = false
+    "#;
+    let access = Files::with_policy(policy).access().await;
+    let store = Arc::new(FakeStore::default());
+    let registry = Registry::limited(store, HttpSettings::default(), access, |config| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.channels = "nixos-unstable".parse().unwrap();
+    });
+    let registry = registry.await;
+    let manifest = pull(&registry, "git:nixos-unstable", &basic(ALICE)).await;
+    let path = format!("/v2/git/blobs/{}", layer(&manifest));
+    assert_eq!(get(&registry, &path, &basic(BOB)).await.status, 403);
+    let ci = bearer(CI_TOKEN);
+    assert_eq!(get(&registry, &path, &ci).await.status, 200);
+    let again = pull(&registry, "git:nixos-unstable", &ci).await;
+    assert_eq!(again.body, manifest.body);
+}
+
+/// Clients that pull different tags of one image join one build.
+#[rstest]
+#[case::channel_then_default("nixos-26.05", "latest")]
+#[case::version_then_default("1.0", "latest")]
+#[case::default_then_version("latest", "1.0")]
+#[tokio::test]
+async fn who_joins_a_build_by_another_tag_is_shown_its_failure(
+    #[case] started: &str,
+    #[case] joined: &str,
+) {
+    let policy = format!(
+        r#"
+        [[allow]]
+        who = ["alice"]
+        packages = ["*"]
+
+        [[allow]]
+        who = ["bob"]
+        packages = ["failing"]
+        tags = ["latest", "{joined}"]
+        "#
+    );
+    let files = Files::with_policy(&policy);
+    let (store, access) = (Arc::new(FakeStore::default()), files.access().await);
+    let registry = Registry::limited(store, HttpSettings::default(), access, |config| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.failure_ttl = Duration::from_secs(60);
+    });
+    let registry = registry.await;
+    let first = pull(&registry, &format!("failing:{started}"), &basic(ALICE)).await;
+    assert_eq!(first.status, 307, "{}", first.text());
+    let second = pull(&registry, &format!("failing:{joined}"), &basic(BOB)).await;
+    let failure = get(&registry, second.header("location"), &basic(BOB)).await;
+    assert!(failure.text().contains("line 20"), "{}", failure.text());
+    let log = failure.json()["errors"][0]["detail"]["log"].clone();
+    let (_, id) = log.as_str().unwrap().rsplit_once('/').unwrap();
+    let log = get(&registry, &format!("/builds/{id}"), &basic(BOB)).await;
+    assert_eq!(log.status, 200);
+    assert_eq!(registry.nix.evaluations(), 1);
 }
 
 /// The reason of a failed build is shown only for images that the caller may pull.
