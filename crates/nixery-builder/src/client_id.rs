@@ -1,4 +1,4 @@
-//! On whose behalf images are requested.
+//! The clients that request images.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};

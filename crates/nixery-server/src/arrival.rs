@@ -4,7 +4,7 @@ use http::request::Parts;
 
 use crate::route::{Route, RouteError};
 
-/// Who a listener is for. Requests to the admin listener come from the operator's own programs.
+/// The purpose of a listener. Requests to the admin listener come from the operator's own programs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum ListenerRole {
     /// Clients of the registry.

@@ -240,7 +240,7 @@ fn log_end(result: Result<(), Box<dyn Error + Send + Sync>>) {
     }
 }
 
-/// Sets options of a socket. Without one of them, all works, only less well.
+/// Sets options of a socket. A connection works without them, but less well.
 fn prepare(stream: &TcpStream) {
     // Small answers, such as redirects, are sent at once.
     let _ = stream.set_nodelay(true);

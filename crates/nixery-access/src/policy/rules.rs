@@ -1,4 +1,4 @@
-//! The rules of a policy: for whom they are, and what they match.
+//! The rules of a policy: the users that they are for, and what they match.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -25,7 +25,7 @@ pub(super) struct RequestedImage<'a> {
     pub(super) source: &'a str,
 }
 
-/// For whom a rule is.
+/// The users and requests that a rule is for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Who {
     pub(super) anonymous: bool,

@@ -39,7 +39,7 @@ struct Clients {
     searched: Option<Instant>,
 }
 
-/// The recent attempts of one client, the oldest first, with the users whom they were for.
+/// The recent attempts of one client with their users, the oldest first.
 #[derive(Debug, Default)]
 struct ClientAttempts(VecDeque<(Instant, ClientId)>);
 

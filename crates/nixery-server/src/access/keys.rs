@@ -168,7 +168,7 @@ impl TokenKeys {
         let keys = Arc::new(KeySet::parse(&bytes).map_err(AccessError::Keys)?);
         let current = self.keys.write();
         *current.unwrap_or_else(PoisonError::into_inner) = Some(LoadedKeys { keys, digest });
-        // Afterwards: who reads this number reads the new keys, too.
+        // After the keys are replaced: a reader of the new number gets the new keys.
         self.changes.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }

@@ -112,7 +112,7 @@ enum LoginError {
     Wrong,
     /// A signed token is refused.
     Token(TokenError),
-    /// The keys that verify tokens are not there.
+    /// No keys that verify tokens could be loaded yet.
     NoKeys,
     /// Too many passwords wait for their verification.
     Busy,
@@ -209,7 +209,7 @@ impl Access {
         let before = std::mem::replace(&mut *current, Arc::new(files));
         drop(current);
         if before.logins != logins {
-            // Afterwards: who reads this number reads the new files, too.
+            // After the files are replaced: a reader of the new number gets the new files.
             self.file_changes.fetch_add(1, Ordering::SeqCst);
         }
     }
