@@ -218,13 +218,14 @@ impl Storage for RemoteStorage {
         prefix: &str,
     ) -> Result<BoxStream<'static, Result<Entry, StorageError>>, StorageError> {
         let call = self.call(Operation::List, folder);
-        let path = format!("{folder}/{prefix}");
+        let folder_path = format!("{folder}/");
+        let path = format!("{folder_path}{prefix}");
         let lister = call.operator.lister(&path).await;
         let lister = lister.map_err(|error| call.error(&error))?;
         let entries = lister.filter_map(move |entry| {
             let entry = match entry {
                 // Some stores have an object that represents the folder.
-                Ok(entry) if entry.path() == path || entry.path() == "/" => None,
+                Ok(entry) if entry.path() == folder_path || entry.path() == "/" => None,
                 Ok(entry) => Some(Ok(to_entry(&entry, folder))),
                 Err(error) => Some(Err(call.error(&error))),
             };
