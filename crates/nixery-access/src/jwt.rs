@@ -110,7 +110,7 @@ impl TokenRules {
         }
     }
 
-    /// Verifies a token: its signature, for whom it is, and when.
+    /// Verifies a token: its signature, its service and issuer, and its times.
     ///
     /// The algorithm must be RSA (RS256 to PS512), ES256, ES384 or `EdDSA`, and the key one of
     /// `keys`. Keys and addresses of keys in the token itself (`jwk`, `jku`, `x5c`, `x5u`) are not

@@ -69,7 +69,7 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// Returns the caller of the admin listener, whom nothing limits.
+    /// Returns the caller of the admin listener, without limits.
     pub(super) fn operator(
         access: &'a Access,
         builder: &'a Builder,
@@ -114,8 +114,15 @@ impl<'a> Caller<'a> {
         }
         let decided = match &self.files.policy {
             Some(policy) => {
-                let source = self.builder.config().source.to_string();
-                policy.decide_name(&self.identity, name, &source)
+                let decide = |source: &str| policy.decide_name(&self.identity, name, source);
+                let config = self.builder.config();
+                // A tag may select another channel, which has rules of its own.
+                let tags = config.source.fixed_tags(&config.channels);
+                let mut others = tags.iter().map(|tag| self.selection(tag).0);
+                decide(&config.source.to_string()).or_else(|denial| {
+                    let is_allowed = others.any(|source| decide(&source).is_ok());
+                    is_allowed.then_some(()).ok_or(denial)
+                })
             }
             None => self.decide_by_token(name).map(drop),
         };
@@ -163,7 +170,7 @@ impl<'a> Caller<'a> {
     /// who may not start builds.
     ///
     /// # Errors
-    /// 403 if there is none, 503 if the store fails.
+    /// 403 if no such image was served, 503 if the store fails.
     pub(crate) async fn built_before(
         &self,
         name: &ImageName,

@@ -196,3 +196,22 @@ async fn a_denied_channel_has_no_other_name(#[case] deny: &str, #[case] tag: &st
     assert_eq!(registry.nix.evaluations(), 0);
     assert_eq!(pull(&registry, "git", &basic(BOB)).await.status, 200);
 }
+
+/// The configured channel is denied, and another one that a tag selects is allowed.
+#[tokio::test]
+async fn blobs_of_an_allowed_channel_can_be_read() {
+    let policy =
+        "[[allow]]\nwho = [\"bob\"]\npackages = [\"*\"]\nsources = [\"nixpkgs nixos-unstable\"]\n";
+    let access = Files::with_policy(policy).access().await;
+    let channels = |config: &mut BuilderConfig| {
+        config.source = PackageSource::channel("nixos-26.05").unwrap();
+        config.channels = "nixos-unstable".parse().unwrap();
+    };
+    let store = Arc::new(FakeStore::default());
+    let registry = Registry::limited(store, HttpSettings::default(), access, channels).await;
+    let bob = basic(BOB);
+    assert_eq!(pull(&registry, "git", &bob).await.status, 403);
+    let manifest = pull(&registry, "git:nixos-unstable", &bob).await;
+    let path = format!("/v2/git/blobs/{}", layer(&manifest));
+    assert_eq!(get(&registry, &path, &bob).await.status, 200);
+}
